@@ -1,0 +1,16 @@
+.PHONY: check format test test-slow
+
+check:  ## what a pull request must pass
+	ruff check .
+	ruff format --check .
+	mypy
+
+format:
+	ruff check --fix .
+	ruff format .
+
+test:
+	pytest
+
+test-slow:
+	pytest -m slow

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TripletCLIPModel`: transformers' `CLIPModel` with a forward that knows hard negative pairs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import CLIPModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.objectives import Embeddings, get_objective
+
+
+if TYPE_CHECKING:
+    from hf_tripletclip.objectives import Objective
+
+
+@dataclass
+class TripletCLIPOutput(CLIPOutput):
+    r"""
+    What [`TripletCLIPModel`] returns: the fields of transformers' `CLIPOutput`, all of them about the positive rows
+    only, and those of the hard negatives.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned when `return_loss` is `True`):
+            The loss of the configured objective.
+        logits_per_image (`torch.Tensor` of shape `(image_batch_size, text_batch_size)`, *optional*):
+            `exp(logit_scale)` times the cosine of each image with each caption. `None` where `return_logits` is
+            `False`.
+        logits_per_text (`torch.Tensor` of shape `(text_batch_size, image_batch_size)`, *optional*):
+            The transpose of `logits_per_image`.
+        text_embeds (`torch.Tensor` of shape `(text_batch_size, projection_dim)`):
+            L2-normalised caption embeddings.
+        image_embeds (`torch.Tensor` of shape `(image_batch_size, projection_dim)`):
+            L2-normalised image embeddings.
+        text_model_output (`BaseModelOutputWithPooling`):
+            The text tower's output, with `pooler_output` projected.
+        vision_model_output (`BaseModelOutputWithPooling`):
+            The vision tower's output, with `pooler_output` projected.
+        negative_text_embeds (`torch.Tensor` of shape `(negative_text_batch_size, projection_dim)`, *optional*):
+            L2-normalised embeddings of the hard negative captions.
+        negative_image_embeds (`torch.Tensor` of shape `(negative_image_batch_size, projection_dim)`, *optional*):
+            L2-normalised embeddings of the hard negative images.
+        loss_parts (`dict[str, torch.Tensor]`, *optional*, returned with an objective's loss):
+            The objective's terms by name and `logit_scale`, here the factor `exp(logit_scale)`: detached scalars for
+            logging.
+    """
+
+    negative_text_embeds: torch.Tensor | None = None
+    negative_image_embeds: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+
+
+class TripletCLIPModel(CLIPModel):
+    r"""
+    CLIP that can be trained on hard negative pairs (Patel et al. 2024, arXiv 2411.02545).
+
+    Parameters, their names and the outputs without negatives are those of [`~transformers.CLIPModel`], bit for bit.
+
+    Example:
+
+    ```python
+    >>> from hf_tripletclip import TripletCLIPModel, load_processor
+
+    >>> model = TripletCLIPModel.from_pretrained("TripletCLIP/CC12M_TripletCLIP_ViTB12")
+    >>> processor = load_processor("TripletCLIP/CC12M_TripletCLIP_ViTB12")
+    ```"""
+
+    config_class = TripletCLIPConfig
+    config: TripletCLIPConfig
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> TripletCLIPModel:
+        r"""
+        Load a model from a CLIP directory or Hub repository, or from one of the layout that TripletCLIP's authors
+        published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a `model.safetensors`).
+
+        Of the published layout only those four files are read or downloaded; code in the repository is never run
+        and nothing is unpickled, whatever the arguments. It holds no `logit_scale`: that is set to ln(100) with a
+        warning, or to the `logit_scale` given here.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A directory or the id of a Hub repository.
+            logit_scale (`float`, *optional*):
+                Only for the published layout: the value of the parameter `logit_scale`, the natural logarithm of the
+                factor that multiplies cosines.
+            kwargs:
+                As in [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `cache_dir`,
+                `subfolder`, `local_files_only`, `force_download`, `dtype`, `device_map`, `attn_implementation`, ...
+
+        Raises:
+            OSError: The directory or repository holds neither layout, or cannot be reached.
+            ValueError: A file of the published layout has a missing, extra, misshaped, non-float or non-finite tensor.
+        """
+        # Imported here: `checkpoints` is built on this module.
+        from hf_tripletclip.checkpoints import published
+
+        # Where the caller brings the weights there is no layout to recognise.
+        if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if not published.is_split_encoder_layout(pretrained_model_name_or_path, **kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        config, state_dict, kwargs = published.load_split_encoders(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
+
+    @property
+    def objective(self) -> Objective:
+        """The training objective that the config names. Raises `ValueError` where the name is unknown."""
+        name = getattr(self.config, "objective", TripletCLIPConfig.objective)
+        kwargs = getattr(self.config, "objective_kwargs", None) or {}
+        setting = (name, dict(kwargs))
+        if getattr(self, "_objective_setting", None) != setting:
+            self._objective = get_objective(name, **kwargs)
+            self._objective_setting = setting
+        return self._objective
+
+    def set_objective(self, name: str, **kwargs: Any) -> None:
+        """
+        Choose the training objective; it is kept in the config.
+
+        Args:
+            name (`str`): One of [`~hf_tripletclip.objectives.available_objectives`].
+            kwargs: The objective's keyword arguments.
+
+        Raises:
+            ValueError: The name or an argument is unknown.
+        """
+        get_objective(name, **kwargs)  # a wrong name leaves the model as it was
+        self.config.objective = name
+        self.config.objective_kwargs = kwargs or None
+
+    @can_return_tuple
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        negative_input_ids: torch.LongTensor | None = None,
+        negative_pixel_values: torch.FloatTensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        negative_position_ids: torch.LongTensor | None = None,
+        return_loss: bool | None = None,
+        return_logits: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TripletCLIPOutput:
+        r"""
+        Embed images and captions and, where given, their hard negatives; each tower runs once.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids of the captions.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Preprocessed images.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for tokens, 0 for padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Positions of the tokens.
+            negative_input_ids (`torch.LongTensor` of shape `(negatives, negative_sequence_length)`, *optional*):
+                Token ids of the hard negative captions. Their length may differ from the captions'.
+            negative_pixel_values (`torch.FloatTensor` of shape `(negatives, num_channels, height, width)`, *optional*):
+                The hard negative images, of the same size as the images.
+            negative_attention_mask, negative_position_ids (*optional*):
+                As `attention_mask` and `position_ids`, of the hard negative captions.
+            return_loss (`bool`, *optional*):
+                Whether to compute the loss. With negatives, or with `return_logits=False`, it is the configured
+                objective's, over all processes; otherwise it is `CLIPModel`'s own.
+            return_logits (`bool`, *optional*):
+                Whether to return the logits of the positive rows. Defaults to `True`, except for a loss with
+                negatives: objectives do not need the matrix.
+            interpolate_pos_encoding (`bool`, defaults to `False`):
+                Whether to interpolate the vision tower's position embeddings to the images' size.
+            kwargs:
+                `output_hidden_states`, `output_attentions`, `return_dict` and what else the towers take.
+
+        Returns:
+            [`TripletCLIPOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: The objective needs negatives that were not given, or shapes do not fit.
+        """
+        has_negatives = negative_input_ids is not None or negative_pixel_values is not None
+        if return_logits is None:
+            return_logits = not (return_loss and has_negatives)
+        if not has_negatives and return_logits:
+            output = super().forward(
+                input_ids=input_ids,
+                pixel_values=pixel_values,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                return_loss=return_loss,
+                interpolate_pos_encoding=interpolate_pos_encoding,
+                return_dict=True,
+                **kwargs,
+            )
+            return TripletCLIPOutput(**output)
+
+        if input_ids is None or pixel_values is None:
+            raise ValueError("Hard negatives come beside positive pairs: give `input_ids` and `pixel_values` too.")
+        vision_output = self.get_image_features(
+            pixel_values=_concatenate_images(pixel_values, negative_pixel_values),
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            **kwargs,
+        )
+        text_inputs = _concatenate_captions(
+            (input_ids, attention_mask, position_ids),
+            (negative_input_ids, negative_attention_mask, negative_position_ids),
+        )
+        text_output = self.get_text_features(**text_inputs, **kwargs)
+
+        image_embeds, negative_image_embeds = _split(_normalize(vision_output.pooler_output), len(pixel_values))
+        text_embeds, negative_text_embeds = _split(_normalize(text_output.pooler_output), len(input_ids))
+        # Under `device_map` the towers may sit on different devices.
+        device = text_embeds.device
+
+        logits_per_image = logits_per_text = None
+        if return_logits:
+            logits_per_text = torch.matmul(text_embeds, image_embeds.t().to(device))
+            logits_per_text = logits_per_text * self.logit_scale.exp().to(device)
+            logits_per_image = logits_per_text.t()
+
+        loss = loss_parts = None
+        if return_loss:
+            embeddings = Embeddings(
+                image=image_embeds.to(device),
+                text=text_embeds,
+                negative_image=None if negative_image_embeds is None else negative_image_embeds.to(device),
+                negative_text=negative_text_embeds,
+            )
+            scale = self.logit_scale.exp().to(device)
+            objective_output = self.objective(embeddings, scale)
+            loss = objective_output.loss
+            loss_parts = {**objective_output.parts, "logit_scale": scale.detach()}
+
+        return TripletCLIPOutput(
+            loss=loss,
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=_first_rows(text_output, len(input_ids)),
+            vision_model_output=_first_rows(vision_output, len(pixel_values)),
+            negative_text_embeds=negative_text_embeds,
+            negative_image_embeds=negative_image_embeds,
+            loss_parts=loss_parts,
+        )
+
+
+def _normalize(embeds: torch.Tensor) -> torch.Tensor:
+    """Divide rows by their L2 norm, in the very operations of `CLIPModel`, so that the result has the same bits."""
+    return embeds / torch.pow(torch.sum(torch.pow(embeds, 2), dim=-1, keepdim=True), 0.5)
+
+
+def _concatenate_images(positive: torch.Tensor, negative: torch.Tensor | None) -> torch.Tensor:
+    if negative is None:
+        return positive
+    if positive.shape[1:] != negative.shape[1:]:
+        raise ValueError(
+            f"`pixel_values` has images of shape {tuple(positive.shape[1:])} and `negative_pixel_values` of shape "
+            f"{tuple(negative.shape[1:])}: process both with the same image processor."
+        )
+    return torch.cat([positive, negative.to(positive.dtype)])
+
+
+TextInputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+
+def _concatenate_captions(positive: TextInputs, negative: TextInputs) -> dict[str, torch.Tensor | None]:
+    """Join (input_ids, attention_mask, position_ids) of positives and negatives, right-padded to the longer of both."""
+    names = ("input_ids", "attention_mask", "position_ids")
+    if negative[0] is None:
+        return dict(zip(names, positive, strict=True))
+    length = max(ids.shape[1] for ids in (positive[0], negative[0]) if ids is not None)
+
+    def pad(values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(values, (0, length - values.shape[1]))
+
+    joined: dict[str, torch.Tensor | None] = {}
+    # Attention is causal and pooling reads the first end-of-text token, so what stands right of it has no influence;
+    # id 0 never is the end-of-text token, nor the highest id of a caption.
+    joined["input_ids"] = torch.cat([pad(ids) for ids in (positive[0], negative[0]) if ids is not None])
+    for index, name in enumerate(names[1:], start=1):
+        if positive[index] is None and negative[index] is None:
+            joined[name] = None
+            continue
+        parts = []
+        for inputs in (positive, negative):
+            ids, values = inputs[0], inputs[index]
+            assert ids is not None
+            if values is None:
+                values = torch.ones_like(ids) if name == "attention_mask" else torch.arange(ids.shape[1]).to(ids)
+            parts.append(pad(values.expand(ids.shape)))
+        joined[name] = torch.cat(parts)
+    return joined
+
+
+def _split(embeds: torch.Tensor, positives: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return embeds[:positives], embeds[positives:] if len(embeds) > positives else None
+
+
+def _first_rows(output: BaseModelOutputWithPooling, rows: int) -> BaseModelOutputWithPooling:
+    """The output for the first `rows` of the batch. `output_hidden_states=[i]` leaves `None` in the tuples."""
+
+    def first(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(first(item) for item in value)
+        return None if value is None else value[:rows]
+
+    return type(output)(**{name: first(value) for name, value in output.items()})

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TripletCLIPTrainingArguments`: everything `TrainingArguments` has, and what contrastive training needs beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class TripletCLIPTrainingArguments(TrainingArguments):
+    r"""
+    Arguments of [`TripletCLIPTrainer`].
+
+    Args:
+        objective (`str`, *optional*):
+            Training objective, one of [`~hf_tripletclip.objectives.available_objectives`]. `None` keeps the one that
+            the model's config names.
+        objective_kwargs (`dict` or JSON `str`, *optional*):
+            Keyword arguments of the objective.
+        negatives_across_devices (`bool`, defaults to `True`):
+            Whether the rows of all processes are each other's negatives, with gradients. W processes with batches of
+            B then train exactly as one process with a batch of W * B.
+        mini_batch_size (`int`, *optional*):
+            Gradient caching (Gao et al. 2021, arXiv 2101.06983): rows that go through the towers at a time, per
+            device. Memory is that of the mini-batch, loss and gradients are those of the whole batch, the towers'
+            forward runs twice. It need not divide the batch. `None` turns it off. Note that
+            `gradient_accumulation_steps` does *not* enlarge a contrastive batch; this does.
+        remove_unused_columns (`bool`, defaults to `False`):
+            As in `TrainingArguments`, but off: the collator needs the raw columns.
+        dataloader_drop_last (`bool`, defaults to `True`):
+            As in `TrainingArguments`, but on: a short last batch would have fewer negatives than the others.
+        ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`):
+            As in `TrainingArguments`, but off: every parameter of a CLIP model takes part in the loss.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objective_kwargs"]  # noqa: RUF012
+
+    objective: str | None = field(
+        default=None, metadata={"help": "Training objective; default: the one that the model's config names."}
+    )
+    objective_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of the objective, as JSON."}
+    )
+    negatives_across_devices: bool = field(
+        default=True, metadata={"help": "Let the rows of all processes be each other's negatives, with gradients."}
+    )
+    mini_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Gradient caching: rows per device that go through the towers at a time (less memory)."},
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that `forward` does not name."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, short batch of an epoch."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Let DDP search for parameters without a gradient; CLIP has none."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mini_batch_size is not None and self.mini_batch_size < 1:
+            raise ValueError(f"`mini_batch_size` is {self.mini_batch_size}: give at least 1, or None to turn it off.")

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that survive a kill at any moment.
+
+`Trainer` writes the files of a checkpoint one after the other, so a killed run leaves a folder that looks like a
+checkpoint and is none. A marker, written last and naming each file with its size, tells the two apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+
+COMPLETE_MARKER = "checkpoint_complete.json"
+
+
+def mark_complete(checkpoint: str | os.PathLike[str]) -> None:
+    """Write the marker of a checkpoint folder whose files are all there."""
+    folder = Path(checkpoint)
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != COMPLETE_MARKER
+    }
+    staged = folder / f"{COMPLETE_MARKER}.tmp"
+    staged.write_text(json.dumps({"files": files}, indent=1))
+    os.replace(staged, folder / COMPLETE_MARKER)
+
+
+def unmark(checkpoint: str | os.PathLike[str]) -> None:
+    """Remove the marker before the folder is written again."""
+    (Path(checkpoint) / COMPLETE_MARKER).unlink(missing_ok=True)
+
+
+def is_complete(checkpoint: str | os.PathLike[str]) -> bool:
+    """Whether the folder has its marker and every file that the marker names, in its size."""
+    folder = Path(checkpoint)
+    marker = folder / COMPLETE_MARKER
+    if not marker.is_file():
+        return False
+    files: dict[str, int] = json.loads(marker.read_text())["files"]
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """
+    The newest complete checkpoint of a training run.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): The run's output folder; it need not exist.
+
+    Returns:
+        `str`: Path of the complete `checkpoint-N` with the highest N; `None` where there is none.
+    """
+    checkpoints = sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR) if Path(output_dir).is_dir() else []
+    return next((path for path in reversed(checkpoints) if is_complete(path)), None)
+
+
+def resolve_checkpoint(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> str | None:
+    """
+    The checkpoint folder that `resume_from_checkpoint` means.
+
+    Args:
+        resume (`str`, `bool`, *optional*):
+            A checkpoint folder; or `True` for the newest complete one of `output_dir`; or `None` or `False` for a
+            fresh start. The strings "true" and "false" are read as the booleans.
+        output_dir (`str` or `os.PathLike`): The run's output folder.
+
+    Returns:
+        `str`: The checkpoint; `None` for a fresh start, also where `True` finds no complete checkpoint.
+
+    Raises:
+        FileNotFoundError: A folder was named that does not exist.
+        ValueError: A folder was named that is no complete checkpoint.
+    """
+    if isinstance(resume, str) and resume.lower() in ("true", "false"):
+        resume = resume.lower() == "true"
+    if not resume:
+        return None
+    if resume is True:
+        return last_complete_checkpoint(output_dir)
+    folder = Path(resume)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`resume_from_checkpoint` names {resume!r}, which is no folder.")
+    # A plain Trainer's checkpoint has no marker; the trainer state is the last file that it writes.
+    marked = (folder / COMPLETE_MARKER).exists()
+    if (marked and not is_complete(folder)) or not (folder / "trainer_state.json").is_file():
+        newest = last_complete_checkpoint(folder.parent)
+        hint = f"; the newest complete one beside it is {newest}" if newest else ""
+        raise ValueError(f"{resume} is not a complete checkpoint{hint}.")
+    return str(folder)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradient caching: the loss and gradients of a large contrastive batch in the memory of a small one.
+
+Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", arXiv 2101.06983.
+(1) Embed the batch in mini-batches without a graph. (2) Compute the loss and its gradient with respect to the
+embeddings. (3) Embed each mini-batch again, now with a graph, and send its part of that gradient through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
+from hf_tripletclip.objectives import Embeddings
+
+
+Batch = dict[str, Any]
+
+# Role of an embedding in an objective -> field of `TripletCLIPOutput`.
+FIELDS = {
+    "image": "image_embeds",
+    "text": "text_embeds",
+    "negative_image": "negative_image_embeds",
+    "negative_text": "negative_text_embeds",
+}
+
+
+class RandomState:
+    """The random state at construction, CPU and devices, for a second forward that draws the same dropout."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*batch.values())
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        with torch.random.fork_rng(devices=self.devices):
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
+            yield
+
+
+def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
+    """
+    Cut a batch into mini-batches.
+
+    Args:
+        batch (`dict`): Tensors by name. Those of the positives have B rows; a tensor of negatives has n rows per
+            positive, n * B in all, with those of a row together.
+        mini_batch_size (`int`): Positive rows per mini-batch; it need not divide B.
+
+    Raises:
+        ValueError: A tensor's rows are no multiple of the batch's.
+    """
+    rows = len(batch["pixel_values"])
+    per_row = {}
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if len(value) % rows:
+            raise ValueError(
+                f"Gradient caching cuts the batch by rows: {name!r} has {len(value)} rows, which is no multiple of "
+                f"the {rows} rows of 'pixel_values'."
+            )
+        per_row[name] = len(value) // rows
+    return [
+        {
+            name: value[start * per_row[name] : (start + mini_batch_size) * per_row[name]]
+            if name in per_row
+            else value
+            for name, value in batch.items()
+        }
+        for start in range(0, rows, mini_batch_size)
+    ]
+
+
+def cached_backward(
+    model: nn.Module,
+    core: TripletCLIPModel,
+    batch: Batch,
+    *,
+    mini_batch_size: int,
+    backward: Callable[[torch.Tensor], None],
+    no_sync: Callable[[], contextlib.AbstractContextManager[Any]],
+    loss_weight: float = 1.0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    Accumulate the gradients of the objective over the whole batch into the parameters.
+
+    Args:
+        model (`nn.Module`): The model as it is trained: wrapped by DDP, PEFT or neither.
+        core (`TripletCLIPModel`): The TripletCLIP model inside, whose objective and `logit_scale` are used.
+        batch (`dict`): Model inputs, see `split_batch`.
+        mini_batch_size (`int`): Positive rows per mini-batch.
+        backward (`Callable`): Runs a loss's backward, `accelerator.backward`.
+        no_sync (`Callable`): Gives a context in which DDP does not average gradients; used for all mini-batches
+            except the last.
+        loss_weight (`float`, defaults to 1.0): Factor on the gradients, for gradient accumulation.
+
+    Returns:
+        The loss, detached and not weighted, and the objective's parts.
+    """
+    batch = {name: value for name, value in batch.items() if value is not None}
+    mini_batches = split_batch(batch, mini_batch_size)
+    forward_kwargs = {"return_loss": False, "return_logits": False}
+
+    # (1) no graph; the random state is kept for (3)
+    states: list[RandomState] = []
+    pieces: dict[str, list[torch.Tensor]] = {role: [] for role in FIELDS}
+    with torch.no_grad():
+        for mini_batch in mini_batches:
+            states.append(RandomState(mini_batch))
+            output: TripletCLIPOutput = model(**mini_batch, **forward_kwargs)
+            for role, field in FIELDS.items():
+                if (embeds := output.get(field)) is not None:
+                    pieces[role].append(embeds)
+
+    # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
+    leaves = {role: torch.cat(parts).requires_grad_() for role, parts in pieces.items() if parts}
+    log_scale = core.logit_scale.detach().clone().requires_grad_()
+    scale = log_scale.exp().to(leaves["text"].device)
+    output_of_objective = core.objective(
+        Embeddings(**{role: leaf.to(scale.device) for role, leaf in leaves.items()}), scale
+    )
+    loss = output_of_objective.loss
+    inputs = [*leaves.values(), log_scale]
+    *embed_grads, log_scale_grad = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    grads = {
+        role: grad.split([len(part) for part in pieces[role]]) for role, grad in zip(leaves, embed_grads, strict=True)
+    }
+
+    # (3) with a graph; the surrogate's gradient is the loss's
+    for index, (mini_batch, state) in enumerate(zip(mini_batches, states, strict=True)):
+        last = index == len(mini_batches) - 1
+        with contextlib.nullcontext() if last else no_sync():
+            with state.restored():
+                output = model(**mini_batch, **forward_kwargs)
+            surrogate = sum((output[FIELDS[role]] * parts[index]).sum() for role, parts in grads.items())
+            if last:
+                surrogate = surrogate + core.logit_scale * log_scale_grad
+            if surrogate.requires_grad:
+                backward(surrogate * loss_weight)
+
+    parts = {**output_of_objective.parts, "logit_scale": scale.detach()}
+    return loss.detach(), parts

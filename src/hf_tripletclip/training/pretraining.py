@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole pretraining run: data, model, training, evaluation before and after, and all that it leaves in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPProcessor, set_seed
+from transformers.utils import logging
+
+from hf_tripletclip.checkpoints import load_processor
+from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.data import build_processor, load_scenes, load_tripletdata
+from hf_tripletclip.data.schema import CAPTION, NEG_CAPTION
+from hf_tripletclip.evaluation import EvaluationResult, evaluate_triplets, format_before_after
+from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.checkpointing import resolve_checkpoint
+from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
+from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
+from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
+
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
+
+
+def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[str, float]:
+    """
+    Run a pretraining job from command-line arguments, see `parse_arguments`.
+
+    It writes into `output_dir`: the model and processor, `metrics.json` (the final evaluation, name -> number),
+    `evaluation_before.json` and `evaluation_after.json` (the same with counts and settings), `trainer_state.json`,
+    `loss_curve.png`, `evaluation.png`, `examples.html` and the model card `README.md`.
+
+    Args:
+        argv (`Sequence[str]`): Command-line arguments.
+        default_config (`str` or `Path`, *optional*): YAML file to use without `--config`.
+
+    Returns:
+        `dict[str, float]`: The final metrics, fractions in 0..1; empty where there is nothing to evaluate on, and on
+        all processes but the first.
+
+    Raises:
+        OSError: A path does not exist or cannot be written.
+        ValueError: An argument, the data or a checkpoint does not fit; says what to do.
+    """
+    model_args, data_args, args = parse_arguments(argv, default_config)
+    objective = get_objective(
+        args.objective or TripletCLIPConfig.objective,
+        **(args.objective_kwargs if isinstance(args.objective_kwargs, dict) else {}),
+    )
+    checkpoint = resolve_checkpoint(args.resume_from_checkpoint, _writable(args.output_dir))
+    require_output_tools()
+    _warn_about_single_process(args)
+
+    with args.main_process_first(desc="preparing the dataset"):
+        splits = load_splits(data_args, model_args, required_columns=objective.columns)
+    set_seed(args.seed)
+    processor = make_processor(model_args, data_args, splits)
+    model = make_model(model_args, processor)
+    train = splits["train"]
+    validation, test = splits.get("validation"), splits.get("test")
+    if validation is None and args.eval_strategy != "no":
+        raise ValueError(
+            f"{data_args.dataset_name_or_path!r} has no split {data_args.validation_split!r}: name another with "
+            "`--validation_split`, or turn evaluation off with `--eval_strategy no`."
+        )
+    trainer = TripletCLIPTrainer(
+        model=model, args=args, train_dataset=train, eval_dataset=validation, processing_class=processor
+    )
+    first = trainer.is_world_process_zero()
+
+    before = None
+    if first and test is not None:
+        before = evaluate_triplets(
+            model, processor, test, batch_size=args.per_device_eval_batch_size, device=args.device
+        )
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.monotonic() - started
+    trainer.save_model()
+    trainer.save_state()
+
+    metrics: dict[str, float] = {}
+    if first:
+        # What was saved is what is evaluated.
+        saved = TripletCLIPModel.from_pretrained(args.output_dir)
+        after = None
+        if test is not None:
+            after = evaluate_triplets(
+                saved, processor, test, batch_size=args.per_device_eval_batch_size, device=args.device
+            )
+            metrics = dict(after.metrics)
+        write_run_record(
+            RunRecord(
+                output_dir=Path(args.output_dir),
+                config=saved.config,
+                args=args,
+                dataset=data_args.dataset_name_or_path,
+                log_history=trainer.state.log_history,
+                before=before,
+                after=after,
+                test=test,
+                train_seconds=seconds,
+            )
+        )
+        _report(before, after, args, trainer)
+    end_training(trainer)
+    return metrics
+
+
+def load_splits(data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str]) -> dict[str, Any]:
+    """
+    The splits `train`, `validation` and `test`, those that exist, limited to the rows asked for.
+
+    Raises:
+        FileNotFoundError: The dataset path does not exist.
+        ValueError: The training split is missing, empty or lacks a column.
+    """
+    name = data_args.dataset_name_or_path
+    if name == "scenes":
+        nouns: Any = data_args.scenes_nouns
+        options: dict[str, Any] = {"nouns": int(nouns) if nouns.isdigit() else nouns, "seed": data_args.scenes_seed}
+        if (size := ((model_args.model_config or {}).get("vision_config") or {}).get("image_size")) is not None:
+            options["image_size"] = size
+        if data_args.scenes_train_size is not None:
+            options["train_size"] = data_args.scenes_train_size
+        loaded = load_scenes(**options)
+    else:
+        loaded = load_tripletdata(
+            name, streaming=data_args.streaming, columns=data_args.columns, required_columns=required_columns
+        )
+    if data_args.train_split not in loaded:
+        raise ValueError(
+            f"{name!r} has no split {data_args.train_split!r} to train on; it has {sorted(loaded)}: name one with "
+            "`--train_split`."
+        )
+    wanted = {
+        "train": (data_args.train_split, data_args.max_train_samples),
+        "validation": (data_args.validation_split, data_args.max_eval_samples),
+        "test": (data_args.test_split, data_args.max_eval_samples),
+    }
+    splits = {}
+    for role, (split, limit) in wanted.items():
+        if split in loaded:
+            dataset = loaded[split]
+            if limit is not None:
+                dataset = dataset.take(limit)
+            splits[role] = dataset
+    return splits
+
+
+def make_processor(model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any]) -> CLIPProcessor:
+    """The processor that was asked for, the starting checkpoint's, or on `scenes` one with a tokenizer trained on it."""
+    source = model_args.processor_name_or_path or model_args.model_name_or_path
+    if source is not None:
+        return load_processor(source)
+    if data_args.dataset_name_or_path != "scenes":
+        return load_processor(DEFAULT_PROCESSOR)
+    train = splits["train"]
+    captions = [*train[CAPTION], *train[NEG_CAPTION]]
+    vision = (model_args.model_config or {}).get("vision_config") or {}
+    return build_processor(captions, image_size=vision.get("image_size", 224))
+
+
+def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletCLIPModel:
+    """
+    The model that training starts from: a checkpoint, or random weights of the sizes asked for.
+
+    Raises:
+        ValueError: `model_config` has an unknown field or sizes that do not fit each other, or the checkpoint's
+            vocabulary is smaller than the tokenizer's.
+    """
+    kwargs = {} if model_args.attn_implementation is None else {"attn_implementation": model_args.attn_implementation}
+    tokenizer = processor.tokenizer
+    if model_args.model_name_or_path is not None:
+        if model_args.model_config:
+            raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
+        model = TripletCLIPModel.from_pretrained(model_args.model_name_or_path, **kwargs)
+        if len(tokenizer) > model.config.text_config.vocab_size:
+            raise ValueError(
+                f"The tokenizer has {len(tokenizer)} tokens and {model_args.model_name_or_path} embeds "
+                f"{model.config.text_config.vocab_size}: name the processor that belongs to it with "
+                "`--processor_name_or_path`."
+            )
+        return model
+    settings = dict(model_args.model_config or {})
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **(settings.pop("text_config", None) or {}),
+    }
+    vision = settings.pop("vision_config", None) or {}
+    known = {"": TripletCLIPConfig, "text_config": TripletCLIPConfig.sub_configs_defaults["text_config"]}
+    known["vision_config"] = TripletCLIPConfig.sub_configs_defaults["vision_config"]
+    for part, fields in (("", settings), ("text_config", text), ("vision_config", vision)):
+        allowed = known[part]()
+        if unknown := [name for name in fields if not hasattr(allowed, name)]:
+            raise ValueError(f"`model_config` has unknown fields {unknown}{f' in {part!r}' if part else ''}.")
+    if "projection_dim" in settings:
+        text.setdefault("projection_dim", settings["projection_dim"])
+        vision.setdefault("projection_dim", settings["projection_dim"])
+    config = TripletCLIPConfig(text_config=text, vision_config=vision, **settings)
+    return TripletCLIPModel._from_config(config, **kwargs)
+
+
+def _writable(output_dir: str) -> str:
+    """Create the output folder now: hours of training must not end in a folder that cannot be written."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        probe = Path(output_dir) / ".write_test"
+        probe.write_text("")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"The output folder {output_dir!r} cannot be written: {error}") from error
+    return output_dir
+
+
+def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:
+    # `accelerate launch --cpu --num_processes 2` (1.15) sets an address for the processes, then starts one only.
+    if args.world_size == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        logger.warning(
+            "Several processes were asked for but only one was started: `accelerate launch` does so on CPU. "
+            "See 'Several processes' in the README for the form that works."
+        )
+
+
+def _report(
+    before: EvaluationResult | None,
+    after: EvaluationResult | None,
+    args: TripletCLIPTrainingArguments,
+    trainer: TripletCLIPTrainer,
+) -> None:
+    if before is not None and after is not None:
+        print(format_before_after(before, after))
+    broken = getattr(trainer.data_collator, "broken_rows", None)
+    if broken is not None and len(broken):
+        print(broken.summary())
+    print(f"The model and everything about it are in {args.output_dir}")

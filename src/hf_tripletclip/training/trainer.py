@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TripletCLIPTrainer`: transformers' `Trainer` for contrastive training with hard negative pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import EvalPrediction, Trainer, default_data_collator
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints, unwrap_peft_model
+from transformers.utils import logging
+
+from hf_tripletclip.data import TripletCollator, check_columns
+from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPES
+from hf_tripletclip.evaluation import triplet_metrics
+from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.objectives import Objective
+from hf_tripletclip.objectives.base import MODEL_INPUTS
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
+from hf_tripletclip.training.checkpointing import mark_complete, unmark
+from hf_tripletclip.training.gradcache import FIELDS, cached_backward
+
+
+logger = logging.get_logger(__name__)
+
+class TripletCLIPTrainer(Trainer):
+    r"""
+    Trains a [`TripletCLIPModel`], also inside a `PeftModel`.
+
+    Everything [`~transformers.Trainer`] does keeps working. Beyond it: the objective's loss over the batch of all
+    processes, gradient caching (`mini_batch_size`), the bound on `logit_scale`, the objective's parts in the log,
+    compositional metrics at every evaluation, checkpoints that are known to be complete, and checks of the data
+    before training starts.
+
+    Args:
+        model ([`TripletCLIPModel`] or `PeftModel`): The model to train.
+        args ([`TripletCLIPTrainingArguments`]): The arguments.
+        data_collator (`Callable`, *optional*):
+            Defaults to a [`TripletCollator`] with `processing_class`, or to transformers' `default_data_collator`
+            where the rows are tensors already (`pixel_values`, `input_ids`, `negative_pixel_values`, ...).
+        train_dataset, eval_dataset (`datasets.Dataset`, `datasets.IterableDataset`, *optional*):
+            Rows with the columns that the objective needs; `eval_dataset` may be a dict of datasets.
+        processing_class ([`~transformers.CLIPProcessor`], *optional*): Saved beside the model.
+        compute_metrics (`Callable`, *optional*):
+            Replaces the compositional metrics. It gets an `EvalPrediction` with the embeddings
+            (`predictions["image"]`, ...) and, as `label_ids`, indices into `NEGATIVE_TYPES`, -1 where unknown.
+        kwargs: As in [`~transformers.Trainer`].
+
+    Raises:
+        TypeError: The model is no TripletCLIP model.
+        ValueError: The objective is unknown, a dataset is empty, smaller than a batch or lacks a column that the
+            objective needs, a batch has one row only, or gradient caching meets FSDP or DeepSpeed.
+    """
+
+    args: TripletCLIPTrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TripletCLIPTrainingArguments,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        core = unwrap_peft_model(model)
+        if not isinstance(core, TripletCLIPModel):
+            raise TypeError(
+                f"TripletCLIPTrainer trains a TripletCLIPModel, not a {type(core).__name__}. "
+                "`TripletCLIPModel.from_pretrained` opens every CLIP checkpoint."
+            )
+        if args.objective is not None or args.objective_kwargs:
+            core.set_objective(args.objective or core.objective.name, **(args.objective_kwargs or {}))
+        if args.n_gpu > 1:
+            logger.warning(
+                f"{args.n_gpu} GPUs are visible but this is one process: only the first is used. "
+                "Start with `accelerate launch` to use them all."
+            )
+            args._n_gpu = 1
+        if data_collator is None:
+            if _is_preprocessed(train_dataset if train_dataset is not None else eval_dataset):
+                data_collator = default_data_collator
+            else:
+                data_collator = TripletCollator(processing_class, columns=core.objective.columns)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics or compositional_metrics,
+            **kwargs,
+        )
+        # The loss is a mean over the batch: `Trainer` divides it by the gradient accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.label_names = []
+        self.core.objective.negatives_across_devices = args.negatives_across_devices
+        if (maximum := getattr(core.config, "logit_scale_max", None)) is not None:
+            self.add_callback(ClampLogitScale(maximum))
+        self.add_callback(LogWhenSaving())
+        self._part_sums: dict[str, torch.Tensor] = {}
+        self._part_count = 0
+        self._check()
+
+    @property
+    def core(self) -> TripletCLIPModel:
+        """The TripletCLIP model inside the wrappers of `accelerate` and `peft`."""
+        return unwrap_peft_model(self.accelerator.unwrap_model(self.model))
+
+    # ---- Before training ----
+
+    def _check(self) -> None:
+        args, objective = self.args, self.core.objective
+        if args.mini_batch_size is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with FSDP or DeepSpeed: "
+                "unset it, or use `gradient_checkpointing` to save memory there."
+            )
+        if self.train_dataset is not None:
+            self._check_dataset(self.train_dataset, "train_dataset", objective)
+            batch = args.train_batch_size
+            if batch * (args.world_size if args.negatives_across_devices else 1) < 2:
+                raise ValueError(
+                    "A contrastive loss needs at least two rows in a batch: raise `per_device_train_batch_size`."
+                )
+            needed = batch * args.world_size
+            if has_length(self.train_dataset) and args.dataloader_drop_last and len(self.train_dataset) < needed:
+                raise ValueError(
+                    f"`train_dataset` has {len(self.train_dataset)} rows, fewer than one batch of {needed}: lower "
+                    "`per_device_train_batch_size`."
+                )
+        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for name, dataset in evals.items():
+            if dataset is not None:
+                self._check_dataset(dataset, f"eval_dataset[{name!r}]" if name else "eval_dataset", objective)
+
+    def _check_dataset(self, dataset: Any, name: str, objective: Objective) -> None:
+        if has_length(dataset) and len(dataset) == 0:
+            raise ValueError(f"`{name}` is empty.")
+        columns = _columns(dataset)
+        if columns is None:
+            return  # a stream of unknown columns: the collator checks its first row
+        if _is_preprocessed(dataset):
+            missing = [MODEL_INPUTS[role] for role in objective.roles if MODEL_INPUTS[role] not in columns]
+            if missing:
+                raise ValueError(
+                    f"The objective {objective.name!r} needs {missing} in `{name}`, whose columns are {columns}."
+                )
+        elif isinstance(self.data_collator, TripletCollator):
+            try:
+                check_columns(dataset, objective.columns)
+            except ValueError as error:
+                raise ValueError(f"`{name}` does not fit the objective {objective.name!r}: {error}") from error
+
+    # ---- Loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        outputs = model(**_model_inputs(inputs), return_loss=True, return_logits=False)
+        if model.training:
+            self._add_parts(outputs["loss_parts"])
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        if self.args.mini_batch_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers have modes too
+            self.optimizer.train()
+        inputs = self._prepare_inputs(inputs)
+        weight = 1.0 / self.current_gradient_accumulation_steps
+        with self.compute_loss_context_manager():
+            loss, parts = cached_backward(
+                model,
+                self.core,
+                _model_inputs(inputs),
+                mini_batch_size=self.args.mini_batch_size,
+                backward=self.accelerator.backward,
+                no_sync=functools.partial(self.accelerator.no_sync, model),
+                loss_weight=weight,
+            )
+        self._add_parts(parts)
+        return loss * weight
+
+    # ---- Evaluation ----
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        # Evaluation looks at the negatives whether or not the objective trains on them.
+        with self._collating_all_columns(eval_dataset):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
+        with self._collating_all_columns(test_dataset):
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _collating_all_columns(self, dataset: Any) -> Any:
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
+        elif dataset is None:
+            dataset = self.eval_dataset
+        collator = self.data_collator
+        names = _columns(dataset)
+        if isinstance(collator, TripletCollator) and names is not None:
+            present = tuple(name for name in (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION) if name in names)
+            self.data_collator = dataclasses.replace(collator, columns=present)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        embeddings = {role: outputs[field] for role, field in FIELDS.items() if outputs.get(field) is not None}
+        rows = len(embeddings["image"])
+        kinds = inputs.get("negative_type")
+        if kinds is None:
+            kinds = torch.full((rows,), -1, device=embeddings["image"].device)
+        return loss.detach(), embeddings, kinds
+
+    # ---- Log ----
+
+    def _add_parts(self, parts: dict[str, torch.Tensor]) -> None:
+        for name, value in parts.items():
+            self._part_sums[name] = self._part_sums.get(name, 0) + value.detach()
+        self._part_count += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._part_count:
+            means = {name: total / self._part_count for name, total in self._part_sums.items()}
+            logs = {**logs, **{name: value.item() for name, value in self.accelerator.reduce(means, "mean").items()}}
+            self._part_sums, self._part_count = {}, 0
+        super().log(logs, start_time)
+
+    # ---- Checkpoints ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices only, as OpenCLIP: no biases, no norms, no class embedding and no `logit_scale`."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir = self._get_output_dir(trial=trial)
+        checkpoint = f"{run_dir}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            unmark(checkpoint)
+        # Old checkpoints go only once the new one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(checkpoint)
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+
+def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """[`~hf_tripletclip.evaluation.triplet_metrics`] of what the trainer's evaluation loop gathered."""
+    embeddings = {role: torch.as_tensor(values) for role, values in prediction.predictions.items()}
+    codes = torch.as_tensor(prediction.label_ids).tolist()
+    kinds = [NEGATIVE_TYPES[code] if code >= 0 else None for code in codes]
+    return triplet_metrics(
+        embeddings["image"],
+        embeddings["text"],
+        embeddings.get("negative_image"),
+        embeddings.get("negative_text"),
+        kinds if any(kinds) else None,
+    )
+
+
+def end_training(trainer: Trainer) -> None:
+    """Close the process group, so that gloo does not abort when the process exits."""
+    trainer.accelerator.end_training()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name != "negative_type"}
+
+
+def _columns(dataset: Any) -> list[str] | None:
+    """Column names of a dataset, from its first row if need be; `None` where only reading a stream would tell."""
+    if isinstance(dataset, dict):
+        dataset = next(iter(dataset.values()), None)
+    if (names := getattr(dataset, "column_names", None)) is not None:
+        return list(names)
+    if dataset is None or not has_length(dataset) or len(dataset) == 0:
+        return None
+    return list(dataset[0])
+
+
+def _is_preprocessed(dataset: Any) -> bool:
+    return MODEL_INPUTS["image"] in (_columns(dataset) or ())

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every objective against the equations, written out densely in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
+from hf_tripletclip.objectives.docs import terms_table, with_table
+
+
+ROLES = ("image", "text", "negative_image", "negative_text")
+
+
+def make_embeddings(rows: int = 6, dim: int = 5, seed: int = 0, dtype=torch.float64) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        role: torch.nn.functional.normalize(torch.randn(rows, dim, generator=generator, dtype=dtype), dim=-1)
+        for role in ROLES
+    }
+
+
+def ce(queries: torch.Tensor, keys: list[torch.Tensor], s: torch.Tensor) -> torch.Tensor:
+    """CE(q -> K), the target of row i being row i of the first keys."""
+    return torch.nn.functional.cross_entropy(s * queries @ torch.cat(keys).T, torch.arange(len(queries)))
+
+
+def reference(name: str, e: dict[str, torch.Tensor], s: torch.Tensor) -> torch.Tensor:
+    v, t, vn, tn = (e[role] for role in ROLES)
+    if name == "clip":
+        return (ce(v, [t], s) + ce(t, [v], s)) / 2
+    if name == "negclip":
+        return (ce(v, [t, tn], s) + ce(t, [v], s)) / 2
+    if name == "negclip_image":
+        return (ce(v, [t], s) + ce(t, [v, vn], s)) / 2
+    if name == "tripletclip":
+        return (ce(v, [t, tn], s) + ce(t, [v], s)) / 2 + (ce(vn, [tn, t], s) + ce(tn, [vn], s)) / 2
+    assert name == "clip_all"
+    images, captions = torch.cat([v, vn]), torch.cat([t, tn])
+    return (ce(images, [captions], s) + ce(captions, [images], s)) / 2
+
+
+@pytest.mark.parametrize("name", available_objectives())
+@pytest.mark.parametrize("chunk_size", [1, 4, 4096])
+def test_value_and_gradients_are_those_of_the_equations(name, chunk_size):
+    ours = {role: value.requires_grad_() for role, value in make_embeddings().items()}
+    theirs = {role: value.requires_grad_() for role, value in make_embeddings().items()}
+    scale, other_scale = (torch.tensor(7.0, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    output = get_objective(name, chunk_size=chunk_size)(Embeddings(**ours), scale)
+    expected = reference(name, theirs, other_scale)
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    expected.backward()
+    torch.testing.assert_close(scale.grad, other_scale.grad)
+    for role in ROLES:
+        torch.testing.assert_close(ours[role].grad, theirs[role].grad, msg=role)
+
+
+@pytest.mark.parametrize("name", available_objectives())
+def test_gradcheck(name):
+    values = tuple(value.requires_grad_() for value in make_embeddings(4, 3).values())
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    objective = get_objective(name, chunk_size=3)
+
+    def loss(scale: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return objective(Embeddings(*values), scale).loss
+
+    assert torch.autograd.gradcheck(loss, (scale, *values))
+
+
+@pytest.mark.parametrize("name", available_objectives())
+def test_parts_are_detached_and_add_up(name):
+    objective = get_objective(name)
+    embeddings = {role: value.requires_grad_() for role, value in make_embeddings().items()}
+    output = objective(Embeddings(**embeddings), torch.tensor(5.0))
+    assert not any(part.requires_grad for part in output.parts.values())
+    total = sum(term.weight * output.parts[term.name] for term in objective.terms)
+    torch.testing.assert_close(total, output.loss.detach())
+
+
+def test_negclip_takes_any_number_of_negative_captions():
+    e = make_embeddings()
+    extra = torch.cat([e["negative_text"], make_embeddings(seed=3)["text"][:4]])
+    loss = get_objective("negclip")(Embeddings(e["image"], e["text"], negative_text=extra), torch.tensor(4.0)).loss
+    torch.testing.assert_close(loss, reference("negclip", {**e, "negative_text": extra}, torch.tensor(4.0)))
+
+
+def test_columns_and_roles_follow_from_the_terms():
+    assert get_objective("clip").columns == ("image", "caption")
+    assert get_objective("negclip").columns == ("image", "caption", "neg_caption")
+    assert get_objective("negclip_image").columns == ("image", "caption", "neg_image")
+    assert get_objective("tripletclip").columns == ("image", "caption", "neg_image", "neg_caption")
+    assert get_objective("negclip").roles == ("image", "text", "negative_text")
+
+
+def test_errors_say_what_is_missing():
+    e = make_embeddings()
+    with pytest.raises(ValueError, match=r"'tripletclip' needs negative_image.*negative_pixel_values.*neg_image"):
+        get_objective("tripletclip")(Embeddings(e["image"], e["text"]), torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"5 rows of the one and 6 of the other"):
+        get_objective("clip")(Embeddings(e["image"][:5], e["text"]), torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"'nope'; there are clip, "):
+        get_objective("nope")
+    with pytest.raises(ValueError, match=r"'clip' takes no chunks; it takes negatives_across_devices, chunk_size"):
+        get_objective("clip", chunks=1)
+    with pytest.raises(ValueError, match="chunk_size"):
+        get_objective("clip", chunk_size=0)
+
+
+def test_documented_table_is_the_generated_one(pytestconfig):
+    page = (pytestconfig.rootpath / "docs" / "objectives.md").read_text(encoding="utf-8")
+    assert with_table(page) == page
+    for name in available_objectives():
+        assert f"`{name}`" in terms_table()
+    with pytest.raises(ValueError, match="terms:begin"):
+        with_table("no markers")

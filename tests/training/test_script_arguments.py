@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from hf_tripletclip.training.script_arguments import parse_arguments
+
+
+def test_flags_by_their_own_names(tmp_path):
+    model, data, training = parse_arguments(
+        ["--output_dir", str(tmp_path), "--max_steps", "7", "--per_device_train_batch_size", "3", "--seed", "5"]
+        + ["--objective", "negclip", "--objective_kwargs", '{"chunk_size": 32}', "--mini_batch_size", "2"]
+        + ["--model_config", '{"projection_dim": 8}', "--columns", '{"image": "img"}', "--scenes_nouns", "all"]
+    )
+    assert (training.max_steps, training.per_device_train_batch_size, training.seed) == (7, 3, 5)
+    assert (training.objective, training.objective_kwargs, training.mini_batch_size) == (
+        "negclip",
+        {"chunk_size": 32},
+        2,
+    )
+    assert model.model_config == {"projection_dim": 8}
+    assert (data.columns, data.scenes_nouns) == ({"image": "img"}, "all")
+
+
+def test_defaults_that_contrastive_training_needs(tmp_path):
+    _, data, training = parse_arguments(["--output_dir", str(tmp_path)])
+    assert data.dataset_name_or_path == "scenes"
+    assert training.dataloader_drop_last
+    assert not training.remove_unused_columns
+    assert training.ddp_find_unused_parameters is False
+    assert training.negatives_across_devices
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_win_over_the_file(tmp_path):
+    config = write(tmp_path / "run.yaml", "max_steps: 9\nlearning_rate: 5e-4\nmodel_config:\n  projection_dim: 16\n")
+    model, _, training = parse_arguments(["--config", config, "--max_steps", "3", "--output_dir", str(tmp_path)])
+    assert (training.max_steps, training.learning_rate) == (3, 5e-4)
+    assert model.model_config == {"projection_dim": 16}
+
+
+def test_default_config_is_used_only_without_a_named_one(tmp_path):
+    default = write(tmp_path / "default.yaml", "max_steps: 1\nseed: 4\n")
+    named = write(tmp_path / "named.yaml", "max_steps: 2\n")
+    arguments = ["--output_dir", str(tmp_path)]
+    assert parse_arguments(arguments, default)[2].max_steps == 1
+    training = parse_arguments([*arguments, "--config", named], default)[2]
+    assert (training.max_steps, training.seed) == (2, 42)
+
+
+@pytest.mark.parametrize(
+    ("flags", "meaning"), [([], None), (["--resume_from_checkpoint"], "true"), (["--resume_from_checkpoint", "D"], "D")]
+)
+def test_resume_flag_needs_no_value(tmp_path, flags, meaning):
+    training = parse_arguments([*flags, "--output_dir", str(tmp_path)])[2]
+    assert training.resume_from_checkpoint == meaning
+
+
+def test_errors_name_the_file_the_key_and_what_was_meant(tmp_path):
+    config = write(tmp_path / "run.yaml", "objectives: clip\n")
+    with pytest.raises(ValueError, match=r"run\.yaml: unknown key: objectives \(did you mean objective\?\)"):
+        parse_arguments(["--config", config])
+    with pytest.raises(ValueError, match=r"unknown flag: --max_step \(did you mean max_steps\?\)"):
+        parse_arguments(["--max_step", "3"])
+    with pytest.raises(ValueError, match="max_steps"):
+        parse_arguments(["--max_steps", "many"])
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        parse_arguments(["--config", str(tmp_path / "absent.yaml")])
+    with pytest.raises(ValueError, match="not valid YAML"):
+        parse_arguments(["--config", write(tmp_path / "bad.yaml", "a: [1\n")])
+    with pytest.raises(ValueError, match="list"):
+        parse_arguments(["--config", write(tmp_path / "list.yaml", "- 1\n")])
+    with pytest.raises(ValueError, match="model_config"):
+        parse_arguments(["--model_config", "3", "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="mini_batch_size"):
+        parse_arguments(["--mini_batch_size", "0", "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["scenes_cpu", "cc3m_vit_b32", "cc12m_vit_b32"])
+def test_shipped_configs_parse(name, tmp_path, pytestconfig):
+    config = pytestconfig.rootpath / "examples" / "configs" / f"{name}.yaml"
+    training = parse_arguments(["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false"])[2]
+    assert training.objective == "tripletclip"
+    if name != "scenes_cpu":  # the paper's settings
+        assert training.max_steps == {"cc3m_vit_b32": 90_000, "cc12m_vit_b32": 230_000}[name]
+        assert (training.learning_rate, training.weight_decay) == (5e-4, 0.5)
+        assert training.per_device_train_batch_size == 1024

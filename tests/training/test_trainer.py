@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer on batches that are tensors already; what needs images is in tests/end_to_end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import CLIPModel
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip.evaluation import triplet_metrics
+from hf_tripletclip.training import last_complete_checkpoint
+from hf_tripletclip.training.checkpointing import is_complete
+from tests.tiny import negatives, positives, tiny_config
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of tensors by the model's input names."""
+
+    def __init__(self, rows: int = 12, drop: tuple[str, ...] = ()) -> None:
+        batch = {**positives(rows), **negatives(rows)}
+        self.batch = {name: value for name, value in batch.items() if name not in drop}
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[index] for name, value in self.batch.items()}
+
+
+def make_trainer(tmp_path: Path, model=None, **kwargs) -> TripletCLIPTrainer:
+    torch.manual_seed(0)
+    datasets = {name: kwargs.pop(name) for name in ("train_dataset", "eval_dataset") if name in kwargs}
+    arguments = {
+        "output_dir": str(tmp_path),
+        "max_steps": 4,
+        "per_device_train_batch_size": 6,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **kwargs,
+    }
+    return TripletCLIPTrainer(
+        model=model if model is not None else TripletCLIPModel(tiny_config()),
+        args=TripletCLIPTrainingArguments(**arguments),
+        **{"train_dataset": Rows(), **datasets},
+    )
+
+
+def losses(trainer: TripletCLIPTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_trains_on_tensors_and_logs_the_parts(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=30, learning_rate=3e-3)
+    trainer.train()
+    history = losses(trainer)
+    assert history[-1] < 0.7 * history[0]
+    first = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    expected = trainer.model(**Rows().batch, return_loss=True).loss_parts
+    assert expected.keys() <= first.keys()
+    assert first["logit_scale"] == pytest.approx(math.exp(2.6592), rel=0.02)
+
+
+@pytest.mark.parametrize("mini_batch_size", [4, 6, 1])
+def test_gradient_caching_gives_the_same_training(tmp_path, mini_batch_size):
+    plain, cached = make_trainer(tmp_path), make_trainer(tmp_path, mini_batch_size=mini_batch_size)
+    plain.train()
+    cached.train()
+    assert losses(cached) == pytest.approx(losses(plain), rel=1e-4)
+    for ours, theirs in zip(cached.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_accumulation_averages(tmp_path):
+    trainers = [
+        make_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, mini_batch_size=size, max_grad_norm=0.0)
+        for size in (None, 2)
+    ]
+    for trainer in trainers:
+        trainer.train()
+    assert losses(trainers[0]) == pytest.approx(losses(trainers[1]), rel=1e-5)
+
+
+def test_evaluation_reports_the_compositional_metrics(tmp_path):
+    trainer = make_trainer(tmp_path, eval_dataset=Rows(10), per_device_eval_batch_size=4)
+    metrics = trainer.evaluate()
+    assert math.isfinite(metrics["eval_loss"])
+    with torch.no_grad():
+        output = trainer.model(**Rows(10).batch)
+    expected = triplet_metrics(
+        output.image_embeds, output.text_embeds, output.negative_image_embeds, output.negative_text_embeds
+    )
+    for name, value in expected.items():
+        assert metrics[f"eval_{name}"] == pytest.approx(value), name
+
+
+def test_objective_comes_from_the_arguments_or_the_model(tmp_path):
+    model = TripletCLIPModel(tiny_config(objective="clip"))
+    drop = ("negative_input_ids", "negative_attention_mask", "negative_pixel_values")
+    trainer = make_trainer(tmp_path, model=model, train_dataset=Rows(drop=drop))
+    assert trainer.core.objective.name == "clip"
+    trainer.train()
+    trainer = make_trainer(tmp_path, objective="clip_all", objective_kwargs={"chunk_size": 3})
+    assert trainer.core.config.objective == "clip_all"
+    assert trainer.core.config.objective_kwargs == {"chunk_size": 3}
+
+
+def test_weight_decay_is_on_matrices_only(tmp_path):
+    trainer = make_trainer(tmp_path, weight_decay=0.5)
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    assert "text_projection.weight" in decayed
+    parameters = dict(trainer.model.named_parameters())
+    assert "logit_scale" not in decayed
+    assert all(parameters[name].ndim >= 2 for name in decayed)
+
+
+def test_logit_scale_stays_within_its_bound(tmp_path):
+    model = TripletCLIPModel(tiny_config(logit_scale_max=15.0, logit_scale_init_value=math.log(15.0)))
+    trainer = make_trainer(tmp_path, model=model, learning_rate=0.5, max_steps=6)
+    trainer.train()
+    assert 1.0 <= trainer.model.logit_scale.exp().item() <= 15.0 + 1e-4
+
+
+def test_trains_inside_peft(tmp_path):
+    adapted = get_peft_model(
+        TripletCLIPModel(tiny_config()), LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=True)
+    )
+    frozen = adapted.get_base_model().visual_projection.weight.clone()
+    for size in (None, 4):
+        trainer = make_trainer(tmp_path, model=adapted, mini_batch_size=size, max_steps=2)
+        trainer.train()
+        assert all(math.isfinite(loss) for loss in losses(trainer))
+    assert torch.equal(adapted.get_base_model().visual_projection.weight, frozen)
+
+
+def test_checkpoints_are_complete_and_rotated(tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2, max_steps=3)
+    trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert all(is_complete(path) for path in tmp_path.glob("checkpoint-*"))
+    assert trainer.args.save_total_limit == 2
+
+
+def test_resume_repeats_the_curve_exactly_even_where_saves_fall_between_logs(tmp_path):
+    kwargs = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "max_steps": 10}
+    whole = make_trainer(tmp_path / "whole", **kwargs)
+    whole.train()
+    first = make_trainer(tmp_path / "cut", **kwargs)
+    first.train()
+    for step in (6, 9, 10):  # as if it had been killed in the middle of writing step 6
+        (tmp_path / "cut" / f"checkpoint-{step}" / "checkpoint_complete.json").unlink()
+    assert get_last_checkpoint(str(tmp_path / "cut")).endswith("checkpoint-10")
+    second = make_trainer(tmp_path / "cut", **kwargs)
+    second.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path / "cut"))
+
+    def curve(trainer: TripletCLIPTrainer) -> list[tuple[int, float, float]]:
+        return [(entry["step"], entry["loss"], entry["logit_scale"]) for entry in trainer.state.log_history[:-1]]
+
+    assert curve(second) == curve(whole)
+    for ours, theirs in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_saved_folder_is_a_plain_clip(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    trainer.save_model()
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "clip"
+    CLIPModel.from_pretrained(tmp_path)
+
+
+def test_errors_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"negclip'? needs \['negative_input_ids'\]"):
+        make_trainer(tmp_path, objective="negclip", train_dataset=Rows(drop=("negative_input_ids",)))
+    with pytest.raises(ValueError, match=r"`train_dataset` is empty"):
+        make_trainer(tmp_path, train_dataset=Rows(0))
+    with pytest.raises(ValueError, match=r"`eval_dataset` is empty"):
+        make_trainer(tmp_path, eval_dataset=Rows(0))
+    with pytest.raises(ValueError, match="at least two rows"):
+        make_trainer(tmp_path, per_device_train_batch_size=1)
+    with pytest.raises(ValueError, match=r"12 rows, fewer than one batch of 64"):
+        make_trainer(tmp_path, per_device_train_batch_size=64)
+    with pytest.raises(ValueError, match="no_such"):
+        make_trainer(tmp_path, objective="no_such")
+    with pytest.raises(TypeError, match="CLIPModel"):
+        make_trainer(tmp_path, model=CLIPModel(tiny_config()))
