@@ -253,7 +253,7 @@ def test_eager_equals_sdpa(model, inputs):
 def test_gradient_checkpointing(model, inputs, use_reentrant):
     model.train()
     checkpointed = copy.deepcopy(model)
-    checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     for network in (model, checkpointed):
         network(**positives(), **inputs, return_loss=True).loss.backward()
     for (name, parameter), reference in zip(checkpointed.named_parameters(), model.parameters(), strict=True):

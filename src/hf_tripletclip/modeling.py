@@ -118,6 +118,13 @@ class TripletCLIPModel(CLIPModel):
         config, state_dict, kwargs = published.load_split_encoders(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
     @property
     def objective(self) -> Objective:
         """The training objective that the config names. Raises `ValueError` where the name is unknown."""

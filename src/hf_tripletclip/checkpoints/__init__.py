@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing the layouts that CLIP checkpoints come in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_tripletclip.lazy import lazy_exports
+
+
+if TYPE_CHECKING:
+    from hf_tripletclip.checkpoints.convert import convert
+    from hf_tripletclip.checkpoints.processor import load_processor
+    from hf_tripletclip.checkpoints.published import PUBLISHED_CHECKPOINTS
+
+__all__ = ["PUBLISHED_CHECKPOINTS", "convert", "load_processor"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"PUBLISHED_CHECKPOINTS": "published", "convert": "convert", "load_processor": "processor"}
+)
