@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data side: column names, loading, collating, the embedded dataset and its tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_tripletclip.lazy import lazy_exports
+
+
+if TYPE_CHECKING:
+    from hf_tripletclip.data.broken import BrokenRows
+    from hf_tripletclip.data.collator import TripletCollator
+    from hf_tripletclip.data.loading import check_columns, load_tripletdata
+    from hf_tripletclip.data.scenes import load_scenes
+    from hf_tripletclip.data.schema import NEGATIVE_TYPES
+    from hf_tripletclip.data.tokenizer import build_processor, train_tokenizer
+
+__all__ = [
+    "NEGATIVE_TYPES",
+    "BrokenRows",
+    "TripletCollator",
+    "build_processor",
+    "check_columns",
+    "load_scenes",
+    "load_tripletdata",
+    "train_tokenizer",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "NEGATIVE_TYPES": "schema",
+        "BrokenRows": "broken",
+        "TripletCollator": "collator",
+        "build_processor": "tokenizer",
+        "check_columns": "loading",
+        "load_scenes": "scenes",
+        "load_tripletdata": "loading",
+        "train_tokenizer": "tokenizer",
+    },
+)

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scenes`: the embedded dataset, drawn compositional scenes with true hard negatives."""
+
+from __future__ import annotations
+
+from hf_tripletclip.data.scenes.blind import blind_score
+from hf_tripletclip.data.scenes.build import load_scenes
+
+
+__all__ = ["blind_score", "load_scenes"]

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The caption of a scene."""
+
+from __future__ import annotations
+
+from hf_tripletclip.data.scenes.scene import Scene, Thing
+from hf_tripletclip.data.scenes.vocabulary import PAIRS, PLAIN, RELATIONS, SETTINGS
+
+
+# {pair}: "a red cat above a blue dog"; {third}: " and a green bird below them"; {where}: " on the beach"
+TEMPLATES = (
+    "{pair}{third}{where}",
+    "there is {pair}{third}{where}",
+    "a picture of {pair}{third}{where}",
+    "{where_first}{pair}{third}",
+    "we see {pair}{third}{where}",
+    "{where_first}there is {pair}{third}",
+)
+
+
+def describe_thing(thing: Thing) -> str:
+    """Such as "a small striped red cat" or "a pair of orange scissors"."""
+    words = [thing.size] if thing.says_size else []
+    words += [thing.pattern] if thing.pattern != PLAIN else []
+    words += [thing.colour, thing.noun]
+    phrase = " ".join(words)
+    if thing.noun in PAIRS:
+        return f"a pair of {phrase}"
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def describe(scene: Scene) -> str:
+    """The caption of a scene, in its wording: lower case, without a full stop."""
+    template, first, second = scene.wording
+
+    def relate(relation: str, choice: int) -> str:
+        synonyms = RELATIONS[relation]
+        return synonyms[choice % len(synonyms)]
+
+    things = [describe_thing(thing) for thing in scene.objects]
+    where = SETTINGS[scene.setting].phrase if scene.says_setting else ""
+    return TEMPLATES[template % len(TEMPLATES)].format(
+        pair=f"{things[0]} {relate(scene.relation, first)} {things[1]}",
+        third=f" and {things[2]} {relate(scene.third_relation, second)} them" if len(things) == 3 else "",
+        where=f" {where}" if where else "",
+        where_first=f"{where} " if where else "",
+    )

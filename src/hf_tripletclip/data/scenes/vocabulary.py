@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What scenes are made of: nouns with the icon that draws them, colours, patterns, sizes, relations, settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+MDI, FA = "mdi", "fa"  # Material Design Icons 6 (Apache-2.0) and Font Awesome 6 Free Solid (SIL OFL 1.1)
+
+
+def _icons(font: str, listed: str) -> dict[str, tuple[str, str]]:
+    """`noun` or `noun=icon-name`, separated by commas; without a name the icon is called like the noun."""
+    icons = {}
+    for entry in listed.split(","):
+        noun, _, icon = entry.strip().partition("=")
+        icons[noun] = (font, icon or noun.replace(" ", "-"))
+    return icons
+
+
+# noun -> (font, icon). The first 24 are the most recognisable, then come 24 more, then the rest.
+NOUNS: dict[str, tuple[str, str]] = {
+    **_icons(MDI, "cat, fish, bird, spider"),
+    **_icons(FA, "car=car-side, bicycle, airplane=plane, rocket"),
+    **_icons(MDI, "pine tree, palm tree"),
+    **_icons(FA, "apple=apple-whole, mug=mug-hot, chair"),
+    **_icons(MDI, "house=home, guitar=guitar-acoustic, key, umbrella, anchor"),
+    **_icons(FA, "crown, shirt, star, moon, heart, scissors"),
+    # 48
+    **_icons(MDI, "rabbit, elephant, duck, owl, snail, butterfly, fire truck, helicopter, sailboat=sail-boat, cactus"),
+    **_icons(MDI, "flower, mushroom, leaf, carrot, pizza, ice cream, bottle=bottle-soda-classic, lamp, tent, bell"),
+    **_icons(MDI, "hammer, lightbulb, skull, snowflake"),
+    # all
+    **_icons(FA, "dog, horse, crow, dove, frog, hippo, otter, cow, dragon, shrimp, worm, mosquito, locust, bug, kiwi bird"),
+    **_icons(FA, "feather, bone, egg, cheese, hotdog, burger, cookie, candy cane, lemon, bread=bread-slice, bacon"),
+    **_icons(FA, "wine bottle, wine glass, jar, spoon, blender, couch, bed, bath, toilet, sink, faucet, shower, fan"),
+    **_icons(FA, "rug, stairs, igloo, church, mosque, hospital=hospital, school, store, warehouse, volcano, mountain"),
+    **_icons(FA, "bus=bus-simple, taxi, truck, tractor, motorcycle, train, tram=train-tram, ship, ferry, caravan"),
+    **_icons(FA, "wheelchair, baby carriage, sleigh, snowplow, parachute=parachute-box, satellite, robot, ghost"),
+    **_icons(FA, "snowman, gift, ring, gem, glasses, mitten, socks, vest, briefcase, suitcase, wallet, ticket"),
+    **_icons(FA, "book, pen, pencil, paintbrush, palette, ruler=ruler-horizontal, stapler, paperclip, eraser, broom"),
+    **_icons(FA, "bucket, trowel, screwdriver, wrench, magnet, axe=gavel, plug, toolbox, ladder=water-ladder, lock"),
+    **_icons(FA, "compass, camera=camera-retro, binoculars, microscope, stethoscope, syringe, thermometer, pills"),
+    **_icons(FA, "phone, laptop, printer=print, keyboard, television=tv, radio, calculator, clock, hourglass, stopwatch"),
+    **_icons(FA, "drum, trophy, medal, football, basketball, volleyball, baseball, dumbbell, bomb, shield, cannon=gun"),
+    **_icons(FA, "flag, candle=cake-candles, fire, sun, cloud, rainbow, tornado, tooth, brain, hand, eye, cube, dice"),
+    **_icons(MDI, "bee, cow=cow, dolphin, donkey, jellyfish, kangaroo, koala, ladybug, panda, penguin, pig, shark, sheep"),
+    **_icons(MDI, "snake, tortoise, turkey, turtle, unicorn, corn, peanut, pumpkin, pretzel, popcorn, cupcake, taco"),
+    **_icons(MDI, "croissant=food-croissant, pear=fruit-pear, pineapple=fruit-pineapple, watermelon=fruit-watermelon"),
+    **_icons(MDI, "cherries=fruit-cherries, grapes=fruit-grapes, teddy bear, kite, balloon, barrel, bed=bed, bridge"),
+    **_icons(MDI, "castle, lighthouse, windmill=wind-turbine, submarine, scooter, skateboard, saxophone, trumpet, violin"),
+    **_icons(MDI, "piano, typewriter, telescope, sunglasses, necklace, saw=hand-saw, shovel, rake, pitchfork, bowl"),
+    **_icons(MDI, "kettle, toaster, fridge, dresser, wardrobe, mirror, chandelier, mailbox, sword, pirate, ufo, sofa"),
+}
+
+# Nouns that come in pairs: "a pair of red scissors".
+PAIRS = frozenset({"scissors", "glasses", "sunglasses", "socks", "binoculars", "cherries", "grapes", "pills"})
+
+# colour -> RGB of the fill
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 0),
+    "yellow": (250, 218, 40),
+    "green": (34, 139, 52),
+    "blue": (30, 85, 220),
+    "purple": (128, 40, 170),
+    "pink": (255, 130, 190),
+    "brown": (121, 70, 28),
+    "black": (28, 28, 30),
+    "white": (250, 250, 250),
+    "gray": (128, 132, 138),
+}
+
+PLAIN = "plain"  # the pattern that captions do not mention
+PATTERNS = ("striped", "dotted", "checkered")
+SIZES = ("small", "large")
+
+# relation -> its synonyms; each takes the other object after it
+RELATIONS: dict[str, tuple[str, ...]] = {
+    "left": ("to the left of", "on the left of", "left of"),
+    "right": ("to the right of", "on the right of", "right of"),
+    "above": ("above", "over", "directly above"),
+    "below": ("below", "under", "underneath"),
+}
+HORIZONTAL, VERTICAL = ("left", "right"), ("above", "below")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A two-tone background and how captions say it."""
+
+    phrase: str
+    top: tuple[int, int, int]
+    bottom: tuple[int, int, int]
+
+
+SETTINGS: dict[str, Setting] = {
+    "beach": Setting("on the beach", (150, 205, 235), (238, 214, 165)),
+    "snow": Setting("in the snow", (190, 205, 220), (236, 241, 246)),
+    "meadow": Setting("in a meadow", (176, 220, 245), (134, 190, 100)),
+    "night": Setting("at night", (22, 28, 66), (44, 52, 92)),
+    "sunset": Setting("at sunset", (250, 170, 110), (178, 92, 108)),
+    "desert": Setting("in the desert", (246, 226, 180), (216, 168, 104)),
+    "sea": Setting("at sea", (196, 224, 238), (44, 120, 165)),
+    "room": Setting("in a room", (222, 205, 226), (160, 128, 104)),
+}
+
+Nouns = int | Literal["all"]
+
+
+def choose_nouns(nouns: Nouns) -> tuple[str, ...]:
+    """
+    The nouns of a concept space.
+
+    Args:
+        nouns (`int` or `"all"`): How many, from the most recognisable on.
+
+    Raises:
+        ValueError: It is less than 4, more than there are, or another word.
+    """
+    if nouns == "all":
+        return tuple(NOUNS)
+    if not isinstance(nouns, int) or not 4 <= nouns <= len(NOUNS):
+        raise ValueError(f"`nouns` is {nouns!r}; give 4 to {len(NOUNS)}, or 'all'.")
+    return tuple(NOUNS)[:nouns]
