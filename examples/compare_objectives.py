@@ -30,7 +30,6 @@ from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation.plots import plot_comparison, require_plots
 from hf_tripletclip.objectives import available_objectives
 
-
 PRETRAIN = Path(__file__).with_name("pretrain.py")
 COLUMNS = {
     **{f"accuracy_{kind}": kind for kind in NEGATIVE_TYPES},

@@ -18,7 +18,6 @@ from pathlib import Path
 from hf_tripletclip.cli import run_reporting_errors
 from hf_tripletclip.training.pretraining import main
 
-
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "scenes_cpu.yaml"
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import torch
 
 from hf_tripletclip import TripletCLIPConfig
 
-
 EOS = 98
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from hf_tripletclip.lazy import lazy_exports
 from hf_tripletclip.version import __version__
 
-
 # The one table of public names: name -> module that defines it.
 _PUBLIC = {
     "TripletCLIPConfig": "configuration",

@@ -19,7 +19,6 @@ from transformers.utils.generic import can_return_tuple
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.objectives import Embeddings, get_objective
 
-
 if TYPE_CHECKING:
     from hf_tripletclip.objectives import Objective
 

@@ -9,7 +9,6 @@ import torch
 from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
 from hf_tripletclip.objectives.docs import terms_table, with_table
 
-
 ROLES = ("image", "text", "negative_image", "negative_text")
 
 

@@ -53,7 +53,8 @@ def test_default_config_is_used_only_without_a_named_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "meaning"), [([], None), (["--resume_from_checkpoint"], "true"), (["--resume_from_checkpoint", "D"], "D")]
+    ("flags", "meaning"),
+    [([], None), (["--resume_from_checkpoint"], "true"), (["--resume_from_checkpoint", "D"], "D")],
 )
 def test_resume_flag_needs_no_value(tmp_path, flags, meaning):
     training = parse_arguments([*flags, "--output_dir", str(tmp_path)])[2]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hf_tripletclip.lazy import lazy_exports
 
-
 if TYPE_CHECKING:
     from hf_tripletclip.checkpoints.convert import convert
     from hf_tripletclip.checkpoints.processor import load_processor

@@ -25,7 +25,6 @@ from transformers.utils import cached_file, logging
 
 from hf_tripletclip.configuration import TripletCLIPConfig
 
-
 logger = logging.get_logger(__name__)
 
 # All are ViT-B/32 in float32.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hf_tripletclip.lazy import lazy_exports
 
-
 if TYPE_CHECKING:
     from hf_tripletclip.data.broken import BrokenRows
     from hf_tripletclip.data.collator import TripletCollator

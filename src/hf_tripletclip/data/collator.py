@@ -131,6 +131,10 @@ class TripletCollator:
             raise ValueError(f"TripletCollator collates {', '.join(COLUMNS)}; it knows no {', '.join(unknown)}.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        return self.collate(rows)[0]
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[Mapping[str, Any]]]:
+        """The batch, and the rows that are in it: those that are not broken."""
         if missing := [name for name in self.columns if name not in rows[0]]:
             hint = " They are tensors already: use transformers' `default_data_collator`."
             raise ValueError(
@@ -138,6 +142,7 @@ class TripletCollator:
                 + (hint if "pixel_values" in rows[0] else "")
             )
         usable: list[dict[str, Any]] = []
+        kept: list[Mapping[str, Any]] = []
         reasons: list[str] = []
         kinds: list[int] = []
         for row in rows:
@@ -147,6 +152,7 @@ class TripletCollator:
                 reasons.append(f"{_key(row)}: {error}")
                 self.broken_rows.add(_key(row), str(error))
             else:
+                kept.append(row)
                 kind = row.get(NEGATIVE_TYPE)
                 kinds.append(NEGATIVE_TYPES.index(kind) if kind in NEGATIVE_TYPES else -1)
         if not usable:
@@ -157,7 +163,7 @@ class TripletCollator:
         batch = {**self._images(usable), **self._captions(usable)}
         if NEGATIVE_TYPE in rows[0]:
             batch[NEGATIVE_TYPE] = torch.tensor(kinds)
-        return batch
+        return batch, kept
 
     def _decode(self, row: Mapping[str, Any], name: str) -> Any:
         try:

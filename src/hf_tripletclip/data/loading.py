@@ -23,7 +23,6 @@ from datasets.exceptions import DatasetNotFoundError
 
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, IMAGE_COLUMNS
 
-
 AnyDataset = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 
 

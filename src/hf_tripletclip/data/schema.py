@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 IMAGE = "image"  # the image
 CAPTION = "caption"  # its caption
 NEG_IMAGE = "neg_image"  # the hard negative image: like the image, and the caption is false of it

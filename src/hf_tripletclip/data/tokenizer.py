@@ -12,7 +12,6 @@ from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import is_torchvision_available
 
-
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 

@@ -14,7 +14,6 @@ from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from hf_tripletclip.objectives.negclip_image import NegCLIPImageObjective
 from hf_tripletclip.objectives.tripletclip import TripletCLIPObjective
 
-
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
     for objective in (

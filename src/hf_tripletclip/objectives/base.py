@@ -10,7 +10,6 @@ import torch
 
 from hf_tripletclip.objectives.infonce import gather_rows, info_nce, world_size
 
-
 # Role of an embedding -> the dataset column and the model input that it comes from.
 COLUMNS = {"image": "image", "text": "caption", "negative_image": "neg_image", "negative_text": "neg_caption"}
 MODEL_INPUTS = {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from hf_tripletclip.objectives import OBJECTIVES
 
-
 SYMBOLS = {"image": "v", "text": "t", "negative_image": "v'", "negative_text": "t'"}
 BEGIN, END = "<!-- terms:begin -->", "<!-- terms:end -->"
 

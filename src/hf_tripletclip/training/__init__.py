@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hf_tripletclip.lazy import lazy_exports
 
-
 if TYPE_CHECKING:
     from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
     from hf_tripletclip.training.checkpointing import last_complete_checkpoint

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
-
 COMPLETE_MARKER = "checkpoint_complete.json"
 
 

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
 from hf_tripletclip.objectives import Embeddings
 
-
 Batch = dict[str, Any]
 
 # Role of an embedding in an objective -> field of `TripletCLIPOutput`.

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole pretraining run: data, model, training, evaluation before and after, and all that it leaves in its folder."""
+"""A whole pretraining run: data, model, training, evaluation before and after, and what it leaves in its folder."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import CLIPProcessor, set_seed
+from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
@@ -26,7 +24,6 @@ from hf_tripletclip.training.checkpointing import resolve_checkpoint
 from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
-
 
 logger = logging.get_logger(__name__)
 
@@ -111,6 +108,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
                 after=after,
                 test=test,
                 train_seconds=seconds,
+                base_model=model_args.model_name_or_path,
             )
         )
         _report(before, after, args, trainer)
@@ -118,7 +116,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     return metrics
 
 
-def load_splits(data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str]) -> dict[str, Any]:
+def load_splits(
+    data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str]
+) -> dict[str, Any]:
     """
     The splits `train`, `validation` and `test`, those that exist, limited to the rows asked for.
 
@@ -128,7 +128,7 @@ def load_splits(data_args: DataArguments, model_args: ModelArguments, required_c
     """
     name = data_args.dataset_name_or_path
     if name == "scenes":
-        nouns: Any = data_args.scenes_nouns
+        nouns = str(data_args.scenes_nouns)  # YAML reads a number
         options: dict[str, Any] = {"nouns": int(nouns) if nouns.isdigit() else nouns, "seed": data_args.scenes_seed}
         if (size := ((model_args.model_config or {}).get("vision_config") or {}).get("image_size")) is not None:
             options["image_size"] = size
@@ -160,7 +160,7 @@ def load_splits(data_args: DataArguments, model_args: ModelArguments, required_c
 
 
 def make_processor(model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any]) -> CLIPProcessor:
-    """The processor that was asked for, the starting checkpoint's, or on `scenes` one with a tokenizer trained on it."""
+    """The processor asked for, the starting checkpoint's, or on `scenes` one whose tokenizer is trained on it."""
     source = model_args.processor_name_or_path or model_args.model_name_or_path
     if source is not None:
         return load_processor(source)
@@ -203,10 +203,9 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
         **(settings.pop("text_config", None) or {}),
     }
     vision = settings.pop("vision_config", None) or {}
-    known = {"": TripletCLIPConfig, "text_config": TripletCLIPConfig.sub_configs_defaults["text_config"]}
-    known["vision_config"] = TripletCLIPConfig.sub_configs_defaults["vision_config"]
-    for part, fields in (("", settings), ("text_config", text), ("vision_config", vision)):
-        allowed = known[part]()
+    parts = (("", TripletCLIPConfig, settings), ("text_config", CLIPTextConfig, text))
+    for part, config_class, fields in (*parts, ("vision_config", CLIPVisionConfig, vision)):
+        allowed = config_class()
         if unknown := [name for name in fields if not hasattr(allowed, name)]:
             raise ValueError(f"`model_config` has unknown fields {unknown}{f' in {part!r}' if part else ''}.")
     if "projection_dim" in settings:

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import EvalPrediction, Trainer, default_data_collator
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator, check_columns
+from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPES
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.modeling import TripletCLIPModel
@@ -27,8 +29,8 @@ from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
 from hf_tripletclip.training.checkpointing import mark_complete, unmark
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward
 
-
 logger = logging.get_logger(__name__)
+
 
 class TripletCLIPTrainer(Trainer):
     r"""
@@ -91,6 +93,8 @@ class TripletCLIPTrainer(Trainer):
                 data_collator = default_data_collator
             else:
                 data_collator = TripletCollator(processing_class, columns=core.objective.columns)
+        if isinstance(data_collator, TripletCollator):  # it decodes the images itself, and reports broken ones
+            train_dataset, eval_dataset = _undecoded(train_dataset), _undecoded(eval_dataset)
 
         super().__init__(
             model=model,
@@ -321,6 +325,12 @@ def _columns(dataset: Any) -> list[str] | None:
     if dataset is None or not has_length(dataset) or len(dataset) == 0:
         return None
     return list(dataset[0])
+
+
+def _undecoded(dataset: Any) -> Any:
+    if isinstance(dataset, dict):
+        return {name: _undecoded(part) for name, part in dataset.items()}
+    return undecoded(dataset) if isinstance(dataset, (Dataset, IterableDataset)) else dataset
 
 
 def _is_preprocessed(dataset: Any) -> bool:

@@ -30,7 +30,6 @@ from hf_tripletclip.data.schema import (
     SOURCE,
 )
 
-
 VERSION = "1.0.0"  # raise it whenever the same seed gives other rows
 SPLITS = ("train", "validation", "test")
 ROWS_PER_SHARD = 500
@@ -112,9 +111,7 @@ class Scenes(datasets.GeneratorBasedBuilder):
                 name=split,
                 gen_kwargs={
                     "split": split,
-                    "shards": [
-                        (start, min(start + ROWS_PER_SHARD, rows)) for start in range(0, rows, ROWS_PER_SHARD)
-                    ],
+                    "shards": [(start, min(start + ROWS_PER_SHARD, rows)) for start in range(0, rows, ROWS_PER_SHARD)],
                 },
             )
             for split, rows in self.config.sizes.items()
@@ -206,9 +203,7 @@ def load_scenes(
     builder.download_and_prepare(
         file_format="parquet", num_proc=workers if workers > 1 else None, verification_mode="no_checks"
     )
-    files = {
-        name: sorted(str(path) for path in Path(builder.cache_dir).glob(f"*-{name}*.parquet")) for name in sizes
-    }
+    files = {name: sorted(str(path) for path in Path(builder.cache_dir).glob(f"*-{name}*.parquet")) for name in sizes}
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()  # the bar of making the rows was enough
     try:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from hf_tripletclip.data.scenes.scene import Scene, Thing
 from hf_tripletclip.data.scenes.vocabulary import PAIRS, PLAIN, RELATIONS, SETTINGS
 
-
 # {pair}: "a red cat above a blue dog"; {third}: " and a green bird below them"; {where}: " on the beach"
 TEMPLATES = (
     "{pair}{third}{where}",

@@ -14,7 +14,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from hf_tripletclip.data.scenes.scene import Scene
 from hf_tripletclip.data.scenes.vocabulary import COLOURS, FA, MDI, NOUNS, PLAIN, SETTINGS
 
-
 OVERSAMPLING = 2  # on top of the glyphs' own antialiasing
 FONT_FILES = {MDI: "materialdesignicons6-webfont", FA: "fontawesome6-solid-webfont"}
 # One outline colour for all, for one that depended on the fill would tell the colour twice.
@@ -37,7 +36,7 @@ def require_fonts() -> None:
     _font_folder()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _charmap(font: str) -> dict[str, str]:
     (path,) = _font_folder().glob(f"{FONT_FILES[font]}-charmap-*.json")
     return json.loads(path.read_text())

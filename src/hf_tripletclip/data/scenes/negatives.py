@@ -14,7 +14,6 @@ from dataclasses import replace
 from hf_tripletclip.data.scenes.scene import Scene, Thing, pick, sample_thing
 from hf_tripletclip.data.scenes.vocabulary import COLOURS, PATTERNS, PLAIN, RELATIONS, SIZES
 
-
 Change = Callable[[random.Random, Scene, Sequence[str]], Scene]
 
 
@@ -70,9 +69,7 @@ def add_obj(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
     """Adds a third object to a scene of two."""
     absent = [noun for noun in nouns if all(noun != thing.noun for thing in scene.objects)]
     colours = [colour for colour in COLOURS if all(colour != thing.colour for thing in scene.objects)]
-    return replace(
-        scene, objects=(*scene.objects, sample_thing(rng, absent, colours, scene.objects[0].says_size))
-    )
+    return replace(scene, objects=(*scene.objects, sample_thing(rng, absent, colours, scene.objects[0].says_size)))
 
 
 def add_att(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:

@@ -20,7 +20,6 @@ from hf_tripletclip.data.scenes.vocabulary import (
     VERTICAL,
 )
 
-
 T = TypeVar("T")
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
 MDI, FA = "mdi", "fa"  # Material Design Icons 6 (Apache-2.0) and Font Awesome 6 Free Solid (SIL OFL 1.1)
 
 
@@ -32,7 +31,9 @@ NOUNS: dict[str, tuple[str, str]] = {
     **_icons(MDI, "flower, mushroom, leaf, carrot, pizza, ice cream, bottle=bottle-soda-classic, lamp, tent, bell"),
     **_icons(MDI, "hammer, lightbulb, skull, snowflake"),
     # all
-    **_icons(FA, "dog, horse, crow, dove, frog, hippo, otter, cow, dragon, shrimp, worm, mosquito, locust, bug, kiwi bird"),
+    **_icons(
+        FA, "dog, horse, crow, dove, frog, hippo, otter, cow, dragon, shrimp, worm, mosquito, locust, bug, kiwi bird"
+    ),
     **_icons(FA, "feather, bone, egg, cheese, hotdog, burger, cookie, candy cane, lemon, bread=bread-slice, bacon"),
     **_icons(FA, "wine bottle, wine glass, jar, spoon, blender, couch, bed, bath, toilet, sink, faucet, shower, fan"),
     **_icons(FA, "rug, stairs, igloo, church, mosque, hospital=hospital, school, store, warehouse, volcano, mountain"),
@@ -42,14 +43,22 @@ NOUNS: dict[str, tuple[str, str]] = {
     **_icons(FA, "book, pen, pencil, paintbrush, palette, ruler=ruler-horizontal, stapler, paperclip, eraser, broom"),
     **_icons(FA, "bucket, trowel, screwdriver, wrench, magnet, axe=gavel, plug, toolbox, ladder=water-ladder, lock"),
     **_icons(FA, "compass, camera=camera-retro, binoculars, microscope, stethoscope, syringe, thermometer, pills"),
-    **_icons(FA, "phone, laptop, printer=print, keyboard, television=tv, radio, calculator, clock, hourglass, stopwatch"),
-    **_icons(FA, "drum, trophy, medal, football, basketball, volleyball, baseball, dumbbell, bomb, shield, cannon=gun"),
+    **_icons(
+        FA, "phone, laptop, printer=print, keyboard, television=tv, radio, calculator, clock, hourglass, stopwatch"
+    ),
+    **_icons(
+        FA, "drum, trophy, medal, football, basketball, volleyball, baseball, dumbbell, bomb, shield, cannon=gun"
+    ),
     **_icons(FA, "flag, candle=cake-candles, fire, sun, cloud, rainbow, tornado, tooth, brain, hand, eye, cube, dice"),
-    **_icons(MDI, "bee, cow=cow, dolphin, donkey, jellyfish, kangaroo, koala, ladybug, panda, penguin, pig, shark, sheep"),
+    **_icons(
+        MDI, "bee, cow=cow, dolphin, donkey, jellyfish, kangaroo, koala, ladybug, panda, penguin, pig, shark, sheep"
+    ),
     **_icons(MDI, "snake, tortoise, turkey, turtle, unicorn, corn, peanut, pumpkin, pretzel, popcorn, cupcake, taco"),
     **_icons(MDI, "croissant=food-croissant, pear=fruit-pear, pineapple=fruit-pineapple, watermelon=fruit-watermelon"),
     **_icons(MDI, "cherries=fruit-cherries, grapes=fruit-grapes, teddy bear, kite, balloon, barrel, bed=bed, bridge"),
-    **_icons(MDI, "castle, lighthouse, windmill=wind-turbine, submarine, scooter, skateboard, saxophone, trumpet, violin"),
+    **_icons(
+        MDI, "castle, lighthouse, windmill=wind-turbine, submarine, scooter, skateboard, saxophone, trumpet, violin"
+    ),
     **_icons(MDI, "piano, typewriter, telescope, sunglasses, necklace, saw=hand-saw, shovel, rake, pitchfork, bowl"),
     **_icons(MDI, "kettle, toaster, fridge, dresser, wardrobe, mirror, chandelier, mailbox, sword, pirate, ufo, sofa"),
 }

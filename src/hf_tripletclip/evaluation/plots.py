@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plots of a training run and of a comparison, as PNG files."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
+from hf_tripletclip.evaluation.result import EvaluationResult
+
+# Okabe and Ito's palette, which colour-blind readers tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
+
+
+def require_plots() -> None:
+    """Raise `ImportError`, with what to install, where matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('the plots need matplotlib: pip install "hf_tripletclip[plots]"')
+
+
+def _figure(width: float, height: float) -> Any:
+    require_plots()
+    from matplotlib.figure import Figure  # without pyplot there is no global state and no display
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def plot_loss_curve(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """
+    The losses over the steps and, beside them, the scores on the validation split.
+
+    Args:
+        log_history (`Sequence[Mapping[str, Any]]`): A trainer's `state.log_history`.
+        path (`str` or `os.PathLike`): The PNG file to write.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+
+    def series(name: str) -> tuple[list[float], list[float]]:
+        entries = [entry for entry in log_history if name in entry]
+        return [entry["step"] for entry in entries], [entry[name] for entry in entries]
+
+    scores = {name: series(f"eval_{name}") for name in ("accuracy", "text_score", "image_score", "group_score")}
+    scores = {name: values for name, values in scores.items() if values[0]}
+    figure = _figure(10 if scores else 5.5, 3.8)
+    axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
+    axes[0].plot(*series("loss"), color=PALETTE[0], label="training")
+    if series("eval_loss")[0]:
+        axes[0].plot(*series("eval_loss"), color=PALETTE[1], marker="o", label="validation (its own batch size)")
+        axes[0].legend(frameon=False)
+    axes[0].set(xlabel="step", ylabel="loss", title="Loss")
+    for (name, values), colour in zip(scores.items(), PALETTE, strict=False):
+        axes[1].plot(*values, color=colour, marker="o", label=name.replace("_", " "))
+    if scores:
+        axes[1].set(xlabel="step", ylim=(0, 1), title="Validation scores")
+        axes[1].legend(frameon=False)
+    for panel in axes:
+        _tidy(panel)
+    figure.savefig(path, dpi=150)
+
+
+def plot_evaluation(before: EvaluationResult, after: EvaluationResult, path: str | os.PathLike[str]) -> None:
+    """
+    Bars of the main metrics before and after training, with chance as a line across each.
+
+    Args:
+        before, after ([`EvaluationResult`]): The two evaluations.
+        path (`str` or `os.PathLike`): The PNG file to write.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    names = [f"accuracy_{kind}" for kind in NEGATIVE_TYPES] + ["accuracy", "text_score", "image_score", "group_score"]
+    names += ["image_to_text_recall@1", "text_to_image_recall@1"]
+    names = [name for name in names if name in before.metrics and name in after.metrics]
+    figure = _figure(max(6.0, 0.85 * len(names) + 1.5), 4.2)
+    axes = figure.subplots()
+    for offset, (label, result) in zip((-0.2, 0.2), (("before", before), ("after", after)), strict=True):
+        colour = PALETTE[6] if label == "before" else PALETTE[0]
+        places = [place + offset for place in range(len(names))]
+        axes.bar(places, [result.metrics[name] for name in names], width=0.4, color=colour, label=label)
+    for place, name in enumerate(names):
+        if name in after.chance:
+            axes.hlines(
+                after.chance[name], place - 0.42, place + 0.42, color=PALETTE[1], label=None if place else "chance"
+            )
+    labels = [name.removeprefix("accuracy_").replace("_recall", "\nrecall").replace("_to_", " to ") for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=40, ha="right")
+    axes.set(
+        ylim=(0, 1), ylabel="fraction right", title=f"Evaluation on {after.counts.get('rows', '?')} test triplets"
+    )
+    axes.legend(frameon=False, ncols=3)
+    _tidy(axes)
+    figure.savefig(path, dpi=150)
+
+
+def plot_comparison(rows: Mapping[str, Mapping[str, tuple[float, float]]], path: str | os.PathLike[str]) -> None:
+    """
+    Bars of several trained models side by side.
+
+    Args:
+        rows (`Mapping[str, Mapping[str, tuple[float, float]]]`): label -> metric -> (mean, standard deviation).
+        path (`str` or `os.PathLike`): The PNG file to write.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
+    figure = _figure(max(7.0, 0.95 * len(names) + 1.5), 4.4)
+    axes = figure.subplots()
+    width = 0.85 / max(1, len(rows))
+    for index, (label, metrics) in enumerate(rows.items()):
+        places = [place - 0.425 + width * (index + 0.5) for place in range(len(names))]
+        values = [metrics.get(name, (float("nan"), 0.0)) for name in names]
+        axes.bar(
+            places,
+            [mean for mean, _ in values],
+            width,
+            yerr=[deviation for _, deviation in values],
+            error_kw={"elinewidth": 1, "ecolor": "#444444"},
+            color=PALETTE[index % len(PALETTE)],
+            label=label,
+        )
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    axes.set(ylim=(0, 1), ylabel="fraction right", title="Mean and standard deviation over seeds")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=len(rows), loc="outside lower center")
+    _tidy(axes)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_tripletclip.evaluation.result import EvaluationResult, table_rows
+
+CITATION = """@inproceedings{patel2024tripletclip,
+  title = {TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives},
+  author = {Patel, Maitreya and Kusumba, Abhiram and Cheng, Sheng and Kim, Changhoon and Gokhale, Tejas and
+            Baral, Chitta and Yang, Yezhou},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2411.02545}
+}"""
+
+LIMITS = {
+    "scenes": "It was trained and evaluated on `scenes`, drawings of icons made by a program. Its numbers say nothing "
+    "about photographs, and it knows only the few words of those captions.",
+}
+DEFAULT_LIMITS = "Evaluate it on your own data before you rely on it; see the evaluation for what it was measured on."
+
+
+def create_model_card(
+    *,
+    name: str,
+    dataset: str,
+    objective: str,
+    objective_text: str,
+    hyperparameters: Mapping[str, Any],
+    before: EvaluationResult | None = None,
+    after: EvaluationResult | None = None,
+    base_model: str | None = None,
+    training_time: str | None = None,
+    plots: Mapping[str, str] | None = None,
+) -> ModelCard:
+    """
+    Write the model card of a trained model. Only what is given here gets into it.
+
+    Args:
+        name (`str`): Name of the model.
+        dataset (`str`): What it was trained on: a Hub id or another name.
+        objective (`str`): Name of the objective.
+        objective_text (`str`): Its terms, as Markdown.
+        hyperparameters (`Mapping[str, Any]`): Name -> value.
+        before, after ([`EvaluationResult`], *optional*): The evaluation before and after training.
+        base_model (`str`, *optional*): What training started from; random weights by default.
+        training_time (`str`, *optional*): How long, on what.
+        plots (`Mapping[str, str]`, *optional*): Caption -> file beside the card.
+
+    Returns:
+        `ModelCard`, with the metadata that the Hub understands.
+    """
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "tripletclip", "compositionality", "hard-negatives"],
+        base_model=base_model,
+        # Only ids of the Hub belong into the metadata.
+        datasets=[dataset] if dataset.count("/") == 1 else None,
+        model_name=name,
+        eval_results=_eval_results(dataset, after),
+    )
+    sections = [
+        f"# {name}",
+        f"A CLIP model trained with the objective `{objective}` on `{dataset}`, from "
+        f"{f'`{base_model}`' if base_model else 'random weights'}.",
+        "## Use",
+        '```python\nfrom transformers import pipeline\n\nclassifier = pipeline("zero-shot-image-classification", '
+        f'model="{name}")\nclassifier("image.png", candidate_labels=["a red cat above a blue fish", "a blue cat above '
+        'a red fish"], hypothesis_template="{}")\n```',
+        "It is a standard `CLIPModel`. To train it further on hard negatives open it with "
+        "[hf_tripletclip](https://pypi.org/project/hf_tripletclip):",
+        "```python\nfrom hf_tripletclip import TripletCLIPModel, load_processor\n\n"
+        f'model = TripletCLIPModel.from_pretrained("{name}")\nprocessor = load_processor("{name}")\n```',
+        "## Training",
+        f"Objective: {objective_text}",
+        *([f"Time: {training_time}."] if training_time else []),
+        "| hyperparameter | value |\n| --- | --- |\n"
+        + "\n".join(f"| {key} | {value} |" for key, value in hyperparameters.items()),
+        "## Evaluation",
+        _evaluation(before, after),
+        *(f"![{caption}]({file})" for caption, file in (plots or {}).items()),
+        "## Limits",
+        LIMITS.get(dataset, DEFAULT_LIMITS),
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _eval_results(dataset: str, after: EvaluationResult | None) -> list[EvalResult] | None:
+    if after is None:
+        return None
+    return [
+        EvalResult(
+            task_type="zero-shot-image-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=name,
+            metric_value=round(after.metrics[name], 4),
+        )
+        for name in ("accuracy", "text_score", "image_score", "group_score")
+        if name in after.metrics
+    ]
+
+
+def _evaluation(before: EvaluationResult | None, after: EvaluationResult | None) -> str:
+    if after is None:
+        return "It was not evaluated."
+    rows = table_rows(before or after, after)
+    lines = [
+        f"{after.counts.get('rows')} triplets. Cosines in float32; strictly greater wins, a tie is wrong.",
+        "",
+        "| metric | before | after | chance |" if before else "| metric | value | chance |",
+        "| --- | --- | --- | --- |" if before else "| --- | --- | --- |",
+    ]
+    for name, old, new, chance in rows:
+        values = [f"{old:.3f}"] * bool(before) + [f"{new:.3f}", "" if chance is None else f"{chance:.3f}"]
+        lines.append(f"| {name} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
