@@ -78,7 +78,7 @@ class TripletCLIPModel(CLIPModel):
     config: TripletCLIPConfig
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *model_args: Any,
@@ -151,7 +151,7 @@ class TripletCLIPModel(CLIPModel):
         self.config.objective_kwargs = kwargs or None
 
     @can_return_tuple
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[misc]
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
@@ -180,8 +180,8 @@ class TripletCLIPModel(CLIPModel):
                 Positions of the tokens.
             negative_input_ids (`torch.LongTensor` of shape `(negatives, negative_sequence_length)`, *optional*):
                 Token ids of the hard negative captions. Their length may differ from the captions'.
-            negative_pixel_values (`torch.FloatTensor` of shape `(negatives, num_channels, height, width)`, *optional*):
-                The hard negative images, of the same size as the images.
+            negative_pixel_values (`torch.FloatTensor` of shape `(negatives, num_channels, height, width)`):
+                *Optional*, the hard negative images, of the same size as the images.
             negative_attention_mask, negative_position_ids (*optional*):
                 As `attention_mask` and `position_ids`, of the hard negative captions.
             return_loss (`bool`, *optional*):
@@ -288,7 +288,7 @@ TextInputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None
 
 
 def _concatenate_captions(positive: TextInputs, negative: TextInputs) -> dict[str, torch.Tensor | None]:
-    """Join (input_ids, attention_mask, position_ids) of positives and negatives, right-padded to the longer of both."""
+    """Join (input_ids, attention_mask, position_ids) of positives and negatives, right-padded to the longer."""
     names = ("input_ids", "attention_mask", "position_ids")
     if negative[0] is None:
         return dict(zip(names, positive, strict=True))

@@ -35,7 +35,8 @@ def run_cached(model: TripletCLIPModel, batch: dict, mini_batch_size: int, **kwa
 @pytest.mark.parametrize("mini_batch_size", [1, 3, 7, 100])
 def test_loss_and_gradients_are_those_of_the_whole_batch(name, mini_batch_size):
     batch = {**positives(7), **negatives(7)}
-    model = make_model()
+    batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+    model = make_model().double()
     model.set_objective(name)
     reference = copy.deepcopy(model)
     expected = reference(**batch, return_loss=True)
@@ -45,7 +46,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(name, mini_batch_size):
     torch.testing.assert_close(loss, expected.loss.detach())
     assert parts.keys() == expected.loss_parts.keys()
     for (parameter_name, parameter), other in zip(model.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6, msg=parameter_name)
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-6, atol=1e-9, msg=parameter_name)
 
 
 def test_several_negatives_per_row_stay_with_their_row():

@@ -8,9 +8,11 @@ from hf_tripletclip.training.script_arguments import parse_arguments
 
 def test_flags_by_their_own_names(tmp_path):
     model, data, training = parse_arguments(
-        ["--output_dir", str(tmp_path), "--max_steps", "7", "--per_device_train_batch_size", "3", "--seed", "5"]
-        + ["--objective", "negclip", "--objective_kwargs", '{"chunk_size": 32}', "--mini_batch_size", "2"]
-        + ["--model_config", '{"projection_dim": 8}', "--columns", '{"image": "img"}', "--scenes_nouns", "all"]
+        [
+            *("--output_dir", str(tmp_path), "--max_steps", "7", "--per_device_train_batch_size", "3", "--seed", "5"),
+            *("--objective", "negclip", "--objective_kwargs", '{"chunk_size": 32}', "--mini_batch_size", "2"),
+            *("--model_config", '{"projection_dim": 8}', "--columns", '{"image": "img"}', "--scenes_nouns", "all"),
+        ]
     )
     assert (training.max_steps, training.per_device_train_batch_size, training.seed) == (7, 3, 5)
     assert (training.objective, training.objective_kwargs, training.mini_batch_size) == (

@@ -94,10 +94,10 @@ class TripletCollator:
     r"""
     Collates raw rows into a batch for [`~hf_tripletclip.TripletCLIPModel`].
 
-    Rows hold images as PIL, bytes, `{"bytes", "path"}`, paths or arrays and captions as `str` or UTF-8 `bytes`. Each is
-    decoded once, on its way through the processor. A row that cannot be used (an unreadable, truncated or dangerously
-    large image; a missing, empty or undecodable caption) is left out of the batch and reported; a caption longer than
-    `max_length` is cut and reported.
+    Rows hold images as PIL, bytes, `{"bytes", "path"}`, paths or arrays and captions as `str` or UTF-8 `bytes`. Each
+    is decoded once, on its way through the processor. A row that cannot be used (an unreadable, truncated or
+    dangerously large image; a missing, empty or undecodable caption) is left out of the batch and reported; a caption
+    longer than `max_length` is cut and reported.
 
     Args:
         processor ([`~transformers.CLIPProcessor`]): Image processor and tokenizer.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import (
     Dataset,
@@ -23,7 +23,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, IMAGE_COLUMNS
 
-AnyDataset = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
+AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 
 
 def load_tripletdata(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPProcessor, CLIPTokenizer
@@ -53,15 +54,8 @@ def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, voca
     # As in CLIP's own vocabulary: letters, letters that end a word, merges, and the special tokens last.
     for token in [*base, *sorted(learned, key=learned.__getitem__), START, END]:
         vocabulary.setdefault(token, len(vocabulary))
-    merges = [tuple(pair) for pair in _merges(trained)]
+    merges: Any = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=model_max_length)
-
-
-def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    return [
-        tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" "))
-        for merge in json.loads(tokenizer.to_str())["model"]["merges"]
-    ]
 
 
 def build_processor(captions: Iterable[str], *, image_size: int, model_max_length: int = 77) -> CLIPProcessor:

@@ -276,14 +276,14 @@ def evaluate_triplets(
     )
     names = dataset.column_names
     kinds = [dataset["negative_type"][row] for row in rows] if "negative_type" in names else None
-    metrics = triplet_metrics(*given, kinds)  # type: ignore[arg-type]
+    metrics = triplet_metrics(*given, kinds)
     held_out = [dataset[HELD_OUT][row] for row in rows] if HELD_OUT in names else []
     if any(held_out):
         mask = torch.tensor(held_out)
         part = triplet_metrics(*(None if value is None else value[mask] for value in given))  # type: ignore[arg-type]
         metrics |= {f"held_out_{name}": value for name, value in part.items() if "recall" not in name}
 
-    scores = triplet_scores(*given)  # type: ignore[arg-type]
+    scores = triplet_scores(*given)
     counts = {"rows": len(rows), "broken": len(dataset) - len(rows)}
     if any(held_out):
         counts["held_out"] = sum(held_out)

@@ -8,8 +8,8 @@ from hf_tripletclip.objectives.base import Objective, Term
 
 class CLIPAllObjective(Objective):
     r"""
-    Positive and negative pairs make one CLIP batch of 2B pairs: the symmetric loss over the 2B x 2B matrix, as TROHN-Img is
-    trained (Miranda et al. 2024, "BiVLC", arXiv 2406.09952):
+    Positive and negative pairs make one CLIP batch of 2B pairs: the symmetric loss over the 2B x 2B matrix, as
+    TROHN-Img is trained (Miranda et al. 2024, "BiVLC", arXiv 2406.09952):
 
     ``1/2 [CE([v;v'] -> T ∪ T') + CE([t;t'] -> V ∪ V')]``
 

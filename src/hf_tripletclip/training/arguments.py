@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TripletCLIPTrainingArguments`: everything `TrainingArguments` has, and what contrastive training needs beside it."""
+"""`TripletCLIPTrainingArguments`: all that `TrainingArguments` has, and what contrastive training needs beside it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,16 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Let DDP search for parameters without a gradient; CLIP has none."}
     )
 
+    @property
+    def objective_arguments(self) -> dict[str, Any]:
+        """`objective_kwargs` as a dict."""
+        return self.objective_kwargs if isinstance(self.objective_kwargs, dict) else {}
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin for
+        if self.objective_kwargs is not None and not isinstance(self.objective_kwargs, dict):
+            raise ValueError(f"`objective_kwargs` is {self.objective_kwargs!r}: give a JSON object.")
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"`mini_batch_size` is {self.mini_batch_size}: give at least 1, or None to turn it off.")

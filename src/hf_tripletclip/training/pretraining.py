@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
 from transformers.utils import logging
 
@@ -51,14 +52,14 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         ValueError: An argument, the data or a checkpoint does not fit; says what to do.
     """
     model_args, data_args, args = parse_arguments(argv, default_config)
-    objective = get_objective(
-        args.objective or TripletCLIPConfig.objective,
-        **(args.objective_kwargs if isinstance(args.objective_kwargs, dict) else {}),
-    )
-    checkpoint = resolve_checkpoint(args.resume_from_checkpoint, _writable(args.output_dir))
+    logging.disable_progress_bar()  # of loading and writing weights, which takes no time here
+    objective = get_objective(args.objective or TripletCLIPConfig.objective, **args.objective_arguments)
+    output_dir = _writable(args.output_dir)
+    checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
     require_output_tools()
     _warn_about_single_process(args)
 
+    _use_all_cores(args)
     with args.main_process_first(desc="preparing the dataset"):
         splits = load_splits(data_args, model_args, required_columns=objective.columns)
     set_seed(args.seed)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     metrics: dict[str, float] = {}
     if first:
         # What was saved is what is evaluated.
-        saved = TripletCLIPModel.from_pretrained(args.output_dir)
+        saved = TripletCLIPModel.from_pretrained(output_dir)
         after = None
         if test is not None:
             after = evaluate_triplets(
@@ -99,7 +100,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
             metrics = dict(after.metrics)
         write_run_record(
             RunRecord(
-                output_dir=Path(args.output_dir),
+                output_dir=Path(output_dir),
                 config=saved.config,
                 args=args,
                 dataset=data_args.dataset_name_or_path,
@@ -130,14 +131,14 @@ def load_splits(
     if name == "scenes":
         nouns = str(data_args.scenes_nouns)  # YAML reads a number
         options: dict[str, Any] = {"nouns": int(nouns) if nouns.isdigit() else nouns, "seed": data_args.scenes_seed}
-        if (size := ((model_args.model_config or {}).get("vision_config") or {}).get("image_size")) is not None:
+        if (size := model_args.image_size) is not None:
             options["image_size"] = size
         if data_args.scenes_train_size is not None:
             options["train_size"] = data_args.scenes_train_size
         loaded = load_scenes(**options)
     else:
         loaded = load_tripletdata(
-            name, streaming=data_args.streaming, columns=data_args.columns, required_columns=required_columns
+            name, streaming=data_args.streaming, columns=data_args.renames, required_columns=required_columns
         )
     if data_args.train_split not in loaded:
         raise ValueError(
@@ -168,8 +169,7 @@ def make_processor(model_args: ModelArguments, data_args: DataArguments, splits:
         return load_processor(DEFAULT_PROCESSOR)
     train = splits["train"]
     captions = [*train[CAPTION], *train[NEG_CAPTION]]
-    vision = (model_args.model_config or {}).get("vision_config") or {}
-    return build_processor(captions, image_size=vision.get("image_size", 224))
+    return build_processor(captions, image_size=model_args.image_size or 224)
 
 
 def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletCLIPModel:
@@ -186,14 +186,15 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
         if model_args.model_config:
             raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
         model = TripletCLIPModel.from_pretrained(model_args.model_name_or_path, **kwargs)
-        if len(tokenizer) > model.config.text_config.vocab_size:
+        embedded = model.text_model.embeddings.token_embedding.num_embeddings
+        if len(tokenizer) > embedded:
             raise ValueError(
                 f"The tokenizer has {len(tokenizer)} tokens and {model_args.model_name_or_path} embeds "
-                f"{model.config.text_config.vocab_size}: name the processor that belongs to it with "
+                f"{embedded}: name the processor that belongs to it with "
                 "`--processor_name_or_path`."
             )
         return model
-    settings = dict(model_args.model_config or {})
+    settings = dict(model_args.config_fields)
     text = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": tokenizer.model_max_length,
@@ -215,8 +216,9 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
     return TripletCLIPModel._from_config(config, **kwargs)
 
 
-def _writable(output_dir: str) -> str:
+def _writable(output_dir: str | None) -> str:
     """Create the output folder now: hours of training must not end in a folder that cannot be written."""
+    assert output_dir is not None  # TrainingArguments has a default
     try:
         os.makedirs(output_dir, exist_ok=True)
         probe = Path(output_dir) / ".write_test"
@@ -225,6 +227,19 @@ def _writable(output_dir: str) -> str:
     except OSError as error:
         raise OSError(f"The output folder {output_dir!r} cannot be written: {error}") from error
     return output_dir
+
+
+def _use_all_cores(args: TripletCLIPTrainingArguments) -> None:
+    # `accelerate launch` sets OMP_NUM_THREADS to 1 where nobody has set it, which leaves a single CPU process on one
+    # core of many. TRIPLETCLIP_CPU_THREADS sets another number.
+    threads = os.environ.get("TRIPLETCLIP_CPU_THREADS")
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if threads is not None:
+        torch.set_num_threads(int(threads))
+    elif launched and args.device.type == "cpu" and args.world_size == 1:
+        torch.set_num_threads(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
 
 
 def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:

@@ -31,13 +31,23 @@ class ModelArguments:
     processor_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Directory or Hub id of the processor. Default: the starting checkpoint's; on `scenes` a tokenizer "
-            "is trained on its captions; otherwise openai/clip-vit-base-patch32."
+            "help": "Directory or Hub id of the processor. Default: the starting checkpoint's; on `scenes` one with a "
+            "tokenizer trained on its captions; otherwise openai/clip-vit-base-patch32."
         },
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa or flash_attention_2. Default: what transformers chooses."}
     )
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """`model_config` as a dict."""
+        return self.model_config if isinstance(self.model_config, dict) else {}
+
+    @property
+    def image_size(self) -> int | None:
+        """The image size that `model_config` asks for."""
+        return (self.config_fields.get("vision_config") or {}).get("image_size")
 
 
 @dataclass
@@ -61,6 +71,11 @@ class DataArguments:
     scenes_nouns: str = field(default="24", metadata={"help": "Nouns that `scenes` draws: 24, 48 or all."})
     scenes_seed: int = field(default=0, metadata={"help": "Seed of `scenes`."})
     scenes_train_size: int | None = field(default=None, metadata={"help": "Training rows of `scenes`."})
+
+    @property
+    def renames(self) -> dict[str, str]:
+        """`columns` as a dict."""
+        return self.columns if isinstance(self.columns, dict) else {}
 
 
 Arguments = tuple[ModelArguments, DataArguments, TripletCLIPTrainingArguments]
@@ -91,7 +106,7 @@ def parse_arguments(argv: Sequence[str], default_config: str | Path | None = Non
         ValueError: A flag or a key of the file is unknown, or a value is not allowed.
     """
     parser = _Parser(
-        [ModelArguments, DataArguments, TripletCLIPTrainingArguments],
+        [ModelArguments, DataArguments, TripletCLIPTrainingArguments],  # type: ignore[list-item]
         description="Pretrain a CLIP on hard negative pairs.",
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -105,7 +120,7 @@ def parse_arguments(argv: Sequence[str], default_config: str | Path | None = Non
     config_file = _config_file(argv, default_config)
     if config_file is not None:
         parser.set_defaults(**_read_config(Path(config_file), names))
-    *arguments, namespace, unknown = parser.parse_args_into_dataclasses(
+    *arguments, _, unknown = parser.parse_args_into_dataclasses(
         args=list(argv), look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,13 +81,15 @@ class TripletCLIPTrainer(Trainer):
                 "`TripletCLIPModel.from_pretrained` opens every CLIP checkpoint."
             )
         if args.objective is not None or args.objective_kwargs:
-            core.set_objective(args.objective or core.objective.name, **(args.objective_kwargs or {}))
+            core.set_objective(args.objective or core.objective.name, **args.objective_arguments)
         if args.n_gpu > 1:
             logger.warning(
                 f"{args.n_gpu} GPUs are visible but this is one process: only the first is used. "
                 "Start with `accelerate launch` to use them all."
             )
             args._n_gpu = 1
+        _require_rows(train_dataset, "train_dataset")
+        _require_rows(eval_dataset, "eval_dataset")
         if data_collator is None:
             if _is_preprocessed(train_dataset if train_dataset is not None else eval_dataset):
                 data_collator = default_data_collator
@@ -150,8 +152,6 @@ class TripletCLIPTrainer(Trainer):
                 self._check_dataset(dataset, f"eval_dataset[{name!r}]" if name else "eval_dataset", objective)
 
     def _check_dataset(self, dataset: Any, name: str, objective: Objective) -> None:
-        if has_length(dataset) and len(dataset) == 0:
-            raise ValueError(f"`{name}` is empty.")
         columns = _columns(dataset)
         if columns is None:
             return  # a stream of unknown columns: the collator checks its first row
@@ -187,8 +187,9 @@ class TripletCLIPTrainer(Trainer):
         if self.args.mini_batch_size is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers have modes too
-            self.optimizer.train()
+        set_optimizer_mode = getattr(self.optimizer, "train", None)  # schedule-free optimizers have modes too
+        if callable(set_optimizer_mode):
+            set_optimizer_mode()
         inputs = self._prepare_inputs(inputs)
         weight = 1.0 / self.current_gradient_accumulation_steps
         with self.compute_loss_context_manager():
@@ -207,17 +208,17 @@ class TripletCLIPTrainer(Trainer):
     # ---- Evaluation ----
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
-        # Evaluation looks at the negatives whether or not the objective trains on them.
-        with self._collating_all_columns(eval_dataset):
+        with self._whole_evaluation(eval_dataset):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
-        with self._collating_all_columns(test_dataset):
+        with self._whole_evaluation(test_dataset):
             return super().get_test_dataloader(test_dataset)
 
     @contextlib.contextmanager
-    def _collating_all_columns(self, dataset: Any) -> Any:
-        if isinstance(dataset, str):
+    def _whole_evaluation(self, dataset: Any) -> Iterator[None]:
+        """Evaluation looks at all rows, and at the negatives whether or not the objective trains on them."""
+        if isinstance(dataset, str) and isinstance(self.eval_dataset, dict):
             dataset = self.eval_dataset[dataset]
         elif dataset is None:
             dataset = self.eval_dataset
@@ -226,10 +227,11 @@ class TripletCLIPTrainer(Trainer):
         if isinstance(collator, TripletCollator) and names is not None:
             present = tuple(name for name in (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION) if name in names)
             self.data_collator = dataclasses.replace(collator, columns=present)
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             yield
         finally:
-            self.data_collator = collator
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
     def prediction_step(
         self,
@@ -292,17 +294,23 @@ class TripletCLIPTrainer(Trainer):
 
 
 def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """[`~hf_tripletclip.evaluation.triplet_metrics`] of what the trainer's evaluation loop gathered."""
-    embeddings = {role: torch.as_tensor(values) for role, values in prediction.predictions.items()}
+    """
+    [`~hf_tripletclip.evaluation.triplet_metrics`] of what the trainer's evaluation loop gathered; of the kinds the
+    accuracy only, to keep the log readable.
+    """
+    gathered: Any = prediction.predictions
+    embeddings = {role: torch.as_tensor(values) for role, values in gathered.items()}
     codes = torch.as_tensor(prediction.label_ids).tolist()
     kinds = [NEGATIVE_TYPES[code] if code >= 0 else None for code in codes]
-    return triplet_metrics(
+    metrics = triplet_metrics(
         embeddings["image"],
         embeddings["text"],
         embeddings.get("negative_image"),
         embeddings.get("negative_text"),
         kinds if any(kinds) else None,
     )
+    detail = tuple(f"{score}_score_" for score in ("text", "image", "group"))
+    return {name: value for name, value in metrics.items() if not name.startswith(detail)}
 
 
 def end_training(trainer: Trainer) -> None:
@@ -324,7 +332,15 @@ def _columns(dataset: Any) -> list[str] | None:
         return list(names)
     if dataset is None or not has_length(dataset) or len(dataset) == 0:
         return None
-    return list(dataset[0])
+    return list(dataset[0])  # type: ignore[index]
+
+
+def _require_rows(dataset: Any, name: str) -> None:
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            _require_rows(part, f"{name}[{key!r}]")
+    elif dataset is not None and has_length(dataset) and len(dataset) == 0:
+        raise ValueError(f"`{name}` is empty.")
 
 
 def _undecoded(dataset: Any) -> Any:

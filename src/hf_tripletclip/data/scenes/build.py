@@ -82,7 +82,7 @@ class ScenesConfig(datasets.BuilderConfig):
 
 
 class Scenes(datasets.GeneratorBasedBuilder):
-    """The builder behind `load_scenes`; `datasets` gives it workers, a progress bar and a cache that is whole or absent."""
+    """The builder behind `load_scenes`: `datasets` brings workers, progress and a cache that is whole or absent."""
 
     VERSION = datasets.Version(VERSION)
     BUILDER_CONFIG_CLASS = ScenesConfig
@@ -155,8 +155,8 @@ def load_scenes(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> DatasetDict | Dataset:
     """
-    The embedded dataset: drawn scenes with hard negatives of SugarCrepe's seven kinds. It is for development, tests and
-    first steps without a network, and says nothing about photographs.
+    The embedded dataset: drawn scenes with hard negatives of SugarCrepe's seven kinds. It is for development, tests
+    and first steps without a network, and says nothing about photographs.
 
     The first call makes it, in parallel; later ones read `datasets`' cache. The same arguments give the same captions
     on every machine, and the same pictures with the same Pillow.

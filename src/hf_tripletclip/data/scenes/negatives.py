@@ -36,7 +36,8 @@ def replace_att(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene
     options: dict[str, Sequence[str]] = {"colour": tuple(COLOURS), "pattern": PATTERNS, "size": SIZES}
     used = {thing.colour for thing in scene.objects} | {thing.pattern, thing.size}
     changed = pick(rng, [value for value in options[attribute] if value not in used])
-    return _with(scene, index, replace(thing, **{attribute: changed}))
+    new = replace(thing, **{attribute: changed})  # type: ignore[arg-type]
+    return _with(scene, index, new)
 
 
 def replace_rel(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
