@@ -15,9 +15,9 @@ from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
 from hf_tripletclip.configuration import TripletCLIPConfig
-from hf_tripletclip.data import build_processor, load_scenes, load_tripletdata
+from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.schema import CAPTION, NEG_CAPTION
-from hf_tripletclip.evaluation import EvaluationResult, evaluate_triplets, format_before_after
+from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -53,7 +53,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     """
     model_args, data_args, args = parse_arguments(argv, default_config)
     logging.disable_progress_bar()  # of loading and writing weights, which takes no time here
-    objective = get_objective(args.objective or TripletCLIPConfig.objective, **args.objective_arguments)
+    # Said here rather than left to a starting checkpoint's config, which may name what it was trained with.
+    args.objective = args.objective or TripletCLIPConfig.objective
+    objective = get_objective(args.objective, **args.objective_arguments)
     output_dir = _writable(args.output_dir)
     checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
     require_output_tools()
@@ -72,8 +74,16 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
             f"{data_args.dataset_name_or_path!r} has no split {data_args.validation_split!r}: name another with "
             "`--validation_split`, or turn evaluation off with `--eval_strategy no`."
         )
+    collator = TripletCollator(
+        processor, columns=objective.columns, broken_rows=BrokenRows(Path(output_dir) / "broken_rows.jsonl")
+    )
     trainer = TripletCLIPTrainer(
-        model=model, args=args, train_dataset=train, eval_dataset=validation, processing_class=processor
+        model=model,
+        args=args,
+        data_collator=collator,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=processor,
     )
     first = trainer.is_world_process_zero()
 
@@ -112,7 +122,11 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
                 base_model=model_args.model_name_or_path,
             )
         )
-        _report(before, after, args, trainer)
+        if before is not None and after is not None:
+            print(format_before_after(before, after))
+        if len(collator.broken_rows):
+            print(collator.broken_rows.summary())
+        print(f"The model and everything about it are in {output_dir}")
     end_training(trainer)
     return metrics
 
@@ -133,8 +147,9 @@ def load_splits(
         options: dict[str, Any] = {"nouns": int(nouns) if nouns.isdigit() else nouns, "seed": data_args.scenes_seed}
         if (size := model_args.image_size) is not None:
             options["image_size"] = size
-        if data_args.scenes_train_size is not None:
-            options["train_size"] = data_args.scenes_train_size
+        for size_of in ("train_size", "validation_size", "test_size"):
+            if (rows := getattr(data_args, f"scenes_{size_of}")) is not None:
+                options[size_of] = rows
         loaded = load_scenes(**options)
     else:
         loaded = load_tripletdata(
@@ -249,17 +264,3 @@ def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:
             "Several processes were asked for but only one was started: `accelerate launch` does so on CPU. "
             "See 'Several processes' in the README for the form that works."
         )
-
-
-def _report(
-    before: EvaluationResult | None,
-    after: EvaluationResult | None,
-    args: TripletCLIPTrainingArguments,
-    trainer: TripletCLIPTrainer,
-) -> None:
-    if before is not None and after is not None:
-        print(format_before_after(before, after))
-    broken = getattr(trainer.data_collator, "broken_rows", None)
-    if broken is not None and len(broken):
-        print(broken.summary())
-    print(f"The model and everything about it are in {args.output_dir}")

@@ -71,6 +71,8 @@ class DataArguments:
     scenes_nouns: str = field(default="24", metadata={"help": "Nouns that `scenes` draws: 24, 48 or all."})
     scenes_seed: int = field(default=0, metadata={"help": "Seed of `scenes`."})
     scenes_train_size: int | None = field(default=None, metadata={"help": "Training rows of `scenes`."})
+    scenes_validation_size: int | None = field(default=None, metadata={"help": "Validation rows of `scenes`."})
+    scenes_test_size: int | None = field(default=None, metadata={"help": "Test rows of `scenes`."})
 
     @property
     def renames(self) -> dict[str, str]:
