@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and time of the streaming InfoNCE kernel as a ratio against `torch.nn.functional.cross_entropy` on the matrix.
+"""Memory and time of the streaming InfoNCE kernel as a ratio against `cross_entropy` on the whole matrix.
 
     python benchmarks/infonce.py --output benchmarks/results/infonce.md
 
@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 
 from hf_tripletclip.objectives import Embeddings, get_objective
-
 
 DIM = 512
 

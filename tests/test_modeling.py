@@ -361,3 +361,12 @@ def test_every_public_name_imports():
         assert getattr(hf_tripletclip, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = hf_tripletclip.no_such_name
+
+
+def test_misshaped_weights_are_named(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["vocab_size"] = 50
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"token_embedding\.weight' is \(99, 32\) in the file and \(50, 32\)"):
+        TripletCLIPModel.from_pretrained(tmp_path)

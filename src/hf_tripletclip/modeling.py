@@ -104,7 +104,8 @@ class TripletCLIPModel(CLIPModel):
 
         Raises:
             OSError: The directory or repository holds neither layout, or cannot be reached.
-            ValueError: A file of the published layout has a missing, extra, misshaped, non-float or non-finite tensor.
+            ValueError: A tensor does not have the shape that the config says; or, in the published layout, one is
+                missing, extra, not floating or not finite.
         """
         # Imported here: `checkpoints` is built on this module.
         from hf_tripletclip.checkpoints import published
@@ -113,9 +114,26 @@ class TripletCLIPModel(CLIPModel):
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         if not published.is_split_encoder_layout(pretrained_model_name_or_path, **kwargs):
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            return cls._from_clip(pretrained_model_name_or_path, *model_args, **kwargs)
         config, state_dict, kwargs = published.load_split_encoders(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
+
+    @classmethod
+    def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+        """Load an ordinary CLIP; transformers names misshaped tensors in its log only, the error should too."""
+        try:
+            return super().from_pretrained(source, *model_args, **kwargs)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+            loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
+            info = loaded[1]
+            listed = "; ".join(
+                f"{name!r} is {tuple(found)} in the file and {tuple(expected)} by the config"
+                for name, found, expected in sorted(info["mismatched_keys"])[:5]
+            )
+            raise ValueError(f"The weights of {source} do not fit its config: {listed}.") from error
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""

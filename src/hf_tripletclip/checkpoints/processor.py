@@ -8,15 +8,18 @@ from typing import Any
 
 from transformers import CLIPProcessor
 
-from hf_tripletclip.checkpoints.published import is_split_encoder_layout, text_encoder_config
+from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout, text_encoder_config
+
+# What `save_pretrained` of a processor writes, by today's and by older versions of transformers.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcessor:
     """
     Load the processor (image processor and tokenizer) that belongs to a checkpoint.
 
-    The published TripletCLIP checkpoints have none of their own; for them it is that of the model which
-    `text-encoder/config.json` names, `openai/clip-vit-base-patch32`.
+    The published TripletCLIP checkpoints have none of their own; where none was put beside them it is that of the
+    model which `text-encoder/config.json` names, `openai/clip-vit-base-patch32`.
 
     Args:
         source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
@@ -35,7 +38,9 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     >>> processor = load_processor("TripletCLIP/CC12M_TripletCLIP_ViTB12")
     >>> inputs = processor(text=["a black dog chasing a white cat"], return_tensors="pt", padding=True)
     ```"""
-    if not is_split_encoder_layout(source, **kwargs):
+    if not is_split_encoder_layout(source, **kwargs) or any(
+        find_file(source, name, kwargs) for name in PROCESSOR_FILES
+    ):
         return CLIPProcessor.from_pretrained(source, **kwargs)
     base = text_encoder_config(source, **kwargs).get("model_name")
     if not base:

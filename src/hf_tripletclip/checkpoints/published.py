@@ -65,8 +65,9 @@ def is_split_encoder_layout(source: str | os.PathLike[str], **kwargs: Any) -> bo
     Raises:
         OSError: The repository is gated or does not exist.
     """
-    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-    return not _find(source, CONFIG_FILE, hub) and bool(_find(source, f"{TEXT_FOLDER}/{CONFIG_FILE}", hub))
+    return not find_file(source, CONFIG_FILE, kwargs) and bool(
+        find_file(source, f"{TEXT_FOLDER}/{CONFIG_FILE}", kwargs)
+    )
 
 
 def text_encoder_config(source: str | os.PathLike[str], **kwargs: Any) -> dict[str, Any]:
@@ -122,8 +123,12 @@ def load_split_encoders(
     return config, state_dict, kwargs
 
 
-def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> str | None:
-    """Local path of a file that may be missing. Connection errors are left to the call that needs the file."""
+def find_file(source: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> str | None:
+    """
+    Local path of a file that may be missing, downloaded if need be. Connection errors are left to the call that cannot
+    do without the file.
+    """
+    hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if kwargs.get(argument) is not None}
     return cached_file(
         source,
         name,

@@ -102,7 +102,8 @@ class TripletCollator:
     Args:
         processor ([`~transformers.CLIPProcessor`]): Image processor and tokenizer.
         columns (`Sequence[str]`): Columns to collate, of `image`, `caption`, `neg_image`, `neg_caption`.
-        max_length (`int`, *optional*): Tokens per caption; defaults to the tokenizer's `model_max_length`.
+        max_length (`int`, *optional*): Tokens per caption, such as the model's `max_position_embeddings`; at most the
+            tokenizer's `model_max_length`, which is the default.
         pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens.
         broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported.
 
@@ -185,7 +186,7 @@ class TripletCollator:
         if not captions:
             return {}
         tokenizer = self.processor.tokenizer
-        limit = self.max_length or tokenizer.model_max_length
+        limit = min(self.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
         encoded = tokenizer(captions)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if max(lengths) > limit:

@@ -174,7 +174,8 @@ def embed_triplets(
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """L2-normalised embeddings by role, and the dataset's rows that they belong to: broken ones are missing."""
     columns = tuple(name for name in COLUMNS if name in dataset.column_names)
-    collator = TripletCollator(processor, columns=columns)
+    length = model.config.text_config.max_position_embeddings
+    collator = TripletCollator(processor, columns=columns, max_length=length)
     rows = _Numbered(undecoded(dataset))
     loader = DataLoader(rows, batch_size, collate_fn=_CollateNumbered(collator), num_workers=num_workers)
     pieces: dict[str, list[torch.Tensor]] = {}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, IterableDataset
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
 from transformers.utils import logging
 
@@ -29,6 +31,7 @@ from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
 logger = logging.get_logger(__name__)
 
 DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
+SHUFFLE_BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
 
 def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[str, float]:
@@ -63,7 +66,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
 
     _use_all_cores(args)
     with args.main_process_first(desc="preparing the dataset"):
-        splits = load_splits(data_args, model_args, required_columns=objective.columns)
+        splits = load_splits(data_args, model_args, required_columns=objective.columns, seed=args.seed)
     set_seed(args.seed)
     processor = make_processor(model_args, data_args, splits)
     model = make_model(model_args, processor)
@@ -75,7 +78,10 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
             "`--validation_split`, or turn evaluation off with `--eval_strategy no`."
         )
     collator = TripletCollator(
-        processor, columns=objective.columns, broken_rows=BrokenRows(Path(output_dir) / "broken_rows.jsonl")
+        processor,
+        columns=objective.columns,
+        max_length=model.text_model.config.max_position_embeddings,
+        broken_rows=BrokenRows(Path(output_dir) / "broken_rows.jsonl"),
     )
     trainer = TripletCLIPTrainer(
         model=model,
@@ -132,7 +138,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
 
 
 def load_splits(
-    data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str]
+    data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """
     The splits `train`, `validation` and `test`, those that exist, limited to the rows asked for.
@@ -171,6 +177,11 @@ def load_splits(
             dataset = loaded[split]
             if limit is not None:
                 dataset = dataset.take(limit)
+            if isinstance(dataset, IterableDataset):
+                if role == "train":
+                    dataset = dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+                else:  # read again and again: worth a copy
+                    dataset = Dataset.from_generator(functools.partial(iter, dataset), features=dataset.features)
             splits[role] = dataset
     return splits
 
@@ -212,7 +223,8 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
     settings = dict(model_args.config_fields)
     text = {
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
+        # A tokenizer that names no length has a huge one.
+        "max_position_embeddings": min(tokenizer.model_max_length, CLIPTextConfig.max_position_embeddings),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -94,7 +94,8 @@ class TripletCLIPTrainer(Trainer):
             if _is_preprocessed(train_dataset if train_dataset is not None else eval_dataset):
                 data_collator = default_data_collator
             else:
-                data_collator = TripletCollator(processing_class, columns=core.objective.columns)
+                length = core.text_model.config.max_position_embeddings
+                data_collator = TripletCollator(processing_class, columns=core.objective.columns, max_length=length)
         if isinstance(data_collator, TripletCollator):  # it decodes the images itself, and reports broken ones
             train_dataset, eval_dataset = _undecoded(train_dataset), _undecoded(eval_dataset)
 
