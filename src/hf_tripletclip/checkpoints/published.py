@@ -18,6 +18,7 @@ import os
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -105,7 +106,7 @@ def load_split_encoders(
         config = _config(source, hub)
     elif not isinstance(config, TripletCLIPConfig):
         raise ValueError("The published layout takes a `TripletCLIPConfig` as `config`, or none: it has its own.")
-    for name in [name for name in kwargs if hasattr(config, name)]:
+    for name in [name for name in kwargs if hasattr(config, name) and name != "dtype"]:
         setattr(config, name, kwargs.pop(name))  # as `from_pretrained` does with fields of the config
 
     state_dict = {
@@ -142,7 +143,8 @@ def _get(source: str | os.PathLike[str], folder: str, name: str, hub: dict[str, 
     hub = dict(hub)
     subfolder = "/".join(part for part in (hub.pop("subfolder", ""), folder) if part)
     path = cached_file(source, name, subfolder=subfolder, **hub)
-    assert path is not None  # it raises where the file is missing
+    if path is None:  # it raises for other missing files, but not for a config.json
+        raise OSError(f"{source} does not have a file named {subfolder}/{name}.")
     return path
 
 
@@ -164,7 +166,10 @@ def _config(source: str | os.PathLike[str], hub: dict[str, Any]) -> TripletCLIPC
     for folder, config_class in ((TEXT_FOLDER, CLIPTextConfig), (VISION_FOLDER, CLIPVisionConfig)):
         known = config_class().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
         fields = _read_config(source, folder, hub)
-        towers[folder] = config_class(**{name: value for name, value in fields.items() if name in known})
+        try:
+            towers[folder] = config_class(**{name: value for name, value in fields.items() if name in known})
+        except StrictDataclassError as error:
+            raise ValueError(f"{folder}/{CONFIG_FILE} of {source} does not describe an encoder: {error}") from error
     text, vision = towers[TEXT_FOLDER], towers[VISION_FOLDER]
     if text.projection_dim != vision.projection_dim:
         raise ValueError(

@@ -76,7 +76,7 @@ def create_model_card(
         f'model="{name}")\nclassifier("image.png", candidate_labels=["a red cat above a blue fish", "a blue cat above '
         'a red fish"], hypothesis_template="{}")\n```',
         "It is a standard `CLIPModel`. To train it further on hard negatives open it with "
-        "[hf_tripletclip](https://pypi.org/project/hf_tripletclip):",
+        "`hf_tripletclip`:",
         "```python\nfrom hf_tripletclip import TripletCLIPModel, load_processor\n\n"
         f'model = TripletCLIPModel.from_pretrained("{name}")\nprocessor = load_processor("{name}")\n```',
         "## Training",

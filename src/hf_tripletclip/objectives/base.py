@@ -81,7 +81,7 @@ class Objective:
         negatives_across_devices (`bool`, defaults to `True`):
             Whether the denominators run over the rows of all processes. The mean of the processes' losses, and the
             gradients after DDP has averaged them, are then those of one process with the concatenated batch.
-        chunk_size (`int`, defaults to 4096): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
+        chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
 
     Raises:
         ValueError: `chunk_size` is not positive.
@@ -90,7 +90,7 @@ class Objective:
     name: ClassVar[str]
     terms: ClassVar[tuple[Term, ...]]
 
-    def __init__(self, negatives_across_devices: bool = True, chunk_size: int = 4096) -> None:
+    def __init__(self, negatives_across_devices: bool = True, chunk_size: int = 2048) -> None:
         if chunk_size < 1:
             raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
         self.negatives_across_devices = negatives_across_devices

@@ -22,7 +22,7 @@ def info_nce(
     scale: torch.Tensor,
     *,
     first_target: int = 0,
-    chunk_size: int = 4096,
+    chunk_size: int = 2048,
 ) -> torch.Tensor:
     r"""
     Sum over rows of the InfoNCE loss, ``sum_i [logsumexp_j(s q_i . k_j) - s q_i . k_(first_target + i)]``
@@ -37,7 +37,7 @@ def info_nce(
         keys (`Sequence[torch.Tensor]`, each of shape `(n, dim)`): Blocks of keys. Targets lie in the first.
         scale (`torch.Tensor` of shape `()`): Factor on the cosines, `exp(logit_scale)`.
         first_target (`int`, defaults to 0): Row of the first block that is the target of query 0.
-        chunk_size (`int`, defaults to 4096): Keys per chunk.
+        chunk_size (`int`, defaults to 2048): Keys per chunk.
 
     Returns:
         `torch.Tensor` of shape `()`: The sum; divide by the number of rows for the mean.

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`convert`: any checkpoint as a CLIP directory, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, CLIPModel
+
+from hf_tripletclip import TripletCLIPModel
+from hf_tripletclip.checkpoints import convert
+from tests.checkpoints import small_processor, write_published
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    write_published(tmp_path / "source")
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def processor(tmp_path) -> Path:
+    small_processor().save_pretrained(tmp_path / "processor")
+    return tmp_path / "processor"
+
+
+def test_the_result_is_a_clip_directory(source, processor, tmp_path):
+    target = convert(source, tmp_path / "new" / "target", processor=processor, logit_scale=2.0)
+    assert target == tmp_path / "new" / "target"
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(source.stat().st_mode)
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    model, info = AutoModel.from_pretrained(target, output_loading_info=True)
+    assert type(model) is CLIPModel
+    assert not any(info.values())
+    expected = TripletCLIPModel.from_pretrained(source, logit_scale=2.0).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert AutoProcessor.from_pretrained(target).tokenizer.get_vocab() == small_processor().tokenizer.get_vocab()
+    assert not list(target.rglob("*.py"))
+    assert "auto_map" not in json.loads((target / "config.json").read_text())
+    assert not (source / "ran").exists()
+
+
+def test_a_clip_directory_is_converted_too(source, processor, tmp_path):
+    first = convert(source, tmp_path / "first", processor=processor, logit_scale=2.0)
+    second = convert(first, tmp_path / "second")
+    for path in first.iterdir():
+        assert (second / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_model_alone(source, tmp_path):
+    target = convert(source, tmp_path / "target", with_processor=False)
+    assert {path.name for path in target.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_an_empty_target_is_filled(source, tmp_path):
+    (tmp_path / "target").mkdir()
+    convert(source, tmp_path / "target", with_processor=False)
+    assert CLIPModel.from_pretrained(tmp_path / "target")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_an_existing_target_is_kept_unless_told(source, tmp_path, kind):
+    target = tmp_path / "target"
+    if kind == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="target exists"):
+        convert(source, target, with_processor=False)
+    assert (target if kind == "file" else target / "mine").read_text() == "mine"
+    convert(source, target, with_processor=False, overwrite=True)
+    assert {path.name for path in target.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_the_source_may_be_overwritten(source, tmp_path):
+    expected = TripletCLIPModel.from_pretrained(source, logit_scale=1.0).state_dict()
+    convert(source, source, with_processor=False, overwrite=True, logit_scale=1.0)
+    model = CLIPModel.from_pretrained(source)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_a_failure_leaves_everything_as_it_was(source, tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "mine").write_text("mine")
+    with pytest.raises(OSError, match="no_processor_here"):
+        convert(source, target, processor=tmp_path / "no_processor_here", overwrite=True)
+
+    def fail(self, folder, **kwargs):
+        (Path(folder) / "half").write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(TripletCLIPModel, "save_pretrained", fail)
+    with pytest.raises(OSError, match="No space left"):
+        convert(source, target, with_processor=False, overwrite=True)
+    assert [path.name for path in target.iterdir()] == ["mine"]
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def test_logit_scale_is_refused_where_the_source_has_its_own(source, tmp_path):
+    first = convert(source, tmp_path / "first", with_processor=False, logit_scale=2.0)
+    with pytest.raises(ValueError, match="logit_scale"):
+        convert(first, tmp_path / "second", with_processor=False, logit_scale=3.0)
+    assert not (tmp_path / "second").exists()
