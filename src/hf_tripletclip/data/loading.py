@@ -16,7 +16,6 @@ from datasets import (
     IterableDatasetDict,
     Value,
     load_dataset,
-    load_dataset_builder,
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError
@@ -79,25 +78,27 @@ def load_tripletdata(
 
 def _load(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:
     path = Path(name)
-    looks_local = path.is_absolute() or name.startswith(".") or name.count("/") > 1
-    if not path.exists():
-        if looks_local:
-            raise FileNotFoundError(f"The dataset path {name} does not exist.")
-        try:
-            load_dataset_builder(name, **kwargs)
-        except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(
-                f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
-            ) from error
-    elif path.is_dir() and any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-        dataset = load_from_disk(name)
-        return dataset if split is None else dataset[split]
-    elif path.is_file():
+    source: dict[str, Any] = {"path": name}
+    if path.is_file():
         builder = {".parquet": "parquet", ".tar": "webdataset", ".json": "json", ".jsonl": "json", ".csv": "csv"}
         if path.suffix not in builder:
             raise ValueError(f"{name} is no {', '.join(builder)} file.")
-        return load_dataset(builder[path.suffix], data_files=name, split=split, streaming=streaming, **kwargs)
-    return load_dataset(name, split=split, streaming=streaming, **kwargs)
+        source = {"path": builder[path.suffix], "data_files": name}
+    elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
+        dataset = load_from_disk(name)
+        return dataset if split is None else dataset[split]
+    elif not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise FileNotFoundError(f"The dataset path {name} does not exist.")
+    try:
+        return load_dataset(**source, split=split, streaming=streaming, **kwargs)
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
+        ) from error
+    except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"{name} (split {split!r}) has no rows.") from error
+        raise
 
 
 def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+from transformers import CLIPModel
+
+from hf_tripletclip.data import build_processor
+from hf_tripletclip.evaluation import evaluate_triplets, triplet_metrics
+from hf_tripletclip.evaluation.triplets import CHANCE, recall
+from tests.tiny import tiny_config
+
+
+def embeddings(rows: int, seed: int = 0, dim: int = 6) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.functional.normalize(torch.randn(rows, dim, generator=generator), dim=-1) for _ in range(4)]
+
+
+def reference(image, text, negative_image, negative_text) -> dict[str, float]:
+    """The definitions, row by row in plain Python."""
+    right = {"accuracy": 0, "text_score": 0, "image_score": 0, "group_score": 0}
+    for v, t, vn, tn in zip(image, text, negative_image, negative_text, strict=True):
+        s00, s01, s10, s11 = (float(torch.dot(a, b)) for a, b in ((v, t), (v, tn), (vn, t), (vn, tn)))
+        text_right = s00 > s01 and s11 > s10
+        image_right = s00 > s10 and s11 > s01
+        right["accuracy"] += s00 > s01
+        right["text_score"] += text_right
+        right["image_score"] += image_right
+        right["group_score"] += text_right and image_right
+    return {name: count / len(image) for name, count in right.items()}
+
+
+def test_scores_are_those_of_the_definitions():
+    given = embeddings(300)
+    metrics = triplet_metrics(*given)
+    for name, value in reference(*given).items():
+        assert metrics[name] == pytest.approx(value), name
+    assert metrics["tie_rate"] == 0.0
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_random_scores_are_near_chance():
+    generator = torch.Generator().manual_seed(0)
+    # Four independent random scores per row: one coordinate for each pair of an image and a caption.
+    scores = torch.rand(20_000, 2, 2, generator=generator)
+    image, negative_image = scores[:, 0], scores[:, 1]
+    text, negative_text = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    right = triplet_metrics(image[:3000], text.expand(3000, 2), negative_image[:3000], negative_text.expand(3000, 2))
+    for name, chance in CHANCE.items():
+        assert right[name] == pytest.approx(chance, abs=0.035), name
+
+
+def test_a_collapsed_model_scores_zero():
+    same = torch.nn.functional.normalize(torch.ones(8, 4), dim=-1)
+    metrics = triplet_metrics(same, same, same, same)
+    assert metrics.pop("tie_rate") == 1.0
+    assert set(metrics.values()) == {0.0}
+
+
+def test_a_perfect_model_scores_one():
+    image, text = torch.eye(8)[:4], torch.eye(8)[:4]
+    metrics = triplet_metrics(image, text, torch.eye(8)[4:], torch.eye(8)[4:])
+    assert metrics.pop("tie_rate") == 0.0
+    assert set(metrics.values()) == {1.0}
+
+
+def test_kinds_and_their_macro_mean():
+    image = torch.eye(4)[[0, 0, 0]]
+    text = torch.eye(4)[[0, 0, 1]]
+    negative = torch.eye(4)[[1, 1, 0]]
+    metrics = triplet_metrics(image, text, negative, negative, ["swap_obj", "swap_obj", "add_att"])
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert (metrics["accuracy_swap_obj"], metrics["accuracy_add_att"]) == (1.0, 0.0)
+    assert metrics["accuracy_macro"] == 0.5
+    assert "accuracy_replace_obj" not in metrics
+    assert metrics["group_score_swap_obj"] == 1.0
+
+
+def test_one_modality_of_negatives():
+    image, text, negative_image, negative_text = embeddings(20)
+    captions_only = triplet_metrics(image, text, None, negative_text)
+    assert "accuracy" in captions_only
+    assert "group_score" not in captions_only
+    images_only = triplet_metrics(image, text, negative_image)
+    assert images_only["image_accuracy"] == pytest.approx(
+        ((image * text).sum(1) > (negative_image * text).sum(1)).float().mean().item()
+    )
+    assert set(triplet_metrics(image, text)) == {
+        f"{direction}_recall@{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5)
+    }
+
+
+def test_recall_is_that_of_a_full_ranking(monkeypatch):
+    monkeypatch.setattr("hf_tripletclip.evaluation.triplets.CHUNK", 7)
+    queries, candidates, *_ = embeddings(50)
+    order = (queries @ candidates.T).argsort(dim=1, descending=True)
+    for k, value in recall(queries, candidates).items():
+        found = [row in order[row, :k].tolist() for row in range(50)]
+        assert value == pytest.approx(sum(found) / 50)
+    candidates[1] = candidates[0]  # a duplicate ties with the target, and ties are wrong
+    assert recall(candidates, candidates)[1] == pytest.approx(48 / 50)
+
+
+def test_half_precision_is_scored_in_float32():
+    given = [value.bfloat16() for value in embeddings(100)]
+    assert triplet_metrics(*given) == triplet_metrics(*(value.float() for value in given))
+
+
+def test_embeddings_that_are_not_finite_are_named():
+    image, text, *_ = embeddings(5)
+    image[3, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"image embeddings are not finite in rows \[3\]"):
+        triplet_metrics(image, text)
+
+
+CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog"]
+
+
+@pytest.fixture(scope="module")
+def setting():
+    processor = build_processor(CAPTIONS, image_size=16, model_max_length=16)
+    config = tiny_config()
+    tokenizer = processor.tokenizer
+    config.text_config.vocab_size = len(tokenizer)
+    config.text_config.eos_token_id = tokenizer.eos_token_id
+    torch.manual_seed(0)
+    model = CLIPModel(config)
+    rows = []
+    for index in range(10):
+        picture, other = (Image.new("RGB", (16, 16), (20 * index, 100, 255 * side)) for side in (0, 1))
+        rows.append(
+            {
+                "image": picture,
+                "caption": CAPTIONS[index % 4],
+                "neg_image": other,
+                "neg_caption": CAPTIONS[(index + 1) % 4],
+                "negative_type": "swap_att" if index % 2 else "add_obj",
+                "held_out": index < 3,
+            }
+        )
+    dataset = Dataset.from_list(rows).cast_column("image", ImageFeature()).cast_column("neg_image", ImageFeature())
+    return model, processor, dataset
+
+
+def test_evaluation_of_a_model_embeds_every_row_with_its_processor(setting):
+    model, processor, dataset = setting
+    model.train()
+    result = evaluate_triplets(model, processor, dataset, batch_size=4, progress=False)
+    assert model.training  # left as it was
+    assert result.counts == {"rows": 10, "broken": 0, "held_out": 3, "swap_att": 5, "add_obj": 5}
+    with torch.no_grad():
+        model.eval()
+        expected = []
+        for row in dataset:
+            images = processor(images=[row["image"], row["neg_image"]], return_tensors="pt")
+            texts = processor(text=[row["caption"], row["neg_caption"]], return_tensors="pt", padding=True)
+            expected.append((model(**images, **texts).logits_per_image / model.logit_scale.exp()).flatten())
+    names = ("image_text", "image_negative_text", "negative_image_text", "negative_image_negative_text")
+    scores = torch.tensor([result.predictions[name] for name in names]).T
+    torch.testing.assert_close(scores, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    assert result.metrics["accuracy"] == pytest.approx(sum(result.predictions["accuracy"]) / 10)
+    assert "held_out_group_score" in result.metrics
+    assert result.chance["held_out_group_score"] == result.chance["group_score"] == 1 / 6
+    assert result.chance["image_to_text_recall@5"] == 0.5
+
+
+def test_broken_rows_are_left_out_and_counted(setting):
+    model, processor, dataset = setting
+    captions = list(dataset["caption"])
+    captions[4] = ""
+    broken = dataset.remove_columns("caption").add_column("caption", captions)
+    result = evaluate_triplets(model, processor, broken, progress=False)
+    assert (result.counts["rows"], result.counts["broken"]) == (9, 1)
+    assert result.predictions["row"] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def test_errors_of_the_dataset(setting):
+    model, processor, dataset = setting
+    with pytest.raises(ValueError, match="lacks 'caption'"):
+        evaluate_triplets(model, processor, dataset.remove_columns("caption"))
+    with pytest.raises(ValueError, match="empty"):
+        evaluate_triplets(model, processor, dataset.select([]))
