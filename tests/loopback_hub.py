@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Hub on 127.0.0.1, so that tests download and upload with the real client and no network.
 
-It holds models and datasets in memory, with branches and commits, and answers what `huggingface_hub` asks for: creating
-repositories, listing and downloading files, and commits of regular and LFS files.
+It holds models and datasets in memory, with branches and commits, and answers what `huggingface_hub` asks for:
+creating repositories, listing and downloading files, and commits of regular and LFS files.
 
 ```python
 with LoopbackHub() as hub:
@@ -23,7 +23,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
@@ -31,16 +31,15 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".ckpt", ".parquet", ".tar", ".arrow", ".png", ".jpg"}
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt", ".parquet", ".tar", ".arrow", ".png", ".jpg")
 UNREACHABLE = "http://127.0.0.1:9"
 ROOT = Path(__file__).parent.parent
 
 RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
-    r"(/(?P<verb>revision|tree|paths-info|preupload|commit|branch|refs)(/(?P<revision>[^/]+)(/(?P<path>.+))?)?)?"
+    r"(/(?P<verb>revision|tree|paths-info|preupload|commit|branch)(/(?P<revision>[^/]+)(/(?P<path>.+))?)?)?"
 )
-LFS = re.compile(r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch")
 
 
 class HubError(Exception):
@@ -52,15 +51,11 @@ class HubError(Exception):
         self.headers = {"X-Error-Code": code, "X-Error-Message": self.message, **headers}
 
 
-def is_lfs(path: str) -> bool:
-    return PurePosixPath(path).suffix in LFS_SUFFIXES
-
-
 def entry(path: str, content: bytes) -> dict[str, Any]:
     """A file as tree listings show it."""
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     shown: dict[str, Any] = {"type": "file", "path": path, "oid": blob, "size": len(content)}
-    if is_lfs(path):
+    if path.endswith(LFS_SUFFIXES):
         shown["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
     return shown
 
@@ -73,10 +68,9 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, files: dict[str, bytes]) -> str:
-        names = [f"{len(self.commits)}", *(f"{path} {entry(path, content)['oid']}" for path, content in files.items())]
-        sha = hashlib.sha1("\n".join(names).encode()).hexdigest()
-        self.commits[sha] = files
-        self.branches[branch] = sha
+        listing = [len(self.commits), *(entry(path, content) for path, content in files.items())]
+        sha = hashlib.sha1(json.dumps(listing).encode()).hexdigest()
+        self.commits[sha], self.branches[branch] = files, sha
         return sha
 
     def resolve(self, revision: str) -> str:
@@ -84,6 +78,15 @@ class Repo:
         if sha not in self.commits:
             raise HubError(404, "RevisionNotFound")
         return sha
+
+    def entries(self, revision: str) -> dict[str, dict[str, Any]]:
+        """Files and folders of a revision by path."""
+        found: dict[str, dict[str, Any]] = {}
+        for path, content in self.commits[self.resolve(revision)].items():
+            for folder in map(str, list(PurePosixPath(path).parents)[:-1]):
+                found[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+            found[path] = entry(path, content)
+        return found
 
 
 class LoopbackHub:
@@ -104,14 +107,7 @@ class LoopbackHub:
         self.objects: dict[str, bytes] = {}  # LFS files by sha256
         self.log: list[tuple[str, str]] = []
         self.lock = Lock()
-        hub = self
-
-        class Handler(_Handler):
-            pass
-
-        Handler.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> LoopbackHub:
@@ -122,12 +118,11 @@ class LoopbackHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def add(self, kind: str, name: str, files: str | Path | Mapping[str, bytes], revision: str = "main") -> str:
+    def add(self, kind: str, name: str, files: Path | Mapping[str, bytes], revision: str = "main") -> str:
         """Set a repository ("model" or "dataset") to a folder's or mapping's files; returns the commit's id."""
-        if not isinstance(files, Mapping):
-            folder = Path(files)
-            paths = sorted(path for path in folder.rglob("*") if path.is_file())
-            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        if isinstance(files, Path):
+            paths = sorted(path for path in files.rglob("*") if path.is_file())
+            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in paths}
         return self.repos.setdefault((kind, name), Repo()).commit(revision, dict(files))
 
     def files(self, kind: str, name: str, revision: str = "main") -> dict[str, bytes]:
@@ -151,17 +146,15 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed; `hub.log` has it."""
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        chunks = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
-
-    def _send(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+    def answer(self) -> None:
+        url, body = urlsplit(self.path), self.body()
+        try:
+            with self.hub.lock:
+                self.hub.log.append((self.command, url.path))
+                result = self.route(url.path, parse_qs(url.query), body)
+            status, content, headers = result if isinstance(result, tuple) else (200, json.dumps(result).encode(), {})
+        except HubError as error:
+            status, content, headers = error.status, json.dumps({"error": error.message}).encode(), error.headers
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
@@ -169,56 +162,78 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def _answer(self) -> None:
-        url, body = urlsplit(self.path), self._body()
-        try:
-            with self.hub.lock:
-                self.hub.log.append((self.command, url.path))
-                answer = self._route(url.path, parse_qs(url.query), body)
-        except HubError as error:
-            self._send(error.status, json.dumps({"error": error.message}).encode(), error.headers)
-            return
-        if isinstance(answer, tuple):
-            self._send(*answer)
-        else:
-            self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+    do_GET = do_HEAD = do_POST = do_PUT = answer
 
-    do_GET = do_HEAD = do_POST = do_PUT = _answer
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
-    def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
+    def route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
         if self.command == "PUT" and path.startswith("/lfs/"):  # signed URLs need no token
             self.hub.objects[path.removeprefix("/lfs/")] = body
             return {}
         sent = self.headers.get("Authorization")
         if self.hub.token is not None and sent != f"Bearer {self.hub.token}":
             raise HubError(401, "" if sent else "RepoNotFound", "Invalid credentials in Authorization header")
-        if match := RESOLVE.fullmatch(path):
-            return self._resolve(match)
-        if match := API.fullmatch(path):
-            verb = match["verb"] or "revision"
-            handle: Callable[..., Any] = getattr(self, "_" + verb.replace("-", "_"))
-            kind, revision = match["kind"].removesuffix("s"), unquote(match["revision"] or "main")
-            if (kind, match["repo"]) not in self.hub.repos:
+        if match := RESOLVE.fullmatch(path) or API.fullmatch(path):
+            kind = "dataset" if (match["kind"] or "").startswith("datasets") else "model"
+            repo = self.hub.repos.get((kind, match["repo"]))
+            if repo is None:
                 raise HubError(404, "RepoNotFound")
-            repo = self.hub.repos[kind, match["repo"]]
-            return handle(
-                repo, revision, name=match["repo"], path=unquote(match["path"] or ""), query=query, body=body
-            )
-        if LFS.fullmatch(path):
-            return self._lfs(json.loads(body))
+            revision, path = unquote(match["revision"] or "main"), unquote(match["path"] or "")
+            if match.re is RESOLVE:
+                return self.file(repo, revision, path)
+            verb = match["verb"] or "revision"
+            if verb == "revision":
+                sha = repo.resolve(revision)
+                siblings = [{"rfilename": name} for name in repo.commits[sha]]
+                return {"id": match["repo"], "sha": sha, "private": False, "tags": [], "siblings": siblings}
+            if verb == "tree":
+                return self.tree(repo, revision, path, query.get("recursive", [""])[0].lower() == "true")
+            if verb == "paths-info":
+                entries = repo.entries(revision)
+                return [entries[name] for name in parse_qs(body.decode()).get("paths", []) if name in entries]
+            if verb == "preupload":
+                files = [{"path": file["path"], "shouldIgnore": False} for file in json.loads(body)["files"]]
+                for file in files:
+                    file["uploadMode"] = "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"
+                return {"files": files}
+            if verb == "branch":
+                repo.branches[revision] = repo.resolve(json.loads(body).get("startingPoint", "main"))
+                return {}
+            sha = self.commit(repo, revision, [json.loads(line) for line in body.splitlines()])
+            return {
+                "success": True,
+                "commitOid": sha,
+                "commitUrl": f"{self.hub.endpoint}/{match['repo']}/commit/{sha}",
+            }
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = [{"oid": wanted["oid"], "size": wanted["size"]} for wanted in json.loads(body)["objects"]]
+            for shown in objects:
+                if shown["oid"] not in self.hub.objects:
+                    shown["actions"] = {"upload": {"href": f"{self.hub.endpoint}/lfs/{shown['oid']}"}}
+            return {"transfer": "basic", "objects": objects}
         if path == "/api/repos/create":
-            return self._create(json.loads(body))
+            wanted = json.loads(body)
+            kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or 'user'}/{wanted['name']}"
+            if (kind, name) in self.hub.repos:
+                raise HubError(409, message="You already created this repo")
+            self.hub.add(kind, name, {})
+            return {"url": f"{self.hub.endpoint}/{'datasets/' * (kind == 'dataset')}{name}", "name": name, "id": name}
         if path == "/api/validate-yaml":
             return {"errors": [], "warnings": []}
         if path == "/api/whoami-v2":
             return {"type": "user", "name": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
         raise HubError(404)
 
-    def _resolve(self, match: re.Match[str]) -> tuple[int, bytes, dict[str, str]]:
-        repo = self.hub.repos.get(("dataset" if match["kind"] else "model", match["repo"]))
-        if repo is None:
-            raise HubError(404, "RepoNotFound")
-        sha, path = repo.resolve(unquote(match["revision"])), unquote(match["path"])
+    def file(self, repo: Repo, revision: str, path: str) -> tuple[int, bytes, dict[str, str]]:
+        sha = repo.resolve(revision)
         if path not in repo.commits[sha]:
             raise HubError(404, "EntryNotFound", **{"X-Repo-Commit": sha})
         content = repo.commits[sha][path]
@@ -226,102 +241,38 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": sha, "ETag": f'"{shown["oid"]}"', "Accept-Ranges": "bytes"}
         if "lfs" in shown:
             headers |= {"X-Linked-Etag": f'"{shown["lfs"]["oid"]}"', "X-Linked-Size": str(len(content))}
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if span is None:
-            return 200, content, headers
-        start, end = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
-        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-        return 206, content[start : end + 1], headers
+        if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, end = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+            return 206, content[start : end + 1], headers
+        return 200, content, headers
 
-    def _create(self, wanted: dict[str, Any]) -> dict[str, str]:
-        kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or 'user'}/{wanted['name']}"
-        if (kind, name) in self.hub.repos:
-            raise HubError(409, message="You already created this repo")
-        self.hub.add(kind, name, {})
-        prefix = "datasets/" if kind == "dataset" else ""
-        return {"url": f"{self.hub.endpoint}/{prefix}{name}", "name": name, "id": name}
-
-    def _revision(self, repo: Repo, revision: str, name: str, **_: Any) -> dict[str, Any]:
-        sha = repo.resolve(revision)
-        siblings = [{"rfilename": path} for path in repo.commits[sha]]
-        return {"id": name, "sha": sha, "private": False, "tags": [], "siblings": siblings}
-
-    def _refs(self, repo: Repo, revision: str, **_: Any) -> dict[str, Any]:
-        names = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": sha} for n, sha in repo.branches.items()]
-        return {"branches": names, "tags": [], "converts": []}
-
-    def _branch(self, repo: Repo, revision: str, body: bytes, **_: Any) -> dict[str, Any]:
-        if revision in repo.branches:
-            raise HubError(409)
-        repo.branches[revision] = repo.resolve(json.loads(body or b"{}").get("startingPoint", "main"))
-        return {}
-
-    def _entries(self, repo: Repo, revision: str) -> dict[str, dict[str, Any]]:
-        entries: dict[str, dict[str, Any]] = {}
-        for path, content in repo.commits[repo.resolve(revision)].items():
-            for folder in list(PurePosixPath(path).parents)[:-1]:
-                entries[str(folder)] = {"type": "directory", "path": str(folder), "oid": "0" * 40, "size": 0}
-            entries[path] = entry(path, content)
-        return entries
-
-    def _tree(
-        self, repo: Repo, revision: str, path: str, query: dict[str, list[str]], **_: Any
-    ) -> list[dict[str, Any]]:
-        entries = self._entries(repo, revision)
-        if path and entries.get(path, {}).get("type") != "directory":
+    def tree(self, repo: Repo, revision: str, folder: str, recursive: bool) -> list[dict[str, Any]]:
+        entries = repo.entries(revision)
+        if folder and entries.get(folder, {}).get("type") != "directory":
             raise HubError(404, "EntryNotFound")
-        below = {name: shown for name, shown in entries.items() if not path or name.startswith(f"{path}/")}
-        if query.get("recursive", [""])[0].lower() not in ("true", "1"):
-            below = {name: shown for name, shown in below.items() if str(PurePosixPath(name).parent) == (path or ".")}
-        return list(below.values())
+        top = PurePosixPath(folder)
+        return [
+            shown
+            for path, shown in entries.items()
+            if PurePosixPath(path).parent == top or (recursive and top in PurePosixPath(path).parents)
+        ]
 
-    def _paths_info(self, repo: Repo, revision: str, body: bytes, **_: Any) -> list[dict[str, Any]]:
-        entries = self._entries(repo, revision)
-        return [entries[path] for path in parse_qs(body.decode()).get("paths", []) if path in entries]
-
-    def _preupload(self, repo: Repo, revision: str, body: bytes, **_: Any) -> dict[str, Any]:
-        return {
-            "files": [
-                {
-                    "path": file["path"],
-                    "uploadMode": "lfs" if is_lfs(file["path"]) else "regular",
-                    "shouldIgnore": False,
-                    "oid": None,
-                }
-                for file in json.loads(body)["files"]
-            ]
-        }
-
-    def _lfs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        objects = []
-        for wanted in batch["objects"]:
-            shown = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] not in self.hub.objects:
-                shown["actions"] = {"upload": {"href": f"{self.hub.endpoint}/lfs/{wanted['oid']}"}}
-            objects.append(shown)
-        return {"transfer": "basic", "objects": objects}
-
-    def _commit(self, repo: Repo, revision: str, name: str, body: bytes, **_: Any) -> dict[str, Any]:
+    def commit(self, repo: Repo, revision: str, actions: list[dict[str, Any]]) -> str:
         parent = repo.resolve(revision)
         files = dict(repo.commits[parent])
-        for line in body.splitlines():
-            action = json.loads(line)
-            value = action["value"]
-            if action["key"] == "header":
-                if value.get("parentCommit", parent) != parent:
-                    raise HubError(412, message="A commit has happened since.")
-            elif action["key"] == "file":
+        for key, value in ((action["key"], action["value"]) for action in actions):
+            if key == "header" and value.get("parentCommit", parent) != parent:
+                raise HubError(412, message="A commit has happened since.")
+            if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
-            elif action["key"] == "lfsFile":
+            elif key == "lfsFile":
                 files[value["path"]] = self.hub.objects[value["oid"]]
-            elif action["key"] == "deletedFile":
+            elif key == "deletedFile":
                 del files[value["path"]]
-            elif action["key"] == "deletedFolder":
+            elif key == "deletedFolder":
                 files = {path: content for path, content in files.items() if not path.startswith(value["path"])}
-            else:
-                raise HubError(400, message=f"unknown action {action['key']}")
-        sha = repo.commit(revision, files)
-        return {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{name}/commit/{sha}"}
+        return repo.commit(revision, files)
 
 
 def run_command(

@@ -89,3 +89,63 @@ def test_page_shows_right_and_wrong_ones_and_escapes_captions(tmp_path):
     assert "✗ wrong" in page
     assert "0.500" in page
     assert "http" not in page
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(ValueError, match=r"\['accuracy'\] are unknown"):
+        EvaluationResult.load_json(tmp_path / "metrics.json")
+    with pytest.raises(ValueError, match="has `benchmark`, `metrics`"):
+        EvaluationResult.from_dict({"benchmark": "triplets"})
+
+
+def test_table_of_one_result():
+    lines = make_result(0.75).format_table().splitlines()
+    assert lines[0].split() == ["result", "chance"]
+    assert lines[1].split() == ["accuracy", "0.750", "0.500"]
+    assert len({len(line) for line in lines[:2]}) == 1
+
+
+def test_page_says_which_choice_was_wrong_and_takes_rows_without_a_kind(tmp_path):
+    from datasets import Dataset
+
+    picture = Image.new("RGB", (8, 8), "red")
+    row = {"image": picture, "neg_image": picture, "caption": "a cat", "neg_caption": "a dog"}
+    dataset = Dataset.from_list([{**row, "negative_type": kind} for kind in ("swap_obj", None)])
+    result = make_result(0.5)
+    result.predictions["image_text"][1], result.predictions["negative_image_negative_text"][1] = 0.3, 0.2
+    write_examples_page(tmp_path / "page.html", dataset, result)
+    page = (tmp_path / "page.html").read_text()
+    # The second row: 0.3 0.2 / 0.2 0.2, the negative image and the negative caption are undecided.
+    assert "triplet: " in page
+    assert "✗ wrong about the caption of an image and the image of a caption" in page
+    # The first row with only the choice of an image at fault: 0.5 0.6 / 0.1 0.7.
+    result.predictions["negative_image_text"][0], result.predictions["negative_image_negative_text"][0] = 0.6, 0.7
+    result.predictions["group_score"][0] = False
+    write_examples_page(tmp_path / "page.html", dataset, result)
+    assert (
+        "swap_obj: " + '<span class="bad">✗ wrong about the image of a caption</span>'
+        in (tmp_path / "page.html").read_text()
+    )
+
+
+def test_page_needs_predictions(tmp_path):
+    from datasets import Dataset
+
+    again = EvaluationResult.from_dict(make_result(0.5).to_dict())
+    with pytest.raises(ValueError, match="A result read from JSON has no predictions"):
+        write_examples_page(tmp_path / "page.html", Dataset.from_dict({}), again)
+
+
+def test_the_legend_of_a_comparison_fits_into_the_picture(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **kwargs: figures.append(self))
+    labels = ("clip", "negclip", "negclip_image", "clip_all", "tripletclip", "clip (2x steps)")
+    plot_comparison({label: {"group": (0.5, 0.1)} for label in labels}, tmp_path / "c.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

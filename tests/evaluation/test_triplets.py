@@ -183,3 +183,54 @@ def test_errors_of_the_dataset(setting):
         evaluate_triplets(model, processor, dataset.remove_columns("caption"))
     with pytest.raises(ValueError, match="empty"):
         evaluate_triplets(model, processor, dataset.select([]))
+
+
+@pytest.mark.parametrize(
+    ("undecided", "accuracy", "text_score", "image_score"),
+    [("image", 0, 0, 1), ("negative_image", 1, 0, 1), ("text", 1, 1, 0), ("negative_text", 1, 1, 0)],
+)
+def test_a_tie_in_any_comparison_is_wrong_and_counted(undecided, accuracy, text_score, image_score):
+    # `undecided` is between the pair that it chooses from; whoever shares a row with one of them equals it.
+    one, other = torch.tensor([[0.8, 0.6]]), torch.tensor([[0.8, -0.6]])
+    given = {"image": one, "text": one, "negative_image": other, "negative_text": other}
+    metrics = triplet_metrics(**{**given, undecided: torch.tensor([[1.0, 0.0]])})
+    assert metrics["tie_rate"] == 1.0
+    assert metrics["group_score"] == 0.0
+    assert (metrics["accuracy"], metrics["text_score"], metrics["image_score"]) == (accuracy, text_score, image_score)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rows", [33, 513, 1025])
+def test_a_collapsed_model_recalls_nothing_whatever_the_last_chunk(rows, seed):
+    # A chunk of one row is another product for BLAS, which adds in another order.
+    image, text, *_ = (value.repeat(rows, 1) for value in embeddings(1, seed=seed, dim=128))
+    assert set(recall(image, text).values()) == {0.0}
+
+
+def test_rows_of_one_image_do_not_compete():
+    image = torch.eye(3)[[0, 0, 1]]
+    text = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2, 0], [1.0, 0, 0], [0, 1.0, 0]]), dim=-1)
+    apart, together = triplet_metrics(image, text), triplet_metrics(image, text, image_ids=["a", "a", "b"])
+    assert apart["image_to_text_recall@1"] == pytest.approx(2 / 3)
+    assert apart["text_to_image_recall@1"] == pytest.approx(1 / 3)  # the same image twice is a tie
+    assert together["image_to_text_recall@1"] == together["text_to_image_recall@1"] == 1.0
+
+
+def test_kinds_of_other_benchmarks_and_rows_without_one():
+    image, text = torch.eye(4)[[0, 0, 0]], torch.eye(4)[[0, 1, 0]]
+    metrics = triplet_metrics(image, text, None, torch.eye(4)[[1, 0, 1]], ["colour", "swap_att", None])
+    kinds = [name for name in metrics if name.startswith("accuracy_")]
+    assert kinds == ["accuracy_swap_att", "accuracy_colour", "accuracy_macro"]
+    assert (metrics["accuracy"], metrics["accuracy_macro"]) == (pytest.approx(2 / 3), 0.5)
+
+
+def test_what_does_not_fit_is_refused():
+    image, text, _, negative_text = embeddings(4)
+    with pytest.raises(ValueError, match=r"text is \(1, 6\), image is \(4, 6\)"):
+        triplet_metrics(image, text[:1])
+    with pytest.raises(ValueError, match="at least one row"):
+        triplet_metrics(image[:0], text[:0])
+    with pytest.raises(ValueError, match="`negative_types` has 1 entries for 4 rows"):
+        triplet_metrics(image, text, None, negative_text, ["swap_att"])
+    with pytest.raises(ValueError, match="`image_ids` has 5 entries"):
+        triplet_metrics(image, text, image_ids=range(5))

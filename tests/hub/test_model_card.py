@@ -55,3 +55,26 @@ def test_without_an_evaluation():
     assert "It was not evaluated." in str(card)
     assert card.data.eval_results is None
     assert "before" not in str(make_card(before=None)).split("## Evaluation")[1].split("## Limits")[0]
+
+
+def test_no_token_gets_in():
+    token = "hf_" + "aB3" * 12
+    card = str(make_card(hyperparameters={"hub_token": "secret-1", "max_new_tokens": 7, "run_name": f"x {token}"}))
+    assert "secret-1" not in card
+    assert token not in card
+    assert "| run_name | x [token] |" in card
+    assert "| max_new_tokens | 7 |" in card
+
+
+def test_paths_of_this_machine_stay_here(tmp_path):
+    card = make_card(dataset=str(tmp_path / "triplets"), base_model=str(tmp_path / "start"))
+    assert card.data.datasets is None
+    assert card.data.base_model is None
+    assert str(tmp_path) not in str(card)
+    assert "on `triplets`, from `start`" in str(card)
+
+
+def test_values_do_not_break_the_table_and_the_license_can_be_another():
+    card = make_card(hyperparameters={"betas": "0.9 | 0.98"}, license="mit")
+    assert r"| betas | 0.9 \| 0.98 |" in str(card)
+    assert ModelCard(str(card)).data.license == "mit"

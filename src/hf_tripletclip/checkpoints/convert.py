@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tripletclip.checkpoints.processor import load_processor
+from hf_tripletclip.checkpoints.published import is_split_encoder_layout
 from hf_tripletclip.modeling import TripletCLIPModel
 
 
@@ -43,11 +44,13 @@ def convert(
     Raises:
         FileExistsError: The target exists and is not empty.
         OSError: The source or the processor cannot be loaded, or the target cannot be written.
-        ValueError: The source has tensors that do not fit.
+        ValueError: The source has tensors that do not fit, or a `logit_scale` of its own beside the one given.
     """
     target = Path(target)
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
+    if logit_scale is not None and not is_split_encoder_layout(source, **hub_kwargs):
+        raise ValueError(f"{source} does not have the published layout and holds its own `logit_scale`: give none.")
     loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
     model = TripletCLIPModel.from_pretrained(source, **loading)
     loaded = None

@@ -132,39 +132,49 @@ class TripletCollator:
             raise ValueError(f"TripletCollator collates {', '.join(COLUMNS)}; it knows no {', '.join(unknown)}.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        return self.collate(rows)[0]
+        batch, usable = self.collate(rows)
+        if not usable:
+            reasons = "; ".join(f"{_key(row)}: {self._broken(row)}" for row in rows[:3])
+            raise ValueError(
+                f"All {len(rows)} rows of a batch are broken, such as {reasons}. They are listed in "
+                f"{self.broken_rows.path}"
+            )
+        return batch
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[Mapping[str, Any]]]:
-        """The batch, and the rows that are in it: those that are not broken."""
+        """The batch, and the rows that are in it: those that are not broken. Without any the batch is empty."""
         if missing := [name for name in self.columns if name not in rows[0]]:
             hint = " They are tensors already: use transformers' `default_data_collator`."
             raise ValueError(
                 f"The rows lack {', '.join(map(repr, missing))}; they have {', '.join(map(repr, rows[0]))}."
                 + (hint if "pixel_values" in rows[0] else "")
             )
-        usable: list[dict[str, Any]] = []
-        kept: list[Mapping[str, Any]] = []
-        reasons: list[str] = []
-        kinds: list[int] = []
+        decoded: list[dict[str, Any]] = []
+        usable: list[Mapping[str, Any]] = []
         for row in rows:
             try:
-                usable.append({name: self._decode(row, name) for name in self.columns})
+                decoded.append({name: self._decode(row, name) for name in self.columns})
+                usable.append(row)
             except BrokenValue as error:
-                reasons.append(f"{_key(row)}: {error}")
                 self.broken_rows.add(_key(row), str(error))
-            else:
-                kept.append(row)
-                kind = row.get(NEGATIVE_TYPE)
-                kinds.append(NEGATIVE_TYPES.index(kind) if kind in NEGATIVE_TYPES else -1)
         if not usable:
-            raise ValueError(
-                f"All {len(rows)} rows of a batch are broken, such as {'; '.join(reasons[:3])}. "
-                f"They are listed in {self.broken_rows.path}"
-            )
-        batch = {**self._images(usable), **self._captions(usable)}
+            return {}, []
+        batch = {**self._images(decoded), **self._captions(decoded)}
         if NEGATIVE_TYPE in rows[0]:
-            batch[NEGATIVE_TYPE] = torch.tensor(kinds)
-        return batch, kept
+            kinds = [row.get(NEGATIVE_TYPE) for row in usable]
+            batch[NEGATIVE_TYPE] = torch.tensor(
+                [NEGATIVE_TYPES.index(kind) if kind in NEGATIVE_TYPES else -1 for kind in kinds]
+            )
+        return batch, usable
+
+    def _broken(self, row: Mapping[str, Any]) -> str:
+        """Why a row cannot be used."""
+        try:
+            for name in self.columns:
+                self._decode(row, name)
+        except BrokenValue as error:
+            return str(error)
+        return "nothing is wrong with it"
 
     def _decode(self, row: Mapping[str, Any], name: str) -> Any:
         try:

@@ -8,8 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_tripletclip.data.schema import NEGATIVE_TYPES
-from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
@@ -80,8 +79,9 @@ def plot_evaluation(before: EvaluationResult, after: EvaluationResult, path: str
     Raises:
         ImportError: matplotlib is not installed.
     """
-    names = [f"accuracy_{kind}" for kind in NEGATIVE_TYPES] + ["accuracy", "text_score", "image_score", "group_score"]
-    names += ["image_to_text_recall@1", "text_to_image_recall@1"]
+    last = ["accuracy", "image_accuracy", "text_score", "image_score", "group_score"]
+    last += ["image_to_text_recall@1", "text_to_image_recall@1"]
+    names = [name for name in main_metrics(after) if name.startswith("accuracy_") and name != "accuracy_macro"] + last
     names = [name for name in names if name in before.metrics and name in after.metrics]
     figure = _figure(max(6.0, 0.85 * len(names) + 1.5), 4.2)
     axes = figure.subplots()
@@ -89,11 +89,10 @@ def plot_evaluation(before: EvaluationResult, after: EvaluationResult, path: str
         colour = PALETTE[6] if label == "before" else PALETTE[0]
         places = [place + offset for place in range(len(names))]
         axes.bar(places, [result.metrics[name] for name in names], width=0.4, color=colour, label=label)
-    for place, name in enumerate(names):
-        if name in after.chance:
-            axes.hlines(
-                after.chance[name], place - 0.42, place + 0.42, color=PALETTE[1], label=None if place else "chance"
-            )
+    guesses = [(place, after.chance[name]) for place, name in enumerate(names) if name in after.chance]
+    if guesses:
+        starts, ends = [place - 0.42 for place, _ in guesses], [place + 0.42 for place, _ in guesses]
+        axes.hlines([guess for _, guess in guesses], starts, ends, color=PALETTE[1], label="chance")
     labels = [name.removeprefix("accuracy_").replace("_recall", "\nrecall").replace("_to_", " to ") for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=40, ha="right")
     axes.set(ylim=(0, 1), ylabel="fraction right", title=f"{after.counts.get('rows', '?')} test triplets")
@@ -114,7 +113,8 @@ def plot_comparison(rows: Mapping[str, Mapping[str, tuple[float, float]]], path:
         ImportError: matplotlib is not installed.
     """
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
-    figure = _figure(max(7.0, 0.95 * len(names) + 1.5), 4.4)
+    inches = max(7.0, 0.95 * len(names) + 1.5)
+    figure = _figure(inches, 4.4)
     axes = figure.subplots()
     width = 0.85 / max(1, len(rows))
     for index, (label, metrics) in enumerate(rows.items()):
@@ -131,6 +131,13 @@ def plot_comparison(rows: Mapping[str, Mapping[str, tuple[float, float]]], path:
         )
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set(ylim=(0, 1), ylabel="fraction right", title="Mean and standard deviation over seeds")
-    figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=len(rows), loc="outside lower center")
+    # The layout does not shrink a legend that is wider than the figure: a letter takes about a twelfth of an inch.
+    columns = int(inches / (0.6 + max(map(len, rows), default=1) / 12))
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        frameon=False,
+        ncols=max(1, min(len(rows), columns)),
+        loc="outside lower center",
+    )
     _tidy(axes)
     figure.savefig(path, dpi=150)

@@ -11,7 +11,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.data.collator import decode_image
+from hf_tripletclip.data.collator import decode_caption, decode_image
+from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE
 from hf_tripletclip.evaluation.result import EvaluationResult
 
 STYLE = """
@@ -41,15 +42,23 @@ def write_examples_page(
         result ([`EvaluationResult`]): With predictions that have all four scores.
         examples (`int`, defaults to 28): Triplets to show.
         seed (`int`, defaults to 0): Of the choice.
+
+    Raises:
+        ValueError: The result has no predictions with all four scores.
     """
     predictions = result.predictions
+    if "group_score" not in predictions:
+        raise ValueError(
+            "The page needs predictions with all four scores: evaluate a dataset that has neg_image and neg_caption "
+            "with `evaluate_triplets`. A result read from JSON has no predictions."
+        )
     order = list(range(len(predictions["row"])))
     random.Random(seed).shuffle(order)
-    kinds = dataset["negative_type"] if "negative_type" in dataset.column_names else None
+    column = dataset[NEGATIVE_TYPE] if NEGATIVE_TYPE in dataset.column_names else None
+    kinds = [None] * len(order) if column is None else column[predictions["row"]]
     groups: dict[tuple[str, bool], list[int]] = {}
     for index in order:
-        kind = kinds[predictions["row"][index]] if kinds is not None else ""
-        groups.setdefault((kind, predictions["group_score"][index]), []).append(index)
+        groups.setdefault((kinds[index] or "", predictions["group_score"][index]), []).append(index)
     # Take turns over kinds, right and wrong.
     chosen: list[int] = []
     while len(chosen) < examples and any(groups.values()):
@@ -75,23 +84,30 @@ their column. Right in all four comparisons: {result.metrics["group_score"]:.1%}
 
 def _article(row: dict[str, Any], predictions: dict[str, list[Any]], index: int) -> str:
     right = predictions["group_score"][index]
-    kind = html.escape(row.get("negative_type") or "triplet")
-    verdict = '<span class="good">✓ right</span>' if right else '<span class="bad">✗ wrong</span>'
+    kind = html.escape(row.get(NEGATIVE_TYPE) or "triplet")
     scores = [
         [predictions[f"{image}_{text}"][index] for image in ("image", "negative_image")]
         for text in ("text", "negative_text")
     ]
+
+    # A column is an image, which chooses its caption; a row is a caption, which chooses its image.
+    failed = {
+        "the caption of an image": any(scores[i][i] <= scores[1 - i][i] for i in (0, 1)),
+        "the image of a caption": any(scores[i][i] <= scores[i][1 - i] for i in (0, 1)),
+    }
+    reason = " and ".join(choice for choice, wrong in failed.items() if wrong)
+    verdict = '<span class="good">✓ right</span>' if right else f'<span class="bad">✗ wrong about {reason}</span>'
 
     def cell(text: int, image: int) -> str:
         best = scores[text][image] > scores[1 - text][image]
         colour = ("good" if text == image else "bad") if best else ""
         return f'<td class="{"best " if best else ""}{colour}">{scores[text][image]:.3f}</td>'
 
-    captions = [html.escape(row[name]) for name in ("caption", "neg_caption")]
+    captions = [html.escape(decode_caption(row[name])) for name in (CAPTION, NEG_CAPTION)]
     body = "".join(f"<tr><th>{captions[text]}</th>{cell(text, 0)}{cell(text, 1)}</tr>" for text in (0, 1))
     head = "".join(
         f'<td><img alt="{alt}" src="{_data_uri(row[name])}"></td>'
-        for name, alt in (("image", "image"), ("neg_image", "hard negative image"))
+        for name, alt in ((IMAGE, "image"), (NEG_IMAGE, "hard negative image"))
     )
     return f"<article><h2>{kind}: {verdict}</h2><table><tr><th></th>{head}</tr>{body}</table></article>\n"
 

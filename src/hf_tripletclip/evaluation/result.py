@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,37 +35,64 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EvaluationResult:
+        """
+        The inverse of `to_dict`.
+
+        Raises:
+            ValueError: These are not the fields of a result.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if (unknown := values.keys() - known) or not {"benchmark", "metrics"} <= values.keys():
+            raise ValueError(
+                f"An evaluation result has `benchmark`, `metrics` and no fields but {sorted(known)}; here are "
+                f"{sorted(values)}" + (f", of which {sorted(unknown)} are unknown." if unknown else ".")
+            )
         return cls(**values)
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` to a file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load_json(cls, path: str | os.PathLike[str]) -> EvaluationResult:
+        """Read what `save_json` wrote; raises as `from_dict`."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def format_table(self) -> str:
+        """A plain-text table: the main metrics, beside chance."""
+        return _table(self, {"result": self})
+
+
+# Tables show these of the held-out rows; `to_dict` has everything.
+SHOWN_HELD_OUT = ("held_out_accuracy", "held_out_group_score")
+
+
+def main_metrics(result: EvaluationResult) -> list[str]:
+    """Names of the metrics that tables show: not the tie rate, nor the text, image and group scores of each kind."""
+    hidden = ("tie_rate", "held_out_", "text_score_", "image_score_", "group_score_")
+    return [name for name in result.metrics if name in SHOWN_HELD_OUT or not name.startswith(hidden)]
 
 
 def table_rows(before: EvaluationResult, after: EvaluationResult) -> list[tuple[str, float, float, float | None]]:
-    """(metric, before, after, chance) of the metrics that both have."""
+    """(metric, before, after, chance) of the main metrics that both have."""
     return [
-        (name, before.metrics[name], value, after.chance.get(name))
-        for name, value in after.metrics.items()
+        (name, before.metrics[name], after.metrics[name], after.chance.get(name))
+        for name in main_metrics(after)
         if name in before.metrics
     ]
 
 
-# The table of a run shows these of the held-out rows; `metrics.json` has everything.
-SHOWN_HELD_OUT = ("held_out_accuracy", "held_out_group_score")
-
-
 def format_before_after(before: EvaluationResult, after: EvaluationResult) -> str:
     """A plain-text table: the main metrics before and after training, beside chance."""
-    lines = [f"{'':30}{'before':>9}{'after':>9}{'chance':>9}"]
-    for name, old, new, chance in table_rows(before, after):
-        detail = name.startswith(("text_score_", "image_score_", "group_score_"))
-        held_out = name.startswith("held_out") and name not in SHOWN_HELD_OUT
-        if name == "tie_rate" or detail or held_out:
-            continue
-        guess = "" if chance is None else f"{chance:9.3f}"
-        lines.append(f"{name:30}{old:9.3f}{new:9.3f}{guess}")
+    return _table(after, {"before": before, "after": after})
+
+
+def _table(of: EvaluationResult, columns: dict[str, EvaluationResult]) -> str:
+    names = [name for name in main_metrics(of) if all(name in result.metrics for result in columns.values())]
+    width = max(map(len, ["", *names])) + 1
+    lines = [" " * width + "".join(f"{column:>9}" for column in [*columns, "chance"])]
+    for name in names:
+        guess = f"{of.chance[name]:9.3f}" if name in of.chance else ""
+        values = "".join(f"{result.metrics[name]:9.3f}" for result in columns.values())
+        lines.append(f"{name:{width}}{values}{guess}")
     return "\n".join(lines)
