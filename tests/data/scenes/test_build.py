@@ -68,7 +68,7 @@ def test_the_second_call_reads_the_cache(scenes, tmp_path, monkeypatch):
 
 def test_a_dataset_of_its_own_is_plain_parquet(scenes, tmp_path):
     load_scenes(train_size=20, validation_size=5, test_size=7, cache_dir=tmp_path)
-    (file,) = [path for path in tmp_path.rglob("*test*.parquet")]
+    (file,) = tmp_path.rglob("*test*.parquet")
     rows = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "other"))
     assert len(rows) == 7
 
