@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+
+import pytest
 
 from hf_tripletclip.data import BrokenRows
 
@@ -40,3 +43,39 @@ def test_a_row_counts_once_per_reason(tmp_path):
     assert rows.counts() == {"empty caption": 1, "unreadable image": 1}
     assert len(BrokenRows(tmp_path / "broken.jsonl")) == 2  # a resumed run goes on with the same file
     assert str(tmp_path) in rows.summary()
+
+
+def test_only_the_first_reports_are_logged(tmp_path, caplog):
+    rows = BrokenRows(tmp_path / "broken.jsonl", max_warnings=2)
+    for index in range(5):
+        rows.add(f"row-{index}", "empty caption")
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("hf_tripletclip")]
+    assert messages[:2] == ["Broken row row-0: empty caption", "Broken row row-1: empty caption"]
+    assert messages[2:] == [f"More broken rows are listed in {rows.path}"]
+    assert len(rows) == 5
+
+
+def test_the_most_frequent_reason_comes_first(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    for key, reason in enumerate(["missing image", "caption cut: 90", "caption cut: 80", "caption cut: 90"]):
+        rows.add(str(key), reason)
+    assert list(rows.counts().items()) == [("caption cut", 3), ("missing image", 1)]
+    assert rows.summary() == (
+        f"Rows skipped or changed: 3 × caption cut, 1 × missing image. They are listed in {rows.path}"
+    )
+
+
+@pytest.mark.parametrize("key", ["two\nlines", 'a "quoted" \\ key', "🦓", "not UTF-8 \udcff", "\u2028"])
+def test_any_key_comes_back_as_it_was(tmp_path, key):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    rows.add(key, key)
+    rows.add("next", "empty caption")
+    assert [report["key"] for report in rows] == [key, "next"]
+    assert next(iter(rows))["reason"] == key
+
+
+def test_a_copy_in_another_process_reports_to_the_same_file(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    rows.add("here", "empty caption")
+    pickle.loads(pickle.dumps(rows)).add("there", "empty caption")
+    assert [report["key"] for report in rows] == ["here", "there"]

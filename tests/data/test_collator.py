@@ -176,3 +176,135 @@ def test_workers_report_to_the_parent(collator, context):
         assert sum(len(batch["input_ids"]) for batch in loader) == 16
     assert sorted(report["key"] for report in collator.broken_rows) == ["row-0", "row-10", "row-15", "row-5"]
     assert "4 × empty caption in caption" in collator.broken_rows.summary()
+
+
+def random_picture(seed: int, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+def test_negatives_are_what_the_processor_makes_of_them_alone(processor):
+    rows = [
+        make_row(index, image=random_picture(index, (40, 33)), neg_image=random_picture(9 + index, (32, 64)))
+        for index in range(3)
+    ]
+    batch = TripletCollator(processor)(rows)
+    alone = processor(
+        images=[row["neg_image"] for row in rows], text=[row["neg_caption"] for row in rows], return_tensors="pt",
+        padding="max_length", max_length=batch["input_ids"].shape[1],
+    )  # fmt: skip
+    assert torch.equal(batch["negative_pixel_values"], alone["pixel_values"])
+    assert torch.equal(batch["negative_input_ids"], alone["input_ids"])
+    assert torch.equal(batch["negative_attention_mask"], alone["attention_mask"])
+    assert {name: value.dtype for name, value in batch.items() if "pixel" not in name} == dict.fromkeys(
+        ("input_ids", "attention_mask", "negative_input_ids", "negative_attention_mask"), torch.int64
+    )
+    assert batch["pixel_values"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("column", ["image", "caption", "neg_image", "neg_caption"])
+def test_positives_and_negatives_stay_together_whatever_breaks(collator, column):
+    rows = [
+        make_row(index, image=picture((0, 40 * index, 0)), neg_image=picture((0, 40 * index, 255)), number=index)
+        for index in range(5)
+    ]
+    rows[2][column] = None
+    batch, kept = collator.collate(rows)
+    assert [row["number"] for row in kept] == [0, 1, 3, 4]
+    for name, value in collator([rows[index] for index in (0, 1, 3, 4)]).items():
+        assert torch.equal(batch[name], value), name
+
+
+@pytest.mark.parametrize("columns", [("caption",), ("neg_caption",), ("image",), ("neg_image",)])
+def test_a_single_column(processor, columns):
+    batch = TripletCollator(processor, columns=columns)([make_row()])
+    prefix = "negative_" if columns[0].startswith("neg_") else ""
+    names = ("pixel_values",) if columns[0].endswith("image") else ("input_ids", "attention_mask")
+    assert set(batch) == {prefix + name for name in names}
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 1), (1, 32, 32)])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_arrays_without_colours(collator, shape, kind):
+    gray = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
+    expected = collator([make_row(image=Image.fromarray(gray))])["pixel_values"]
+    assert torch.equal(collator([make_row(image=kind(gray.reshape(shape)))])["pixel_values"], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"caption": float("nan")}, "caption is no text in caption"),  # pandas' missing value
+        ({"caption": 5}, "caption is no text in caption"),
+        ({"caption": np.array(["a", "b"])}, "caption is no text in caption"),
+        ({"caption": "a \ud800 cat"}, "caption is not UTF-8 in caption"),  # what JSON's "\\ud800" gives
+        ({"image": np.zeros((0, 0, 3), np.uint8)}, "unreadable image in image"),
+        ({"image": Image.new("RGB", (0, 4))}, "unreadable image in image"),
+        ({"image": np.zeros((4, 4, 3))}, "unreadable image in image"),  # not uint8
+        ({"image": torch.zeros(3, 4, 4, requires_grad=True)}, "unreadable image in image"),
+        ({"image": np.zeros((2, 3, 4, 4), np.uint8)}, "unreadable image in image"),
+        ({"image": encoded(picture(size=64))[:-30]}, "unreadable image in image"),
+        ({"image": {}}, "missing image in image"),
+    ],
+)
+def test_strange_values_are_broken_rows_too(collator, changes, reason):
+    row = make_row(1, **changes)
+    del row["id"]
+    assert len(collator([make_row(0), row])["input_ids"]) == 1
+    assert collator.broken_rows.counts() == {reason: 1}
+
+
+def test_a_row_is_named_by_what_it_has(collator):
+    rows = [{**make_row(), "caption": "", "__key__": "000123", "key": "other"}]
+    rows += [{**make_row(), "caption": "", "id": 0}]
+    rows += [{**make_row(), "id": None, "caption": "", "neg_caption": "a dog " * 30}]
+    rows += [{**make_row(), "id": None, "caption": None, "neg_caption": None}]
+    collator([make_row(), *rows])
+    assert [report["key"] for report in collator.broken_rows] == [
+        "000123",
+        "0",
+        repr("a dog " * 10),
+        "without a key or a caption",
+    ]
+
+
+def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_image(collator, monkeypatch):
+    def fail(self, *arguments):
+        raise RuntimeError("Failed to decode image: Not implemented")  # as Pillow's AVIF plugin does
+
+    content = encoded(picture())
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    collator([make_row(0), make_row(1, image=content)])
+    assert collator.broken_rows.counts() == {"unreadable image in image": 1}
+
+
+def test_damaged_files_never_stop_a_run(collator):
+    rng = np.random.default_rng(0)
+    rows = [make_row(0)]
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
+        content = encoded(random_picture(0, (24, 24)), kind)
+        for index in range(20):
+            damaged = bytearray(content)
+            for place in rng.integers(0, len(damaged), 4):
+                damaged[place] = rng.integers(0, 256)
+            damaged = damaged[: rng.integers(1, len(damaged))]
+            rows.append(make_row(id=f"{kind}-{index}", image=bytes(damaged)))
+    batch = collator(rows)
+    assert len(batch["input_ids"]) + len(collator.broken_rows) == 101
+    assert set(collator.broken_rows.counts()) <= {"unreadable image in image", "image too large in image"}
+    assert len(collator.broken_rows) > 50
+
+
+def test_padding_to_a_multiple_and_limits(processor, tmp_path):
+    rows = [make_row(caption="cat " * 9)]
+    assert TripletCollator(processor, pad_to_multiple_of=8)(rows)["input_ids"].shape == (1, 16)
+    batch = TripletCollator(processor, max_length=1000, broken_rows=BrokenRows(tmp_path / "b.jsonl"))(
+        [make_row(0, neg_caption="cat " * 100), make_row(1)]
+    )
+    assert batch["input_ids"].shape == batch["negative_input_ids"].shape == (2, 20)  # the tokenizer's own limit
+    assert batch["negative_input_ids"][0, -1] == processor.tokenizer.eos_token_id
+
+
+def test_a_cut_caption_is_reported_with_its_length(collator):
+    collator([make_row(0, neg_caption="cat " * 30), make_row(1)])
+    (report,) = collator.broken_rows
+    assert report == {"key": repr("cat " * 15), "reason": "caption cut: 32 tokens, the limit is 20"}

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, Value
 from PIL import Image as PILImage
 
-from hf_tripletclip.data import check_columns, load_tripletdata
+from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, check_columns, load_tripletdata
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import COLUMNS
 from hf_tripletclip.objectives import base
@@ -151,3 +151,124 @@ def test_check_columns_of_any_dataset():
     check_columns([{"image": 1}], ("image",))
     with pytest.raises(ValueError, match="lacks 'caption'"):
         check_columns([{"image": 1}], ("image", "caption"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_single_tar(tmp_path, streaming):
+    write_tar(tmp_path / "shard.tar", 4, broken=0)
+    data = load_tripletdata(tmp_path / "shard.tar", split="train", streaming=streaming, required_columns=COLUMNS)
+    check(data)
+    assert [row["neg_caption"] for row in data] == [None, "a blue cat 1", "a blue cat 2", "a blue cat 3"]
+    assert [row["__key__"] for row in data] == [f"{index:06d}" for index in range(4)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_broken_row_of_a_tar_is_reported_by_its_key(tmp_path, streaming):
+    write_tar(tmp_path / "shard.tar", 4, broken=2)
+    data = undecoded(load_tripletdata(tmp_path / "shard.tar", split="train", streaming=streaming))
+    processor = build_processor(["a red cat"], image_size=16)
+    collator = TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken.jsonl"))
+    assert len(collator(list(data))["negative_input_ids"]) == 3
+    assert list(collator.broken_rows) == [{"key": "000002", "reason": "missing caption in neg_caption"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_may_change_places(tmp_path, streaming):
+    path = tmp_path / "train.parquet"
+    table(caption="neg_caption", neg_caption="caption", image="neg_image", neg_image="image").to_parquet(path)
+    swap = {"caption": "neg_caption", "neg_caption": "caption", "image": "neg_image", "neg_image": "image"}
+    check(load_tripletdata(path, split="train", streaming=streaming, columns=swap))
+    one_way = load_tripletdata(path, split="train", streaming=streaming, columns={"caption": "neg_caption"})
+    assert sorted(one_way.column_names) == ["caption", "image", "neg_image"]  # our name belongs to one column only
+    assert next(iter(one_way))["caption"] == "a red cat 0"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_that_are_the_same_already_and_other_columns(tmp_path, streaming):
+    path = tmp_path / "train.parquet"
+    table(2).add_column("kind", ["swap_obj", "add_att"]).to_parquet(path)
+    data = load_tripletdata(
+        path, split="train", streaming=streaming, columns={"caption": "caption", "negative_type": "kind"}
+    )
+    assert [row["negative_type"] for row in data] == ["swap_obj", "add_att"]
+    check(data, rows=2)
+
+
+def test_splits_of_what_was_saved_to_disk(tmp_path):
+    DatasetDict({"train": table(), "test": table(2)}).save_to_disk(tmp_path / "dict")
+    with pytest.raises(ValueError, match=r"dict has no split 'dev'; it has train, test"):
+        load_tripletdata(tmp_path / "dict", split="dev")
+    table().save_to_disk(tmp_path / "single")
+    check(load_tripletdata(tmp_path / "single"))
+    check(load_tripletdata(tmp_path / "single", split="train"))  # as a file without splits is called
+    with pytest.raises(ValueError, match=r"single has no split 'test'; it has train"):
+        load_tripletdata(tmp_path / "single", split="test")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_errors_name_the_dataset_and_the_split(tmp_path, streaming):
+    path = tmp_path / "data.parquet"
+    table(neg_caption="foil").to_parquet(path)
+    with pytest.raises(ValueError, match=r"data\.parquet \(split 'train'\): it lacks 'neg_caption'; it has 'image'"):
+        load_tripletdata(path, streaming=streaming, required_columns=COLUMNS)
+    with pytest.raises(ValueError, match=r"it lacks \['negative_type'\]"):
+        load_tripletdata(path, split="train", streaming=streaming, required_columns=("negative_type",))
+    with pytest.raises(ValueError, match=r"`columns` names \['nope'\], which it does not have; it has \['image'"):
+        load_tripletdata(path, split="train", streaming=streaming, columns={"neg_caption": "nope"})
+    with pytest.raises(ValueError, match="nope"):
+        load_tripletdata(path, split="nope", streaming=streaming)
+
+
+@pytest.mark.parametrize("path", ["/no/such.parquet", "./no-such-folder", "../no/such", "no/such/folder"])
+def test_a_path_that_does_not_exist(path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_tripletdata(path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_tripletdata(Path(path).absolute(), streaming=True)
+
+
+def test_lines_of_json_with_paths(tmp_path):
+    (tmp_path / "red.png").write_bytes(png("red"))
+    row = {"image": str(tmp_path / "red.png"), "caption": "a cat"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (loaded,) = load_tripletdata(tmp_path / "rows.jsonl", split="train")
+    assert loaded["caption"] == "a cat"
+    assert loaded["image"].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_an_unreadable_image_does_not_stop_loading(tmp_path):
+    rows = [{"image": {"bytes": content, "path": None}, "caption": "a cat"} for content in (png("red"), b"no image")]
+    Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
+    data = undecoded(load_tripletdata(tmp_path / "train.parquet", split="train"))
+    assert [row["image"]["bytes"] for row in data] == [png("red"), b"no image"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_undecoded_leaves_the_rest_alone(tmp_path, streaming):
+    table().to_parquet(tmp_path / "train.parquet")
+    data = load_tripletdata(tmp_path / "train.parquet", split="train", streaming=streaming)
+    raw = undecoded(data)
+    row = next(iter(raw))
+    assert (row["image"]["bytes"], row["neg_image"]["bytes"]) == (png("red"), png("blue"))
+    assert (row["caption"], row["neg_caption"]) == ("a red cat 0", "a blue cat 0")
+    check(data)  # what it was made from still decodes
+    plain = Dataset.from_dict({"image": [1], "caption": ["a"]})
+    assert undecoded(plain)[0] == {"image": 1, "caption": "a"}
+
+
+def test_a_stream_of_unknown_columns_passes():
+    stream = IterableDataset.from_generator(lambda: iter([{"image": 1}]))
+    assert stream.column_names is None
+    check_columns(stream, COLUMNS)
+    assert undecoded(stream) is stream
+    check_columns(iter([]), COLUMNS)
+
+
+def test_the_embedded_data_by_its_name(tmp_path):
+    sizes = {"train_size": 5, "validation_size": 5, "test_size": 7, "image_size": 16}
+    loaded = load_tripletdata("scenes", cache_dir=tmp_path, **sizes, required_columns=COLUMNS)
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 5, "validation": 5, "test": 7}
+    part = load_tripletdata("scenes", split="test", cache_dir=tmp_path, **sizes, columns={"caption": "neg_caption"})
+    assert part["caption"] == loaded["test"]["neg_caption"]
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        load_tripletdata("scenes", split="dev")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -53,3 +55,70 @@ for opener in (AutoProcessor, CLIPProcessor):
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return train_tokenizer(CAPTIONS)
+
+
+def test_special_tokens_are_those_of_clip(tokenizer):
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
+        "<|startoftext|>",
+        "<|endoftext|>",
+        "<|endoftext|>",
+    )
+    vocabulary = tokenizer.get_vocab()
+    assert sorted(vocabulary.values()) == list(range(len(tokenizer)))
+    assert tokenizer.bos_token_id == len(tokenizer) - 2
+    assert tokenizer.eos_token_id == tokenizer.pad_token_id == len(tokenizer) - 1
+    assert tokenizer("")["input_ids"] == [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    assert tokenizer.model_max_length == 77
+
+
+@pytest.mark.parametrize("text", CAPTIONS[:2])
+def test_captions_survive_the_round_trip(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == len(text.split()) + 2  # a token per word
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.decode(ids) == f"<|startoftext|>{text} <|endoftext|>"
+
+
+def test_every_character_can_be_encoded(tokenizer):
+    planes = [*range(0x20, 0x3000, 7), *range(0x4E00, 0xD800, 501), *range(0xE000, 0x10FFFF, 4999)]
+    normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    for code in planes:
+        ids = tokenizer(f"x{chr(code)}y")["input_ids"]
+        assert not special & set(ids[1:-1]), hex(code)
+        shown = tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "")
+        expected = normalize(f"x{chr(code)}y")  # NFC and lower case, by its version of Unicode
+        assert shown == "".join(expected.split()), hex(code)
+
+
+def test_words_never_seen_take_more_tokens_and_unseen_order_does_not_matter(tokenizer):
+    assert len(tokenizer.tokenize("zebra")) > 1
+    assert train_tokenizer(CAPTIONS[::-1]).get_vocab() == tokenizer.get_vocab()
+
+
+def test_no_captions_still_make_a_tokenizer():
+    tokenizer = train_tokenizer([])
+    assert len(tokenizer) == 514
+    assert tokenizer.decode(tokenizer("a cat")["input_ids"], skip_special_tokens=True).replace(" ", "") == "acat"
+
+
+def test_the_smallest_vocabulary():
+    assert len(train_tokenizer(CAPTIONS, vocab_size=514)) == 514
+    with pytest.raises(ValueError, match="`vocab_size` is 513; bytes and special tokens alone take 514"):
+        train_tokenizer(CAPTIONS, vocab_size=513)
+
+
+@pytest.mark.slow
+def test_the_same_in_another_process(tokenizer):
+    code = (
+        "import json; from hf_tripletclip.data import train_tokenizer; "
+        f"print(json.dumps(train_tokenizer({CAPTIONS!r}).get_vocab()))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(printed.stdout) == tokenizer.get_vocab()

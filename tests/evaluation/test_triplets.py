@@ -234,3 +234,57 @@ def test_what_does_not_fit_is_refused():
         triplet_metrics(image, text, None, negative_text, ["swap_att"])
     with pytest.raises(ValueError, match="`image_ids` has 5 entries"):
         triplet_metrics(image, text, image_ids=range(5))
+
+
+def test_kinds_are_scored_as_datasets_of_their_own():
+    given = embeddings(60, seed=3)
+    kinds = [("swap_att", "add_obj", None)[row % 3] for row in range(60)]
+    metrics = triplet_metrics(*given, kinds)
+    for kind in ("swap_att", "add_obj"):
+        rows = [row for row in range(60) if kinds[row] == kind]
+        for name, value in reference(*(side[rows] for side in given)).items():
+            assert metrics[f"{name}_{kind}"] == pytest.approx(value), (name, kind)
+    assert metrics["accuracy_macro"] == pytest.approx((metrics["accuracy_swap_att"] + metrics["accuracy_add_obj"]) / 2)
+    for name, value in reference(*given).items():  # the row without a kind counts here
+        assert metrics[name] == pytest.approx(value), name
+
+
+@pytest.mark.parametrize("role", range(4))
+def test_embeddings_that_are_not_finite_are_named_whichever_they_are(role):
+    given = embeddings(9)
+    for row in (1, 2, 3, 4, 6, 8):
+        given[role][row, -1] = float("inf")
+    name = ("image", "text", "negative_image", "negative_text")[role]
+    with pytest.raises(ValueError, match=rf"^{name} embeddings are not finite in rows \[1, 2, 3, 4, 6\]"):
+        triplet_metrics(*given)
+
+
+def test_held_out_metrics_are_those_of_the_held_out_rows(setting):
+    model, processor, dataset = setting
+    result = evaluate_triplets(model, processor, dataset, progress=False)
+    alone = evaluate_triplets(model, processor, dataset.select(range(3)), progress=False)
+    for name in ("accuracy", "text_score", "image_score", "group_score", "tie_rate"):
+        assert result.metrics[f"held_out_{name}"] == alone.metrics[name]
+    assert result.predictions["held_out"] == [True] * 3 + [False] * 7
+    assert not any("held_out" in name for name in evaluate_triplets(
+        model, processor, dataset.remove_columns("held_out"), progress=False
+    ).metrics)  # fmt: skip
+
+
+def test_the_batch_size_changes_nothing(setting):
+    model, processor, dataset = setting
+    one, many = (evaluate_triplets(model, processor, dataset, batch_size=size, progress=False) for size in (1, 64))
+    for name in ("image_text", "negative_image_negative_text"):
+        assert one.predictions[name] == pytest.approx(many.predictions[name], abs=1e-5)
+
+
+def test_a_broken_image_and_a_long_caption(setting):
+    model, processor, dataset = setting
+    rows = list(dataset.cast_column("image", ImageFeature(decode=False)))
+    rows[0]["image"] = {"bytes": b"no image", "path": None}
+    rows[9]["neg_caption"] = "a red cat " * 20  # cut, not left out
+    broken = Dataset.from_list(rows).cast_column("image", ImageFeature())
+    result = evaluate_triplets(model, processor, broken, progress=False)
+    assert result.counts == {"rows": 9, "broken": 1, "held_out": 2, "swap_att": 5, "add_obj": 4}
+    assert result.predictions["row"] == list(range(1, 10))
+    assert len(result.predictions["group_score"]) == 9

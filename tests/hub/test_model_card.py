@@ -78,3 +78,57 @@ def test_values_do_not_break_the_table_and_the_license_can_be_another():
     card = make_card(hyperparameters={"betas": "0.9 | 0.98"}, license="mit")
     assert r"| betas | 0.9 \| 0.98 |" in str(card)
     assert ModelCard(str(card)).data.license == "mit"
+
+
+def test_content_parses_as_a_card_of_the_hub():
+    card = make_card(dataset="me/triplets", name='odd: "name" #1')
+    data = ModelCard(card.content).data
+    assert data.to_dict() == card.data.to_dict()
+    assert data.license == "apache-2.0"
+    assert data.model_name == 'odd: "name" #1'
+    assert set(data.tags) == {"clip", "tripletclip", "compositionality", "hard-negatives"}
+    assert {(entry.dataset_type, entry.metric_type) for entry in data.eval_results} == {
+        ("me/triplets", "accuracy"),
+        ("me/triplets", "group_score"),
+    }
+
+
+def test_sections_come_in_order_and_the_citation_is_whole():
+    text = make_card(training_time="3 minutes on a CPU").text
+    heads = [line for line in text.splitlines() if line.startswith("#")]
+    assert heads == ["# my-model", "## Use", "## Training", "## Evaluation", "## Limits", "## Citation"]
+    citation = text.split("```bibtex")[1].split("```")[0]
+    assert citation.strip().startswith("@inproceedings{patel2024tripletclip,")
+    assert citation.count("{") == citation.count("}")
+    assert text.count("```") % 2 == 0
+    assert "Time: 3 minutes on a CPU." in text
+
+
+def test_tables_have_as_many_cells_in_every_row():
+    tables = [line for line in make_card().text.splitlines() if line.startswith("|")]
+    assert [line.count("|") for line in tables] == [3, 3, 3, 5, 5, 5, 5]
+    assert "| group_score | 0.000 | 0.500 |  |" in tables  # nobody knows its chance here
+    alone = [line for line in make_card(before=None).text.splitlines() if line.startswith("|")]
+    assert "| accuracy | 0.750 | 0.500 |" in alone
+
+
+def test_ties_are_told():
+    result = EvaluationResult("triplets", {"accuracy": 0.5, "tie_rate": 0.125}, counts={"rows": 8})
+    assert "8 triplets." in make_card(after=result).text
+    assert "a tie is wrong (12.5% of the rows have one)." in make_card(after=result).text
+    assert "a tie is wrong." in make_card().text
+
+
+def test_nothing_that_is_called_a_secret_is_shown():
+    secrets = {"token": "v1", "hub_token": "v2", "push_to_hub_token": "v3", "wandb_api_key": "v4", "password": "v5"}
+    text = str(make_card(hyperparameters={**secrets, "tokenizer": "kept", "secret_santa": "kept too"}))
+    assert not any(value in text for value in secrets.values())
+    assert "| tokenizer | kept |" in text
+    assert "| secret_santa | kept too |" in text
+
+
+def test_data_that_is_known_to_be_toys_says_so_and_other_data_does_not():
+    assert "drawings of icons" in make_card().text
+    other = make_card(dataset="me/triplets").text
+    assert "drawings of icons" not in other
+    assert "Evaluate it on your own data" in other

@@ -43,7 +43,7 @@ class BrokenRows:
         line = json.dumps({"key": key, "reason": reason}, ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab", buffering=0) as file:  # appended in one write: lines of workers do not mix
-            file.write(line.encode())
+            file.write(line.encode(errors="backslashreplace"))  # a lone surrogate, as JSON escapes it
         if self._logged < self.max_warnings:
             logger.warning(f"Broken row {key}: {reason}")
         elif self._logged == self.max_warnings:

@@ -59,10 +59,12 @@ def decode_image(value: Any) -> Image.Image:
                 value = Image.fromarray(array.squeeze(-1) if array.ndim == 3 and array.shape[2] == 1 else array)
             if not isinstance(value, Image.Image):
                 raise BrokenValue(f"unreadable image: a {type(value).__name__} is no image")
+            if 0 in value.size:
+                raise BrokenValue("unreadable image: it has no pixels")
             return value.convert("RGB")  # decodes, so that a truncated file shows here
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenValue(f"image too large: {error}") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, TypeError, ValueError) as error:
+    except (OSError, EOFError, UnidentifiedImageError, SyntaxError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, BrokenValue):
             raise
         raise BrokenValue(f"unreadable image: {error}") from error
@@ -86,6 +88,8 @@ def decode_caption(value: Any) -> str:
         raise BrokenValue(f"caption is no text: it is a {type(value).__name__}")
     if not value.strip():
         raise BrokenValue("empty caption")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # lone surrogates, such as JSON can hold
+        raise BrokenValue("caption is not UTF-8")
     return value
 
 
@@ -225,6 +229,6 @@ def _key(row: Mapping[str, Any]) -> str:
         if row.get(name) is not None:
             return str(row[name])
     for name in CAPTION_COLUMNS:
-        if row.get(name):
+        if isinstance(row.get(name), (str, bytes, bytearray)) and row[name]:
             return repr(row[name][:60])
     return "without a key or a caption"

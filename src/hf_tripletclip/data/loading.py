@@ -86,7 +86,12 @@ def _load(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any])
         source = {"path": builder[path.suffix], "data_files": name}
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
         dataset = load_from_disk(name)
-        return dataset if split is None else dataset[split]
+        if split is None:
+            return dataset
+        splits = dataset if isinstance(dataset, DatasetDict) else {str(dataset.split or "train"): dataset}
+        if split not in splits:
+            raise ValueError(f"{name} has no split {split!r}; it has {', '.join(splits)}.")
+        return splits[split]
     elif not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise FileNotFoundError(f"The dataset path {name} does not exist.")
     try:
@@ -110,8 +115,9 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
     renames = {theirs: ours for ours, theirs in columns.items() if theirs != ours}
     if taken := [ours for ours in renames.values() if ours in names and ours not in renames]:
         dataset = dataset.remove_columns(taken)  # a column of our name that `columns` says is another
-    if renames:
-        dataset = dataset.rename_columns(renames)
+    if renames:  # in two steps: a stream refuses names that change places
+        dataset = dataset.rename_columns({theirs: f"_our_{ours}" for theirs, ours in renames.items()})
+        dataset = dataset.rename_columns({f"_our_{ours}": ours for ours in renames.values()})
 
     features = dataset.features
     if features is None:
@@ -149,7 +155,7 @@ def _decode_captions(batch: dict[str, list[Any]], names: list[str]) -> dict[str,
 def check_columns(dataset: Any, columns: Sequence[str]) -> None:
     """Raise `ValueError` where a dataset lacks one of the columns; a stream of unknown columns passes."""
     names = getattr(dataset, "column_names", None)
-    if names is None and hasattr(dataset, "__getitem__"):
+    if names is None and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
         names = list(dataset[0])
     if names is None:
         return

@@ -25,6 +25,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     )
 }
 
+# Role of an embedding -> its symbol in tables.
+SYMBOLS = {"image": "v", "text": "t", "negative_image": "v'", "negative_text": "t'"}
+
 __all__ = [
     "OBJECTIVES",
     "Embeddings",
@@ -34,6 +37,7 @@ __all__ = [
     "available_objectives",
     "get_objective",
     "info_nce",
+    "terms_table",
 ]
 
 
@@ -59,3 +63,21 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
     if unknown := sorted(kwargs.keys() - accepted.keys()):
         raise ValueError(f"the objective {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
     return OBJECTIVES[name](**kwargs)
+
+
+def terms_table() -> str:
+    """
+    A Markdown table of the registered objectives: the dataset columns that each needs, and the weight of each term, a
+    column per term; symbols as in `docs/objectives.md`.
+    """
+    pairs = sorted(
+        {(term.query, term.keys) for objective in OBJECTIVES.values() for term in objective.terms},
+        key=lambda pair: (list(SYMBOLS).index(pair[0]), len(pair[1])),
+    )
+    heads = [f"{SYMBOLS[query]} → {' ∪ '.join(SYMBOLS[key].upper() for key in keys)}" for query, keys in pairs]
+    lines = ["| objective | columns | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
+    for name, objective in OBJECTIVES.items():
+        weights = {(term.query, term.keys): f"{term.weight:g}" for term in objective.terms}
+        columns = ", ".join(f"`{column}`" for column in objective().columns)
+        lines.append(f"| `{name}` | {columns} | " + " | ".join(weights.get(pair, "") for pair in pairs) + " |")
+    return "\n".join(lines)

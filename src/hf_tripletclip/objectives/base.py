@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from hf_tripletclip.objectives.infonce import gather_rows, info_nce, world_size
+from hf_tripletclip.objectives.infonce import common_dtype, gather_with_gradients, info_nce, world_size
 
 # Role of an embedding -> the dataset column and the model input that it comes from.
 COLUMNS = {"image": "image", "text": "caption", "negative_image": "neg_image", "negative_text": "neg_caption"}
@@ -72,10 +72,31 @@ class ObjectiveOutput:
     parts: dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """
+    What an objective computes with, each embedding float32 (float64 if one of them was float64).
+
+    Args:
+        own (`dict[str, torch.Tensor]`): This process's embeddings by role, `(rows, dim)`: the queries.
+        everyone (`dict[str, torch.Tensor]`):
+            The embeddings of all processes, `(rows of all, dim)`, with gradients: the keys. Those of `own` where
+            there is one process or negatives are not shared.
+        starts (`dict[str, int]`): Row of `everyone` at which `own` starts.
+        processes (`int`): Number of processes that share their rows.
+    """
+
+    own: dict[str, torch.Tensor]
+    everyone: dict[str, torch.Tensor]
+    starts: dict[str, int]
+    processes: int
+
+
 class Objective:
     """
     A contrastive training objective. A subclass names its `terms`; roles, columns, computation and documentation
-    follow from them. One with further terms overrides `__call__` and adds to what this class returns.
+    follow from them. One with further terms overrides `compute`, where the rows are checked and gathered already, and
+    adds to what this class returns.
 
     Args:
         negatives_across_devices (`bool`, defaults to `True`):
@@ -114,33 +135,48 @@ class Objective:
             scale (`torch.Tensor` of shape `()`): `exp(logit_scale)`.
 
         Raises:
-            ValueError: A role is missing, or queries and targets differ in number.
+            ValueError: A role is missing, shapes or dtypes do not fit, queries and targets differ in number, or
+                there are no rows.
         """
-        own = self.check(embeddings)
-        starts = dict.fromkeys(own, 0)
-        keys, ranks = own, 1
-        if self.negatives_across_devices and world_size() > 1:
-            key_roles = [role for role in own if any(role in term.keys for term in self.terms)]
-            gathered, first_rows = gather_rows([own[role] for role in key_roles])
-            keys, starts = dict(zip(key_roles, gathered, strict=True)), dict(zip(key_roles, first_rows, strict=True))
-            ranks = world_size()
+        return self.compute(self.gather(self.check(embeddings)), scale)
 
-        loss: torch.Tensor | None = None
+    def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
+        """The terms and their weighted sum; `scale` as in `__call__`."""
+        losses: list[torch.Tensor] = []
         parts: dict[str, torch.Tensor] = {}
         for term in self.terms:
+            targets = rows.everyone[term.keys[0]]
+            if len(targets) == 0:
+                raise ValueError(f"The objective {self.name!r} got no rows: there is no {term.keys[0]} embedding.")
             total = info_nce(
-                own[term.query],
-                [keys[role] for role in term.keys],
+                rows.own[term.query],
+                [rows.everyone[role] for role in term.keys],
                 scale,
-                first_target=starts[term.keys[0]],
+                first_target=rows.starts[term.keys[0]],
                 chunk_size=self.chunk_size,
+                reduction="sum",
             )
             # Over processes the *mean* of the losses is the mean over all rows, however many each process has.
-            mean = total * (ranks / len(keys[term.keys[0]]))
+            mean = total * (rows.processes / len(targets))
             parts[term.name] = mean.detach()
-            loss = term.weight * mean if loss is None else loss + term.weight * mean
-        assert loss is not None, f"{type(self).__name__} has no terms"
-        return ObjectiveOutput(loss=loss, parts=parts)
+            losses.append(term.weight * mean)
+        return ObjectiveOutput(loss=torch.stack(losses).sum(), parts=parts)
+
+    def gather(self, own: dict[str, torch.Tensor]) -> Rows:
+        """The embeddings by role together with those of the other processes, each gathered once."""
+        # Cast first: gradients of several terms and processes then add up in float32.
+        dtype = common_dtype(list(own.values()))
+        own = {role: value.to(dtype) for role, value in own.items()}
+        if not self.negatives_across_devices or world_size() == 1:
+            return Rows(own=own, everyone=own, starts=dict.fromkeys(own, 0), processes=1)
+        key_roles = [role for role in own if any(role in term.keys for term in self.terms)]
+        gathered, starts = gather_with_gradients([own[role] for role in key_roles])
+        return Rows(
+            own=own,
+            everyone=dict(zip(key_roles, gathered, strict=True)),
+            starts=dict(zip(key_roles, starts, strict=True)),
+            processes=world_size(),
+        )
 
     def check(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
         """The embeddings that the terms use, by role; raises `ValueError` where they do not do."""
@@ -152,7 +188,15 @@ class Objective:
                     f"The objective {self.name!r} needs {role} embeddings: give the model `{MODEL_INPUTS[role]}` "
                     f"(dataset column {COLUMNS[role]!r})."
                 )
+            if value.ndim != 2 or not value.is_floating_point():
+                raise ValueError(
+                    f"The objective {self.name!r} needs {role} embeddings of shape (rows, dim), floating; they are "
+                    f"{tuple(value.shape)}, {value.dtype}."
+                )
             own[role] = value
+        dims = {role: value.shape[1] for role, value in own.items()}
+        if len(set(dims.values())) > 1:
+            raise ValueError(f"The objective {self.name!r} needs embeddings of one dimension; they have {dims}.")
         for term in self.terms:
             queries, targets = own[term.query], own[term.keys[0]]
             if len(queries) != len(targets):

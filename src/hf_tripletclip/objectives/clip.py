@@ -8,15 +8,33 @@ from hf_tripletclip.objectives.base import Objective, Term
 
 class CLIPObjective(Objective):
     r"""
-    Each image must find its caption among the captions of the batch, and each caption its image (Radford et al. 2021,
-    arXiv 2103.00020, figure 3):
+    Each image must find its caption among the captions of the batch, and each caption its image:
 
     ``1/2 [CE(v -> T) + CE(t -> V)]``
 
-    Relations: what `CLIPModel(..., return_loss=True)` computes, over all processes and without the B x B matrix.
-    Every other objective adds hard negatives to it.
+    where ``CE(q -> K)`` is the mean over the queries of ``logsumexp_k(s q.k) - s q.k_target``, v and t are
+    L2-normalised embeddings, T and V all of them, and s the scale.
 
-    Inputs: `image`, `caption`.
+    Args:
+        negatives_across_devices (`bool`, defaults to `True`):
+            Whether T and V are the rows of all processes.
+        chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel, see
+            [`~hf_tripletclip.objectives.info_nce`].
+
+    Requirements:
+        Pairs; the larger the batch, the harder the task. A caption that fits two images of a batch is a false
+        negative.
+
+    Inputs:
+
+    | role | dataset column | model input | rows |
+    | --- | --- | --- | --- |
+    | `image` | `image` | `pixel_values` | B |
+    | `text` | `caption` | `input_ids` | B |
+
+    Relations:
+        What `CLIPModel(..., return_loss=True)` computes, over all processes and without the B x B matrix. Every other
+        objective adds hard negatives to it.
 
     Example:
 
@@ -28,7 +46,12 @@ class CLIPObjective(Objective):
     >>> output = get_objective("clip")(Embeddings(image=image, text=text), scale=torch.tensor(14.3))
     >>> sorted(output.parts)
     ['image_to_text', 'text_to_image']
-    ```"""
+    ```
+
+    References:
+        Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+        arXiv 2103.00020, figure 3.
+    """
 
     name = "clip"
     terms = (

@@ -8,14 +8,50 @@ from hf_tripletclip.objectives.base import Objective, Term
 
 class CLIPAllObjective(Objective):
     r"""
-    Positive and negative pairs make one CLIP batch of 2B pairs: the symmetric loss over the 2B x 2B matrix, as
-    TROHN-Img is trained (Miranda et al. 2024, "BiVLC", arXiv 2406.09952):
+    Positive and negative pairs make one CLIP batch of 2B pairs, the symmetric loss over the 2B x 2B matrix:
 
     ``1/2 [CE([v;v'] -> T ∪ T') + CE([t;t'] -> V ∪ V')]``
 
-    Relations: the control that a triplet objective must beat: the same rows, and nothing new about them.
+    with `CE` as in [`CLIPObjective`].
 
-    Inputs: `image`, `caption`, `neg_image`, `neg_caption`.
+    Args:
+        negatives_across_devices (`bool`, defaults to `True`):
+            Whether the denominators run over the rows of all processes.
+        chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel.
+
+    Requirements:
+        Triplets with images and captions on both sides, one negative pair per pair.
+
+    Inputs:
+
+    | role | dataset column | model input | rows |
+    | --- | --- | --- | --- |
+    | `image` | `image` | `pixel_values` | B |
+    | `text` | `caption` | `input_ids` | B |
+    | `negative_image` | `neg_image` | `negative_pixel_values` | B |
+    | `negative_text` | `neg_caption` | `negative_input_ids` | B |
+
+    Relations:
+        `clip` on a batch that holds both pairs of each triplet. It sees the rows that `tripletclip` sees, so it is the
+        control for it; there, images of the two pairs never share a denominator, and the two halves are summed.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_tripletclip.objectives import Embeddings, get_objective
+
+    >>> image, text, negative_image, negative_text = torch.nn.functional.normalize(torch.randn(4, 8, 16), dim=-1)
+    >>> scale = torch.tensor(14.3)
+    >>> together = get_objective("clip_all")(Embeddings(image, text, negative_image, negative_text), scale)
+    >>> pairs = Embeddings(torch.cat([image, negative_image]), torch.cat([text, negative_text]))
+    >>> torch.allclose(together.loss, get_objective("clip")(pairs, scale).loss)
+    True
+    ```
+
+    References:
+        Miranda et al. 2024, "BiVLC: Extending Vision-Language Compositionality Evaluation with Text-to-Image
+        Retrieval", arXiv 2406.09952: TROHN-Img is trained so.
     """
 
     name = "clip_all"

@@ -7,28 +7,9 @@ import re
 import sys
 from pathlib import Path
 
-from hf_tripletclip.objectives import OBJECTIVES
+from hf_tripletclip.objectives import terms_table
 
-SYMBOLS = {"image": "v", "text": "t", "negative_image": "v'", "negative_text": "t'"}
 BEGIN, END = "<!-- terms:begin -->", "<!-- terms:end -->"
-
-
-def terms_table() -> str:
-    """A Markdown table of the registered objectives: columns needed, and the weight of each term."""
-    pairs = sorted(
-        {(term.query, term.keys) for objective in OBJECTIVES.values() for term in objective.terms},
-        key=lambda pair: (list(SYMBOLS).index(pair[0]), len(pair[1])),
-    )
-    heads = [f"{SYMBOLS[query]} → {' ∪ '.join(SYMBOLS[key].upper() for key in keys)}" for query, keys in pairs]
-    lines = [
-        "| objective | columns | " + " | ".join(heads) + " |",
-        "| --- | --- |" + " --- |" * len(heads),
-    ]
-    for name, objective in OBJECTIVES.items():
-        weights = {(term.query, term.keys): f"{term.weight:g}" for term in objective.terms}
-        columns = ", ".join(f"`{column}`" for column in objective().columns)
-        lines.append(f"| `{name}` | {columns} | " + " | ".join(weights.get(pair, "") for pair in pairs) + " |")
-    return "\n".join(lines)
 
 
 def with_table(page: str) -> str:
@@ -38,6 +19,13 @@ def with_table(page: str) -> str:
     return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{terms_table()}\n{END}", page, flags=re.DOTALL)
 
 
+def main(arguments: list[str]) -> None:
+    """Rewrite the page named on the command line."""
+    if len(arguments) != 1:
+        raise SystemExit("usage: python -m hf_tripletclip.objectives.docs PAGE.md")
+    page = Path(arguments[0])
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(with_table(target.read_text(encoding="utf-8")), encoding="utf-8")
+    main(sys.argv[1:])

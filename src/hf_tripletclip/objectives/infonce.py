@@ -16,6 +16,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def common_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
+    """The dtype that losses are computed in: float32, or float64 if any tensor is."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
 def info_nce(
     queries: torch.Tensor,
     keys: Sequence[torch.Tensor],
@@ -23,29 +31,46 @@ def info_nce(
     *,
     first_target: int = 0,
     chunk_size: int = 2048,
+    reduction: str = "mean",
 ) -> torch.Tensor:
     r"""
-    Sum over rows of the InfoNCE loss, ``sum_i [logsumexp_j(s q_i . k_j) - s q_i . k_(first_target + i)]``
+    The InfoNCE loss, ``mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_(first_target + i)]``
     (van den Oord et al. 2018, arXiv 1807.03748, equation 4).
 
     Keys are visited in chunks with a running logsumexp and visited again in the backward pass, so memory is
-    O(rows x chunk_size) and never O(rows x keys). Products and sums are float32 (float64 for float64 inputs) whatever
-    autocast says.
+    O(rows x chunk_size) and never O(rows x keys). Products and sums are float32 (float64 if an input is float64) in
+    both passes, whatever autocast says. There is no second derivative.
 
     Args:
         queries (`torch.Tensor` of shape `(rows, dim)`): L2-normalised embeddings.
         keys (`Sequence[torch.Tensor]`, each of shape `(n, dim)`): Blocks of keys. Targets lie in the first.
-        scale (`torch.Tensor` of shape `()`): Factor on the cosines, `exp(logit_scale)`.
+        scale (`torch.Tensor` of one element): Factor on the cosines, `exp(logit_scale)`.
         first_target (`int`, defaults to 0): Row of the first block that is the target of query 0.
         chunk_size (`int`, defaults to 2048): Keys per chunk.
+        reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the queries.
 
     Returns:
-        `torch.Tensor` of shape `()`: The sum; divide by the number of rows for the mean.
+        `torch.Tensor` of shape `()`, float32 or float64.
+
+    Raises:
+        ValueError: The first block has no target for some query, or `reduction` or `chunk_size` is impossible.
     """
-    dtype = torch.promote_types(queries.dtype, torch.float32)
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"`reduction` is {reduction!r}; it can be 'mean' or 'sum'.")
+    if chunk_size < 1:
+        raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
+    if not 0 <= first_target <= len(keys[0]) - len(queries):
+        raise ValueError(
+            f"{len(queries)} queries have their targets in rows {first_target} and following of the first block of "
+            f"keys, but that has {len(keys[0])} rows."
+        )
+    dtype = common_dtype([queries, *keys])
     with torch.autocast(queries.device.type, enabled=False):
         blocks = [block.to(dtype) for block in keys]
-        return _InfoNCE.apply(queries.to(dtype), scale.to(dtype), first_target, chunk_size, *blocks)
+        if len(blocks) > 1 and sum(map(len, blocks)) <= chunk_size:
+            blocks = [torch.cat(blocks)]  # one product instead of several
+        total = _InfoNCE.apply(queries.to(dtype), scale.to(dtype).reshape(()), first_target, chunk_size, *blocks)
+        return total / len(queries) if reduction == "mean" else total
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -58,66 +83,69 @@ class _InfoNCE(torch.autograd.Function):
         chunk_size: int,
         *blocks: torch.Tensor,
     ) -> torch.Tensor:
-        rows = len(queries)
-        targets = blocks[0][first_target : first_target + rows]
-        target_cosines = (queries * targets).sum(dim=1)
-        chunks = [chunk for block in blocks for chunk in block.split(chunk_size)]
-        logsumexp = torch.full_like(target_cosines, -torch.inf)
-        kept = None
-        for chunk in chunks:
-            logits = (queries @ chunk.t()).mul_(scale)
-            logsumexp = torch.logaddexp(logsumexp, torch.logsumexp(logits, dim=1))
-            # A single chunk is within the promised memory, and spares the backward pass the product.
-            kept = logits if len(chunks) == 1 else None
-        ctx.save_for_backward(queries, scale, target_cosines, logsumexp, kept, *blocks)
+        scaled = queries * scale
+        single = len(blocks) == 1 and len(blocks[0]) <= chunk_size
+        logsumexp = kept = None
+        targets = queries.new_zeros(())
+        for index, block in enumerate(blocks):
+            for start in range(0, len(block), chunk_size):
+                logits = scaled @ block[start : start + chunk_size].t()
+                if index == 0:
+                    # Query i has its target in column first_target + i: on a diagonal, which is empty off the chunk.
+                    targets = targets + logits.diagonal(first_target - start).sum()
+                part = torch.logsumexp(logits, dim=1)
+                logsumexp = part if logsumexp is None else torch.logaddexp(logsumexp, part)
+                # A single chunk is within the promised memory, and spares the backward pass the product.
+                kept = logits if single else None
+        ctx.save_for_backward(queries, scale, logsumexp, kept, *blocks)
         ctx.first_target, ctx.chunk_size = first_target, chunk_size
-        return (logsumexp - scale * target_cosines).sum()
+        return queries.new_zeros(()) if logsumexp is None else logsumexp.sum() - targets
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        queries, scale, target_cosines, logsumexp, kept, *blocks = ctx.saved_tensors
-        own = slice(ctx.first_target, ctx.first_target + len(queries))
+        # Autocast of the forward pass does not reach here, that of the caller of `backward()` does.
+        with torch.autocast(grad.device.type, enabled=False):
+            return _InfoNCE.gradients(ctx, grad)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        queries, scale, logsumexp, kept, *blocks = ctx.saved_tensors
         needs_queries, needs_scale, _, _, *needs_blocks = ctx.needs_input_grad
-        # Gradients with respect to the scaled logits are softmax minus one-hot; the scale comes in at the end.
-        query_grad = -blocks[0][own]
-        scale_grad = -target_cosines.sum()
+        scaled = queries * scale if kept is None else None
+        weighted = queries * (scale * grad) if any(needs_blocks) else None
+        direction = torch.zeros_like(queries) if needs_queries or needs_scale else None
         block_grads: list[torch.Tensor | None] = []
         for index, (block, needed) in enumerate(zip(blocks, needs_blocks, strict=True)):
             block_grad = torch.empty_like(block) if needed else None
             for start in range(0, len(block), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
-                chunk = block[part]
-                logits = kept if kept is not None else (queries @ chunk.t()).mul_(scale)
-                softmax = torch.exp(logits - logsumexp[:, None])
-                if needs_queries or needs_scale:
-                    weighted = softmax @ chunk
-                    query_grad = query_grad + weighted
-                    scale_grad = scale_grad + (weighted * queries).sum()
-                if block_grad is not None:
-                    torch.matmul(softmax.t(), queries, out=block_grad[part])
-            if block_grad is not None:
+                # The gradient with respect to the logits is softmax minus one-hot.
+                if scaled is None:
+                    logits_grad = (kept - logsumexp[:, None]).exp_()
+                else:
+                    logits_grad = (scaled @ block[part].t()).sub_(logsumexp[:, None]).exp_()
                 if index == 0:
-                    block_grad[own] -= queries
-                block_grad.mul_(grad * scale)
+                    logits_grad.diagonal(ctx.first_target - start).sub_(1)
+                if direction is not None:
+                    direction.addmm_(logits_grad, block[part])
+                if block_grad is not None and weighted is not None:
+                    torch.mm(logits_grad.t(), weighted, out=block_grad[part])
             block_grads.append(block_grad)
-        return (
-            query_grad.mul_(grad * scale) if needs_queries else None,
-            scale_grad * grad if needs_scale else None,
-            None,
-            None,
-            *block_grads,
-        )
+        scale_grad = (direction * queries).sum() * grad if direction is not None and needs_scale else None
+        query_grad = direction.mul_(scale * grad) if direction is not None and needs_queries else None
+        return query_grad, scale_grad, None, None, *block_grads
 
 
-def gather_rows(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
+def gather_with_gradients(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
     """
     Concatenate each tensor over all processes, with gradients: each process's rows get the sum of what all processes
-    send back. One collective forward and one backward, however many tensors.
+    send back. One collective forward and one backward, however many tensors, and one more for the row counts.
 
     Args:
         tensors (`Sequence[torch.Tensor]`, each of shape `(n, dim)`):
-            The same tensors in the same order on every process, of one dtype and `dim`; n may differ.
+            The same tensors in the same order on every process, of one dtype and `dim`; n may differ between
+            processes: rows travel padded to the largest n.
 
     Returns:
         The concatenated tensors, in rank order, and for each the row at which this process's rows start.
@@ -141,8 +169,13 @@ def gather_rows(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], li
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather forward, reduce_scatter backward. `torch.distributed.nn`'s own is deprecated under compile and slow
-    on gloo (one scatter per rank)."""
+    """
+    all_gather forward, reduce_scatter backward.
+
+    `torch.distributed.nn.functional.all_gather` is not used: on gloo its backward is one scatter per rank, on NCCL it
+    returns a list where one tensor is wanted. NCCL's reduce_scatter needs the gradient of all rows and the own rows
+    of the sum; gloo's is an all_reduce inside, on a copy of the former.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -154,11 +187,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        if dist.get_backend() == dist.Backend.NCCL:
-            own = grad.new_empty(ctx.rows, *grad.shape[1:])
-            dist.reduce_scatter_tensor(own, grad.contiguous())
-            return own
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        start = dist.get_rank() * ctx.rows
-        return total[start : start + ctx.rows]
+        own = grad.new_empty(ctx.rows, *grad.shape[1:])
+        dist.reduce_scatter_tensor(own, grad.contiguous())
+        return own

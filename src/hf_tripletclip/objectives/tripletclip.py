@@ -9,16 +9,34 @@ from hf_tripletclip.objectives.base import Objective, Term
 class TripletCLIPObjective(Objective):
     r"""
     NegCLIP on both pairs: the negative pair (v', t') is a pair of its own, whose hard negative captions are the
-    positive ones (Patel et al. 2024, arXiv 2411.02545, equations 3 and 4, in the scale of the code released with it,
-    which is half the paper's):
+    positive ones:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + 1/2 [CE(v' -> T' ∪ T) + CE(t' -> V')]``
 
-    It is a sum, not a mean, of two NegCLIP losses. The images of the two halves never share a denominator.
+    with `CE` as in [`CLIPObjective`]. It is a sum, not a mean, of two NegCLIP losses, and the images of the two
+    halves never share a denominator. The paper's equations carry no 1/2; the code released with it does, and so does
+    this class.
 
-    Relations: `clip_all` puts the same pairs into one plain softmax, images included, and takes the mean.
+    Args:
+        negatives_across_devices (`bool`, defaults to `True`):
+            Whether the denominators run over the rows of all processes.
+        chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel.
 
-    Inputs: `image`, `caption`, `neg_image`, `neg_caption`.
+    Requirements:
+        Triplets with images and captions on both sides, one negative pair per pair.
+
+    Inputs:
+
+    | role | dataset column | model input | rows |
+    | --- | --- | --- | --- |
+    | `image` | `image` | `pixel_values` | B |
+    | `text` | `caption` | `input_ids` | B |
+    | `negative_image` | `neg_image` | `negative_pixel_values` | B |
+    | `negative_text` | `neg_caption` | `negative_input_ids` | B |
+
+    Relations:
+        `negclip` on the positive pairs plus `negclip` on the negative ones. `clip_all` puts the same pairs into one
+        plain softmax, images included, and takes the mean.
 
     Example:
 
@@ -28,8 +46,15 @@ class TripletCLIPObjective(Objective):
 
     >>> image, text, negative_image, negative_text = torch.nn.functional.normalize(torch.randn(4, 8, 16), dim=-1)
     >>> embeddings = Embeddings(image, text, negative_image, negative_text)
-    >>> loss = get_objective("tripletclip")(embeddings, scale=torch.tensor(14.3)).loss
-    ```"""
+    >>> output = get_objective("tripletclip")(embeddings, scale=torch.tensor(14.3))
+    >>> sorted(output.parts)
+    ['image_to_text', 'negative_image_to_negative_text', 'negative_text_to_negative_image', 'text_to_image']
+    ```
+
+    References:
+        Patel et al. 2024, "TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language
+        Negatives", arXiv 2411.02545, equations 3 and 4, in the scale of the code released with it.
+    """
 
     name = "tripletclip"
     terms = (

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, IterableDataset
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
 from transformers.utils import logging
@@ -64,7 +63,6 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     require_output_tools()
     _warn_about_single_process(args)
 
-    _use_all_cores(args)
     with args.main_process_first(desc="preparing the dataset"):
         splits = load_splits(data_args, model_args, required_columns=objective.columns, seed=args.seed)
     set_seed(args.seed)
@@ -254,19 +252,6 @@ def _writable(output_dir: str | None) -> str:
     except OSError as error:
         raise OSError(f"The output folder {output_dir!r} cannot be written: {error}") from error
     return output_dir
-
-
-def _use_all_cores(args: TripletCLIPTrainingArguments) -> None:
-    # `accelerate launch` sets OMP_NUM_THREADS to 1 where nobody has set it, which leaves a single CPU process on one
-    # core of many. TRIPLETCLIP_CPU_THREADS sets another number.
-    threads = os.environ.get("TRIPLETCLIP_CPU_THREADS")
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if threads is not None:
-        torch.set_num_threads(int(threads))
-    elif launched and args.device.type == "cpu" and args.world_size == 1:
-        torch.set_num_threads(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
 
 
 def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:

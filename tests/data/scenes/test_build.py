@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -14,7 +15,10 @@ from hf_tripletclip.data.scenes import drawing
 from hf_tripletclip.data.scenes.build import make_row
 from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.drawing import draw_scene
+from hf_tripletclip.data.scenes.negatives import EXCLUSIVE
+from hf_tripletclip.data.scenes.scene import is_held_out
 from hf_tripletclip.data.scenes.vocabulary import COLOURS, NOUNS, choose_nouns
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from tests.data.scenes.conftest import SIZES
 
 
@@ -103,3 +107,52 @@ def test_errors(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r'pip install "hf_tripletclip\[scenes\]"'):
         load_scenes(cache_dir=tmp_path)
     drawing._font_folder.cache_clear()
+
+
+def test_held_out_and_kind_are_those_of_the_row(scenes):
+    nouns = choose_nouns(24)
+    for split, rows in scenes.items():
+        listed = rows.select_columns(["caption", "neg_caption", "held_out", "negative_type", "id"])[:70]
+        for index in range(len(listed["id"])):
+            positive, negative, kind = make_row(split, index, 0, nouns)
+            assert listed["caption"][index] == describe(positive)
+            assert listed["neg_caption"][index] == describe(negative)
+            assert listed["held_out"][index] == (is_held_out(positive) or is_held_out(negative))
+            assert listed["negative_type"][index] == kind
+            assert listed["id"][index] == f"scenes-{split}-{index:06d}"
+    assert set(scenes["test"]["negative_type"]) == set(NEGATIVE_TYPES)
+    assert Counter(scenes["train"]["negative_type"]) == dict.fromkeys(EXCLUSIVE, 240)
+
+
+def test_rows_depend_on_neither_the_sizes_nor_the_other_splits(scenes, tmp_path):
+    small = load_scenes(train_size=30, validation_size=3, test_size=9, image_size=32, num_proc=1, cache_dir=tmp_path)
+    for split, rows in small.items():
+        names = [name for name in rows.column_names if "image" not in name]
+        assert list(rows.select_columns(names)) == list(scenes[split].select_columns(names).select(range(len(rows))))
+        assert rows[1]["image"].tobytes() == scenes[split][1]["image"].tobytes()
+
+
+def test_options_change_what_they_say(tmp_path):
+    options = {"train_size": 40, "validation_size": 5, "test_size": 7, "cache_dir": tmp_path}
+    few = load_scenes("train", **options, nouns=4)
+    assert len(few) == 40
+    assert few[0]["image"].size == few[0]["neg_image"].size == (64, 64)
+    words = {word for caption in few["caption"] for word in caption.split()}
+    assert words & set(NOUNS) == {"cat", "fish", "bird", "spider"}
+    other = load_scenes("train", **options, nouns=4, seed=3, image_size=48)
+    assert other[0]["image"].size == (48, 48)
+    assert not set(few["caption"]) & set(other["caption"])
+
+
+def test_a_cache_serves_its_own_arguments_only(tmp_path):
+    options = {"validation_size": 5, "test_size": 7, "image_size": 16, "cache_dir": tmp_path}
+    first = load_scenes("train", **options, train_size=6)
+    assert len(load_scenes("train", **options, train_size=8)) == 8
+    assert load_scenes("train", **options, train_size=6)["caption"] == first["caption"]
+
+
+def test_no_caption_of_the_made_splits_is_shared(scenes):
+    captions = {split: {*rows["caption"], *rows["neg_caption"]} for split, rows in scenes.items()}
+    assert not captions["train"] & captions["test"]
+    assert not captions["train"] & captions["validation"]
+    assert not captions["validation"] & captions["test"]

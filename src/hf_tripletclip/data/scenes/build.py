@@ -43,7 +43,7 @@ def caption_split(caption: str) -> str:
 def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[Scene, Scene, str]:
     """
     Row `index` of a split: the positive scene, the negative scene and the kind of change. Kinds take turns; training
-    and validation have the mutually exclusive ones only and no held-out combination.
+    and validation have the mutually exclusive ones only, training no held-out combination.
     """
     rng = random.Random(stable_hash("row", VERSION, seed, split, index))
     kinds = NEGATIVE_TYPES if split == "test" else EXCLUSIVE

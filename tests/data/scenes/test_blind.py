@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blind score finds leaks, and the embedded data has none."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from hf_tripletclip.data.scenes import __main__ as command
+from hf_tripletclip.data.scenes import blind_score
+from hf_tripletclip.data.scenes.build import make_row
+from hf_tripletclip.data.scenes.captions import describe
+from hf_tripletclip.data.scenes.vocabulary import choose_nouns
+
+WORDS = [f"word{index}" for index in range(40)]
+
+
+def random_captions(rows: int, seed: int, length: int = 6) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=length)) for _ in range(rows)]
+
+
+def within_four_standard_errors(score: float, rows: int) -> bool:
+    tried = rows - (rows + 1) // 2
+    return abs(score - 0.5) < 4 * 0.5 / tried**0.5
+
+
+def test_random_captions_are_at_chance():
+    assert within_four_standard_errors(blind_score(random_captions(2000, 0), random_captions(2000, 1)), 2000)
+
+
+def test_a_swap_of_words_is_exactly_at_chance():
+    positives = random_captions(200, 0)
+    assert blind_score(positives, [" ".join(caption.split()[::-1]) for caption in positives]) == 0.5
+
+
+def unique_words(rows: int, lengths: tuple[int, ...], letters: str) -> list[str]:
+    """Captions whose words hardly occur twice, so that only their lengths can tell anything."""
+    rng = random.Random(f"{lengths} {letters}")
+    return [" ".join("".join(rng.choices(letters, k=length)) for length in lengths) for _ in range(rows)]
+
+
+@pytest.mark.parametrize(
+    "lengths", [(6, 6, 6, 6, 6, 6), (6, 6), (8, 8, 8), (9, 3, 3, 3)], ids=["words", "fewer", "letters", "same-letters"]
+)
+def test_lengths_that_tell_are_found(lengths):
+    usual, other = unique_words(400, (6, 7, 6), "abcdefghijklm"), unique_words(400, lengths, "nopqrstuvwxyz")
+    assert blind_score(usual, other) > 0.95
+    assert blind_score(other, usual) > 0.95  # whichever side is the longer one
+    same = unique_words(400, (7, 6, 6), "nopqrstuvwxyz")
+    assert within_four_standard_errors(blind_score(usual, same), 400)
+
+
+def test_a_word_that_only_negatives_use_is_found_as_often_as_it_occurs():
+    positives, negatives = random_captions(2000, 0), random_captions(2000, 1)
+    negatives = [
+        caption.rpartition(" ")[0] + " telltale" if index % 2 else caption for index, caption in enumerate(negatives)
+    ]
+    assert blind_score(positives, negatives) == pytest.approx(0.75, abs=0.06)
+
+
+def test_it_is_deterministic_and_leaves_the_global_seed_alone():
+    positives, negatives = random_captions(100, 0), random_captions(100, 1)
+    torch.manual_seed(5)
+    first = blind_score(positives, negatives)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)
+    assert blind_score(positives, negatives) == first
+    assert isinstance(first, float)
+
+
+def test_it_needs_rows_in_pairs():
+    with pytest.raises(ValueError, match="at least 4; got 3 and 3"):
+        blind_score(["a"] * 3, ["b"] * 3)
+    with pytest.raises(ValueError, match="got 5 and 4"):
+        blind_score(["a"] * 5, ["b"] * 4)
+
+
+def test_another_seed_of_the_data_is_at_chance_too():
+    nouns = choose_nouns(24)
+    rows = [make_row("test", index, 1, nouns)[:2] for index in range(1400)]
+    captions = [[describe(scene) for scene in side] for side in zip(*rows, strict=True)]
+    assert within_four_standard_errors(blind_score(*captions), 1400)
+    # The same rows without the toss of the direction: added things make the negative longer.
+    sorted_by_length = [sorted(pair, key=len) for pair in zip(*captions, strict=True)]
+    assert blind_score(*zip(*sorted_by_length, strict=True)) > 0.75
+
+
+def test_the_command_prints_a_row_per_split(monkeypatch):
+    monkeypatch.setattr(command, "ROWS", 40)
+    head, rule, *rows = command.blind_table().splitlines()
+    assert head.count("|") == rule.count("|") == 4
+    assert [row.split("|")[1].strip() for row in rows] == ["`train`", "`validation`", "`test`"]
+    assert all(0 <= float(row.split("|")[3]) <= 1 for row in rows)
