@@ -89,7 +89,15 @@ def test_convert_reports_a_broken_file_and_a_logit_scale_too_many(source, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["convert"], ["convert", "a"], ["convert", "a", "b", "--logit-scale", "x"], ["nonsense"]]
+    "arguments",
+    [
+        [],
+        ["convert"],
+        ["convert", "a"],
+        ["convert", "a", "b", "--logit-scale", "x"],
+        ["convert", "a", "b", "--no-processor", "--processor", "c"],
+        ["nonsense"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,30 @@ from transformers import (
 )
 
 from hf_tripletclip.data.tokenizer import build_processor
+from tests.loopback_hub import HubError, LoopbackHub
 
 BASE = "openai/clip-vit-base-patch32"
 FOLDERS = ("text-encoder", "vision-encoder")
 FOUR_FILES = {f"{folder}/{name}" for folder in FOLDERS for name in ("config.json", "model.safetensors")}
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@contextmanager
+def failing(hub: LoopbackHub, path: str) -> Iterator[None]:
+    """Let the Hub answer one path with an error, 403 because the client retries a 500 for half a minute."""
+    handler = hub.server.RequestHandlerClass
+    route = handler.route
+
+    def fail(self: Any, asked: str, *args: Any) -> Any:
+        if asked == path:
+            raise HubError(403)
+        return route(self, asked, *args)
+
+    handler.route = fail
+    try:
+        yield
+    finally:
+        handler.route = route
 
 
 @cache

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -107,3 +108,47 @@ def test_logit_scale_is_refused_where_the_source_has_its_own(source, tmp_path):
     with pytest.raises(ValueError, match="logit_scale"):
         convert(first, tmp_path / "second", with_processor=False, logit_scale=3.0)
     assert not (tmp_path / "second").exists()
+
+
+def test_a_target_that_holds_the_source_is_refused(source, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ValueError, match="lies in"):
+        convert(source, tmp_path, with_processor=False, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "mine"}
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_the_old_target_is_put_back_if_the_new_one_cannot_take_its_place(source, tmp_path, monkeypatch, kind):
+    target = tmp_path / "target"
+    mine = target if kind == "file" else target / "mine"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    replace = os.replace
+
+    def fail(old, new):
+        if Path(old).name == "new":
+            raise OSError("Device busy")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="Device busy"):
+        convert(source, target, with_processor=False, overwrite=True)
+    assert mine.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def test_the_working_directory_and_a_link_are_targets_too(source, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(source, ".", with_processor=False, overwrite=True)
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    convert(source, tmp_path / "link", with_processor=False, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "here", "link"}
+
+
+def test_a_missing_processor_says_what_to_do(source, tmp_path):
+    with pytest.raises(OSError, match=r"no_processor_here[\s\S]*`--processor`[\s\S]*`--no-processor`"):
+        convert(source, tmp_path / "target", processor=tmp_path / "no_processor_here")
+    assert not (tmp_path / "target").exists()

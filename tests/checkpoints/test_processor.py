@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_tripletclip import TripletCLIPModel, load_processor
-from tests.checkpoints import BASE, small_processor, write_published
+from tests.checkpoints import BASE, failing, small_processor, write_published
 from tests.loopback_hub import run_python
 
 REPO = "TripletCLIP/CC12M_TripletCLIP_ViTB12"
@@ -77,6 +77,35 @@ def test_the_base_comes_from_the_hub_silently(hub, published, tmp_path):
     again = run_python(LOAD.format(REPO, ", revision='v2'"), hub, home, HF_HUB_OFFLINE="1")
     assert (again.stdout, again.stderr) == (done.stdout, "")
     assert not hub.log
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"trust_remote_code": True}], ids=str)
+@pytest.mark.parametrize(
+    ("name", "section", "auto_class", "kind"),
+    [
+        ("tokenizer_config.json", None, "AutoTokenizer", "tokenizer_class"),
+        ("processor_config.json", "image_processor", "AutoImageProcessor", "image_processor_type"),
+    ],
+)
+def test_code_of_the_repository_is_never_run(published, kwargs, name, section, auto_class, kind):
+    path = save_processor(published) / name
+    fields = json.loads(path.read_text())
+    code = ["utils.Custom", None] if auto_class == "AutoTokenizer" else "utils.Custom"
+    (fields[section] if section else fields).update({"auto_map": {auto_class: code}, kind: "Custom"})
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="custom code"):
+        load_processor(published, **kwargs)
+    assert not (published / "ran").exists()
+
+
+def test_an_error_of_the_hub_does_not_lead_to_another_processor(hub, published, tmp_path):
+    hub.add("model", REPO, save_processor(published))
+    hub.add("model", BASE, save_processor(tmp_path / "base"))
+    with failing(hub, f"/{REPO}/resolve/main/processor_config.json"):
+        done = run_python(LOAD.format(REPO, ""), hub, tmp_path / "home", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "OSError: We couldn't connect to" in done.stderr
+    assert not any(path.startswith(BASE) for path in hub.downloads())
 
 
 @pytest.mark.parametrize("env", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["missing", "offline"])

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.checkpoints import PUBLISHED_CHECKPOINTS
-from tests.checkpoints import FOLDERS, FOUR_FILES, small_fields, small_processor, write_published
+from tests.checkpoints import FOLDERS, FOUR_FILES, failing, small_fields, small_processor, write_published
 from tests.loopback_hub import LoopbackHub, run_python
 
 REPO = "TripletCLIP/CC3M_TripletCLIP_ViTB12"
@@ -91,6 +91,12 @@ def test_logit_scale_of_the_caller_needs_no_warning(folder, caplog, value):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logit_scale_must_be_finite(folder, value):
+    with pytest.raises(ValueError, match="`logit_scale` must be finite"):
+        TripletCLIPModel.from_pretrained(folder, logit_scale=value)
+
+
 def test_config_is_a_clip_config_with_the_sizes(folder):
     config = TripletCLIPModel.from_pretrained(folder, logit_scale=1.0).config
     text, vision = small_fields()
@@ -145,6 +151,10 @@ def make_integer(tensors):
     tensors[WEIGHT] = tensors[WEIGHT].to(torch.int64)
 
 
+def make_float8(tensors):
+    tensors[WEIGHT] = tensors[WEIGHT].to(torch.float8_e4m3fn)
+
+
 def make_nan(tensors):
     tensors[WEIGHT][3, 3] = math.nan
 
@@ -163,6 +173,7 @@ def make_infinite(tensors):
         (misshape, WEIGHT, r"(5, 5)"),
         (transpose, WEIGHT, "(32, 64), the config says (64, 32)"),
         (make_integer, WEIGHT, "int64"),
+        (make_float8, WEIGHT, "float8"),
         (make_nan, WEIGHT, "not finite"),
         (make_infinite, WEIGHT, "not finite"),
     ],
@@ -412,6 +423,24 @@ def test_only_the_four_files_are_downloaded_once(hub, folder, tmp_path):
     hub.log.clear()
     assert run_python(load(), hub, home, HF_HUB_OFFLINE="1").stdout == number(folder)
     assert not hub.log
+
+
+@pytest.mark.parametrize("name", ["config.json", "text-encoder/config.json"])
+def test_an_error_of_the_hub_does_not_lead_to_another_layout(hub, folder, tmp_path, name):
+    TripletCLIPModel.from_pretrained(folder, logit_scale=1.0).save_pretrained(tmp_path / "clip")
+    files = {"config.json": (tmp_path / "clip" / "config.json").read_bytes()} if name == "config.json" else {}
+    hub.add("model", REPO, files | {path: (folder / path).read_bytes() for path in FOUR_FILES})
+    with failing(hub, f"/{REPO}/resolve/main/{name}"):
+        out = run_python(load(), hub, tmp_path / "home").stdout
+    assert out.startswith(f"OSError We couldn't connect to '{hub.endpoint}' to load the files")
+    assert not hub.downloads()
+
+
+def test_an_error_of_the_hub_leaves_a_warm_cache_usable(hub, folder, tmp_path):
+    hub.add("model", REPO, folder)
+    run_python(load(), hub, tmp_path / "home")
+    with failing(hub, f"/{REPO}/resolve/main/config.json"):
+        assert run_python(load(), hub, tmp_path / "home").stdout == number(folder)
 
 
 def test_a_cold_cache_offline_gives_one_clear_error(hub, folder, tmp_path):

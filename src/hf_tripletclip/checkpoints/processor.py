@@ -19,7 +19,8 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     Load the processor (image processor and tokenizer) that belongs to a checkpoint.
 
     The published TripletCLIP checkpoints have none of their own; where none was put beside them it is that of the
-    model which `text-encoder/config.json` names, `openai/clip-vit-base-patch32`.
+    model which `text-encoder/config.json` names, `openai/clip-vit-base-patch32`. Code in a repository is never run,
+    with `trust_remote_code=True` neither.
 
     Args:
         source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
@@ -28,7 +29,8 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
 
     Raises:
         OSError: There is no processor, or it cannot be reached.
-        ValueError: A published checkpoint does not name the model that it is based on.
+        ValueError: A published checkpoint does not name the model that it is based on, or its processor is custom code
+            only.
 
     Example:
 
@@ -38,6 +40,7 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     >>> processor = load_processor("TripletCLIP/CC12M_TripletCLIP_ViTB12")
     >>> inputs = processor(text=["a black dog chasing a white cat"], return_tensors="pt", padding=True)
     ```"""
+    kwargs["trust_remote_code"] = False  # an explicit no: without it, transformers asks at a terminal
     if not is_split_encoder_layout(source, **kwargs) or any(
         find_file(source, name, kwargs) for name in PROCESSOR_FILES
     ):

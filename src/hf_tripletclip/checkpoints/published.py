@@ -18,7 +18,8 @@ import os
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -48,6 +49,7 @@ TEXT_FOLDER, VISION_FOLDER = "text-encoder", "vision-encoder"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PREFIX = "model."
 DEFAULT_LOGIT_SCALE = math.log(100.0)
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Where files come from; the rest of `from_pretrained`'s arguments say what is made of them.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -95,8 +97,8 @@ def load_split_encoders(
 
     Raises:
         OSError: A file is missing or cannot be reached.
-        ValueError: A tensor is missing, extra, misshaped, not floating or not finite, a weights file is corrupt, or a
-            config does not describe a CLIP encoder.
+        ValueError: A tensor is missing, extra, misshaped, not floating or not finite, a weights file is corrupt, a
+            config does not describe a CLIP encoder, or `logit_scale` is not finite.
     """
     hub = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
     for name in MEANINGLESS_ARGUMENTS:
@@ -119,6 +121,8 @@ def load_split_encoders(
             f"{source} holds no `logit_scale`: it is set to ln(100). Rankings do not depend on it, probabilities do; "
             "`from_pretrained(..., logit_scale=...)` sets another value."
         )
+    elif not math.isfinite(logit_scale):
+        raise ValueError(f"`logit_scale` must be finite, it is {logit_scale}.")
     state_dict["logit_scale"] = torch.tensor(float(logit_scale))
     config._name_or_path = str(source)
     return config, state_dict, kwargs
@@ -126,17 +130,32 @@ def load_split_encoders(
 
 def find_file(source: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> str | None:
     """
-    Local path of a file that may be missing, downloaded if need be. Connection errors are left to the call that cannot
-    do without the file.
+    Local path of a file that may be missing, downloaded if need be. Without a connection the cache decides, and the
+    call that cannot do without the file reports it.
+
+    Raises:
+        OSError: The Hub refuses access or answers with an error: then nobody knows whether the file is missing, and
+            guessing would load another layout's weights or another model's processor.
     """
     hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if kwargs.get(argument) is not None}
-    return cached_file(
-        source,
-        name,
-        **hub,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        return cached_file(source, name, **hub)
+    except OSError as error:
+        cause = error.__cause__
+        if cause is None and error.errno is None:
+            return None  # `cached_file`'s own error for a missing file
+        if not isinstance(cause, LocalEntryNotFoundError):
+            raise
+        if isinstance(cause.__cause__, HfHubHTTPError) and not _known_to_be_missing(source, name, hub):
+            raise
+        return None
+
+
+def _known_to_be_missing(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> bool:
+    """Whether the cache remembers that the Hub does not have the file."""
+    path = "/".join(part for part in (hub.get("subfolder"), name) if part)
+    cached = try_to_load_from_cache(str(source), path, cache_dir=hub.get("cache_dir"), revision=hub.get("revision"))
+    return cached is _CACHED_NO_EXIST
 
 
 def _get(source: str | os.PathLike[str], folder: str, name: str, hub: dict[str, Any]) -> str:
@@ -208,8 +227,10 @@ def _read_weights(
             raise ValueError(
                 f"{where}: {name!r} has shape {tuple(tensor.shape)}, the config says {tuple(expected[key].shape)}."
             )
-        if not tensor.is_floating_point():
-            raise ValueError(f"{where}: {name!r} has the type {tensor.dtype}, weights are floating point.")
+        if tensor.dtype not in WEIGHT_TYPES:
+            raise ValueError(
+                f"{where}: {name!r} has the type {tensor.dtype}, weights are of 16, 32 or 64 bit floating point."
+            )
         if not tensor.isfinite().all():
             raise ValueError(f"{where}: {name!r} has values that are not finite.")
         state_dict[key] = tensor

@@ -8,11 +8,12 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
+import multiprocess
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.naming import filenames_for_dataset_split
 
 from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.drawing import draw_scene, require_fonts
@@ -43,7 +44,7 @@ def caption_split(caption: str) -> str:
 def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[Scene, Scene, str]:
     """
     Row `index` of a split: the positive scene, the negative scene and the kind of change. Kinds take turns; training
-    and validation have the mutually exclusive ones only, training no held-out combination.
+    and validation have the mutually exclusive ones only. Training has no held-out combination.
     """
     rng = random.Random(stable_hash("row", VERSION, seed, split, index))
     kinds = NEGATIVE_TYPES if split == "test" else EXCLUSIVE
@@ -142,6 +143,17 @@ class Scenes(datasets.GeneratorBasedBuilder):
                 )
 
 
+def default_workers() -> int:
+    """
+    The cores this process may use. One where new processes do not fork (macOS, Windows): there each would run the
+    caller's script again, which ends in an error in scripts without an `if __name__ == "__main__"`.
+    """
+    method = multiprocess.get_start_method(allow_none=True) or multiprocess.get_all_start_methods()[0]
+    if method != "fork":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load_scenes(
     split: str | None = None,
     *,
@@ -167,7 +179,7 @@ def load_scenes(
         seed (`int`, defaults to 0): Another seed gives other rows.
         image_size (`int`, defaults to 64): Side of the images in pixels.
         train_size, validation_size, test_size (`int`, default to 20,000, 1,000 and 2,100): Rows.
-        num_proc (`int`, *optional*): Processes; defaults to the number of cores.
+        num_proc (`int`, *optional*): Processes. Defaults to the number of cores where processes fork, else to 1.
         cache_dir (`str` or `os.PathLike`, *optional*): Defaults to `datasets`' cache.
 
     Returns:
@@ -198,12 +210,19 @@ def load_scenes(
         image_size=image_size,
         sizes=sizes,
     )
-    shards = -(-train_size // ROWS_PER_SHARD)
-    workers = min(num_proc or os.cpu_count() or 1, shards)
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(f"`num_proc` is {num_proc}; give at least 1.")
+    workers = min(num_proc or default_workers(), -(-train_size // ROWS_PER_SHARD))
     builder.download_and_prepare(
         file_format="parquet", num_proc=workers if workers > 1 else None, verification_mode="no_checks"
     )
-    files = {name: sorted(str(path) for path in Path(builder.cache_dir).glob(f"*-{name}*.parquet")) for name in sizes}
+    # The shards that the finished cache lists, not all files in its folder: a killed run may have left some there.
+    files = {
+        name: filenames_for_dataset_split(
+            builder.cache_dir, "scenes", name, filetype_suffix="parquet", shard_lengths=info.shard_lengths
+        )
+        for name, info in (builder.info.splits or {}).items()
+    }
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()  # the bar of making the rows was enough
     try:

@@ -15,6 +15,7 @@ from hf_tripletclip.data.scenes.scene import Scene
 from hf_tripletclip.data.scenes.vocabulary import COLOURS, FA, MDI, NOUNS, PLAIN, SETTINGS
 
 OVERSAMPLING = 2  # on top of the glyphs' own antialiasing
+MARGIN = OVERSAMPLING + 1  # room for the outline
 FONT_FILES = {MDI: "materialdesignicons6-webfont", FA: "fontawesome6-solid-webfont"}
 # One outline colour for all, for one that depended on the fill would tell the colour twice.
 OUTLINE = (96, 96, 104)
@@ -58,6 +59,15 @@ def _glyph(noun: str, extent: int) -> Image.Image:
     ink = drawn.crop(drawn.getbbox())
     scale = extent / max(ink.size)
     return ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.LANCZOS)
+
+
+@functools.lru_cache(maxsize=2048)
+def _outline(noun: str, extent: int) -> Image.Image:
+    """The mask of the ring around a noun's glyph, which has `MARGIN` more pixels on each side than the glyph."""
+    glyph = _glyph(noun, extent)
+    padded = Image.new("L", (glyph.width + 2 * MARGIN, glyph.height + 2 * MARGIN))
+    padded.paste(glyph, (MARGIN, MARGIN))
+    return ImageChops.subtract(padded.filter(ImageFilter.MaxFilter(2 * MARGIN - 1)), padded)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -112,10 +122,6 @@ def draw_scene(scene: Scene, image_size: int, seed: int) -> Image.Image:
         glyph = _glyph(thing.noun, extent)
         left = round(side * (x + 0.06 * (rng.random() - 0.5)) - glyph.width / 2)
         top = round(side * (y + 0.06 * (rng.random() - 0.5)) - glyph.height / 2)
-        margin = OVERSAMPLING + 1
-        padded = Image.new("L", (glyph.width + 2 * margin, glyph.height + 2 * margin))
-        padded.paste(glyph, (margin, margin))
-        outline = ImageChops.subtract(padded.filter(ImageFilter.MaxFilter(2 * margin - 1)), padded)
-        canvas.paste(OUTLINE, (left - margin, top - margin), outline)
+        canvas.paste(OUTLINE, (left - MARGIN, top - MARGIN), _outline(thing.noun, extent))
         canvas.paste(_fill(thing.colour, thing.pattern, *glyph.size), (left, top), glyph)
     return canvas.reduce(OVERSAMPLING)
