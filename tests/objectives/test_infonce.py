@@ -42,6 +42,29 @@ def test_products_are_float32_under_autocast(dtype):
     assert torch.equal(inside, expected)
 
 
+@pytest.mark.parametrize("chunk_size", [16, 100])
+def test_backward_is_float32_under_autocast(chunk_size):
+    queries, keys = (row.requires_grad_() for row in torch.nn.functional.normalize(torch.randn(2, 64, 32), dim=-1))
+    scale = torch.tensor(100.0, requires_grad=True)
+    leaves = (queries, keys, scale)
+    expected = torch.autograd.grad(info_nce(queries, [keys], scale, chunk_size=chunk_size), leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = torch.autograd.grad(info_nce(queries, [keys], scale, chunk_size=chunk_size), leaves)
+    for one, other in zip(inside, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_half_precision_embeddings_add_up_in_float32(dtype):
+    values = [torch.nn.functional.normalize(torch.randn(32, 16), dim=-1).to(dtype) for _ in range(4)]
+    half = [value.clone().requires_grad_() for value in values]
+    full = [value.float().requires_grad_() for value in values]
+    for leaves in (half, full):
+        get_objective("tripletclip")(Embeddings(*leaves), torch.tensor(100.0)).loss.backward()
+    for one, other in zip(half, full, strict=True):
+        assert torch.equal(one.grad, other.grad.to(dtype))  # rounded once, not once per term
+
+
 def test_half_precision_inputs_get_half_precision_gradients():
     queries = torch.nn.functional.normalize(torch.randn(8, 4), dim=-1).bfloat16().requires_grad_()
     keys = torch.nn.functional.normalize(torch.randn(8, 4), dim=-1).bfloat16().requires_grad_()
@@ -53,12 +76,56 @@ def test_half_precision_inputs_get_half_precision_gradients():
     assert queries.grad.dtype == keys.grad.dtype == torch.bfloat16
 
 
-def test_first_target_offsets_into_the_first_block():
-    queries, keys = torch.randn(3, 4), torch.randn(9, 4)
-    expected = torch.nn.functional.cross_entropy(2.0 * queries @ keys.T, torch.arange(5, 8), reduction="sum")
-    for chunk_size in (2, 100):
-        loss = info_nce(queries, [keys], torch.tensor(2.0), first_target=5, chunk_size=chunk_size)
-        torch.testing.assert_close(loss, expected)
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 100])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_first_target_offsets_into_the_first_block(chunk_size, reduction):
+    queries, keys, others = (torch.randn(rows, 4, dtype=torch.float64, requires_grad=True) for rows in (3, 9, 5))
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    leaves = (queries, keys, others, scale)
+    loss = info_nce(queries, [keys, others], scale, first_target=5, chunk_size=chunk_size, reduction=reduction)
+    logits = scale * queries @ torch.cat([keys, others]).T
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(5, 8), reduction=reduction)
+    torch.testing.assert_close(loss, expected)
+    for one, other in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_large_scales_do_not_overflow():
+    queries = torch.nn.functional.normalize(torch.randn(8, 4), dim=-1).requires_grad_()
+    keys = -queries.detach()  # every target is the worst of the keys
+    loss = info_nce(queries, [keys], torch.tensor(1e4), chunk_size=3)
+    loss.backward()
+    expected = torch.nn.functional.cross_entropy(1e4 * queries.detach() @ keys.T, torch.arange(8))
+    torch.testing.assert_close(loss.detach(), expected)
+    assert queries.grad.isfinite().all()
+
+
+def test_backward_twice_over_a_retained_graph():
+    queries, keys = torch.randn(2, 6, 4)
+    queries.requires_grad_()
+    loss = info_nce(queries, [keys], torch.tensor(3.0))
+    (first,) = torch.autograd.grad(loss, queries, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, queries)
+    assert torch.equal(first, second)
+
+
+def test_a_scale_of_one_element_keeps_its_shape():
+    """FSDP turns a 0-dimensional parameter into one of shape (1,)."""
+    scale = torch.tensor([3.0], requires_grad=True)
+    loss = info_nce(torch.randn(4, 3), [torch.randn(4, 3)], scale)
+    loss.backward()
+    assert loss.shape == ()
+    assert scale.grad.shape == (1,)
+
+
+def test_impossible_arguments():
+    queries, keys, scale = torch.randn(4, 3), torch.randn(5, 3), torch.tensor(1.0)
+    with pytest.raises(ValueError, match=r"4 queries .* rows 2 and following .* has 5 rows"):
+        info_nce(queries, [keys], scale, first_target=2)
+    with pytest.raises(ValueError, match="`reduction` is 'none'"):
+        info_nce(queries, [keys], scale, reduction="none")
+    with pytest.raises(ValueError, match="`chunk_size` is 0"):
+        info_nce(queries, [keys], scale, chunk_size=0)
 
 
 def test_only_what_needs_a_gradient_gets_one():
@@ -70,8 +137,29 @@ def test_only_what_needs_a_gradient_gets_one():
 
 
 @pytest.mark.slow
-def test_torch_compile():
-    queries, keys = torch.randn(2, 16, 8)
-    expected = info_nce(queries, [keys], torch.tensor(5.0), chunk_size=5)
-    compiled = torch.compile(lambda q, k: info_nce(q, [k], torch.tensor(5.0), chunk_size=5))
-    torch.testing.assert_close(compiled(queries, keys), expected)
+@pytest.mark.parametrize("chunk_size", [5, 100])
+def test_torch_compile(chunk_size):
+    objective = get_objective("tripletclip", chunk_size=chunk_size)
+    leaves = [torch.randn(16, 8, requires_grad=True) for _ in range(4)]
+    scale = torch.tensor(5.0, requires_grad=True)
+
+    def loss(scale: torch.Tensor, *leaves: torch.Tensor) -> torch.Tensor:
+        return objective(Embeddings(*leaves), scale).loss
+
+    expected, compiled = loss(scale, *leaves), torch.compile(loss)(scale, *leaves)
+    torch.testing.assert_close(compiled, expected)
+    gradients = [torch.autograd.grad(value, (scale, *leaves)) for value in (compiled, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("chunk_size", [100, 4096])
+def test_cuda_equals_cpu(chunk_size):
+    values = [torch.nn.functional.normalize(torch.randn(256, 64), dim=-1) for _ in range(4)]
+    objective, results = get_objective("tripletclip", chunk_size=chunk_size), []
+    for device in ("cpu", "cuda"):
+        leaves = [value.to(device).requires_grad_() for value in values]
+        loss = objective(Embeddings(*leaves), torch.tensor(50.0, device=device)).loss
+        loss.backward()
+        results.append([loss.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)

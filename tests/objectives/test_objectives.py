@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
-from hf_tripletclip.objectives.docs import terms_table, with_table
+from hf_tripletclip.objectives.base import Objective, ObjectiveOutput, Rows
 
 ROLES = ("image", "text", "negative_image", "negative_text")
 
@@ -105,12 +105,45 @@ def test_errors_say_what_is_missing():
         get_objective("clip", chunks=1)
     with pytest.raises(ValueError, match="chunk_size"):
         get_objective("clip", chunk_size=0)
+    with pytest.raises(ValueError, match=r"'clip' needs text embeddings of shape \(rows, dim\).*\(6,\)"):
+        get_objective("clip")(Embeddings(e["image"], e["text"][:, 0]), torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"floating; they are \(6, 5\), torch.int64"):
+        get_objective("clip")(Embeddings(e["image"], e["text"].long()), torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"one dimension; they have \{'image': 5, 'text': 4\}"):
+        get_objective("clip")(Embeddings(e["image"], e["text"][:, :4]), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="'clip' got no rows"):
+        get_objective("clip")(Embeddings(e["image"][:0], e["text"][:0]), torch.tensor(1.0))
 
 
-def test_documented_table_is_the_generated_one(pytestconfig):
-    page = (pytestconfig.rootpath / "docs" / "objectives.md").read_text(encoding="utf-8")
-    assert with_table(page) == page
-    for name in available_objectives():
-        assert f"`{name}`" in terms_table()
-    with pytest.raises(ValueError, match="terms:begin"):
-        with_table("no markers")
+def test_roles_that_the_objective_does_not_use_are_ignored():
+    e = make_embeddings()
+    useless = torch.full((3, 2), torch.nan)
+    output = get_objective("clip")(Embeddings(e["image"], e["text"], useless, useless), torch.tensor(3.0))
+    assert torch.equal(output.loss, get_objective("clip")(Embeddings(e["image"], e["text"]), torch.tensor(3.0)).loss)
+
+
+def test_without_gradients():
+    output = get_objective("tripletclip")(Embeddings(**make_embeddings()), torch.tensor(3.0))
+    assert not output.loss.requires_grad
+    with torch.no_grad():
+        embeddings = {role: value.requires_grad_() for role, value in make_embeddings().items()}
+        again = get_objective("tripletclip")(Embeddings(**embeddings), torch.tensor(3.0))
+    assert torch.equal(output.loss, again.loss)
+
+
+def test_a_subclass_adds_a_term_of_its_own():
+    class WithAlignment(Objective):
+        name = "with_alignment"
+        terms = get_objective("clip").terms
+
+        def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
+            output = super().compute(rows, scale)
+            alignment = (rows.own["image"] - rows.own["text"]).square().sum(dim=1).mean()
+            return ObjectiveOutput(output.loss + alignment, {**output.parts, "alignment": alignment.detach()})
+
+    embeddings = Embeddings(**make_embeddings())
+    plain = get_objective("clip")(embeddings, torch.tensor(3.0))
+    output = WithAlignment()(embeddings, torch.tensor(3.0))
+    assert output.parts.keys() - plain.parts.keys() == {"alignment"}
+    torch.testing.assert_close(output.loss, plain.loss + output.parts["alignment"])
+    assert WithAlignment().columns == ("image", "caption")
