@@ -49,6 +49,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if not any(argument.split("=")[0] in ("--config", "--help", "-h") for argument in options.arguments):
+        raise ValueError("name a configuration: tripletclip train --config FILE.yaml; examples/configs has some")
     from hf_tripletclip.training.pretraining import main as pretrain
 
     pretrain(options.arguments)

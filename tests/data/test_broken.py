@@ -79,3 +79,72 @@ def test_a_copy_in_another_process_reports_to_the_same_file(tmp_path):
     rows.add("here", "empty caption")
     pickle.loads(pickle.dumps(rows)).add("there", "empty caption")
     assert [report["key"] for report in rows] == ["here", "there"]
+
+
+def test_rows_without_a_key_are_all_counted(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    for _ in range(3):
+        rows.add(None, "missing image", "image")
+    assert len(rows) == 3
+    assert rows.counts() == {"missing image in image": 3}
+
+
+def test_rows_that_share_a_name_are_told_apart_by_their_digest(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    for digest in ("1a", "2b", "1a"):
+        rows.add("'a red cat'", "missing image", "image", digest=digest)
+    assert rows.counts() == {"missing image in image": 2}
+
+
+def test_details_do_not_make_another_row(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    for detail in ("byte 7", "byte 8"):
+        rows.add("row", f"unreadable image: {detail}", "image")
+    assert len(rows) == 1
+
+
+def test_changed_rows_are_not_broken_ones(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    rows.add("a", "caption cut: 90 tokens", "caption", skipped=False)
+    assert len(rows) == 0
+    rows.add("a", "missing image", "image")
+    assert len(rows) == 1
+    assert rows.counts(skipped=True) == {"missing image in image": 1}
+    assert rows.counts(skipped=False) == {"caption cut in caption": 1}
+    assert rows.counts() == {"caption cut in caption": 1, "missing image in image": 1}
+
+
+def test_a_line_that_was_cut_short_loses_no_other(tmp_path):
+    path = tmp_path / "broken.jsonl"
+    BrokenRows(path).add("first", "empty caption")
+    with open(path, "ab") as file:
+        file.write(b'{"key": "second", "rea')  # its process was killed
+    rows = BrokenRows(path)
+    rows.add("third", "empty caption")
+    assert [report["key"] for report in rows] == ["first", None, "third"]
+    assert rows.counts() == {"empty caption": 2, "incomplete report": 1}
+
+
+def test_a_long_reason_is_shortened(tmp_path):
+    rows = BrokenRows(tmp_path / "broken.jsonl")
+    rows.add("row", "unreadable image: " + "x" * 5000)
+    assert len(next(iter(rows))["reason"]) < 1000
+
+
+def test_the_first_reports_are_logged_whichever_worker_makes_them(tmp_path, monkeypatch):
+    messages: list[str] = []
+    monkeypatch.setattr("hf_tripletclip.data.broken.logger.warning", messages.append)
+    path = tmp_path / "broken.jsonl"
+    BrokenRows(path).add("of an earlier run", "empty caption")
+    messages.clear()
+    rows = BrokenRows(path, max_warnings=2)
+    rows.add("changed", "caption cut", skipped=False)  # does not count against the broken ones
+    workers = [pickle.loads(pickle.dumps(rows)) for _ in range(5)]
+    for index, worker in enumerate(workers):
+        worker.add(f"row-{index}", "unreadable image: truncated", "image")
+    assert messages == [
+        "Changed row changed: caption cut",
+        "Broken row row-0: unreadable image in image: truncated",
+        "Broken row row-1: unreadable image in image: truncated",
+        f"More broken rows are listed in {path}",
+    ]

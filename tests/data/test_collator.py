@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
+from hf_tripletclip.data.decoding import decode_image
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 
 CAPTIONS = ["a red cat above a blue dog", "a blue cat above a red dog", "a green fish on the beach"]
@@ -121,14 +124,23 @@ def test_kinds_become_codes(collator):
         ({"caption": " \n"}, "empty caption in caption"),
         ({"neg_caption": b"\xff\xfe"}, "caption is not UTF-8 in neg_caption"),
         ({"neg_caption": 5}, "caption is no text in neg_caption"),
+        ({"neg_image": encoded(Image.new("L", (1, 4000)))}, "image too large in neg_image"),  # 32 x 128000 when scaled
     ],
 )
-def test_a_broken_row_is_left_out_and_reported(collator, changes, reason):
-    batch = collator([make_row(0), make_row(1, **changes), make_row(2)])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_broken_row_is_left_out_and_reported(collator, changes, reason, named):
+    rows = [make_row(0), make_row(1, **changes), make_row(2)]
+    for row in rows:
+        if not named:
+            del row["id"]
+    for _ in range(2):  # in each epoch
+        batch = collator(rows)
     assert all(len(value) == 2 for value in batch.values())
     (report,) = collator.broken_rows
-    assert report["key"] == "row-1"
-    assert report["reason"].startswith(reason)
+    assert report["key"] == "row-1" if named else "cat" in report["key"] or "fish" in report["key"]
+    assert ("digest" in report) is not named
+    assert f"{report['reason'].partition(':')[0]} in {report['column']}" == reason
+    assert " at 0x" not in report["reason"]
     assert collator.broken_rows.counts() == {reason: 1}
 
 
@@ -144,7 +156,14 @@ def test_a_long_caption_is_cut_and_reported(collator):
     batch = collator([make_row(caption="cat " * 100)])
     assert batch["input_ids"].shape[1] == 20
     assert batch["input_ids"][0, -1] == collator.processor.tokenizer.eos_token_id
-    assert collator.broken_rows.counts() == {"caption cut": 1}
+    (report,) = collator.broken_rows
+    assert (report["key"], report["column"], report["skipped"]) == ("row-0", "caption", False)
+    assert len(collator.broken_rows) == 0  # it is in the batch
+    collator([make_row(0), make_row(1, neg_caption="cat " * 100)])
+    assert [(report["key"], report["column"]) for report in collator.broken_rows] == [
+        ("row-0", "caption"),
+        ("row-1", "neg_caption"),
+    ]
     assert (
         TripletCollator(collator.processor, max_length=9)([make_row(caption="cat " * 100)])["input_ids"].shape[1] == 9
     )
@@ -162,19 +181,30 @@ def test_a_missing_column_is_an_error_that_lists_what_is_there(collator):
         collator([row])
     with pytest.raises(ValueError, match="default_data_collator"):
         collator([{"pixel_values": torch.zeros(3, 32, 32), "input_ids": torch.zeros(3)}])
+    with pytest.raises(ValueError, match="default_data_collator"):
+        collator([{"negative_input_ids": torch.zeros(3)}])
     with pytest.raises(ValueError, match="knows no foil"):
         TripletCollator(collator.processor, columns=("image", "foil"))
     with pytest.raises(ValueError, match="processing_class"):
         TripletCollator(None)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_report_to_the_parent(collator, context):
     rows = [make_row(index, caption="" if index % 5 == 0 else CAPTIONS[0]) for index in range(20)]
-    loader = DataLoader(rows, batch_size=5, collate_fn=collator, num_workers=2, multiprocessing_context=context)
+    rows[7]["image"] = b"no image"
+    loader = DataLoader(
+        rows,
+        batch_size=5,
+        collate_fn=collator,
+        num_workers=2,
+        multiprocessing_context=context,
+        persistent_workers=context == "spawn",  # starting them takes long
+    )
     for _ in range(2):  # a second epoch meets the same rows and reports them once
-        assert sum(len(batch["input_ids"]) for batch in loader) == 16
-    assert sorted(report["key"] for report in collator.broken_rows) == ["row-0", "row-10", "row-15", "row-5"]
+        assert sum(len(batch["input_ids"]) for batch in loader) == 15
+    assert {report["key"] for report in collator.broken_rows} == {"row-0", "row-5", "row-7", "row-10", "row-15"}
+    assert collator.broken_rows.counts() == {"empty caption in caption": 4, "unreadable image in image": 1}
     assert "4 × empty caption in caption" in collator.broken_rows.summary()
 
 
@@ -307,4 +337,63 @@ def test_padding_to_a_multiple_and_limits(processor, tmp_path):
 def test_a_cut_caption_is_reported_with_its_length(collator):
     collator([make_row(0, neg_caption="cat " * 30), make_row(1)])
     (report,) = collator.broken_rows
-    assert report == {"key": repr("cat " * 15), "reason": "caption cut: 32 tokens, the limit is 20"}
+    assert report == {
+        "key": "row-0",
+        "column": "neg_caption",
+        "reason": "caption cut: 32 tokens, the limit is 20",
+        "skipped": False,
+    }
+
+
+def test_rows_without_a_key_are_told_apart_by_what_they_hold(collator):
+    same = {"id": None, "caption": "", "neg_caption": ""}
+    collator([make_row(), *(make_row(**same, neg_image=encoded(picture(colour))) for colour in ("red", "blue"))])
+    assert collator.broken_rows.counts() == {"empty caption in caption": 2}
+    collator([make_row(), *[{"image": None, "caption": None, "neg_image": None, "neg_caption": None}] * 2])
+    assert len(collator.broken_rows) == 4
+
+
+def test_truncated_images_are_broken_whatever_pillow_is_told(collator, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    content = encoded(random_picture(0, (64, 64)), "JPEG")
+    collator([make_row(0), make_row(1, image=content[:3000])])
+    assert collator.broken_rows.counts() == {"unreadable image in image": 1}
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # the program's own business
+
+
+def test_files_are_turned_as_datasets_turns_them():
+    from datasets import Image as ImageFeature
+
+    image = picture(size=32)
+    image.paste("blue", (0, 0, 32, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", exif=exif)
+    turned = ImageFeature().decode_example({"bytes": buffer.getvalue(), "path": None})
+    assert np.array_equal(np.asarray(decode_image(buffer.getvalue())), np.asarray(turned))
+    assert not np.array_equal(np.asarray(turned), np.asarray(image))
+
+
+@pytest.mark.parametrize("sizes", [[(32, 32)], [(40, 32), (32, 50)], [(32, 32), (70, 20)], [(31, 32), (32, 33)]])
+@pytest.mark.parametrize("resize", [{"shortest_edge": 32}, {"height": 32, "width": 32}])
+def test_steps_that_are_left_out_would_change_nothing(processor, sizes, resize):
+    processor = copy.deepcopy(processor)
+    processor.image_processor.size = type(processor.image_processor.size)(**resize)
+    images = [random_picture(seed, size) for seed, size in enumerate(sizes)]
+    batch = TripletCollator(processor, columns=("image",))([{"image": image} for image in images])
+    expected = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(batch["pixel_values"], expected)
+
+
+def test_it_can_be_pickled_and_reports_to_the_same_file(collator):
+    again = pickle.loads(pickle.dumps(collator))
+    again([make_row(0), make_row(1, caption="")])
+    assert len(collator.broken_rows) == 1
+
+
+def test_the_report_is_optional(processor):
+    collator = TripletCollator(processor, broken_rows=None)
+    assert len(collator([make_row(0), make_row(1, caption="")])["input_ids"]) == 1
+    assert len(collator.broken_rows) == 1
+    collator.broken_rows.path.unlink()

@@ -6,6 +6,8 @@ import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, Value
 from PIL import Image as PILImage
@@ -68,13 +70,15 @@ def test_saved_to_disk(tmp_path):
     loaded = load_tripletdata(tmp_path / "set")
     check(loaded["train"])
     assert len(load_tripletdata(tmp_path / "set", split="test")) == 2
+    check(load_tripletdata(tmp_path / "set", split="train", streaming=True))
+    assert isinstance(load_tripletdata(tmp_path / "set", streaming=True)["test"], IterableDataset)
 
 
-def write_tar(path: Path, rows: int, broken: int | None = None) -> None:
+def write_tar(path: Path, rows: int, broken: int | None = None, broken_image: int | None = None) -> None:
     with tarfile.open(path, "w") as archive:
         for index in range(rows):
             members = {
-                "image": png("red"),
+                "image": b"junk" if index == broken_image else png("red"),
                 "caption": f"a red cat {index}".encode(),
                 "neg_image": png("blue"),
                 "neg_caption": b"\xff\xfe" if index == broken else f"a blue cat {index}".encode(),
@@ -93,6 +97,61 @@ def test_published_tars(tmp_path, streaming):
     check(data)
     # Invalid UTF-8 becomes a missing caption, which the collator reports; the other rows are kept.
     assert [row["neg_caption"] for row in data] == ["a blue cat 0", "a blue cat 1", None, "a blue cat 3"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("layout", ["tar", "typed parquet", "renamed parquet", "saved"])
+def test_broken_images_reach_the_collator_which_reports_them(tmp_path, streaming, layout):
+    path, columns = tmp_path / "set", None
+    images = [{"bytes": png("red") if index != 1 else b"junk", "path": None} for index in range(4)]
+    data = table().remove_columns("image").add_column("image", images).add_column("id", list("0123"))
+    data = data.cast_column("image", Image())
+    if layout == "tar":
+        write_tar(path := tmp_path / "set.tar", 4, broken_image=1)
+    elif layout == "typed parquet":
+        data.to_parquet(path := tmp_path / "set.parquet")
+    elif layout == "renamed parquet":
+        data.rename_column("image", "photo").to_parquet(path := tmp_path / "set.parquet")
+        columns = {"image": "photo"}
+    else:
+        DatasetDict({"train": data}).save_to_disk(path)
+    loaded = load_tripletdata(path, split="train", streaming=streaming, columns=columns)
+    assert isinstance(next(iter(loaded))["image"], PILImage.Image)
+    rows = list(undecoded(loaded))  # a dataset that decodes would stop here
+    processor = build_processor(["a red cat"], image_size=8)
+    collator = TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken.jsonl"))
+    assert len(collator(rows)["pixel_values"]) == 3
+    assert collator.broken_rows.counts() == {"unreadable image in image": 1}
+    assert next(iter(collator.broken_rows))["key"] in ("1", "000001")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_without_our_types(tmp_path, streaming):
+    columns = {
+        "image": pa.array([png("red")] * 4, pa.binary()),
+        "neg_image": pa.array([{"bytes": png("blue")}] * 4),
+        "caption": pa.array([f"a red cat {index}".encode() for index in range(3)] + [b"\xff"], pa.binary()),
+        "neg_caption": pa.array(["a blue cat"] * 4, pa.large_string()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    data = load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming)
+    check(data)
+    assert [row["caption"] for row in data][2:] == ["a red cat 2", None]
+    pq.write_table(pa.table({"image": [1, 2], "caption": ["a", "b"]}), tmp_path / "set.parquet")
+    with pytest.raises(ValueError, match="column 'image' holds int64, no images"):
+        load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming)
+
+
+def test_decoding_captions_does_not_copy_the_images(tmp_path):
+    path, cache = tmp_path / "set.parquet", tmp_path / "cache"
+    buffer = io.BytesIO()
+    PILImage.effect_noise((256, 256), 90).save(buffer, format="PNG")
+    pq.write_table(pa.table({"image": [buffer.getvalue()] * 20, "caption": [b"a cat"] * 20}), path)
+    data = load_tripletdata(path, split="train", cache_dir=str(cache))
+    assert data[0]["caption"] == "a cat"
+    assert data.column_names == ["image", "caption"]
+    written = sum(file.stat().st_size for file in cache.rglob("*.arrow"))
+    assert written < 1.5 * 20 * len(buffer.getvalue())  # one copy, that of `load_dataset`
 
 
 def test_image_folder_with_metadata(tmp_path):
@@ -139,11 +198,21 @@ def test_errors_say_what_is_there(tmp_path):
     Dataset.from_dict({"image": [], "caption": []}, features=features).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="no rows"):
         load_tripletdata(tmp_path / "empty.parquet", split="train")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "bare.parquet")
+    with pytest.raises(ValueError, match=r"bare\.parquet cannot be read.*Is one of its files empty\?"):
+        load_tripletdata(tmp_path / "bare.parquet", split="train")
+    with pytest.raises(FileNotFoundError, match=r"dataset path data/train\.parquet does not exist"):
+        load_tripletdata("data/train.parquet")  # not taken for the id of a Hub dataset
+    with pytest.raises(FileNotFoundError, match="no_such_folder does not exist"):
+        load_tripletdata("~/no_such_folder")
 
 
 def test_undecoded_images_are_bytes(tmp_path):
     row = undecoded(table())[0]
     assert row["image"]["bytes"] == png("red")
+    row = undecoded(table(), ("neg_image",))[0]
+    assert isinstance(row["image"], PILImage.Image)
+    assert row["neg_image"]["bytes"] == png("blue")
 
 
 def test_check_columns_of_any_dataset():
@@ -169,7 +238,7 @@ def test_a_broken_row_of_a_tar_is_reported_by_its_key(tmp_path, streaming):
     processor = build_processor(["a red cat"], image_size=16)
     collator = TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken.jsonl"))
     assert len(collator(list(data))["negative_input_ids"]) == 3
-    assert list(collator.broken_rows) == [{"key": "000002", "reason": "missing caption in neg_caption"}]
+    assert list(collator.broken_rows) == [{"key": "000002", "column": "neg_caption", "reason": "missing caption"}]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -199,7 +268,7 @@ def test_splits_of_what_was_saved_to_disk(tmp_path):
     with pytest.raises(ValueError, match=r"dict has no split 'dev'; it has train, test"):
         load_tripletdata(tmp_path / "dict", split="dev")
     table().save_to_disk(tmp_path / "single")
-    check(load_tripletdata(tmp_path / "single"))
+    check(load_tripletdata(tmp_path / "single")["train"])
     check(load_tripletdata(tmp_path / "single", split="train"))  # as a file without splits is called
     with pytest.raises(ValueError, match=r"single has no split 'test'; it has train"):
         load_tripletdata(tmp_path / "single", split="test")
@@ -211,7 +280,7 @@ def test_errors_name_the_dataset_and_the_split(tmp_path, streaming):
     table(neg_caption="foil").to_parquet(path)
     with pytest.raises(ValueError, match=r"data\.parquet \(split 'train'\): it lacks 'neg_caption'; it has 'image'"):
         load_tripletdata(path, streaming=streaming, required_columns=COLUMNS)
-    with pytest.raises(ValueError, match=r"it lacks \['negative_type'\]"):
+    with pytest.raises(ValueError, match=r"it lacks 'negative_type'; it has 'image'"):
         load_tripletdata(path, split="train", streaming=streaming, required_columns=("negative_type",))
     with pytest.raises(ValueError, match=r"`columns` names \['nope'\], which it does not have; it has \['image'"):
         load_tripletdata(path, split="train", streaming=streaming, columns={"neg_caption": "nope"})
@@ -272,3 +341,15 @@ def test_the_embedded_data_by_its_name(tmp_path):
     assert part["caption"] == loaded["test"]["neg_caption"]
     with pytest.raises(ValueError, match="no split 'dev'"):
         load_tripletdata("scenes", split="dev")
+
+
+def test_scenes_can_be_streamed(tmp_path):
+    sizes = {"train_size": 4, "validation_size": 4, "test_size": 7, "image_size": 16}
+    data = load_tripletdata("scenes", split="test", streaming=True, cache_dir=tmp_path, **sizes)
+    assert isinstance(data, IterableDataset)
+    assert len(list(data)) == 7
+
+
+def test_a_missing_column_that_is_none_of_ours():
+    with pytest.raises(ValueError, match=r"lacks 'source'; it has 'image'\.$"):
+        check_columns([{"image": 1}], ("source",))

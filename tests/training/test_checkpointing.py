@@ -7,6 +7,7 @@ import pytest
 
 from hf_tripletclip.training.checkpointing import (
     COMPLETE_MARKER,
+    forget_old_run,
     is_complete,
     last_complete_checkpoint,
     mark_complete,
@@ -77,3 +78,12 @@ def test_a_plain_trainers_checkpoint_may_be_named(tmp_path):
     (folder / "trainer_state.json").unlink()
     with pytest.raises(ValueError, match="not a complete checkpoint"):
         resolve_checkpoint(str(folder), tmp_path)
+
+
+def test_a_fresh_start_forgets_an_older_run_but_keeps_its_files(tmp_path):
+    old = write_checkpoint(tmp_path, 700)
+    (tmp_path / "metrics.json").write_text("{}")
+    forget_old_run(tmp_path)
+    assert last_complete_checkpoint(tmp_path) is None
+    assert not (tmp_path / "metrics.json").exists()
+    assert resolve_checkpoint(str(old), tmp_path) == str(old)

@@ -172,6 +172,34 @@ def test_resume_repeats_the_curve_exactly_even_where_saves_fall_between_logs(tmp
         assert torch.equal(ours, theirs)
 
 
+def test_resuming_a_finished_run_trains_no_further(tmp_path):
+    kwargs = {"save_strategy": "steps", "save_steps": 3, "max_steps": 3, "lr_scheduler_type": "constant"}
+    first = make_trainer(tmp_path, **kwargs)
+    first.train()
+    again = make_trainer(tmp_path, **kwargs)
+    again.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
+    assert again.state.global_step == 3
+    assert losses(again) == losses(first)
+    for ours, theirs in zip(again.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_epochs_checkpoint_resumes_the_exact_curve_too(tmp_path):
+    kwargs = {"save_strategy": "epoch", "logging_steps": 3, "max_steps": 6}  # two steps an epoch
+    whole = make_trainer(tmp_path / "whole", **kwargs)
+    whole.train()
+    again = make_trainer(tmp_path / "cut", **kwargs)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert losses(again) == losses(whole)
+
+
+def test_negatives_across_devices_is_kept_from_either_argument(tmp_path):
+    assert make_trainer(tmp_path).core.objective.negatives_across_devices
+    kwargs = {"objective_kwargs": {"negatives_across_devices": False}}
+    assert not make_trainer(tmp_path, **kwargs).core.objective.negatives_across_devices
+    assert not make_trainer(tmp_path, negatives_across_devices=False).core.objective.negatives_across_devices
+
+
 def test_saved_folder_is_a_plain_clip(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()

@@ -11,18 +11,23 @@ from typing import Any, TypeAlias
 from datasets import (
     Dataset,
     DatasetDict,
+    Features,
     Image,
     IterableDataset,
     IterableDatasetDict,
     Value,
+    concatenate_datasets,
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, IMAGE_COLUMNS
 
 AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
+
+# File name's end -> `datasets`' builder.
+BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 
 def load_tripletdata(
@@ -38,6 +43,10 @@ def load_tripletdata(
     Load a triplet dataset with the columns `image`, `caption`, `neg_image`, `neg_caption`, images as `Image()` and
     captions as strings.
 
+    Captions that are not UTF-8 become `None`, which [`TripletCollator`] reports as missing. Images are not looked at:
+    [`~hf_tripletclip.data.loading.undecoded`] leaves them as bytes for the collator, which skips and reports broken
+    ones.
+
     Args:
         name_or_path (`str` or `os.PathLike`):
             `"scenes"` for the embedded data; a folder or file: parquet, an image folder with metadata, WebDataset tars
@@ -47,20 +56,22 @@ def load_tripletdata(
         streaming (`bool`, defaults to `False`): Whether to read the rows as they are asked for.
         columns (`Mapping[str, str]`, *optional*): Our name -> the dataset's own, where they differ.
         required_columns (`Sequence[str]`): Columns that the dataset must have.
-        kwargs: For `datasets.load_dataset` (`revision`, `token`, `cache_dir`, ...), or for `load_scenes`.
+        kwargs: For `datasets.load_dataset` (`revision`, `token`, `cache_dir`, ...), for `datasets.load_from_disk`, or
+            for `load_scenes`.
 
     Returns:
         `Dataset` or `IterableDataset`, or a dict of them by split.
 
     Raises:
-        FileNotFoundError: The path does not exist.
-        ValueError: There is no such split, it is empty, or a column is missing.
+        FileNotFoundError: The path does not exist, or the Hub has no such dataset or cannot be reached.
+        ValueError: There is no such split, it is empty (of a stream this is known only when it is read), it cannot be
+            read, or a column is missing or of the wrong type.
     """
-    name = os.fspath(name_or_path)
+    name = os.path.expanduser(os.fspath(name_or_path))
     if name == "scenes":
         from hf_tripletclip.data.scenes import load_scenes
 
-        dataset: AnyDataset = load_scenes(split, **kwargs)
+        dataset: AnyDataset = _streamed(load_scenes(split, **kwargs), streaming)
     else:
         dataset = _load(name, split, streaming, kwargs)
     parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
@@ -80,19 +91,14 @@ def _load(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any])
     path = Path(name)
     source: dict[str, Any] = {"path": name}
     if path.is_file():
-        builder = {".parquet": "parquet", ".tar": "webdataset", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-        if path.suffix not in builder:
-            raise ValueError(f"{name} is no {', '.join(builder)} file.")
-        source = {"path": builder[path.suffix], "data_files": name}
+        if path.suffix not in BUILDERS:
+            raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
+        source = {"path": BUILDERS[path.suffix], "data_files": name}
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-        dataset = load_from_disk(name)
-        if split is None:
-            return dataset
-        splits = dataset if isinstance(dataset, DatasetDict) else {str(dataset.split or "train"): dataset}
-        if split not in splits:
-            raise ValueError(f"{name} has no split {split!r}; it has {', '.join(splits)}.")
-        return splits[split]
-    elif not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        return _from_disk(name, split, streaming, kwargs)
+    elif not path.exists() and (
+        path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in BUILDERS
+    ):
         raise FileNotFoundError(f"The dataset path {name} does not exist.")
     try:
         return load_dataset(**source, split=split, streaming=streaming, **kwargs)
@@ -100,10 +106,29 @@ def _load(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any])
         raise FileNotFoundError(
             f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
         ) from error
+    except DatasetGenerationError as error:
+        raise ValueError(f"{name} cannot be read: {error.__cause__ or error}. Is one of its files empty?") from error
     except ValueError as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{name} (split {split!r}) has no rows.") from error
         raise
+
+
+def _from_disk(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:
+    saved = load_from_disk(name, **kwargs)
+    if isinstance(saved, Dataset):  # one that says no split is `train`, as `load_dataset` calls a lone file
+        saved = DatasetDict({str(saved.split or "train"): saved})
+    if split is not None and split not in saved:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(saved)}.")
+    return _streamed(saved if split is None else saved[split], streaming)
+
+
+def _streamed(dataset: Dataset | DatasetDict, streaming: bool) -> AnyDataset:
+    if not streaming:
+        return dataset
+    if isinstance(dataset, Dataset):
+        return dataset.to_iterable_dataset()
+    return IterableDatasetDict({key: part.to_iterable_dataset() for key, part in dataset.items()})
 
 
 def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:
@@ -112,9 +137,14 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
         names = list(next(iter(dataset), {}))
     if unknown := [theirs for theirs in columns.values() if theirs not in names]:
         raise ValueError(f"`columns` names {unknown}, which it does not have; it has {names}")
+    # A stream decodes the images of each row that it renames or maps, and stops at a broken one: only types that are
+    # not decoded on the way there.
+    decoded = {name: feature for name, feature in (dataset.features or {}).items() if isinstance(feature, Image)}
+    dataset = undecoded(dataset, tuple(decoded))
     renames = {theirs: ours for ours, theirs in columns.items() if theirs != ours}
     if taken := [ours for ours in renames.values() if ours in names and ours not in renames]:
         dataset = dataset.remove_columns(taken)  # a column of our name that `columns` says is another
+        decoded = {name: feature for name, feature in decoded.items() if name not in taken}
     if renames:  # in two steps: a stream refuses names that change places
         dataset = dataset.rename_columns({theirs: f"_our_{ours}" for theirs, ours in renames.items()})
         dataset = dataset.rename_columns({f"_our_{ours}": ours for ours in renames.values()})
@@ -123,29 +153,49 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
     if features is None:
         return dataset  # the collator takes whatever the rows hold
     # WebDataset members of unknown extensions come as binary.
+    captions = [name for name in CAPTION_COLUMNS if name in features and _is_value(features[name], "binary", "large")]
+    if captions:
+        dataset = _with_text(dataset, captions)
+    targets = {renames.get(name, name): feature for name, feature in decoded.items()}
     for name in IMAGE_COLUMNS:
-        if name in features and not isinstance(features[name], Image):
-            dataset = dataset.cast_column(name, Image())
-    binary = [
-        name
-        for name in CAPTION_COLUMNS
-        if isinstance(features.get(name), Value) and features[name].dtype in ("binary", "large_binary")
-    ]
-    if binary:
-        target = dataset.features.copy()
-        target.update({name: Value("string") for name in binary})
-        dataset = dataset.map(
-            _decode_captions, batched=True, fn_kwargs={"names": binary}, input_columns=None, features=target
-        )
+        if name in features and name not in targets and not _is_value(features[name], "null"):
+            if _is_value(features[name]) and not _is_value(features[name], "string", "binary", "large"):
+                raise ValueError(f"its column {name!r} holds {features[name].dtype}, no images")
+            targets[name] = Image()
+    for name, feature in targets.items():
+        dataset = dataset.cast_column(name, feature)
     return dataset
+
+
+def _is_value(feature: Any, *kinds: str) -> bool:
+    return isinstance(feature, Value) and (not kinds or feature.dtype.startswith(kinds))
+
+
+def _with_text(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
+    features = dataset.features.copy()
+    features.update({name: Value("string") for name in names})
+    if isinstance(dataset, IterableDataset):
+        # Types are told afterwards: a stream that was mapped to `features` does not heed later casts, so its images
+        # could not be left undecoded. Few rows at a time, because a batch holds their images too.
+        mapped = dataset.map(_decode_captions, batched=True, batch_size=16, fn_kwargs={"names": names})
+        return mapped.cast(features)
+    # Only the captions are written anew: the images of a large dataset stay in the file that they are in.
+    text = dataset.select_columns(names).map(
+        _decode_captions,
+        batched=True,
+        fn_kwargs={"names": names},
+        features=Features({name: features[name] for name in names}),
+    )
+    rest = dataset.remove_columns(names)
+    return concatenate_datasets([rest, text], axis=1).select_columns(list(features)) if rest.column_names else text
 
 
 def _decode_captions(batch: dict[str, list[Any]], names: list[str]) -> dict[str, list[str | None]]:
     """Captions as text; what is not UTF-8 becomes `None`, which the collator reports."""
 
-    def decode(value: bytes | None) -> str | None:
+    def decode(value: bytes | str | None) -> str | None:
         try:
-            return None if value is None else value.decode("utf-8")
+            return value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError:
             return None
 
@@ -160,18 +210,23 @@ def check_columns(dataset: Any, columns: Sequence[str]) -> None:
     if names is None:
         return
     if missing := [name for name in columns if name not in names]:
-        raise ValueError(
-            f"it lacks {', '.join(map(repr, missing))}; it has {', '.join(map(repr, names))}. "
-            'If they are there under other names, say so with `columns`, such as {"neg_caption": "foil"}.'
-            if set(missing) <= set(COLUMNS)
-            else f"it lacks {missing}"
-        )
+        message = f"it lacks {', '.join(map(repr, missing))}; it has {', '.join(map(repr, names))}."
+        if set(missing) <= set(COLUMNS):
+            message += ' If they are there under other names, say so with `columns`, such as {"neg_caption": "foil"}.'
+        raise ValueError(message)
 
 
-def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """The dataset with its images left as bytes, for a collator that decodes them: once, and broken ones reported."""
+def undecoded(dataset: Dataset | IterableDataset, columns: Sequence[str] = IMAGE_COLUMNS) -> Dataset | IterableDataset:
+    """
+    The dataset with its images left as `{"bytes", "path"}`, for a collator that decodes them: once, and broken ones
+    reported. A dataset that decodes images itself raises at a broken one.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): With `Image()` columns; others are left as they are.
+        columns (`Sequence[str]`, defaults to `image` and `neg_image`): Which.
+    """
     features = dataset.features or {}
-    for name in IMAGE_COLUMNS:
+    for name in columns:
         if isinstance(features.get(name), Image):
             dataset = dataset.cast_column(name, Image(decode=False))
     return dataset

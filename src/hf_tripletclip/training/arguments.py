@@ -64,6 +64,11 @@ class TripletCLIPTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        accelerator_config: Any = self.accelerator_config
+        if accelerator_config.dispatch_batches is None:
+            # Streams: each process reads its own rows, for batches are as long as their longest caption and rank 0
+            # could not send out batches of different shapes.
+            accelerator_config.dispatch_batches = False
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin for
         if self.objective_kwargs is not None and not isinstance(self.objective_kwargs, dict):

@@ -32,7 +32,7 @@ class ClampLogitScale(TrainerCallback):
 
 class LogWhenSaving(TrainerCallback):
     """
-    Logs at every step that saves. The trainer averages the loss between logs and a checkpoint does not hold a
+    Logs at every step or epoch that saves. The trainer averages the loss between logs and a checkpoint does not hold a
     half-filled average, so a resumed run repeats the exact curve only if none is open when it saves.
     """
 
@@ -42,3 +42,5 @@ class LogWhenSaving(TrainerCallback):
         if control.should_save:
             control.should_log = True
         return control
+
+    on_epoch_end = on_step_end

@@ -58,6 +58,16 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return next((path for path in reversed(checkpoints) if is_complete(path)), None)
 
 
+def forget_old_run(output_dir: str | os.PathLike[str]) -> None:
+    """
+    Before a fresh start: checkpoints of an older run in the folder lose their marker, so that resuming this run cannot
+    take one of them for its own, and its final metrics go. The checkpoints stay and can still be named.
+    """
+    for checkpoint in sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR):
+        unmark(checkpoint)
+    (Path(output_dir) / "metrics.json").unlink(missing_ok=True)
+
+
 def resolve_checkpoint(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> str | None:
     """
     The checkpoint folder that `resume_from_checkpoint` means.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,9 @@ def write_run_record(run: RunRecord) -> None:
     card.save(folder / "README.md")
     # Last, so that whoever finds it finds the rest.
     metrics = {} if run.after is None else run.after.metrics
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    staged = folder / "metrics.json.tmp"
+    staged.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    os.replace(staged, folder / "metrics.json")
 
 
 def describe_objective(name: str) -> str:

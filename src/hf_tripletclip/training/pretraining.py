@@ -17,12 +17,13 @@ from transformers.utils import logging
 from hf_tripletclip.checkpoints import load_processor
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
+from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, NEG_CAPTION
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.checkpointing import resolve_checkpoint
+from hf_tripletclip.training.checkpointing import forget_old_run, resolve_checkpoint
 from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
@@ -60,6 +61,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     objective = get_objective(args.objective, **args.objective_arguments)
     output_dir = _writable(args.output_dir)
     checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
+    if checkpoint is None and args.process_index == 0:
+        forget_old_run(output_dir)
     require_output_tools()
     _warn_about_single_process(args)
 
@@ -97,7 +100,11 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
             model, processor, test, batch_size=args.per_device_eval_batch_size, device=args.device
         )
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, ValueError, ImportError) as error:
+        # What stops a run in the middle is for its log with all that led to it, unlike a wrong argument.
+        raise RuntimeError(f"Training stopped after step {trainer.state.global_step}: {error}") from error
     seconds = time.monotonic() - started
     trainer.save_model()
     trainer.save_state()
@@ -128,7 +135,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         )
         if before is not None and after is not None:
             print(format_before_after(before, after))
-        if len(collator.broken_rows):
+        if collator.broken_rows.counts():
             print(collator.broken_rows.summary())
         print(f"The model and everything about it are in {output_dir}")
     end_training(trainer)
@@ -179,7 +186,9 @@ def load_splits(
                 if role == "train":
                     dataset = dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
                 else:  # read again and again: worth a copy
-                    dataset = Dataset.from_generator(functools.partial(iter, dataset), features=dataset.features)
+                    dataset = Dataset.from_generator(
+                        functools.partial(iter, undecoded(dataset)), features=dataset.features
+                    )
             splits[role] = dataset
     return splits
 

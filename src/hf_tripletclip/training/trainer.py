@@ -21,6 +21,7 @@ from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPES
 from hf_tripletclip.evaluation import triplet_metrics
+from hf_tripletclip.evaluation.triplets import CHANCE
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.base import MODEL_INPUTS
@@ -80,8 +81,11 @@ class TripletCLIPTrainer(Trainer):
                 f"TripletCLIPTrainer trains a TripletCLIPModel, not a {type(core).__name__}. "
                 "`TripletCLIPModel.from_pretrained` opens every CLIP checkpoint."
             )
-        if args.objective is not None or args.objective_kwargs:
-            core.set_objective(args.objective or core.objective.name, **args.objective_arguments)
+        objective_kwargs = dict(args.objective_arguments)
+        if not args.negatives_across_devices:
+            objective_kwargs["negatives_across_devices"] = False
+        if args.objective is not None or objective_kwargs:
+            core.set_objective(args.objective or core.objective.name, **objective_kwargs)
         if args.n_gpu > 1:
             logger.warning(
                 f"{args.n_gpu} GPUs are visible but this is one process: only the first is used. "
@@ -112,7 +116,6 @@ class TripletCLIPTrainer(Trainer):
         # The loss is a mean over the batch: `Trainer` divides it by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.label_names = []
-        self.core.objective.negatives_across_devices = args.negatives_across_devices
         if (maximum := getattr(core.config, "logit_scale_max", None)) is not None:
             self.add_callback(ClampLogitScale(maximum))
         self.add_callback(LogWhenSaving())
@@ -269,6 +272,13 @@ class TripletCLIPTrainer(Trainer):
 
     # ---- Checkpoints ----
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # `Trainer` looks at `max_steps` after a step only: resumed from its last checkpoint it would train one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only, as OpenCLIP: no biases, no norms, no class embedding and no `logit_scale`."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
@@ -311,7 +321,8 @@ def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
         kinds if any(kinds) else None,
     )
     detail = tuple(f"{score}_score_" for score in ("text", "image", "group"))
-    return {name: value for name, value in metrics.items() if not name.startswith(detail)}
+    metrics = {name: value for name, value in metrics.items() if not name.startswith(detail)}
+    return metrics | {f"chance_{name}": value for name, value in CHANCE.items() if name in metrics}
 
 
 def end_training(trainer: Trainer) -> None:
