@@ -106,6 +106,10 @@ def summarize(runs: list[Run]) -> dict[str, dict[str, tuple[float, float, int]]]
     }
 
 
+def _cell(mean: float, deviation: float, seeds: int) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}" if seeds > 1 else f"{mean:.3f}"  # one run has no deviation
+
+
 def as_markdown(summary: dict[str, dict[str, tuple[float, float, int]]]) -> str:
     names = [name for name in COLUMNS if any(name in metrics for metrics in summary.values())]
     lines = [
@@ -114,7 +118,7 @@ def as_markdown(summary: dict[str, dict[str, tuple[float, float, int]]]) -> str:
     ]
     for label, metrics in summary.items():
         seeds = next(iter(metrics.values()))[2]
-        cells = [f"{metrics[name][0]:.3f} ± {metrics[name][1]:.3f}" if name in metrics else "" for name in names]
+        cells = [_cell(*metrics[name]) if name in metrics else "" for name in names]
         lines.append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
