@@ -57,6 +57,7 @@ assert len(scores) == 2 and "hf_tripletclip" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=example.environment, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--mini_batch_size", "3")], ids=["plain", "gradcache"])
 def test_two_processes_walk_the_curve_of_one_with_the_doubled_batch(example, reference, tmp_path, flags):
     folder = tmp_path / "run"

@@ -173,8 +173,7 @@ class _Gather(torch.autograd.Function):
     all_gather forward, reduce_scatter backward.
 
     `torch.distributed.nn.functional.all_gather` is not used: on gloo its backward is one scatter per rank, on NCCL it
-    returns a list where one tensor is wanted. NCCL's reduce_scatter needs the gradient of all rows and the own rows
-    of the sum; gloo's is an all_reduce inside, on a copy of the former.
+    returns a list where one tensor is wanted.
     """
 
     @staticmethod
@@ -187,6 +186,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        own = grad.new_empty(ctx.rows, *grad.shape[1:])
-        dist.reduce_scatter_tensor(own, grad.contiguous())
-        return own
+        if dist.get_backend() == dist.Backend.NCCL:
+            own = grad.new_empty(ctx.rows, *grad.shape[1:])
+            dist.reduce_scatter_tensor(own, grad.contiguous())
+            return own
+        # gloo's reduce_scatter is an all_reduce on a copy inside, and leaves work behind that hangs the process's exit.
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        start = dist.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]

@@ -327,6 +327,10 @@ def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 def end_training(trainer: Trainer) -> None:
     """Close the process group, so that gloo does not abort when the process exits."""
+    # DDP's reducer holds the group: where it outlives the group's end, the process may hang when it exits.
+    trainer.accelerator.wait_for_everyone()
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
