@@ -190,7 +190,7 @@ class _Gather(torch.autograd.Function):
             own = grad.new_empty(ctx.rows, *grad.shape[1:])
             dist.reduce_scatter_tensor(own, grad.contiguous())
             return own
-        # gloo's reduce_scatter is an all_reduce on a copy inside, and leaves work behind that hangs the process's exit.
+        # gloo's reduce_scatter is an all_reduce on a copy inside.
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.rows

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -329,7 +329,7 @@ def end_training(trainer: Trainer) -> None:
     """Close the process group, so that gloo does not abort when the process exits."""
     # DDP's reducer holds the group: where it outlives the group's end, the process may hang when it exits.
     trainer.accelerator.wait_for_everyone()
-    trainer.model_wrapped = trainer.model
+    trainer.model_wrapped = cast(nn.Module, trainer.model)
     trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
     if dist.is_available() and dist.is_initialized():
