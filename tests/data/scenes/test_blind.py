@@ -13,6 +13,7 @@ from hf_tripletclip.data.scenes import blind_score
 from hf_tripletclip.data.scenes.build import make_row
 from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.vocabulary import choose_nouns
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
 
 WORDS = [f"word{index}" for index in range(40)]
 
@@ -89,9 +90,17 @@ def test_another_seed_of_the_data_is_at_chance_too():
     assert blind_score(*zip(*sorted_by_length, strict=True)) > 0.75
 
 
-def test_the_command_prints_a_row_per_split(monkeypatch):
-    monkeypatch.setattr(command, "ROWS", 40)
+def test_the_command_prints_a_row_per_split_and_kind(monkeypatch):
+    monkeypatch.setattr(command, "ROWS", 70)
     head, rule, *rows = command.blind_table().splitlines()
-    assert head.count("|") == rule.count("|") == 4
-    assert [row.split("|")[1].strip() for row in rows] == ["`train`", "`validation`", "`test`"]
-    assert all(0 <= float(row.split("|")[3]) <= 1 for row in rows)
+    assert head.count("|") == rule.count("|") == 5
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [name for name, *_ in cells] == [
+        "`train`",
+        "`validation`",
+        "`test`",
+        *(f"`test`, `{kind}`" for kind in NEGATIVE_TYPES),
+    ]
+    assert [number for _, number, *_ in cells] == ["70"] * 3 + ["10"] * 7
+    assert all(0 <= float(score) <= 1 for _, _, score, _ in cells)
+    assert cells[0][3] == "0.331 to 0.669"  # 35 rows tried: 0.5 / sqrt(35) = 0.0845

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import datasets
+import multiprocess
 import numpy as np
 import pytest
 
 from hf_tripletclip.data import load_scenes
-from hf_tripletclip.data.scenes import drawing
-from hf_tripletclip.data.scenes.build import make_row
+from hf_tripletclip.data.scenes import build, drawing
+from hf_tripletclip.data.scenes.build import MAX_SHARDS, default_workers, make_row, shards_of
 from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.drawing import draw_scene
 from hf_tripletclip.data.scenes.negatives import EXCLUSIVE
@@ -71,7 +75,7 @@ def test_the_second_call_reads_the_cache(scenes, tmp_path, monkeypatch):
 
 
 def test_a_dataset_of_its_own_is_plain_parquet(scenes, tmp_path):
-    load_scenes(train_size=20, validation_size=5, test_size=7, cache_dir=tmp_path)
+    load_scenes(train_size=20, validation_size=5, test_size=7, num_proc=1, cache_dir=tmp_path)
     (file,) = tmp_path.rglob("*test*.parquet")
     rows = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "other"))
     assert len(rows) == 7
@@ -102,6 +106,9 @@ def test_errors(monkeypatch, tmp_path):
         load_scenes(test_size=0)
     with pytest.raises(ValueError, match="image_size"):
         load_scenes(image_size=8)
+    for workers in (0, -1):
+        with pytest.raises(ValueError, match=f"`num_proc` is {workers}; give at least 1"):
+            load_scenes(num_proc=workers, cache_dir=tmp_path)
     drawing._font_folder.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "hf_tripletclip\[scenes\]"'):
@@ -156,3 +163,82 @@ def test_no_caption_of_the_made_splits_is_shared(scenes):
     assert not captions["train"] & captions["test"]
     assert not captions["train"] & captions["validation"]
     assert not captions["validation"] & captions["test"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, MAX_SHARDS - 1, MAX_SHARDS, MAX_SHARDS + 1, 1000, 20_000])
+def test_shards_cover_every_row_once(rows):
+    shards = shards_of(rows)
+    assert [row for start, stop in shards for row in range(start, stop)] == list(range(rows))
+    assert len(shards) == min(rows, MAX_SHARDS)
+    lengths = [stop - start for start, stop in shards]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_without_fork_there_is_one_worker(monkeypatch):
+    monkeypatch.setattr(multiprocess, "get_start_method", lambda allow_none: "fork")
+    # `datasets` gives the module of a builder an `os` of its own.
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: {0, 1, 5}, raising=False)
+    assert default_workers() == 3
+    for method in ("spawn", "forkserver"):
+        monkeypatch.setattr(multiprocess, "get_start_method", lambda allow_none, method=method: method)
+        assert default_workers() == 1
+    monkeypatch.setattr(multiprocess, "get_start_method", lambda allow_none: None)  # not chosen yet: the first one
+    monkeypatch.setattr(multiprocess, "get_all_start_methods", lambda: ["spawn", "fork"])
+    assert default_workers() == 1
+
+
+QUIET = """
+import sys
+from hf_tripletclip.data import load_scenes
+print(len(load_scenes(
+    "train", train_size=150, validation_size=3, test_size=7, image_size=16, num_proc=4, cache_dir=sys.argv[1]
+)))
+"""
+
+KILLED = """
+import os, signal, sys
+from hf_tripletclip.data import load_scenes
+from hf_tripletclip.data.scenes import build
+
+make_row = build.make_row
+
+def dies(split, index, *args):
+    if split == "validation":  # all of train is written by then
+        os.killpg(0, signal.SIGKILL)  # the workers too: orphans would wait forever
+    return make_row(split, index, *args)
+
+build.make_row = dies
+load_scenes(train_size=150, validation_size=30, test_size=7, image_size=16, num_proc=2, cache_dir=sys.argv[1])
+"""
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        start_new_session=True,
+    )
+
+
+def test_more_workers_than_rows_say_nothing_but_the_progress(tmp_path):
+    finished = run(QUIET, str(tmp_path))
+    assert finished.stdout == "150\n", finished.stderr
+    said = finished.stderr.replace("\r", "\n").splitlines()
+    assert [line for line in said if line and not line.startswith("Generating ")] == []
+    again = run(QUIET, str(tmp_path))
+    assert (again.stdout, again.stderr) == ("150\n", "")
+
+
+def test_a_killed_run_leaves_nothing_that_loads(tmp_path):
+    killed = run(KILLED, str(tmp_path))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    options = {"train_size": 150, "validation_size": 30, "test_size": 7, "image_size": 16, "num_proc": 1}
+    left = {path.name for path in tmp_path.rglob("*.parquet")}
+    assert any("train" in name and "00001" in name for name in left)  # of a second worker, which the next run lacks
+    after, whole = (load_scenes(**options, cache_dir=folder) for folder in (tmp_path, tmp_path / "other"))
+    for split in whole:
+        assert after[split]["id"] == whole[split]["id"]
+        assert after[split]["caption"] == whole[split]["caption"]

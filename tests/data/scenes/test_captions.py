@@ -13,8 +13,8 @@ from hf_tripletclip.data.scenes.captions import TEMPLATES, describe, describe_th
 from hf_tripletclip.data.scenes.scene import Scene, Thing
 from hf_tripletclip.data.scenes.vocabulary import (
     COLOURS,
+    MEASURES,
     NOUNS,
-    PAIRS,
     PATTERNS,
     PLAIN,
     RELATIONS,
@@ -36,11 +36,14 @@ def test_every_noun_has_its_article():
     for noun in NOUNS:
         for colour in ("orange", "red"):
             phrase = describe_thing(Thing(noun, colour, PLAIN, "large"))
-            if noun in PAIRS:
-                assert phrase == f"a pair of {colour} {noun}"
+            if noun in MEASURES:
+                assert phrase == f"{MEASURES[noun]} {colour} {noun}"
             else:
                 assert phrase == f"{'an' if colour == 'orange' else 'a'} {colour} {noun}"
-    assert set(NOUNS) >= PAIRS
+    assert set(NOUNS) >= set(MEASURES)
+    assert describe_thing(Thing("scissors", "orange", PLAIN, "large")) == "a pair of orange scissors"
+    assert describe_thing(Thing("corn", "yellow", PLAIN, "large")) == "an ear of yellow corn"
+    assert describe_thing(Thing("stairs", "red", "striped", "small", True)) == "a flight of small striped red stairs"
     assert not ADJECTIVES & {word for noun in NOUNS for word in noun.split()}
 
 

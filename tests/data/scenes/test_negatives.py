@@ -152,3 +152,18 @@ def test_either_side_of_an_addition_may_be_the_positive():
         longer[kind, len(describe(positive)) > len(describe(negative))] += 1
     for kind in ("add_obj", "add_att"):
         assert abs(longer[kind, True] - 100) < 4 * 50**0.5  # of 200: four standard errors
+
+
+@pytest.mark.parametrize("nouns", [48, "all"])
+def test_a_replaced_noun_is_not_another_word_for_the_same_thing(nouns):
+    chosen = choose_nouns(nouns)
+    rng = random.Random(0)
+    for index in range(4000):
+        before = sample_scene(rng, chosen, 2 + index % 2)
+        after = CHANGES["replace_obj"](rng, before, chosen)
+        assert not describes(before, after)
+        assert not describes(after, before)
+        if len(before.objects) == 2:
+            fuller = CHANGES["add_obj"](rng, before, chosen)
+            assert describes(before, fuller)
+            assert describes(fuller, fuller)

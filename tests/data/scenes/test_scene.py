@@ -22,6 +22,8 @@ from hf_tripletclip.data.scenes.scene import (
 from hf_tripletclip.data.scenes.vocabulary import (
     COLOURS,
     HORIZONTAL,
+    INCLUDES,
+    NOUNS,
     PATTERNS,
     PLAIN,
     RELATIONS,
@@ -29,6 +31,8 @@ from hf_tripletclip.data.scenes.vocabulary import (
     SIZES,
     VERTICAL,
     choose_nouns,
+    is_true_of,
+    unrelated,
 )
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -141,3 +145,32 @@ def test_a_tenth_of_the_combinations_is_held_out():
     noun, colour = held_out[0]
     # One object suffices, whatever its pattern and size and whatever stands beside it.
     assert is_held_out(scene(KEY if noun != "key" else CAT, Thing(noun, colour, "striped", "small")))
+
+
+def test_a_wider_noun_is_true_of_a_narrower_one_and_not_back():
+    duck, bird = (Thing(noun, "red", PLAIN, "large") for noun in ("duck", "bird"))
+    assert describes(scene(bird, FISH), scene(duck, FISH))
+    assert not describes(scene(duck, FISH), scene(bird, FISH))
+    assert unrelated(["cat", "duck", "bird", "owl"], ["bird"]) == ["cat"]
+    assert unrelated(["cat", "duck", "bird", "owl"], ["duck"]) == ["cat", "owl"]
+    assert unrelated(["cat", "duck"], []) == ["cat", "duck"]
+
+
+def test_included_nouns_exist_and_the_first_24_have_none():
+    assert set(INCLUDES) <= set(NOUNS)
+    assert set().union(*INCLUDES.values()) <= set(NOUNS)
+    first = choose_nouns(24)
+    assert not [(one, other) for one, other in itertools.permutations(first, 2) if is_true_of(one, other)]
+    assert [(one, other) for one, other in itertools.permutations(choose_nouns(48), 2) if is_true_of(one, other)] == [
+        ("bird", "duck"),
+        ("bird", "owl"),
+        ("lamp", "lightbulb"),
+    ]
+
+
+def test_related_nouns_never_meet():
+    rng = random.Random(0)
+    nouns = choose_nouns("all")
+    for index in range(3000):
+        shown = [thing.noun for thing in sample_scene(rng, nouns, 2 + index % 2).objects]
+        assert not [(one, other) for one, other in itertools.permutations(shown, 2) if is_true_of(one, other)]

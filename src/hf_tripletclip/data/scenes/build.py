@@ -31,9 +31,9 @@ from hf_tripletclip.data.schema import (
     SOURCE,
 )
 
-VERSION = "1.0.0"  # raise it whenever the same seed gives other rows
+VERSION = "1.1.0"  # raise it whenever the same seed gives other rows
 SPLITS = ("train", "validation", "test")
-ROWS_PER_SHARD = 500
+MAX_SHARDS = 64  # of a split; the rows do not depend on it
 
 
 def caption_split(caption: str) -> str:
@@ -64,6 +64,12 @@ def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[S
         assert describes(positive, positive)
         assert describes(negative, negative)
         return positive, negative, kind
+
+
+def shards_of(rows: int) -> list[tuple[int, int]]:
+    """The first and the last row, exclusive, of the parts of a split that workers make."""
+    count = min(rows, MAX_SHARDS)
+    return [(rows * part // count, rows * (part + 1) // count) for part in range(count)]
 
 
 def _png(image: Any) -> bytes:
@@ -112,7 +118,7 @@ class Scenes(datasets.GeneratorBasedBuilder):
                 name=split,
                 gen_kwargs={
                     "split": split,
-                    "shards": [(start, min(start + ROWS_PER_SHARD, rows)) for start in range(0, rows, ROWS_PER_SHARD)],
+                    "shards": shards_of(rows),
                 },
             )
             for split, rows in self.config.sizes.items()
@@ -212,7 +218,8 @@ def load_scenes(
     )
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"`num_proc` is {num_proc}; give at least 1.")
-    workers = min(num_proc or default_workers(), -(-train_size // ROWS_PER_SHARD))
+    # `datasets` warns where a split has fewer shards than there are workers.
+    workers = min(num_proc or default_workers(), *(len(shards_of(rows)) for rows in sizes.values()))
     builder.download_and_prepare(
         file_format="parquet", num_proc=workers if workers > 1 else None, verification_mode="no_checks"
     )

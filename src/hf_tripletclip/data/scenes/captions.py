@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from hf_tripletclip.data.scenes.scene import Scene, Thing
-from hf_tripletclip.data.scenes.vocabulary import PAIRS, PLAIN, RELATIONS, SETTINGS
+from hf_tripletclip.data.scenes.vocabulary import MEASURES, PLAIN, RELATIONS, SETTINGS
 
 # {pair}: "a red cat above a blue dog"; {third}: " and a green bird below them"; {where}: " on the beach"
 TEMPLATES = (
@@ -23,8 +23,8 @@ def describe_thing(thing: Thing) -> str:
     words += [thing.pattern] if thing.pattern != PLAIN else []
     words += [thing.colour, thing.noun]
     phrase = " ".join(words)
-    if thing.noun in PAIRS:
-        return f"a pair of {phrase}"
+    if thing.noun in MEASURES:
+        return f"{MEASURES[thing.noun]} {phrase}"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 

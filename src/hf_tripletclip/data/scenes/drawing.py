@@ -80,7 +80,7 @@ def _fill(colour: str, pattern: str, width: int, height: int) -> Image.Image:
     bright = sum(base) > 380
     shade = tuple(int(value * 0.45) if bright else int(255 - (255 - value) * 0.40) for value in base)
     draw = ImageDraw.Draw(area)
-    step = max(6, max(width, height) // 5)
+    step = max(9, max(width, height) // 4)  # finer ones blend into one tone on small objects
     if pattern == "striped":
         for x in range(-height, width, step):
             draw.line([(x, height), (x + height, 0)], fill=shade, width=max(2, round(step * 0.42)))

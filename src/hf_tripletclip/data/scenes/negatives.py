@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hf_tripletclip.data.scenes.scene import Scene, Thing, pick, sample_thing
-from hf_tripletclip.data.scenes.vocabulary import COLOURS, PATTERNS, PLAIN, RELATIONS, SIZES
+from hf_tripletclip.data.scenes.vocabulary import COLOURS, PATTERNS, PLAIN, RELATIONS, SIZES, unrelated
 
 Change = Callable[[random.Random, Scene, Sequence[str]], Scene]
 
@@ -23,7 +23,7 @@ def _with(scene: Scene, index: int, thing: Thing) -> Scene:
 
 def replace_obj(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
     index = int(rng.random() * len(scene.objects))
-    absent = [noun for noun in nouns if all(noun != thing.noun for thing in scene.objects)]
+    absent = unrelated(nouns, (thing.noun for thing in scene.objects))
     return _with(scene, index, replace(scene.objects[index], noun=pick(rng, absent)))
 
 
@@ -68,7 +68,7 @@ def swap_att(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
 
 def add_obj(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
     """Adds a third object to a scene of two."""
-    absent = [noun for noun in nouns if all(noun != thing.noun for thing in scene.objects)]
+    absent = unrelated(nouns, (thing.noun for thing in scene.objects))
     colours = [colour for colour in COLOURS if all(colour != thing.colour for thing in scene.objects)]
     return replace(scene, objects=(*scene.objects, sample_thing(rng, absent, colours, scene.objects[0].says_size)))
 

@@ -18,6 +18,8 @@ from hf_tripletclip.data.scenes.vocabulary import (
     SETTINGS,
     SIZES,
     VERTICAL,
+    is_true_of,
+    unrelated,
 )
 
 T = TypeVar("T")
@@ -90,12 +92,14 @@ def describes(caption: Scene, image: Scene) -> bool:
     """
     if caption.says_setting and caption.setting != image.setting:
         return False
-    shown = {thing.noun: (thing, centre) for thing, centre in zip(image.objects, image.positions(), strict=True)}
+    shown = list(zip(image.objects, image.positions(), strict=True))
     centres = []
     for said in caption.objects:
-        if said.noun not in shown:
+        # At most one, for a scene has no two nouns of which one is true of the other.
+        meant = [pair for pair in shown if is_true_of(said.noun, pair[0].noun)]
+        if not meant:
             return False
-        thing, centre = shown[said.noun]
+        ((thing, centre),) = meant
         if said.colour != thing.colour or said.pattern not in (PLAIN, thing.pattern):
             return False
         if said.says_size and said.size != thing.size:
@@ -119,14 +123,14 @@ def sample_third_relation(rng: random.Random, relation: str) -> str:
 
 
 def sample_scene(rng: random.Random, nouns: Sequence[str], objects: int) -> Scene:
-    """A random scene of so many objects, with different nouns and different colours."""
+    """A random scene of so many objects, with unrelated nouns and different colours."""
     says_size = rng.random() < 0.4
     things: list[Thing] = []
     for _ in range(objects):
         things.append(
             sample_thing(
                 rng,
-                [noun for noun in nouns if all(noun != thing.noun for thing in things)],
+                unrelated(nouns, (thing.noun for thing in things)),
                 [colour for colour in COLOURS if all(colour != thing.colour for thing in things)],
                 says_size,
             )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +44,9 @@ NOUNS: dict[str, tuple[str, str]] = {
     **_icons(FA, "compass, camera=camera-retro, binoculars, microscope, stethoscope, syringe, thermometer, pills"),
     **_icons(FA, "phone, laptop, printer=print, keyboard, television=tv, radio, calculator, clock, hourglass"),
     **_icons(FA, "drum, trophy, medal, football, basketball, volleyball, baseball, dumbbell, bomb, shield"),
-    **_icons(FA, "flag, candle=cake-candles, fire, sun, cloud, rainbow, tornado, tooth, brain, hand, eye, dice"),
+    **_icons(
+        FA, "flag, birthday cake=cake-candles, fire, sun, cloud, rainbow, tornado, tooth, brain, hand, eye, dice"
+    ),
     **_icons(MDI, "bee, dolphin, donkey, jellyfish, kangaroo, koala, ladybug, panda, penguin, pig, shark"),
     **_icons(MDI, "snake, tortoise, turkey, turtle, unicorn, corn, peanut, pumpkin, pretzel, popcorn, cupcake, taco"),
     **_icons(MDI, "croissant=food-croissant, pear=fruit-pear, pineapple=fruit-pineapple, watermelon=fruit-watermelon"),
@@ -53,8 +56,64 @@ NOUNS: dict[str, tuple[str, str]] = {
     **_icons(MDI, "kettle, toaster, fridge, dresser, wardrobe, mirror, chandelier, mailbox, sword, ufo, sofa"),
 }
 
-# Nouns that come in pairs: "a pair of red scissors".
-PAIRS = frozenset({"scissors", "glasses", "sunglasses", "socks", "binoculars", "cherries", "grapes", "pills"})
+# What stands before the attributes of nouns that take no "a": "a pair of red scissors", "an ear of yellow corn".
+_PAIRS = ("scissors", "glasses", "sunglasses", "socks", "binoculars", "cherries", "pills", "dice")
+MEASURES: dict[str, str] = {
+    **dict.fromkeys(_PAIRS, "a pair of"),
+    "grapes": "a bunch of",
+    "bread": "a slice of",
+    "watermelon": "a slice of",
+    "bacon": "a strip of",
+    "corn": "an ear of",
+    "popcorn": "a box of",
+    "stairs": "a flight of",
+}
+
+# noun -> the other nouns that it is also true of. Such nouns never meet in a scene and never replace each other, or
+# the caption of a negative would be true of the positive image. The first 24 nouns have none.
+INCLUDES: dict[str, frozenset[str]] = {
+    "bird": frozenset({"duck", "owl", "crow", "dove", "turkey", "penguin"}),
+    "bread": frozenset({"croissant"}),
+    "bottle": frozenset({"wine bottle"}),
+    "bug": frozenset({"bee", "ladybug", "mosquito", "spider", "butterfly"}),
+    "car": frozenset({"taxi"}),
+    "chair": frozenset({"wheelchair"}),
+    "couch": frozenset({"sofa"}),
+    "dresser": frozenset({"wardrobe"}),
+    "fish": frozenset({"shark"}),
+    "glasses": frozenset({"sunglasses"}),
+    "horse": frozenset({"unicorn"}),
+    "house": frozenset({"igloo"}),
+    "lamp": frozenset({"chandelier", "lightbulb"}),
+    "motorcycle": frozenset({"scooter"}),
+    "satellite": frozenset({"moon"}),
+    "ship": frozenset({"ferry", "sailboat", "submarine"}),
+    "shirt": frozenset({"vest"}),
+    "shovel": frozenset({"trowel"}),
+    "star": frozenset({"sun"}),
+    "store": frozenset({"warehouse"}),
+    "suitcase": frozenset({"briefcase"}),
+    "train": frozenset({"tram"}),
+    "trophy": frozenset({"medal"}),
+    "truck": frozenset({"fire truck", "snowplow"}),
+    "turtle": frozenset({"tortoise"}),
+}
+
+
+def is_true_of(said: str, shown: str) -> bool:
+    """Whether a noun is true of what another names: "bird" of a duck, not "duck" of a bird."""
+    return said == shown or shown in INCLUDES.get(said, ())
+
+
+# noun -> itself and the nouns that cannot stand beside it
+_RELATED = {noun: {other for other in NOUNS if is_true_of(noun, other) or is_true_of(other, noun)} for noun in NOUNS}
+
+
+def unrelated(nouns: Sequence[str], present: Iterable[str]) -> list[str]:
+    """Those of the nouns that are true of none of the nouns present, nor the other way round."""
+    excluded = set().union(*(_RELATED[noun] for noun in present))
+    return [noun for noun in nouns if noun not in excluded]
+
 
 # colour -> RGB of the fill
 COLOURS: dict[str, tuple[int, int, int]] = {
