@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from hf_tripletclip import load_scenes
+from hf_tripletclip.data import build_processor
 from hf_tripletclip.training.checkpointing import is_complete
 from tests.end_to_end.conftest import ACCELERATE, QUIET, TWO_PROCESSES, losses
 
@@ -57,7 +60,6 @@ assert len(scores) == 2 and "hf_tripletclip" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, env=example.environment, timeout=120)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--mini_batch_size", "3")], ids=["plain", "gradcache"])
 def test_two_processes_walk_the_curve_of_one_with_the_doubled_batch(example, reference, tmp_path, flags):
     folder = tmp_path / "run"
@@ -137,8 +139,6 @@ def test_an_unwritable_output_folder_is_refused(example, tmp_path):
 
 
 def test_a_dataset_without_the_objectives_columns_is_refused(example, tmp_path):
-    from datasets import Dataset
-
     data = tmp_path / "data"
     data.mkdir()
     rows = {"image": [Image.new("RGB", (32, 32))] * 8, "caption": ["a red cat"] * 8}
@@ -147,31 +147,56 @@ def test_a_dataset_without_the_objectives_columns_is_refused(example, tmp_path):
     assert "it lacks 'neg_image', 'neg_caption'; it has 'image', 'caption'" in finished.stderr
 
 
-def test_broken_rows_are_counted_and_do_not_stop_training(example, tmp_path):
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
+def write_triplets(folder: Path, split: str, rows: int, broken: tuple[int, ...] = (), shards: int = 1) -> None:
+    """Parquet of a split, with an empty caption in the broken rows."""
+    dataset = load_scenes("test", test_size=42, train_size=1, validation_size=1, image_size=32)
+    table = [dict(dataset[index % len(dataset)], id=f"{split}-{index}") for index in range(rows)]
+    for index in broken:
+        table[index]["caption"] = " "
+    folder.mkdir(exist_ok=True)
+    for shard in range(shards):
+        part = Dataset.from_list(table[shard::shards], features=dataset.features)
+        part.to_parquet(folder / f"{split}-{shard}.parquet")
 
-    processor = tmp_path / "processor"
-    from hf_tripletclip.data import build_processor
 
-    build_processor(["a red cat", "a blue dog"], image_size=32).save_pretrained(processor)
-    good = {"image": Image.new("RGB", (32, 32), "red"), "caption": "a red cat"}
-    good |= {"neg_image": Image.new("RGB", (32, 32), "blue"), "neg_caption": "a blue dog"}
-    features = {"image": ImageFeature(), "neg_image": ImageFeature()}
-    data = Dataset.from_list([{**good, "id": f"row-{index}"} for index in range(16)])
-    for name, feature in features.items():
-        data = data.cast_column(name, feature)
-    table = data.to_list()  # images as PIL
-    table[3]["caption"] = " "
-    Dataset.from_list(table).to_parquet(tmp_path / "train.parquet")
-    finished = example.run(
-        tmp_path / "run",
-        *("--dataset_name_or_path", str(tmp_path / "train.parquet"), "--processor_name_or_path", str(processor)),
-        *("--max_steps", "4"),
-    )
-    assert "1 × empty caption in caption" in finished.stdout
+@pytest.fixture(scope="session")
+def triplets(tmp_path_factory) -> list[str]:
+    """Flags for a dataset of files of which some rows are broken, a whole batch of the validation split among them."""
+    folder = tmp_path_factory.mktemp("triplets")
+    write_triplets(folder / "data", "train", 64, broken=(3,), shards=2)
+    write_triplets(folder / "data", "validation", 18, broken=(1, *range(8, 16)))
+    write_triplets(folder / "data", "test", 21, broken=(20,))
+    captions = [*Dataset.from_parquet(str(folder / "data" / "train-0.parquet"))["caption"]]
+    build_processor(captions, image_size=32).save_pretrained(folder / "processor")
+    return ["--dataset_name_or_path", str(folder / "data"), "--processor_name_or_path", str(folder / "processor")]
+
+
+def test_broken_rows_are_counted_and_do_not_stop_training(example, triplets, tmp_path):
+    finished = example.run(tmp_path / "run", *triplets, "--max_steps", "8", "--per_device_eval_batch_size", "8")
+    assert "2 × empty caption in caption" in finished.stdout  # evaluation during training is off
     report = (tmp_path / "run" / "broken_rows.jsonl").read_text()
-    assert "row-3" in report
+    assert "train-3" in report
+    assert "test-20" in report
+    assert json.loads((tmp_path / "run" / "evaluation_after.json").read_text())["counts"]["rows"] == 20
+
+
+def test_two_processes_stream_and_evaluate_data_with_broken_rows(example, triplets, tmp_path):
+    flags = (*triplets, "--streaming", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    example.run(one, *flags, "--per_device_eval_batch_size", "8")
+    example.run(two, "--use_cpu", *flags, "--per_device_eval_batch_size", "4", launcher=TWO_PROCESSES)
+
+    before = [json.loads((run / "evaluation_before.json").read_text()) for run in (one, two)]
+    assert before[1]["counts"] == before[0]["counts"]
+    assert before[1]["metrics"] == before[0]["metrics"]
+    for run in (one, two):
+        history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+        evaluated = [entry for entry in history if "eval_accuracy" in entry]
+        assert [entry["step"] for entry in evaluated] == [2, 4]
+        # 9 of the 18 rows are usable
+        assert all((entry["eval_accuracy"] * 9) % 1 == pytest.approx(0, abs=1e-6) for entry in evaluated)
+        report = (run / "broken_rows.jsonl").read_text()
+        assert all(f"validation-{row}" in report for row in (1, *range(8, 16)))
 
 
 def test_flags_reach_the_run_from_the_command_line_tool(example, tmp_path):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.training.checkpointing import (
     COMPLETE_MARKER,
+    check_same_run,
     forget_old_run,
     is_complete,
     last_complete_checkpoint,
@@ -14,6 +16,7 @@ from hf_tripletclip.training.checkpointing import (
     resolve_checkpoint,
     unmark,
 )
+from tests.tiny import tiny_config
 
 
 def write_checkpoint(run: Path, step: int, complete: bool = True) -> Path:
@@ -87,3 +90,15 @@ def test_a_fresh_start_forgets_an_older_run_but_keeps_its_files(tmp_path):
     assert last_complete_checkpoint(tmp_path) is None
     assert not (tmp_path / "metrics.json").exists()
     assert resolve_checkpoint(str(old), tmp_path) == str(old)
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
+    TripletCLIPModel(tiny_config(objective="clip")).save_pretrained(tmp_path)
+    check_same_run(tmp_path, tiny_config(objective="clip"))
+    with pytest.raises(ValueError, match="objective is 'clip', not 'negclip'"):
+        check_same_run(tmp_path, tiny_config(objective="negclip"))
+    wider = tiny_config(objective="clip")
+    wider.vision_config.image_size = 32
+    with pytest.raises(ValueError, match=r"another run: vision_config.image_size is 16, not 32\."):
+        check_same_run(tmp_path, wider)
+    check_same_run(tmp_path / "adapter", wider)  # an adapter's checkpoint has no config of the model

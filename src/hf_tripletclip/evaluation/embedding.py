@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.data.collator import TripletCollator
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import COLUMNS
@@ -32,25 +34,35 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def embed_triplets(
-    model: Any, processor: Any, dataset: Any, *, batch_size: int, device: Any, num_workers: int, progress: bool
+    model: Any,
+    processor: Any,
+    dataset: Any,
+    *,
+    batch_size: int,
+    device: Any,
+    num_workers: int,
+    progress: bool,
+    broken_rows: BrokenRows | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """
     L2-normalised float32 embeddings of shape `(N, dim)` by role, on the CPU, and the numbers of the N rows of the
-    dataset that they belong to: broken rows are missing.
+    dataset that they belong to: broken rows are missing. In a distributed job each process embeds its share of the
+    rows, and all get all.
 
     Raises:
         ValueError: All rows are broken.
     """
     columns = tuple(name for name in COLUMNS if name in dataset.column_names)
     length = model.config.text_config.max_position_embeddings
-    collator = TripletCollator(processor, columns=columns, max_length=length)
-    loader = DataLoader(
-        _Numbered(undecoded(dataset)), batch_size, collate_fn=_CollateNumbered(collator), num_workers=num_workers
-    )
+    collator = TripletCollator(processor, columns=columns, max_length=length, broken_rows=broken_rows or BrokenRows())
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    share = Subset(_Numbered(undecoded(dataset)), range(rank, len(dataset), processes))
+    loader = DataLoader(share, batch_size, collate_fn=_CollateNumbered(collator), num_workers=num_workers)
     pieces: dict[str, list[torch.Tensor]] = {}
     numbers: list[int] = []
     with evaluation_mode(model):
-        for batch in tqdm(loader, desc="Evaluating", disable=not progress, leave=False):
+        for batch in tqdm(loader, desc="Evaluating", disable=not progress or rank != 0, leave=False):
             numbers.extend(batch.pop(NUMBER).tolist())
             batch = {name: value.to(device) for name, value in batch.items()}
             for prefix in ("", "negative_"):
@@ -61,15 +73,30 @@ def embed_triplets(
                     mask = batch[f"{prefix}attention_mask"]
                     features = model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
                     pieces.setdefault(f"{prefix}text", []).append(features)
+    embeddings = {
+        role: torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu() for role, parts in pieces.items()
+    }
+    if processes > 1:
+        embeddings, numbers = _of_all_processes(embeddings, numbers, processes)
     if not numbers:
         raise ValueError(
             f"None of the {len(dataset)} rows can be used: {collator.broken_rows.counts()}. "
             f"They are listed in {collator.broken_rows.path}"
         )
-    embeddings = {
-        role: torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu() for role, parts in pieces.items()
-    }
     return embeddings, numbers
+
+
+def _of_all_processes(
+    embeddings: dict[str, torch.Tensor], numbers: list[int], processes: int
+) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """The embeddings and numbers of all processes, in the order of the dataset."""
+    shares: list[Any] = [None] * processes
+    dist.all_gather_object(shares, (embeddings, numbers))
+    numbers = [number for _, theirs in shares for number in theirs]
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    roles = dict.fromkeys(role for theirs, _ in shares for role in theirs)
+    whole = {role: torch.cat([theirs[role] for theirs, _ in shares if role in theirs])[order] for role in roles}
+    return whole, [numbers[place] for place in order]
 
 
 class _Numbered(torch.utils.data.Dataset):

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 import transformers
 
+from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.data.loading import check_columns
 from hf_tripletclip.data.schema import CAPTION, HELD_OUT, IMAGE, NEGATIVE_TYPE, NEGATIVE_TYPES
 from hf_tripletclip.evaluation.embedding import embed_triplets
 from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.version import __version__
 
-PRIMARY_METRIC = "group_score"  # greater is better
 CHANCE = {"accuracy": 1 / 2, "text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
 RECALL_AT = (1, 5)
 CHUNK = 512  # rows of the similarity matrix that exist at a time
@@ -221,9 +221,11 @@ def evaluate_triplets(
     device: torch.device | str | None = None,
     num_workers: int = 0,
     progress: bool = True,
+    broken_rows: BrokenRows | None = None,
 ) -> EvaluationResult:
     """
-    Evaluate a CLIP-like model on a triplet dataset.
+    Evaluate a CLIP-like model on a triplet dataset. In a distributed job all processes must call it; they share the
+    rows, and each returns the whole result.
 
     Args:
         model ([`~transformers.CLIPModel`] or ours): It is evaluated in evaluation mode and left in the mode it was in.
@@ -234,6 +236,7 @@ def evaluate_triplets(
         device (`torch.device` or `str`, *optional*): Where to evaluate; defaults to where the model is.
         num_workers (`int`, defaults to 0): Processes that decode and preprocess.
         progress (`bool`, defaults to `True`): Whether to show a progress bar.
+        broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
 
     Returns:
         [`EvaluationResult`] with the metrics of `triplet_metrics` and, per usable row, `row` (its index in the
@@ -257,6 +260,7 @@ def evaluate_triplets(
         device=device,
         num_workers=num_workers,
         progress=progress,
+        broken_rows=broken_rows,
     )
     given = (
         embeddings["image"],

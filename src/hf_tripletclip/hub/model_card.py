@@ -44,7 +44,7 @@ def create_model_card(
     base_model: str | None = None,
     training_time: str | None = None,
     plots: Mapping[str, str] | None = None,
-    license: str | None = "apache-2.0",
+    license: str | None = None,
 ) -> ModelCard:
     """
     Write the model card of a trained model. Only what is given here gets into it, without tokens: hyperparameters that
@@ -60,8 +60,8 @@ def create_model_card(
         base_model (`str`, *optional*): What training started from; random weights by default.
         training_time (`str`, *optional*): How long, on what.
         plots (`Mapping[str, str]`, *optional*): Caption -> file beside the card.
-        license (`str`, *optional*, defaults to `"apache-2.0"`): Of the weights, an identifier of the Hub; what
-            training started from may ask for another.
+        license (`str`, *optional*): Of the weights, an identifier of the Hub; what training started from and what it
+            saw may ask for one. The card names none by default.
 
     Returns:
         `ModelCard`, with the metadata that the Hub understands.

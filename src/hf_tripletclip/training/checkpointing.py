@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.utils import CONFIG_NAME
 
 COMPLETE_MARKER = "checkpoint_complete.json"
 
@@ -66,6 +69,36 @@ def forget_old_run(output_dir: str | os.PathLike[str]) -> None:
     for checkpoint in sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR):
         unmark(checkpoint)
     (Path(output_dir) / "metrics.json").unlink(missing_ok=True)
+
+
+def check_same_run(checkpoint: str | os.PathLike[str], config: CLIPConfig) -> None:
+    """
+    Raise `ValueError` where a checkpoint was trained with another objective or is of another model: `Trainer` would
+    continue it, on a curve that neither run has.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): A checkpoint folder. One without a `config.json` passes.
+        config ([`~transformers.CLIPConfig`]): Of the model that is to continue it.
+    """
+    if not (Path(checkpoint) / CONFIG_NAME).is_file():
+        return
+    there, here = (_fields(value) for value in (type(config).from_pretrained(checkpoint), config))
+    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if differing:
+        listed = ", ".join(f"{name} is {there.get(name)!r}, not {here.get(name)!r}" for name in differing[:5])
+        raise ValueError(f"{checkpoint} is of another run: {listed}. Resume with its settings, or start another run.")
+
+
+def _fields(config: CLIPConfig) -> dict[str, Any]:
+    """The fields that make a run, those of the towers as `text_config.hidden_size`."""
+    fields: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        if isinstance(value, dict) and name.endswith("_config"):
+            fields |= {f"{name}.{inner}": part for inner, part in value.items()}
+        else:
+            fields[name] = value
+    incidental = ("architectures", "dtype", "transformers_version", "_name_or_path")
+    return {name: value for name, value in fields.items() if name.rpartition(".")[2] not in incidental}
 
 
 def resolve_checkpoint(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> str | None:

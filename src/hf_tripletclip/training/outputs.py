@@ -32,6 +32,7 @@ class RunRecord:
     test: Any
     train_seconds: float
     base_model: str | None = None
+    license: str | None = None
 
 
 def require_output_tools() -> None:
@@ -83,6 +84,7 @@ def write_run_record(run: RunRecord) -> None:
         before=run.before,
         after=run.after,
         base_model=run.base_model,
+        license=run.license,
         training_time=f"{run.train_seconds / 60:.1f} minutes on {run.args.world_size} × {run.args.device.type}",
         plots=plots,
     )

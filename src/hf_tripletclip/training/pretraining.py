@@ -23,7 +23,7 @@ from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.checkpointing import forget_old_run, resolve_checkpoint
+from hf_tripletclip.training.checkpointing import check_same_run, forget_old_run, resolve_checkpoint
 from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
@@ -47,8 +47,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         default_config (`str` or `Path`, *optional*): YAML file to use without `--config`.
 
     Returns:
-        `dict[str, float]`: The final metrics, fractions in 0..1; empty where there is nothing to evaluate on, and on
-        all processes but the first.
+        `dict[str, float]`: The final metrics, fractions in 0..1; empty where there is nothing to evaluate on.
 
     Raises:
         OSError: A path does not exist or cannot be written.
@@ -92,13 +91,17 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         eval_dataset=validation,
         processing_class=processor,
     )
-    first = trainer.is_world_process_zero()
-
-    before = None
-    if first and test is not None:
-        before = evaluate_triplets(
-            model, processor, test, batch_size=args.per_device_eval_batch_size, device=args.device
-        )
+    if checkpoint is not None:
+        check_same_run(checkpoint, model.config)
+    evaluate = functools.partial(
+        evaluate_triplets,
+        processor=processor,
+        dataset=test,
+        batch_size=args.per_device_eval_batch_size,
+        device=args.device,
+        broken_rows=collator.broken_rows,
+    )
+    before = None if test is None else evaluate(model)
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -109,20 +112,16 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     trainer.save_model()
     trainer.save_state()
 
-    metrics: dict[str, float] = {}
-    if first:
-        # What was saved is what is evaluated.
-        saved = TripletCLIPModel.from_pretrained(output_dir)
-        after = None
-        if test is not None:
-            after = evaluate_triplets(
-                saved, processor, test, batch_size=args.per_device_eval_batch_size, device=args.device
-            )
-            metrics = dict(after.metrics)
+    # What was saved is what is evaluated. Other machines may not see it: their processes hold the same weights.
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    in_memory = args.world_size > 1 and not sharded
+    trained = trainer.core if in_memory else TripletCLIPModel.from_pretrained(output_dir)
+    after = None if test is None else evaluate(trained)
+    if trainer.is_world_process_zero():
         write_run_record(
             RunRecord(
                 output_dir=Path(output_dir),
-                config=saved.config,
+                config=trained.config,
                 args=args,
                 dataset=data_args.dataset_name_or_path,
                 log_history=trainer.state.log_history,
@@ -131,6 +130,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
                 test=test,
                 train_seconds=seconds,
                 base_model=model_args.model_name_or_path,
+                license=data_args.license,
             )
         )
         if before is not None and after is not None:
@@ -139,7 +139,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
             print(collator.broken_rows.summary())
         print(f"The model and everything about it are in {output_dir}")
     end_training(trainer)
-    return metrics
+    return {} if after is None else dict(after.metrics)
 
 
 def load_splits(

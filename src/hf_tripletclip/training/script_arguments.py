@@ -68,6 +68,9 @@ class DataArguments:
     test_split: str = field(default="test", metadata={"help": "Split that is evaluated before and after training."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first N rows only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N rows only."})
+    license: str | None = field(
+        default=None, metadata={"help": "The trained weights' license, for the model card: an identifier of the Hub."}
+    )
     scenes_nouns: str = field(default="24", metadata={"help": "Nouns that `scenes` draws: 24, 48 or all."})
     scenes_seed: int = field(default=0, metadata={"help": "Seed of `scenes`."})
     scenes_train_size: int | None = field(default=None, metadata={"help": "Training rows of `scenes`."})

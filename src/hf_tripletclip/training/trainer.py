@@ -19,15 +19,22 @@ from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPES
-from hf_tripletclip.evaluation import triplet_metrics
-from hf_tripletclip.evaluation.triplets import CHANCE
+from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.base import MODEL_INPUTS
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
 from hf_tripletclip.training.checkpointing import mark_complete, unmark
+from hf_tripletclip.training.evaluating import (
+    BROKEN,
+    UNKNOWN,
+    USABLE,
+    EvaluationCollator,
+    compositional_metrics,
+    spread,
+    without_broken_rows,
+)
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward
 
 logger = logging.get_logger(__name__)
@@ -53,7 +60,8 @@ class TripletCLIPTrainer(Trainer):
         processing_class ([`~transformers.CLIPProcessor`], *optional*): Saved beside the model.
         compute_metrics (`Callable`, *optional*):
             Replaces the compositional metrics. It gets an `EvalPrediction` with the embeddings
-            (`predictions["image"]`, ...) and, as `label_ids`, indices into `NEGATIVE_TYPES`, -1 where unknown.
+            (`predictions["image"]`, ...) and, as `label_ids`, indices into `NEGATIVE_TYPES`, -1 where unknown; broken
+            rows are left out.
         kwargs: As in [`~transformers.Trainer`].
 
     Raises:
@@ -110,7 +118,7 @@ class TripletCLIPTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=compute_metrics or compositional_metrics,
+            compute_metrics=functools.partial(without_broken_rows, compute_metrics or compositional_metrics),
             **kwargs,
         )
         # The loss is a mean over the batch: `Trainer` divides it by the gradient accumulation steps.
@@ -227,10 +235,10 @@ class TripletCLIPTrainer(Trainer):
         elif dataset is None:
             dataset = self.eval_dataset
         collator = self.data_collator
-        names = _columns(dataset)
-        if isinstance(collator, TripletCollator) and names is not None:
-            present = tuple(name for name in (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION) if name in names)
-            self.data_collator = dataclasses.replace(collator, columns=present)
+        if isinstance(collator, TripletCollator):
+            names = _columns(dataset)
+            present = collator.columns if names is None else tuple(name for name in COLUMNS if name in names)
+            self.data_collator = EvaluationCollator(dataclasses.replace(collator, columns=present))
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             yield
@@ -245,16 +253,19 @@ class TripletCLIPTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
         inputs = self._prepare_inputs(inputs)
+        usable = inputs.pop(USABLE, None)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if usable is not None and not usable.any():
+            loss = torch.full_like(loss, torch.nan)  # `Trainer` leaves it out of the mean
         if prediction_loss_only:
             return loss.detach(), None, None
         embeddings = {role: outputs[field] for role, field in FIELDS.items() if outputs.get(field) is not None}
-        rows = len(embeddings["image"])
-        kinds = inputs.get("negative_type")
+        kinds = inputs.get(NEGATIVE_TYPE)
         if kinds is None:
-            kinds = torch.full((rows,), -1, device=embeddings["image"].device)
-        return loss.detach(), embeddings, kinds
+            kinds = torch.full((len(embeddings["image"]),), UNKNOWN, device=loss.device)
+        embeddings = {role: spread(values, usable) for role, values in embeddings.items()}
+        return loss.detach(), embeddings, spread(kinds, usable, fill=BROKEN)
 
     # ---- Log ----
 
@@ -302,27 +313,6 @@ class TripletCLIPTrainer(Trainer):
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
-
-
-def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """
-    [`~hf_tripletclip.evaluation.triplet_metrics`] of what the trainer's evaluation loop gathered; of the kinds the
-    accuracy only, to keep the log readable.
-    """
-    gathered: Any = prediction.predictions
-    embeddings = {role: torch.as_tensor(values) for role, values in gathered.items()}
-    codes = torch.as_tensor(prediction.label_ids).tolist()
-    kinds = [NEGATIVE_TYPES[code] if code >= 0 else None for code in codes]
-    metrics = triplet_metrics(
-        embeddings["image"],
-        embeddings["text"],
-        embeddings.get("negative_image"),
-        embeddings.get("negative_text"),
-        kinds if any(kinds) else None,
-    )
-    detail = tuple(f"{score}_score_" for score in ("text", "image", "group"))
-    metrics = {name: value for name, value in metrics.items() if not name.startswith(detail)}
-    return metrics | {f"chance_{name}": value for name, value in CHANCE.items() if name in metrics}
 
 
 def end_training(trainer: Trainer) -> None:

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer's evaluation on raw rows of which some are broken."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import EvalPrediction
+
+from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
+from hf_tripletclip.training.evaluating import BROKEN, USABLE, EvaluationCollator, spread
+from tests.tiny import tiny_config
+
+COLOURS = ("red", "green", "blue", "white", "black")
+
+
+def rows(number: int, broken: tuple[int, ...] = ()) -> list[dict]:
+    table = [
+        {
+            "id": f"row-{index}",
+            "image": Image.new("RGB", (20, 20), COLOURS[index % 5]),
+            "caption": f"a {COLOURS[index % 5]} cat",
+            "neg_image": Image.new("RGB", (20, 20), COLOURS[(index + 1) % 5]),
+            "neg_caption": f"a {COLOURS[(index + 1) % 5]} cat",
+            "negative_type": "replace_att" if index % 2 else "swap_att",
+        }
+        for index in range(number)
+    ]
+    for index in broken:
+        table[index]["caption"] = " "
+    return table
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor([f"a {colour} cat" for colour in COLOURS], image_size=16)
+
+
+def make_trainer(tmp_path, processor, evaluated: list[dict], **kwargs) -> TripletCLIPTrainer:
+    torch.manual_seed(0)
+    arguments = TripletCLIPTrainingArguments(
+        output_dir=str(tmp_path), per_device_eval_batch_size=4, report_to="none", use_cpu=True, disable_tqdm=True
+    )
+    base = tiny_config().to_dict()
+    base["text_config"] |= {"vocab_size": len(processor.tokenizer), "max_position_embeddings": 20}
+    base["text_config"] |= {"eos_token_id": processor.tokenizer.eos_token_id}
+    return TripletCLIPTrainer(
+        model=TripletCLIPModel(TripletCLIPConfig(**base)),
+        args=arguments,
+        data_collator=TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken_rows.jsonl")),
+        eval_dataset=Dataset.from_list(evaluated),
+        processing_class=processor,
+        **kwargs,
+    )
+
+
+def test_broken_rows_are_left_out_of_every_metric(tmp_path, processor):
+    broken = (2, 12, 13)  # one among others, and the whole last batch of four
+    table = rows(14, broken=broken)
+    good = make_trainer(tmp_path / "good", processor, [row for i, row in enumerate(table) if i not in broken])
+    some = make_trainer(tmp_path / "some", processor, table)
+    expected, metrics = good.evaluate(), some.evaluate()
+    for name in ("accuracy", "accuracy_replace_att", "accuracy_swap_att", "text_score", "image_score"):
+        assert metrics[f"eval_{name}"] == expected[f"eval_{name}"], name
+    assert math.isfinite(metrics["eval_loss"])
+    assert [report["key"] for report in some.data_collator.broken_rows] == ["row-2", "row-12", "row-13"]
+
+
+def test_nothing_usable_gives_no_metrics(tmp_path, processor):
+    metrics = make_trainer(tmp_path, processor, rows(3, broken=(0, 1, 2))).evaluate()
+    assert "eval_accuracy" not in metrics
+    assert math.isnan(metrics["eval_loss"])
+
+
+def test_own_metrics_see_no_broken_row(tmp_path, processor):
+    seen: list[EvalPrediction] = []
+
+    def count(prediction: EvalPrediction) -> dict[str, float]:
+        seen.append(prediction)
+        return {"rows": float(len(prediction.label_ids))}
+
+    metrics = make_trainer(tmp_path, processor, rows(6, broken=(1, 5)), compute_metrics=count).evaluate()
+    assert metrics["eval_rows"] == 4
+    assert BROKEN not in seen[0].label_ids
+    assert {len(values) for values in seen[0].predictions.values()} == {4}
+
+
+def test_a_batch_keeps_a_place_for_every_row(processor, tmp_path):
+    collator = EvaluationCollator(TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "b.jsonl")))
+    batch = collator(rows(4, broken=(1,)))
+    assert next(iter(batch)) == USABLE
+    assert batch[USABLE].tolist() == [True, False, True, True]
+    assert len(batch["pixel_values"]) == 3
+    assert spread(torch.tensor([5, 6, 7]), batch[USABLE], fill=BROKEN).tolist() == [5, BROKEN, 6, 7]
+
+    batch = collator(rows(2, broken=(0, 1)))
+    assert batch[USABLE].tolist() == [False, False]
+    assert len(batch["pixel_values"]) == len(batch["negative_input_ids"]) == 1  # blank, to keep processes together
+    assert spread(torch.ones(1, 3), batch[USABLE]).tolist() == [[0.0] * 3] * 2
