@@ -174,6 +174,11 @@ def test_a_batch_of_broken_rows_only_is_an_error(collator):
         collator([make_row(0, caption=""), make_row(1, image=b"")])
 
 
+def test_no_rows_are_an_error(collator):
+    with pytest.raises(ValueError, match="nothing to collate"):
+        collator([])
+
+
 def test_a_missing_column_is_an_error_that_lists_what_is_there(collator):
     row = make_row()
     del row["neg_image"]
@@ -327,6 +332,7 @@ def test_damaged_files_never_stop_a_run(collator):
 def test_padding_to_a_multiple_and_limits(processor, tmp_path):
     rows = [make_row(caption="cat " * 9)]
     assert TripletCollator(processor, pad_to_multiple_of=8)(rows)["input_ids"].shape == (1, 16)
+    assert TripletCollator(processor, pad_to_multiple_of=8, max_length=13)(rows)["input_ids"].shape == (1, 13)
     batch = TripletCollator(processor, max_length=1000, broken_rows=BrokenRows(tmp_path / "b.jsonl"))(
         [make_row(0, neg_caption="cat " * 100), make_row(1)]
     )

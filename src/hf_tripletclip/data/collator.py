@@ -44,7 +44,8 @@ class TripletCollator:
         columns (`Sequence[str]`): Columns to collate, of `image`, `caption`, `neg_image`, `neg_caption`.
         max_length (`int`, *optional*): Tokens per caption, such as the model's `max_position_embeddings`; at most the
             tokenizer's `model_max_length`, which is the default.
-        pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens.
+        pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens, or to
+            `max_length` where that is less.
         broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
 
     Returns (of a call):
@@ -90,6 +91,8 @@ class TripletCollator:
     def _collate(
         self, rows: Sequence[Mapping[str, Any]], problems: list[str]
     ) -> tuple[dict[str, torch.Tensor], list[Mapping[str, Any]]]:
+        if not rows:
+            raise ValueError("There is nothing to collate: the batch has no rows.")
         if missing := [name for name in self.columns if name not in rows[0]]:
             hint = " They are tensors already: use transformers' `default_data_collator`."
             raise ValueError(
@@ -147,7 +150,9 @@ class TripletCollator:
                     reason = f"caption cut: {length} tokens, the limit is {limit}"
                     self.broken_rows.add(key, reason, columns[column], digest=digest, skipped=False)
             encoded = tokenizer(captions, truncation=True, max_length=limit)
-        padded = tokenizer.pad(encoded, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of)
+        longest, multiple = min(max(lengths), limit), self.pad_to_multiple_of or 1
+        length = min(-(-longest // multiple) * multiple, limit)
+        padded = tokenizer.pad(encoded, return_tensors="pt", padding="max_length", max_length=length)
         inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
         return _split(inputs, len(decoded), CAPTION in self.columns, NEG_CAPTION in self.columns)
 
