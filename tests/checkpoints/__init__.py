@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPProcessor,
     CLIPTextConfig,
@@ -45,6 +45,14 @@ def failing(hub: LoopbackHub, path: str) -> Iterator[None]:
         yield
     finally:
         handler.route = route
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Rewrite the text encoder's file after `change(tensors)`."""
+    path = folder / "text-encoder" / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_tripletclip import TripletCLIPModel, load_processor
-from tests.checkpoints import BASE, failing, small_processor, write_published
+from tests.checkpoints import BASE, failing, small_processor
 from tests.loopback_hub import run_python
 
 REPO = "TripletCLIP/CC12M_TripletCLIP_ViTB12"
@@ -19,12 +19,6 @@ from hf_tripletclip import load_processor
 processor = load_processor({!r}{})
 print(type(processor).__name__, processor.tokenizer("a black dog").input_ids)
 """
-
-
-@pytest.fixture
-def published(tmp_path) -> Path:
-    write_published(tmp_path / "published")
-    return tmp_path / "published"
 
 
 def save_processor(folder: Path) -> Path:

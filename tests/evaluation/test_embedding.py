@@ -7,28 +7,10 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import CLIPModel
 
-from hf_tripletclip.data import build_processor
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.embedding import evaluation_mode
-from tests.tiny import tiny_config
-
-CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog"]
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor(CAPTIONS, image_size=16, model_max_length=16)
-
-
-@pytest.fixture
-def model(processor) -> CLIPModel:
-    config = tiny_config()
-    config.text_config.vocab_size = len(processor.tokenizer)
-    config.text_config.eos_token_id = processor.tokenizer.eos_token_id
-    torch.manual_seed(0)
-    return CLIPModel(config)
+from tests.evaluation import CAPTIONS
 
 
 def make_dataset(captions: list[str], **columns: list) -> Dataset:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The plots: what is on them, and that they need no display."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -8,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_tripletclip.evaluation import EvaluationResult
@@ -37,6 +40,11 @@ def colours(image: np.ndarray) -> set[tuple[int, ...]]:
     return set(map(tuple, image.reshape(-1, 3)))
 
 
+def evaluation_plot(tmp_path, before: EvaluationResult, after: EvaluationResult) -> np.ndarray:
+    plot_evaluation(before, after, tmp_path / "evaluation.png")
+    return opened(tmp_path / "evaluation.png")
+
+
 def test_loss_curve(tmp_path):
     plot_loss_curve(HISTORY, tmp_path / "loss.png")
     image = opened(tmp_path / "loss.png")
@@ -52,22 +60,16 @@ def test_an_empty_history_is_an_empty_plot(tmp_path):
 
 
 def test_evaluation_has_bars_and_chance(tmp_path):
-    plot_evaluation(result(0.3), result(0.8), tmp_path / "evaluation.png")
-    image = opened(tmp_path / "evaluation.png")
+    image = evaluation_plot(tmp_path, result(0.3), result(0.8))
     assert {(0x99, 0x99, 0x99), (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours(image)
-    higher = opened_again(tmp_path, result(0.3), result(0.95))
+    higher = evaluation_plot(tmp_path, result(0.3), result(0.95))
     blue = [(picture == (0x00, 0x72, 0xB2)).all(axis=2).sum() for picture in (image, higher)]
     assert blue[1] > blue[0]
 
 
-def opened_again(tmp_path, before: EvaluationResult, after: EvaluationResult) -> np.ndarray:
-    plot_evaluation(before, after, tmp_path / "again.png")
-    return opened(tmp_path / "again.png")
-
-
 @pytest.mark.parametrize("names", [("image_accuracy",), ("image_to_text_recall@1",), ("tie_rate",)])
 def test_whatever_was_measured_can_be_plotted(tmp_path, names):
-    assert opened_again(tmp_path, result(0.2, *names), result(0.4, *names)).std() > 0
+    assert evaluation_plot(tmp_path, result(0.2, *names), result(0.4, *names)).std() > 0
 
 
 def test_comparison(tmp_path):
@@ -76,6 +78,18 @@ def test_comparison(tmp_path):
         tmp_path / "comparison.png",
     )
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours(opened(tmp_path / "comparison.png"))
+
+
+def test_the_legend_of_a_comparison_fits(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **kwargs: figures.append(self))
+    labels = ("clip", "negclip", "negclip_image", "clip_all", "tripletclip", "clip (2x steps)")
+    plot_comparison({label: {"group": (0.5, 0.1)} for label in labels}, tmp_path / "comparison.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hf_tripletclip.evaluation.report import write_examples_page
 
 NASTY = "<script>alert(\"1\")</script> & 'x' </th>"
 KINDS = ("swap_obj", "add_att", "<i>kind</i>")
+SCORES = ("image_text", "image_negative_text", "negative_image_text", "negative_image_negative_text")
 
 
 def make_dataset(rows: int = 12, **columns: list) -> Dataset:
@@ -32,19 +33,12 @@ def make_dataset(rows: int = 12, **columns: list) -> Dataset:
 
 
 def make_result(rows: list[int], right: list[bool]) -> EvaluationResult:
-    high = [0.75 if good else 0.25 for good in right]
+    high, low = [0.75 if good else 0.25 for good in right], [0.5] * len(rows)
     return EvaluationResult(
         "triplets",
         {"group_score": sum(right) / len(right)},
         counts={"rows": len(rows)},
-        predictions={
-            "row": rows,
-            "image_text": high,
-            "image_negative_text": [0.5] * len(rows),
-            "negative_image_text": [0.5] * len(rows),
-            "negative_image_negative_text": high,
-            "group_score": right,
-        },
+        predictions={"row": rows, **dict(zip(SCORES, (high, low, low, high), strict=True)), "group_score": right},
     )
 
 
@@ -106,6 +100,16 @@ def test_images_are_embedded_and_small(tmp_path):
             sizes.add(image.size)
     assert sizes == {(192, 128), (8, 8)}
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", text)
+    assert "://" not in text
+
+
+def test_images_of_a_path(tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "image.png")
+    pictures = [{"bytes": None, "path": str(tmp_path / "image.png")}] * 2
+    dataset = make_dataset(2, image=pictures, neg_image=pictures)
+    assert isinstance(dataset[0]["image"], dict)
+    _, page = write(tmp_path, dataset, make_result([0, 1], [True, False]))
+    assert [source.partition(",")[0] for source in page.images] == ["data:image/png;base64"] * 4
 
 
 def test_it_shows_as_many_as_asked_for_taking_turns(tmp_path):
@@ -113,7 +117,8 @@ def test_it_shows_as_many_as_asked_for_taking_turns(tmp_path):
     _, page = write(tmp_path, make_dataset(), result, examples=6)
     assert page.tags.count("article") == 6
     assert page.shown.count("✓ right") == page.shown.count("✗ wrong") == 3
-    assert all(page.shown.count(f"{kind}: ") == 2 for kind in KINDS)
+    verdicts = [(kind, verdict) for kind in sorted(KINDS) for verdict in ("✗ wrong", "✓ right")]
+    assert re.findall(rf"({'|'.join(KINDS)}): (✗ wrong|✓ right)", page.shown) == verdicts
     assert "6 of 12 test triplets" in page.shown
     assert "50.0% of all triplets" in page.shown
     _, page = write(tmp_path, make_dataset(), result, examples=100)
@@ -135,14 +140,33 @@ def test_predictions_find_their_row_when_others_were_broken(tmp_path):
     assert page.shown.count("0.750") == page.shown.count("0.500") == 2
 
 
-def test_without_kinds(tmp_path):
-    _, page = write(tmp_path, make_dataset(2, negative_type=None), make_result([0, 1], [True, False]))
-    assert page.shown.count("triplet: ") == 2
+@pytest.mark.parametrize(("kinds", "unnamed"), [(None, 2), (["swap_obj", None], 1)])
+def test_rows_without_a_kind(tmp_path, kinds, unnamed):
+    _, page = write(tmp_path, make_dataset(2, negative_type=kinds), make_result([0, 1], [True, False]))
+    assert page.tags.count("article") == 2
+    assert page.shown.count("triplet: ") == unnamed
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ((0.75, 0.5, 0.5, 0.5), "the caption of an image and the image of a caption"),  # undecided is wrong
+        ((0.5, 0.6, 0.1, 0.7), "the caption of an image"),
+        ((0.5, 0.1, 0.6, 0.7), "the image of a caption"),
+    ],
+)
+def test_it_says_which_choice_was_wrong(tmp_path, scores, reason):
+    result = make_result([0], [False])
+    result.predictions.update({name: [score] for name, score in zip(SCORES, scores, strict=True)})
+    text, _ = write(tmp_path, make_dataset(1), result)
+    assert f'swap_obj: <span class="bad">✗ wrong about {reason}</span>' in text
 
 
 def test_without_all_four_scores_there_is_no_page(tmp_path):
     result = make_result([0], [True])
+    read_again = EvaluationResult.from_dict(result.to_dict())
     del result.predictions["group_score"]
-    with pytest.raises(ValueError, match="all four scores"):
-        write_examples_page(tmp_path / "page.html", make_dataset(1), result)
+    for incomplete in (result, read_again):
+        with pytest.raises(ValueError, match=r"all four scores.*A result read from JSON has no predictions"):
+            write_examples_page(tmp_path / "page.html", make_dataset(1), incomplete)
     assert not (tmp_path / "page.html").exists()

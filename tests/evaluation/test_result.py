@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Results as JSON and as tables."""
+
 from __future__ import annotations
 
 import json
@@ -81,6 +83,14 @@ def test_before_after_is_aligned_and_shows_chance_where_it_is_known():
     assert list(table) == main_metrics(result())
     ends = {line.index(value) + len(value) for line in lines[1:] for value in line.split()[1:2]}
     assert ends == {lines[0].index("before") + len("before")}
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_table_of_one_result():
+    head, first, *_ = result(accuracy=0.75).format_table().splitlines()
+    assert head.split() == ["result", "chance"]
+    assert first.split() == ["accuracy", "0.750", "0.500"]
+    assert len(head) == len(first)
 
 
 @pytest.mark.parametrize("metrics", [{}, {"tie_rate": 1.0}])
@@ -91,8 +101,12 @@ def test_a_table_without_rows_is_its_head(metrics):
 def test_other_json_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\['extra'\] are unknown"):
         EvaluationResult.from_dict({**result().to_dict(), "extra": 1})
-    with pytest.raises(ValueError, match="`benchmark`"):
-        EvaluationResult.from_dict({"metrics": {}})
+    for incomplete in ({"metrics": {}}, {"benchmark": "triplets"}):
+        with pytest.raises(ValueError, match="has `benchmark`, `metrics`"):
+            EvaluationResult.from_dict(incomplete)
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(ValueError, match=r"\['accuracy'\] are unknown"):
+        EvaluationResult.load_json(tmp_path / "metrics.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="Expecting"):
         EvaluationResult.load_json(tmp_path / "broken.json")

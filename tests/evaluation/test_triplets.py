@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The metrics of triplets, against their definitions, and the evaluation of a model."""
+
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
-from transformers import CLIPModel
 
-from hf_tripletclip.data import build_processor
 from hf_tripletclip.evaluation import evaluate_triplets, triplet_metrics
 from hf_tripletclip.evaluation.triplets import CHANCE, recall
-from tests.tiny import tiny_config
+from tests.evaluation import CAPTIONS
 
 
 def embeddings(rows: int, seed: int = 0, dim: int = 6) -> list[torch.Tensor]:
@@ -109,25 +111,8 @@ def test_half_precision_is_scored_in_float32():
     assert triplet_metrics(*given) == triplet_metrics(*(value.float() for value in given))
 
 
-def test_embeddings_that_are_not_finite_are_named():
-    image, text, *_ = embeddings(5)
-    image[3, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"image embeddings are not finite in rows \[3\]"):
-        triplet_metrics(image, text)
-
-
-CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog"]
-
-
 @pytest.fixture(scope="module")
-def setting():
-    processor = build_processor(CAPTIONS, image_size=16, model_max_length=16)
-    config = tiny_config()
-    tokenizer = processor.tokenizer
-    config.text_config.vocab_size = len(tokenizer)
-    config.text_config.eos_token_id = tokenizer.eos_token_id
-    torch.manual_seed(0)
-    model = CLIPModel(config)
+def dataset() -> Dataset:
     rows = []
     for index in range(10):
         picture, other = (Image.new("RGB", (16, 16), (20 * index, 100, 255 * side)) for side in (0, 1))
@@ -141,12 +126,10 @@ def setting():
                 "held_out": index < 3,
             }
         )
-    dataset = Dataset.from_list(rows).cast_column("image", ImageFeature()).cast_column("neg_image", ImageFeature())
-    return model, processor, dataset
+    return Dataset.from_list(rows).cast_column("image", ImageFeature()).cast_column("neg_image", ImageFeature())
 
 
-def test_evaluation_of_a_model_embeds_every_row_with_its_processor(setting):
-    model, processor, dataset = setting
+def test_evaluation_of_a_model_embeds_every_row_with_its_processor(model, processor, dataset):
     model.train()
     result = evaluate_triplets(model, processor, dataset, batch_size=4, progress=False)
     assert model.training  # left as it was
@@ -167,8 +150,7 @@ def test_evaluation_of_a_model_embeds_every_row_with_its_processor(setting):
     assert result.chance["image_to_text_recall@5"] == 0.5
 
 
-def test_broken_rows_are_left_out_and_counted(setting):
-    model, processor, dataset = setting
+def test_broken_rows_are_left_out_and_counted(model, processor, dataset):
     captions = list(dataset["caption"])
     captions[4] = ""
     broken = dataset.remove_columns("caption").add_column("caption", captions)
@@ -177,8 +159,7 @@ def test_broken_rows_are_left_out_and_counted(setting):
     assert result.predictions["row"] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
 
-def test_errors_of_the_dataset(setting):
-    model, processor, dataset = setting
+def test_errors_of_the_dataset(model, processor, dataset):
     with pytest.raises(ValueError, match="lacks 'caption'"):
         evaluate_triplets(model, processor, dataset.remove_columns("caption"))
     with pytest.raises(ValueError, match="empty"):
@@ -249,37 +230,35 @@ def test_kinds_are_scored_as_datasets_of_their_own():
         assert metrics[name] == pytest.approx(value), name
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("role", range(4))
-def test_embeddings_that_are_not_finite_are_named_whichever_they_are(role):
+def test_embeddings_that_are_not_finite_are_named(role, value):
     given = embeddings(9)
     for row in (1, 2, 3, 4, 6, 8):
-        given[role][row, -1] = float("inf")
+        given[role][row, -1] = value
     name = ("image", "text", "negative_image", "negative_text")[role]
-    with pytest.raises(ValueError, match=rf"^{name} embeddings are not finite in rows \[1, 2, 3, 4, 6\]"):
-        triplet_metrics(*given)
+    for sides in (given, given[: max(2, role + 1)]):
+        with pytest.raises(ValueError, match=rf"^{name} embeddings are not finite in rows \[1, 2, 3, 4, 6\]"):
+            triplet_metrics(*sides)
 
 
-def test_held_out_metrics_are_those_of_the_held_out_rows(setting):
-    model, processor, dataset = setting
+def test_held_out_metrics_are_those_of_the_held_out_rows(model, processor, dataset):
     result = evaluate_triplets(model, processor, dataset, progress=False)
     alone = evaluate_triplets(model, processor, dataset.select(range(3)), progress=False)
     for name in ("accuracy", "text_score", "image_score", "group_score", "tie_rate"):
         assert result.metrics[f"held_out_{name}"] == alone.metrics[name]
     assert result.predictions["held_out"] == [True] * 3 + [False] * 7
-    assert not any("held_out" in name for name in evaluate_triplets(
-        model, processor, dataset.remove_columns("held_out"), progress=False
-    ).metrics)  # fmt: skip
+    without = evaluate_triplets(model, processor, dataset.remove_columns("held_out"), progress=False)
+    assert not any("held_out" in name for name in without.metrics)
 
 
-def test_the_batch_size_changes_nothing(setting):
-    model, processor, dataset = setting
+def test_the_batch_size_changes_nothing(model, processor, dataset):
     one, many = (evaluate_triplets(model, processor, dataset, batch_size=size, progress=False) for size in (1, 64))
     for name in ("image_text", "negative_image_negative_text"):
         assert one.predictions[name] == pytest.approx(many.predictions[name], abs=1e-5)
 
 
-def test_a_broken_image_and_a_long_caption(setting):
-    model, processor, dataset = setting
+def test_a_broken_image_and_a_long_caption(model, processor, dataset):
     rows = list(dataset.cast_column("image", ImageFeature(decode=False)))
     rows[0]["image"] = {"bytes": b"no image", "path": None}
     rows[9]["neg_caption"] = "a red cat " * 20  # cut, not left out

@@ -10,10 +10,11 @@ import torch
 
 from hf_tripletclip.data.scenes import __main__ as command
 from hf_tripletclip.data.scenes import blind_score
-from hf_tripletclip.data.scenes.build import make_row
+from hf_tripletclip.data.scenes.build import SPLITS, make_row
 from hf_tripletclip.data.scenes.captions import describe
-from hf_tripletclip.data.scenes.vocabulary import choose_nouns
+from hf_tripletclip.data.scenes.vocabulary import NOUNS, choose_nouns
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
+from tests.data.scenes.conftest import ROWS
 
 WORDS = [f"word{index}" for index in range(40)]
 
@@ -78,6 +79,26 @@ def test_it_needs_rows_in_pairs():
         blind_score(["a"] * 3, ["b"] * 3)
     with pytest.raises(ValueError, match="got 5 and 4"):
         blind_score(["a"] * 5, ["b"] * 4)
+
+
+def test_words_that_always_tell_are_always_found():
+    positives = [f"a {noun}" for noun in NOUNS]
+    assert blind_score(positives, [f"{caption} and more" for caption in positives]) == 1.0
+    assert blind_score(positives, [caption.replace("a ", "one ") for caption in positives]) == 1.0
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_split_is_at_chance(rows_of, split):
+    captions = [(describe(positive), describe(negative)) for positive, negative, _ in rows_of[split]]
+    assert within_four_standard_errors(blind_score(*zip(*captions, strict=True)), ROWS[split])
+
+
+@pytest.mark.parametrize("kind", NEGATIVE_TYPES)
+def test_each_kind_is_at_chance(rows_of, kind):
+    captions = [
+        (describe(positive), describe(negative)) for positive, negative, other in rows_of["test"] if other == kind
+    ]
+    assert within_four_standard_errors(blind_score(*zip(*captions, strict=True)), 300)
 
 
 def test_another_seed_of_the_data_is_at_chance_too():

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset: drawing, columns, cache."""
+"""The rows that `make_row` gives, and the dataset made of them: columns, cache, processes."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import signal
 import subprocess
@@ -16,34 +17,113 @@ import pytest
 
 from hf_tripletclip.data import load_scenes
 from hf_tripletclip.data.scenes import build, drawing
-from hf_tripletclip.data.scenes.build import MAX_SHARDS, default_workers, make_row, shards_of
+from hf_tripletclip.data.scenes.build import MAX_SHARDS, SPLITS, caption_split, default_workers, make_row, shards_of
 from hf_tripletclip.data.scenes.captions import describe
-from hf_tripletclip.data.scenes.drawing import draw_scene
 from hf_tripletclip.data.scenes.negatives import EXCLUSIVE
-from hf_tripletclip.data.scenes.scene import is_held_out
-from hf_tripletclip.data.scenes.vocabulary import COLOURS, NOUNS, choose_nouns
+from hf_tripletclip.data.scenes.scene import Scene, describes, is_held_out
+from hf_tripletclip.data.scenes.vocabulary import NOUNS, choose_nouns
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
-from tests.data.scenes.conftest import SIZES
+from tests.data.scenes.conftest import ROWS, SIZES
+
+# ---- Rows ----
 
 
-def test_columns_and_rows(scenes):
+def test_captions_are_true_of_their_own_image_only(rows_of):
+    for split in SPLITS:
+        for positive, negative, kind in rows_of[split]:
+            assert describes(positive, positive)
+            assert describes(negative, negative)
+            crossed = (describes(positive, negative), describes(negative, positive))
+            if kind in EXCLUSIVE:
+                assert crossed == (False, False), (describe(positive), describe(negative))
+            else:  # the shorter caption is true of the fuller image
+                shorter_is_positive = len(describe(positive)) < len(describe(negative))
+                assert crossed == (shorter_is_positive, not shorter_is_positive)
+
+
+def test_kinds_take_turns(rows_of):
+    for split in ("train", "validation"):
+        assert Counter(kind for *_, kind in rows_of[split]) == dict.fromkeys(EXCLUSIVE, ROWS[split] // 5)
+    assert Counter(kind for *_, kind in rows_of["test"]) == dict.fromkeys(NEGATIVE_TYPES, 300)
+
+
+def test_no_caption_of_one_split_occurs_in_another(rows_of):
+    captions = {split: {describe(scene) for row in rows_of[split] for scene in row[:2]} for split in SPLITS}
+    for split, found in captions.items():
+        assert {caption_split(caption) for caption in found} == {split}
+    assert not captions["train"] & captions["test"]
+    assert not captions["train"] & captions["validation"]
+    assert not captions["validation"] & captions["test"]
+
+
+def test_training_never_shows_a_held_out_combination(rows_of):
+    def combinations(rows: list[tuple[Scene, Scene, str]]) -> set[tuple[str, str]]:
+        return {(thing.noun, thing.colour) for row in rows for scene in row[:2] for thing in scene.objects}
+
+    assert not any(is_held_out(scene) for row in rows_of["train"] for scene in row[:2])
+    held_out = [row for row in rows_of["test"] if is_held_out(row[0]) or is_held_out(row[1])]
+    assert 0.15 < len(held_out) / len(rows_of["test"]) < 0.45
+    unseen = combinations(rows_of["test"]) - combinations(rows_of["train"])
+    assert [row for row in rows_of["test"] if unseen & combinations([row])] == held_out
+
+
+def test_the_words_around_the_change_are_the_same(rows_of):
+    for positive, negative, kind in rows_of["test"]:
+        first, second = Counter(describe(positive).split()), Counter(describe(negative).split())
+        changed = sum(((first - second) + (second - first)).values())
+        if kind in ("swap_obj", "swap_att"):
+            assert changed <= 4  # "a" and "an" may change with what comes after
+        elif kind.startswith("replace"):
+            assert changed <= 16
+
+
+def test_either_side_of_an_addition_may_be_the_positive(rows_of):
+    for kind in ("add_obj", "add_att"):
+        longer = [
+            len(describe(positive)) > len(describe(negative))
+            for positive, negative, made in rows_of["test"]
+            if made == kind
+        ]
+        assert len(longer) == 300
+        assert abs(sum(longer) - 150) < 4 * 75**0.5  # four standard errors
+
+
+def test_captions_are_those_of_every_machine(rows_of):
+    captions = [describe(scene) for split in SPLITS for row in rows_of[split][:50] for scene in row[:2]]
+    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    assert digest == "b27d2982510378ec3e25189bec946ce0bcd02ba03c07800078f31e079f4ece9a"
+    assert make_row("train", 0, 1, choose_nouns(24)) != rows_of["train"][0]
+
+
+# ---- The dataset ----
+
+
+def test_sizes_and_columns(scenes):
     assert {split: len(rows) for split, rows in scenes.items()} == {"train": 1200, "validation": 40, "test": 70}
     train = scenes["train"]
     for name in ("image", "neg_image"):
         assert isinstance(train.features[name], datasets.Image)
         assert train[0][name].size == (32, 32)
-    assert train[0]["source"] == "scenes"
-    assert not any(train["held_out"])
+
+
+def test_every_row_is_that_of_make_row(scenes, rows_of):
+    for split, rows in scenes.items():
+        names = ["caption", "neg_caption", "negative_type", "held_out", "id", "source"]
+        expected = [
+            {
+                "caption": describe(positive),
+                "neg_caption": describe(negative),
+                "negative_type": kind,
+                "held_out": is_held_out(positive) or is_held_out(negative),
+                "id": f"scenes-{split}-{index:06d}",
+                "source": "scenes",
+            }
+            for index, (positive, negative, kind) in enumerate(rows_of[split][: len(rows)])
+        ]
+        assert list(rows.select_columns(names)) == expected
     assert any(scenes["test"]["held_out"])
-    assert train["id"][:2] == ["scenes-train-000000", "scenes-train-000001"]
-    for index in (0, 7, 999):
-        positive, negative, kind = make_row("train", index, 0, choose_nouns(24))
-        row = train[index]
-        assert (row["caption"], row["neg_caption"], row["negative_type"]) == (
-            describe(positive),
-            describe(negative),
-            kind,
-        )
+    assert set(scenes["test"]["negative_type"]) == set(NEGATIVE_TYPES)
+    assert Counter(scenes["train"]["negative_type"]) == dict.fromkeys(EXCLUSIVE, 240)
 
 
 def test_positive_and_negative_images_differ(scenes):
@@ -81,24 +161,6 @@ def test_a_dataset_of_its_own_is_plain_parquet(scenes, tmp_path):
     assert len(rows) == 7
 
 
-def test_every_noun_has_ink():
-    for noun in NOUNS:
-        glyph = drawing._glyph(noun, 40)
-        assert max(glyph.size) == 40
-        coverage = np.asarray(glyph).mean() / 255
-        assert 0.1 < coverage < 0.97, noun
-
-
-def test_colours_are_drawn_where_the_objects_are():
-    nouns = choose_nouns(24)
-    for index in range(40):
-        positive, *_ = make_row("train", index, 0, nouns)
-        pixels = np.asarray(draw_scene(positive, 64, index), int).reshape(-1, 3)
-        for thing in [thing for thing in positive.objects if thing.pattern == "plain"]:
-            distance = np.abs(pixels - np.array(COLOURS[thing.colour])).max(axis=1)
-            assert (distance < 12).sum() > 8, (describe(positive), thing)
-
-
 def test_errors(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"no split 'dev'; it has train, validation, test"):
         load_scenes("dev")
@@ -114,21 +176,6 @@ def test_errors(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r'pip install "hf_tripletclip\[scenes\]"'):
         load_scenes(cache_dir=tmp_path)
     drawing._font_folder.cache_clear()
-
-
-def test_held_out_and_kind_are_those_of_the_row(scenes):
-    nouns = choose_nouns(24)
-    for split, rows in scenes.items():
-        listed = rows.select_columns(["caption", "neg_caption", "held_out", "negative_type", "id"])[:70]
-        for index in range(len(listed["id"])):
-            positive, negative, kind = make_row(split, index, 0, nouns)
-            assert listed["caption"][index] == describe(positive)
-            assert listed["neg_caption"][index] == describe(negative)
-            assert listed["held_out"][index] == (is_held_out(positive) or is_held_out(negative))
-            assert listed["negative_type"][index] == kind
-            assert listed["id"][index] == f"scenes-{split}-{index:06d}"
-    assert set(scenes["test"]["negative_type"]) == set(NEGATIVE_TYPES)
-    assert Counter(scenes["train"]["negative_type"]) == dict.fromkeys(EXCLUSIVE, 240)
 
 
 def test_rows_depend_on_neither_the_sizes_nor_the_other_splits(scenes, tmp_path):
@@ -156,13 +203,6 @@ def test_a_cache_serves_its_own_arguments_only(tmp_path):
     first = load_scenes("train", **options, train_size=6)
     assert len(load_scenes("train", **options, train_size=8)) == 8
     assert load_scenes("train", **options, train_size=6)["caption"] == first["caption"]
-
-
-def test_no_caption_of_the_made_splits_is_shared(scenes):
-    captions = {split: {*rows["caption"], *rows["neg_caption"]} for split, rows in scenes.items()}
-    assert not captions["train"] & captions["test"]
-    assert not captions["train"] & captions["validation"]
-    assert not captions["validation"] & captions["test"]
 
 
 @pytest.mark.parametrize("rows", [1, 2, MAX_SHARDS - 1, MAX_SHARDS, MAX_SHARDS + 1, 1000, 20_000])

@@ -84,11 +84,14 @@ def test_settings_are_their_own_background():
     assert len(corners) == len(SETTINGS)
 
 
-def test_colours_can_be_told_apart():
-    values = list(COLOURS.values())
-    for index, one in enumerate(values):
-        for other in values[:index]:
-            assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 > 45
+def test_colours_of_plain_things_are_drawn():
+    nouns = choose_nouns(24)
+    for index in range(40):
+        positive, *_ = make_row("train", index, 0, nouns)
+        image = pixels(positive, seed=index)
+        for thing in positive.objects:
+            if thing.pattern == PLAIN:
+                assert len(places(image, thing.colour)) > 8, (positive, thing)
 
 
 @pytest.mark.parametrize("kind", NEGATIVE_TYPES)
@@ -101,12 +104,13 @@ def test_the_negative_looks_different(kind):
         assert (difference > 30).sum() >= 20, (positive, negative)
 
 
-def test_every_icon_has_ink_of_its_own():
+@pytest.mark.parametrize("extent", [32, 40])
+def test_every_icon_has_ink_of_its_own(extent):
     glyphs = {}
     for noun in NOUNS:
-        glyph = drawing._glyph(noun, 32)
-        assert glyph.getbbox() is not None
-        assert max(glyph.size) == 32
+        glyph = drawing._glyph(noun, extent)
+        assert max(glyph.size) == extent
+        assert 0.1 < np.asarray(glyph).mean() / 255 < 0.97, noun
         glyphs.setdefault((glyph.size, glyph.tobytes()), []).append(noun)
     assert [nouns for nouns in glyphs.values() if len(nouns) > 1] == []  # a missing icon would draw an empty box
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from hf_tripletclip.data.scenes.build import make_row
 from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.negatives import CHANGES, EXCLUSIVE, can_change
 from hf_tripletclip.data.scenes.scene import Scene, Thing, describes, sample_scene
@@ -139,19 +138,6 @@ def test_where_there_is_room():
     assert can_change("add_att", scene(dotted, plain))
     assert not can_change("add_att", scene(dotted, three))
     assert all(can_change(kind, scene(dotted, three, plain)) for kind in EXCLUSIVE)
-
-
-def test_either_side_of_an_addition_may_be_the_positive():
-    longer = Counter()
-    for index in range(1400):
-        kind = NEGATIVE_TYPES[index % 7]
-        if kind in EXCLUSIVE:
-            continue
-        positive, negative, made = make_row("test", index, 0, NOUNS)
-        assert made == kind
-        longer[kind, len(describe(positive)) > len(describe(negative))] += 1
-    for kind in ("add_obj", "add_att"):
-        assert abs(longer[kind, True] - 100) < 4 * 50**0.5  # of 200: four standard errors
 
 
 @pytest.mark.parametrize("nouns", [48, "all"])
