@@ -136,6 +136,9 @@ def main(argv: list[str]) -> None:
     options, extra = parser.parse_known_args(argv)
     if unknown := set(options.objectives) - set(available_objectives()):
         raise ValueError(f"unknown objectives {sorted(unknown)}; there are {', '.join(available_objectives())}")
+    fixed = ("--objective", "--seed", "--output_dir", "--max_steps", "--resume_from_checkpoint")
+    if taken := [flag for flag in extra if flag.partition("=")[0] in fixed]:
+        raise ValueError(f"{', '.join(taken)} differs from run to run and cannot be given to all of them")
     require_plots()
     options.output_dir.mkdir(parents=True, exist_ok=True)
 

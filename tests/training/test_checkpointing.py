@@ -9,11 +9,11 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.training.checkpointing import (
     COMPLETE_MARKER,
     check_same_run,
-    forget_old_run,
     is_complete,
     last_complete_checkpoint,
     mark_complete,
     resolve_checkpoint,
+    set_aside_old_run,
     unmark,
 )
 from tests.tiny import tiny_config
@@ -83,18 +83,24 @@ def test_a_plain_trainers_checkpoint_may_be_named(tmp_path):
         resolve_checkpoint(str(folder), tmp_path)
 
 
-def test_a_fresh_start_forgets_an_older_run_but_keeps_its_files(tmp_path):
-    old = write_checkpoint(tmp_path, 700)
+def test_a_fresh_start_sets_an_older_run_aside(tmp_path):
+    assert set_aside_old_run(tmp_path) is None
+    write_checkpoint(tmp_path, 700)
     (tmp_path / "metrics.json").write_text("{}")
-    forget_old_run(tmp_path)
+    assert set_aside_old_run(tmp_path) == tmp_path / "previous"
     assert last_complete_checkpoint(tmp_path) is None
     assert not (tmp_path / "metrics.json").exists()
-    assert resolve_checkpoint(str(old), tmp_path) == str(old)
+    old = str(tmp_path / "previous" / "checkpoint-700")
+    assert resolve_checkpoint(old, tmp_path) == old
+    write_checkpoint(tmp_path, 3, complete=False)
+    assert set_aside_old_run(tmp_path) is None  # nothing worth it: what was kept stays
+    assert is_complete(old)
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
     TripletCLIPModel(tiny_config(objective="clip")).save_pretrained(tmp_path)
     check_same_run(tmp_path, tiny_config(objective="clip"))
+    check_same_run(tmp_path, tiny_config(objective="clip", use_cache=False))  # which Trainer sets
     with pytest.raises(ValueError, match="objective is 'clip', not 'negclip'"):
         check_same_run(tmp_path, tiny_config(objective="negclip"))
     wider = tiny_config(objective="clip")

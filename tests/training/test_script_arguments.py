@@ -92,3 +92,32 @@ def test_shipped_configs_parse(name, tmp_path, pytestconfig):
         assert training.max_steps == {"cc3m_vit_b32": 90_000, "cc12m_vit_b32": 230_000}[name]
         assert (training.learning_rate, training.weight_decay) == (5e-4, 0.5)
         assert training.per_device_train_batch_size == 1024
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("max_steps: 10.5", "max-steps: invalid int value: '10.5'"),
+        ("max_steps: [1]", r"`max_steps` is the list \[1\]"),
+        ("mini_batch_size: 2.5", "mini-batch-size: invalid int value"),
+        ("seed: null", "`seed` is empty in the config file"),
+        ("objective: [clip]", "it takes one value"),
+        ("bf16: perhaps", "bf16"),
+    ],
+)
+def test_values_of_the_file_have_the_types_of_the_flags(tmp_path, line, message):
+    (tmp_path / "config.yaml").write_text(f"output_dir: {tmp_path}\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--config", str(tmp_path / "config.yaml")])
+
+
+def test_values_of_the_file_may_be_left_open_where_flags_may(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"output_dir: {tmp_path}\nmini_batch_size: null\nuse_cpu: true\n")
+    _, _, args = parse_arguments(["--config", str(tmp_path / "config.yaml")])
+    assert args.mini_batch_size is None
+    assert args.use_cpu is True
+
+
+def test_json_that_is_none_is_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match="`model_config` is not valid JSON"):
+        parse_arguments(["--output_dir", str(tmp_path), "--model_config", "{bad"])

@@ -28,6 +28,8 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             device. Memory is that of the mini-batch, loss and gradients are those of the whole batch, the towers'
             forward runs twice. It need not divide the batch. `None` turns it off. Note that
             `gradient_accumulation_steps` does *not* enlarge a contrastive batch; this does.
+        logit_scale_max (`float`, *optional*):
+            Bound on `exp(logit_scale)`, kept after every step; defaults to the model's config's, 100.
         remove_unused_columns (`bool`, defaults to `False`):
             As in `TrainingArguments`, but off: the collator needs the raw columns.
         dataloader_drop_last (`bool`, defaults to `True`):
@@ -39,7 +41,10 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objective_kwargs"]  # noqa: RUF012
 
     objective: str | None = field(
-        default=None, metadata={"help": "Training objective; default: the one that the model's config names."}
+        default=None,
+        metadata={
+            "help": "Training objective. Default: that of the model's config; in a training script, tripletclip."
+        },
     )
     objective_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of the objective, as JSON."}
@@ -50,6 +55,9 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     mini_batch_size: int | None = field(
         default=None,
         metadata={"help": "Gradient caching: rows per device that go through the towers at a time (less memory)."},
+    )
+    logit_scale_max: float | None = field(
+        default=None, metadata={"help": "Bound on exp(logit_scale) in training. Default: that of the model's config."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that `forward` does not name."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, short batch of an epoch."})
@@ -73,5 +81,7 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin for
         if self.objective_kwargs is not None and not isinstance(self.objective_kwargs, dict):
             raise ValueError(f"`objective_kwargs` is {self.objective_kwargs!r}: give a JSON object.")
+        if self.logit_scale_max is not None and self.logit_scale_max < 1:
+            raise ValueError(f"`logit_scale_max` is {self.logit_scale_max}: give at least 1.")
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"`mini_batch_size` is {self.mini_batch_size}: give at least 1, or None to turn it off.")

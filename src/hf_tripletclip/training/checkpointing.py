@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,24 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return next((path for path in reversed(checkpoints) if is_complete(path)), None)
 
 
-def forget_old_run(output_dir: str | os.PathLike[str]) -> None:
+def set_aside_old_run(output_dir: str | os.PathLike[str]) -> Path | None:
     """
-    Before a fresh start: checkpoints of an older run in the folder lose their marker, so that resuming this run cannot
-    take one of them for its own, and its final metrics go. The checkpoints stay and can still be named.
+    Before a fresh start: checkpoints of an older run in the folder go into its subfolder `previous`, so that neither
+    resuming nor rotation takes them for this run's, and its final metrics go. What was in `previous` is replaced.
+
+    Returns:
+        `Path`: The subfolder; `None` where no complete checkpoint was found.
     """
-    for checkpoint in sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR):
-        unmark(checkpoint)
-    (Path(output_dir) / "metrics.json").unlink(missing_ok=True)
+    folder = Path(output_dir)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    if last_complete_checkpoint(folder) is None:
+        return None
+    previous = folder / "previous"
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for checkpoint in sort_checkpoints(str(folder), PREFIX_CHECKPOINT_DIR):
+        os.replace(checkpoint, previous / Path(checkpoint).name)
+    return previous
 
 
 def check_same_run(checkpoint: str | os.PathLike[str], config: CLIPConfig) -> None:
@@ -97,7 +108,7 @@ def _fields(config: CLIPConfig) -> dict[str, Any]:
             fields |= {f"{name}.{inner}": part for inner, part in value.items()}
         else:
             fields[name] = value
-    incidental = ("architectures", "dtype", "transformers_version", "_name_or_path")
+    incidental = ("architectures", "dtype", "transformers_version", "use_cache", "_name_or_path")  # Trainer sets some
     return {name: value for name, value in fields.items() if name.rpartition(".")[2] not in incidental}
 
 

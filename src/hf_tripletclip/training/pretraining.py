@@ -7,10 +7,12 @@ import functools
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
 from transformers.utils import logging
 
@@ -23,7 +25,7 @@ from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.checkpointing import check_same_run, forget_old_run, resolve_checkpoint
+from hf_tripletclip.training.checkpointing import check_same_run, resolve_checkpoint, set_aside_old_run
 from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
@@ -60,8 +62,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     objective = get_objective(args.objective, **args.objective_arguments)
     output_dir = _writable(args.output_dir)
     checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
-    if checkpoint is None and args.process_index == 0:
-        forget_old_run(output_dir)
+    if checkpoint is None and args.resume_from_checkpoint:
+        logger.warning(f"{output_dir} has no complete checkpoint to resume from: training starts from the beginning.")
     require_output_tools()
     _warn_about_single_process(args)
 
@@ -102,6 +104,10 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         broken_rows=collator.broken_rows,
     )
     before = None if test is None else evaluate(model)
+    # Not sooner: whoever forgot `--resume_from_checkpoint` learns of other mistakes first.
+    if checkpoint is None and trainer.is_world_process_zero() and (previous := set_aside_old_run(output_dir)):
+        logger.warning(f"The checkpoints of an older run in {output_dir} are now in {previous}.")
+    trainer.accelerator.wait_for_everyone()
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -111,10 +117,10 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     seconds = time.monotonic() - started
     trainer.save_model()
     trainer.save_state()
+    trainer.accelerator.wait_for_everyone()
 
     # What was saved is what is evaluated. Other machines may not see it: their processes hold the same weights.
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    in_memory = args.world_size > 1 and not sharded
+    in_memory = args.world_size > 1 and not trainer.is_deepspeed_enabled
     trained = trainer.core if in_memory else TripletCLIPModel.from_pretrained(output_dir)
     after = None if test is None else evaluate(trained)
     if trainer.is_world_process_zero():
@@ -235,19 +241,31 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        **(settings.pop("text_config", None) or {}),
+        **_mapping(settings, "text_config"),
     }
-    vision = settings.pop("vision_config", None) or {}
+    vision = _mapping(settings, "vision_config")
     parts = (("", TripletCLIPConfig, settings), ("text_config", CLIPTextConfig, text))
-    for part, config_class, fields in (*parts, ("vision_config", CLIPVisionConfig, vision)):
-        allowed = config_class()
-        if unknown := [name for name in fields if not hasattr(allowed, name)]:
+    for part, config_class, values in (*parts, ("vision_config", CLIPVisionConfig, vision)):
+        if unknown := [name for name in values if name not in {field.name for field in fields(config_class)}]:
             raise ValueError(f"`model_config` has unknown fields {unknown}{f' in {part!r}' if part else ''}.")
     if "projection_dim" in settings:
         text.setdefault("projection_dim", settings["projection_dim"])
         vision.setdefault("projection_dim", settings["projection_dim"])
-    config = TripletCLIPConfig(text_config=text, vision_config=vision, **settings)
-    return TripletCLIPModel._from_config(config, **kwargs)
+    try:
+        config = TripletCLIPConfig(text_config=text, vision_config=vision, **settings)
+        image: Any = config.vision_config
+        if image.patch_size > image.image_size:
+            raise ValueError("an image is smaller than a patch")
+        return TripletCLIPModel._from_config(config, **kwargs)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"`model_config` describes no CLIP: {error}") from error
+
+
+def _mapping(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    part = settings.pop(name, None) or {}
+    if not isinstance(part, dict):
+        raise ValueError(f"`model_config` has {part!r} as {name!r}: give fields and their values.")
+    return part
 
 
 def _writable(output_dir: str | None) -> str:

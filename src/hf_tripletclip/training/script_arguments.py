@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
-
+from hf_tripletclip.config_parser import as_mapping, parse_with_config
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 
 
@@ -86,19 +82,13 @@ class DataArguments:
 Arguments = tuple[ModelArguments, DataArguments, TripletCLIPTrainingArguments]
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> Any:
-        # argparse would print the usage of some 150 flags before the one line that matters
-        raise ValueError(f"{message}; --help lists the flags")
-
-
 def parse_arguments(argv: Sequence[str], default_config: str | Path | None = None) -> Arguments:
     """
     Read a pretraining run's arguments from the command line and, below it, from a YAML file.
 
     Args:
         argv (`Sequence[str]`):
-            Command-line arguments. `--config FILE.yaml` names a file with the same names as the flags; flags win.
+            Command-line arguments, see [`~hf_tripletclip.config_parser.parse_with_config`].
             `--resume_from_checkpoint` without a value means the newest complete checkpoint.
         default_config (`str` or `Path`, *optional*):
             The YAML file to use without `--config`.
@@ -110,60 +100,13 @@ def parse_arguments(argv: Sequence[str], default_config: str | Path | None = Non
         FileNotFoundError: The YAML file does not exist.
         ValueError: A flag or a key of the file is unknown, or a value is not allowed.
     """
-    parser = _Parser(
-        [ModelArguments, DataArguments, TripletCLIPTrainingArguments],  # type: ignore[list-item]
+    model_arguments, data_arguments, training_arguments = parse_with_config(
+        (ModelArguments, DataArguments, TripletCLIPTrainingArguments),
+        argv,
+        default_config,
         description="Pretrain a CLIP on hard negative pairs.",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        bare={"resume_from_checkpoint": "true"},
     )
-    parser.add_argument("--config", metavar="FILE.yaml", default=default_config, help="YAML file with these names")
-    for action in parser._actions:
-        if action.dest == "resume_from_checkpoint":
-            action.nargs, action.const = "?", "true"
-    names = {action.dest for action in parser._actions} - {"help", "config"}
-
-    config_file = _config_file(argv, default_config)
-    if config_file is not None:
-        parser.set_defaults(**_read_config(Path(config_file), names))
-    *arguments, _, unknown = parser.parse_args_into_dataclasses(
-        args=list(argv), look_for_args_file=False, return_remaining_strings=True
-    )
-    if unknown:
-        raise ValueError(_unknown("flag", [flag for flag in unknown if flag.startswith("-")] or unknown, names))
-    model_arguments, data_arguments, training_arguments = arguments
-    for holder, name in ((model_arguments, "model_config"), (data_arguments, "columns")):
-        value = getattr(holder, name)
-        if isinstance(value, str):
-            value = yaml.safe_load(value)  # JSON is YAML
-        if value is not None and not isinstance(value, dict):
-            raise ValueError(f"`{name}` must be a mapping, as JSON on the command line; got {value!r}.")
-        setattr(holder, name, value)
+    as_mapping(model_arguments, "model_config")
+    as_mapping(data_arguments, "columns")
     return model_arguments, data_arguments, training_arguments
-
-
-def _config_file(argv: Sequence[str], default: str | Path | None) -> str | Path | None:
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", default=default)
-    return finder.parse_known_args(list(argv))[0].config
-
-
-def _read_config(path: Path, names: set[str]) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"The config file {path} does not exist.")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold `name: value` lines, not a {type(config).__name__}.")
-    if unknown := sorted(str(key) for key in config if key not in names):
-        raise ValueError(f"{path}: {_unknown('key', unknown, names)}")
-    return config
-
-
-def _unknown(what: str, unknown: list[str], names: set[str]) -> str:
-    hints = []
-    for name in unknown:
-        close = difflib.get_close_matches(name.lstrip("-").split("=")[0], names, n=1)
-        hints.append(f"{name}" + (f" (did you mean {close[0]}?)" if close else ""))
-    return f"unknown {what}{'s' if len(unknown) > 1 else ''}: {', '.join(hints)}"

@@ -44,10 +44,10 @@ class TripletCLIPTrainer(Trainer):
     r"""
     Trains a [`TripletCLIPModel`], also inside a `PeftModel`.
 
-    Everything [`~transformers.Trainer`] does keeps working. Beyond it: the objective's loss over the batch of all
-    processes, gradient caching (`mini_batch_size`), the bound on `logit_scale`, the objective's parts in the log,
-    compositional metrics at every evaluation, checkpoints that are known to be complete, and checks of the data
-    before training starts.
+    What [`~transformers.Trainer`] does keeps working, except FSDP, which refuses CLIP's scalar `logit_scale`. Beyond
+    it: the objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on
+    `logit_scale`, the objective's parts in the log, compositional metrics at every evaluation, checkpoints that are
+    known to be complete, and checks of the data before training starts.
 
     Args:
         model ([`TripletCLIPModel`] or `PeftModel`): The model to train.
@@ -67,7 +67,7 @@ class TripletCLIPTrainer(Trainer):
     Raises:
         TypeError: The model is no TripletCLIP model.
         ValueError: The objective is unknown, a dataset is empty, smaller than a batch or lacks a column that the
-            objective needs, a batch has one row only, or gradient caching meets FSDP or DeepSpeed.
+            objective needs, a batch has one row only, FSDP is asked for, or gradient caching with DeepSpeed.
     """
 
     args: TripletCLIPTrainingArguments
@@ -89,11 +89,17 @@ class TripletCLIPTrainer(Trainer):
                 f"TripletCLIPTrainer trains a TripletCLIPModel, not a {type(core).__name__}. "
                 "`TripletCLIPModel.from_pretrained` opens every CLIP checkpoint."
             )
-        objective_kwargs = dict(args.objective_arguments)
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("The loss is the objective's: register one in `hf_tripletclip.objectives` instead.")
+        # The model's own objective keeps its settings; how the processes train is for the arguments to say.
+        settings = dict(core.config.objective_kwargs or {}) if args.objective is None else {}
+        settings.pop("negatives_across_devices", None)
+        settings |= args.objective_arguments
         if not args.negatives_across_devices:
-            objective_kwargs["negatives_across_devices"] = False
-        if args.objective is not None or objective_kwargs:
-            core.set_objective(args.objective or core.objective.name, **objective_kwargs)
+            settings["negatives_across_devices"] = False
+        core.set_objective(args.objective or core.objective.name, **settings)
+        if args.logit_scale_max is not None:
+            core.config.logit_scale_max = args.logit_scale_max
         if args.n_gpu > 1:
             logger.warning(
                 f"{args.n_gpu} GPUs are visible but this is one process: only the first is used. "
@@ -140,10 +146,12 @@ class TripletCLIPTrainer(Trainer):
 
     def _check(self) -> None:
         args, objective = self.args, self.core.objective
-        if args.mini_batch_size is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if self.is_fsdp_enabled:
+            raise ValueError("FSDP cannot shard a CLIP: it refuses scalar parameters such as `logit_scale`. Use DDP.")
+        if args.mini_batch_size is not None and self.is_deepspeed_enabled:
             raise ValueError(
-                "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with FSDP or DeepSpeed: "
-                "unset it, or use `gradient_checkpointing` to save memory there."
+                "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with DeepSpeed: unset "
+                "it, or use `gradient_checkpointing` to save memory there."
             )
         if self.train_dataset is not None:
             self._check_dataset(self.train_dataset, "train_dataset", objective)
@@ -260,7 +268,9 @@ class TripletCLIPTrainer(Trainer):
             loss = torch.full_like(loss, torch.nan)  # `Trainer` leaves it out of the mean
         if prediction_loss_only:
             return loss.detach(), None, None
-        embeddings = {role: outputs[field] for role, field in FIELDS.items() if outputs.get(field) is not None}
+        found = {role: outputs[field] for role, field in FIELDS.items() if outputs.get(field) is not None}
+        # Several negatives per row belong to the loss; the metrics compare a pair with its one negative.
+        embeddings = {role: values for role, values in found.items() if len(values) == len(found["image"])}
         kinds = inputs.get(NEGATIVE_TYPE)
         if kinds is None:
             kinds = torch.full((len(embeddings["image"]),), UNKNOWN, device=loss.device)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a pretraining run; whole runs are in tests/end_to_end."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_tripletclip.data import build_processor
+from hf_tripletclip.training.pretraining import make_model
+from hf_tripletclip.training.script_arguments import ModelArguments
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(["a red cat", "a blue dog"], image_size=32)
+
+
+def config(**vision) -> dict:
+    return {
+        "projection_dim": 16,
+        "text_config": dict(TOWER),
+        "vision_config": {**TOWER, "image_size": 32, "patch_size": 16, **vision},
+    }
+
+
+def test_random_weights_of_the_sizes_asked_for(processor):
+    model = make_model(ModelArguments(model_config=config()), processor)
+    assert model.config.projection_dim == model.visual_projection.out_features == 16
+    assert model.text_model.embeddings.token_embedding.num_embeddings == len(processor.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("model_config", "message"),
+    [
+        (config(num_attention_heads=3), "num_attention_heads|divisible|attention heads"),
+        (config(hidden_act="foo"), "foo"),
+        (config(patch_size=0), "describes no CLIP"),
+        (config(patch_size=64), "an image is smaller than a patch"),
+        (config(patch_sizes=8), r"unknown fields \['patch_sizes'\] in 'vision_config'"),
+        ({**config(), "projection_dim": "abc"}, "projection_dim"),
+        ({**config(), "text_config": 5}, "has 5 as 'text_config'"),
+        ({**config(), "to_dict": 1}, r"unknown fields \['to_dict'\]"),
+    ],
+)
+def test_what_describes_no_model_is_one_clear_error(processor, model_config, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(ModelArguments(model_config=model_config), processor)
