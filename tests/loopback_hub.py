@@ -98,6 +98,7 @@ class LoopbackHub:
 
     Attributes:
         endpoint: Its URL, the value of `HF_ENDPOINT`.
+        fail_after: How many LFS files it takes before it refuses more; `None` takes all.
         log: `(method, path)` of all requests so far, paths without their query.
     """
 
@@ -105,6 +106,7 @@ class LoopbackHub:
         self.token = token
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}  # LFS files by sha256
+        self.fail_after: int | None = None
         self.log: list[tuple[str, str]] = []
         self.lock = Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -176,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def route(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
         if self.command == "PUT" and path.startswith("/lfs/"):  # signed URLs need no token
+            if self.hub.fail_after is not None and len(self.hub.objects) >= self.hub.fail_after:
+                raise HubError(403, message="Upload quota exceeded")
             self.hub.objects[path.removeprefix("/lfs/")] = body
             return {}
         sent = self.headers.get("Authorization")
@@ -205,14 +209,18 @@ class _Handler(BaseHTTPRequestHandler):
                     file["uploadMode"] = "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"
                 return {"files": files}
             if verb == "branch":
+                if revision in repo.branches:
+                    raise HubError(409, message=f"Reference {revision} already exists")
                 repo.branches[revision] = repo.resolve(json.loads(body).get("startingPoint", "main"))
                 return {}
+            number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
+            if opened := query.get("create_pr") == ["1"]:
+                repo.branches[f"refs/pr/{number}"] = repo.resolve(revision)
+                revision = f"refs/pr/{number}"
             sha = self.commit(repo, revision, [json.loads(line) for line in body.splitlines()])
-            return {
-                "success": True,
-                "commitOid": sha,
-                "commitUrl": f"{self.hub.endpoint}/{match['repo']}/commit/{sha}",
-            }
+            page = f"{self.hub.endpoint}/{'datasets/' * (kind == 'dataset')}{match['repo']}"
+            answer = {"success": True, "commitOid": sha, "commitUrl": f"{page}/commit/{sha}"}
+            return answer | ({"pullRequestUrl": f"{page}/discussions/{number}"} if opened else {})
         if path.endswith(".git/info/lfs/objects/batch"):
             objects = [{"oid": wanted["oid"], "size": wanted["size"]} for wanted in json.loads(body)["objects"]]
             for shown in objects:
@@ -222,10 +230,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             wanted = json.loads(body)
             kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or 'user'}/{wanted['name']}"
+            shown = {"url": f"{self.hub.endpoint}/{'datasets/' * (kind == 'dataset')}{name}", "name": name, "id": name}
             if (kind, name) in self.hub.repos:
-                raise HubError(409, message="You already created this repo")
+                return 409, json.dumps({**shown, "error": "You already created this repo"}).encode(), {}
             self.hub.add(kind, name, {})
-            return {"url": f"{self.hub.endpoint}/{'datasets/' * (kind == 'dataset')}{name}", "name": name, "id": name}
+            return shown
         if path == "/api/validate-yaml":
             return {"errors": [], "warnings": []}
         if path == "/api/whoami-v2":

@@ -148,3 +148,14 @@ def test_errors_of_the_program_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
         run_reporting_errors(lambda: 1 / 0)
     assert run_reporting_errors(lambda: None) == 0
+
+
+def test_too_little_memory_is_one_message(capsys):
+    class OutOfMemoryError(RuntimeError):  # as torch calls its own
+        pass
+
+    def run() -> None:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    assert run_reporting_errors(run) == 1
+    assert "lower the batch size" in capsys.readouterr().err

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `tripletclip convert | train`. It parses and dispatches; the work is done elsewhere."""
+"""The command line: `tripletclip COMMAND`. It parses and dispatches; the work is done elsewhere."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,19 +19,25 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
     standard error instead of a traceback. `TRIPLETCLIP_DEBUG=1` shows the traceback.
 
     Returns:
-        `int`: The exit status, 0 or 1; 130 after Ctrl-C.
+        `int`: The exit status: what the command returned where that is a number, else 0; 1 after an error, 130 after
+        Ctrl-C.
     """
     try:
-        function()
+        status = function()
     except (OSError, ValueError, ImportError) as error:
         if os.environ.get("TRIPLETCLIP_DEBUG") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("TRIPLETCLIP_DEBUG") == "1":
+            raise
+        print(f"error: the device has not enough memory, lower the batch size: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -54,6 +61,52 @@ def _train(options: argparse.Namespace) -> None:
     from hf_tripletclip.training.pretraining import main as pretrain
 
     pretrain(options.arguments)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from hf_tripletclip.generation.arguments import main as generate
+
+    generate(options.arguments)
+
+
+def _columns(value: str | None) -> Any:
+    return json.loads(value) if value is not None and value.lstrip().startswith("{") else value
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from hf_tripletclip.data.validate import format_report, validate
+
+    report = validate(
+        options.dataset, split=options.split, columns=_columns(options.columns), num_workers=options.num_workers
+    )
+    print(format_report(report))
+    return report.exit_status()
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from hf_tripletclip.generation.inspect import inspect
+
+    page = inspect(
+        options.dataset,
+        options.output,
+        split=options.split,
+        columns=_columns(options.columns),
+        samples=options.samples,
+    )
+    print(f"wrote {page}")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from hf_tripletclip.hub.push import push_dataset
+
+    url = push_dataset(
+        options.folder,
+        options.repo_id,
+        private=True if options.private else None,
+        revision=options.revision,
+        create_pr=options.create_pr,
+    )
+    print(f"pushed to {url}")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -85,6 +138,47 @@ def make_parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     train.set_defaults(run=_train, arguments=[])
+
+    generate = commands.add_parser(
+        "generate",
+        help="make hard negative captions and images for image-caption pairs",
+        description="Make a dataset of triplets; `tripletclip generate --help` lists the flags.",
+        add_help=False,
+    )
+    generate.set_defaults(run=_generate, arguments=[])
+
+    validate = commands.add_parser(
+        "validate",
+        help="read a whole dataset and say what is broken",
+        description="Read a whole dataset and say what is broken. The exit status is 1 where anything is.",
+    )
+    inspect = commands.add_parser(
+        "inspect",
+        help="write a page that shows a dataset: pairs, scores, filters, concepts",
+        description="Write one HTML page that shows a triplet dataset.",
+    )
+    for command in (validate, inspect):
+        command.add_argument("dataset", help="`scenes`, a folder or file, or the id of a Hub dataset")
+        command.add_argument("--split", help="a split (default: all)")
+        command.add_argument("--columns", help="a preset, or JSON: our column name -> the dataset's own")
+    validate.add_argument("--num_workers", type=int, help="processes that decode (default: the CPUs)")
+    validate.set_defaults(run=_validate)
+    inspect.add_argument("--output", default="inspect.html", help="the page to write (default: inspect.html)")
+    inspect.add_argument("--samples", type=int, default=60, help="rows to show (default: 60)")
+    inspect.set_defaults(run=_inspect)
+
+    push = commands.add_parser(
+        "push",
+        help="upload a generated dataset to the Hub",
+        description="Upload a dataset that `tripletclip generate` made to the Hub, with its card. The token is that "
+        "of `hf auth login` or HF_TOKEN.",
+    )
+    push.add_argument("folder", help="the dataset's folder")
+    push.add_argument("repo_id", help="such as user/tripletdata")
+    push.add_argument("--private", action="store_true", help="make the repository private where it is new")
+    push.add_argument("--revision", help="branch to upload to")
+    push.add_argument("--create_pr", action="store_true", help="open a pull request instead")
+    push.set_defaults(run=_push)
     return parser
 
 
@@ -92,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
-    if argv[:1] == ["train"]:  # its flags are those of the training script
+    if argv[:1] in (["train"], ["generate"]):  # their flags are those of the scripts
         options = parser.parse_args(argv[:1])
         options.arguments = argv[1:]
     else:

@@ -10,13 +10,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> Any:
-        # argparse would print the usage of some 150 flags before the one line that matters
-        raise ValueError(f"{message}; --help lists the flags")
 
 
 def parse_with_config(
@@ -44,12 +37,7 @@ def parse_with_config(
         FileNotFoundError: The YAML file does not exist.
         ValueError: A flag or a key of the file is unknown, or a value is not allowed.
     """
-    parser = _Parser(
-        list(dataclasses),  # type: ignore[arg-type]
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = _make_parser(dataclasses, description)
     parser.add_argument("--config", metavar="FILE.yaml", default=default_config, help="YAML file with these names")
     for action in parser._actions:
         if action.dest in (bare or {}):
@@ -85,6 +73,30 @@ def as_mapping(holder: Any, name: str) -> dict[str, Any]:
         raise ValueError(f"`{name}` must be a mapping, as JSON on the command line; got {value!r}.")
     setattr(holder, name, value)
     return value or {}
+
+
+def _make_parser(dataclasses: Sequence[type], description: str) -> Any:
+    from transformers import HfArgumentParser  # here: workers import scripts that import this module
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> Any:
+            # argparse would print the usage of some 150 flags before the one line that matters
+            raise ValueError(f"{message}; --help lists the flags")
+
+    return Parser(
+        list(dataclasses),  # type: ignore[arg-type]
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def as_columns(holder: Any, name: str = "columns") -> dict[str, str] | str | None:
+    """Column names as `load_tripletdata` takes them: the name of a preset, or a mapping; it is kept so."""
+    value = getattr(holder, name)
+    if isinstance(value, str) and not value.lstrip().startswith("{"):
+        return value
+    return as_mapping(holder, name) or None
 
 
 def _config_file(argv: Sequence[str], default: str | Path | None) -> str | Path | None:

@@ -248,8 +248,12 @@ class TripletCLIPModel(CLIPModel):
         )
         text_output = self.get_text_features(**text_inputs, **kwargs)
 
-        image_embeds, negative_image_embeds = _split(_normalize(vision_output.pooler_output), len(pixel_values))
-        text_embeds, negative_text_embeds = _split(_normalize(text_output.pooler_output), len(input_ids))
+        image_embeds, negative_image_embeds = _split(
+            _normalize(vision_output.pooler_output), len(pixel_values), negative_pixel_values is not None
+        )
+        text_embeds, negative_text_embeds = _split(
+            _normalize(text_output.pooler_output), len(input_ids), negative_input_ids is not None
+        )
         # Under `device_map` the towers may sit on different devices.
         device = text_embeds.device
 
@@ -334,8 +338,9 @@ def _concatenate_captions(positive: TextInputs, negative: TextInputs) -> dict[st
     return joined
 
 
-def _split(embeds: torch.Tensor, positives: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return embeds[:positives], embeds[positives:] if len(embeds) > positives else None
+def _split(embeds: torch.Tensor, positives: int, negatives: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Positives and negatives, of which there may be none in a batch that has a place for them."""
+    return embeds[:positives], embeds[positives:] if negatives else None
 
 
 def _first_rows(output: BaseModelOutputWithPooling, rows: int) -> BaseModelOutputWithPooling:

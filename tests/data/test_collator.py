@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -10,9 +11,13 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
+from transformers.image_utils import OPENAI_CLIP_STD
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
-from hf_tripletclip.data.decoding import decode_image
+from hf_tripletclip.data.decoding import BrokenValue, decode_image
+from hf_tripletclip.data.pixels import FastPixels
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 
 CAPTIONS = ["a red cat above a blue dog", "a blue cat above a red dog", "a green fish on the beach"]
@@ -389,7 +394,145 @@ def test_steps_that_are_left_out_would_change_nothing(processor, sizes, resize):
     images = [random_picture(seed, size) for seed, size in enumerate(sizes)]
     batch = TripletCollator(processor, columns=("image",))([{"image": image} for image in images])
     expected = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
-    assert torch.equal(batch["pixel_values"], expected)
+    assert levels_apart(batch["pixel_values"], expected).max() <= 1.01
+    same = [index for index, size in enumerate(sizes) if size == (32, 32)]
+    assert torch.equal(batch["pixel_values"][same], expected[same])
+
+
+def levels_apart(pixels: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Of 255, of pixels that were divided by CLIP's standard deviations."""
+    return (pixels - expected).abs() * 255 * torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
+@pytest.mark.parametrize("size", [(512, 512), (640, 480), (300, 500), (225, 224), (100, 90)])
+def test_pixels_are_within_a_level_of_the_processors(resample, size):
+    image_processor = CLIPImageProcessorPil(resample=resample)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    pixels, expected = FastPixels(image_processor)([image]), image_processor(images=[image], return_tensors="pt")
+    distance = levels_apart(pixels, expected["pixel_values"])
+    assert distance.max() <= 1.01
+    assert distance.mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"do_resize": False, "crop_size": {"height": 40, "width": 30}},
+        {"do_center_crop": False},
+        {"size": {"height": 20, "width": 30}},
+        {"size": {"shortest_edge": 20}, "crop_size": {"height": 30, "width": 30}},  # has to be padded
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.2, 0.1]},
+    ],
+)
+def test_pixels_follow_the_processors_settings(settings):
+    image_processor = CLIPImageProcessorPil(**settings)
+    images = [random_picture(seed, (40, 60)) for seed in range(2)]
+    pixels = FastPixels(image_processor)(images)
+    expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == expected.shape
+    assert pixels.dtype == torch.float32
+    std = settings.get("image_std", OPENAI_CLIP_STD) if settings.get("do_normalize", True) else [1.0] * 3
+    levels = 255 if settings.get("do_rescale", True) else 1
+    assert ((pixels - expected).abs() * levels * torch.tensor(std).view(3, 1, 1)).max() <= 1.01
+
+
+def test_jpegs_are_decoded_smaller_if_asked():
+    fields = random_picture(0, (16, 16)).resize((512, 400), Image.Resampling.BICUBIC)
+    content = encoded(fields, "JPEG")
+    assert decode_image(content).size == (512, 400)
+    assert decode_image(content, 224).size == (512, 400)  # half of 400 is less
+    assert decode_image(content, 200).size == (256, 200)
+    assert decode_image(content, 50).size == (64, 50)
+    assert decode_image(encoded(fields), 50).size == (512, 400)  # a PNG cannot
+    whole, small = (np.asarray(decode_image(content, size).resize((128, 100)), dtype=float) for size in (None, 200))
+    assert np.abs(whole - small).mean() < 1
+    with pytest.raises(BrokenValue, match="unreadable"):
+        decode_image(content[: len(content) // 2], 50)
+
+
+def test_several_negative_captions(collator):
+    several = [["a red dog", "a blue dog"], [], ["", "a green cat", None]]
+    rows = [make_row(index, neg_caption=captions) for index, captions in enumerate(several)]
+    collator = dataclasses.replace(collator, columns=("image", "caption", "neg_caption"))
+    batch = collator(rows)
+    assert batch["negative_mask"].tolist() == [[True, True], [False, False], [True, False]]
+    assert len(batch["input_ids"]) == 3
+    decode = collator.processor.tokenizer.batch_decode
+    assert decode(batch["negative_input_ids"], skip_special_tokens=True) == ["a red dog", "a blue dog", "a green cat"]
+    assert collator.broken_rows.counts(skipped=False) == {"empty caption in neg_caption": 1}
+    assert collator.broken_rows.counts(skipped=True) == {}
+
+
+def test_a_batch_without_any_negative_caption(collator):
+    collator = dataclasses.replace(collator, columns=("image", "caption", "neg_caption"))
+    batch = collator([make_row(0, neg_caption=[]), make_row(1, neg_caption=[])])
+    assert batch["negative_mask"].shape == (2, 0)
+    assert batch["negative_input_ids"].shape == (0, batch["input_ids"].shape[1])
+
+
+def test_long_captions_among_several_are_reported_by_their_row(collator):
+    collator = dataclasses.replace(collator, columns=("caption", "neg_caption"))
+    collator([make_row(0, neg_caption=["a cat"] * 3), make_row(1, neg_caption=["a dog", "cat " * 30])])
+    assert [(report["key"], report["column"]) for report in collator.broken_rows] == [("row-1", "neg_caption")]
+
+
+def test_several_captions_for_one_image_are_refused(collator):
+    rows = [make_row(0, neg_caption=["a dog"]), make_row(1, neg_caption=["a dog", "a cat"])]
+    with pytest.raises(ValueError, match=r"row row-1 has 2 negative captions, but its one negative image.*`negclip`"):
+        collator(rows)
+    assert len(collator(rows[:1])["negative_input_ids"]) == 1
+    batch = dataclasses.replace(collator, first_negative=True)([*rows, make_row(2, neg_caption=[])])
+    assert batch["negative_input_ids"].shape[0] == 2
+    assert "negative_mask" not in batch
+    assert collator.broken_rows.counts() == {"missing caption in neg_caption": 1}
+
+
+def test_negclip_learns_from_several_negative_captions(collator):
+    rows = [make_row(index, neg_caption=["a red dog", "a blue fish"][: index + 1]) for index in range(2)]
+    rows.append(make_row(2, neg_caption=[]))
+    collator = dataclasses.replace(collator, columns=("image", "caption", "neg_caption"))
+    batch = collator(rows)
+    mask = batch.pop("negative_mask")
+    assert int(mask.sum()) == len(batch["negative_input_ids"]) == 3
+    tokenizer = collator.processor.tokenizer
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "projection_dim": 8}
+    vision = {**tower, "image_size": 32, "patch_size": 16, "projection_dim": 8}
+    torch.manual_seed(0)
+    model = TripletCLIPModel(TripletCLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    model.set_objective("negclip")
+    output = model(**batch, return_loss=True)
+    # The same by hand: every image against all captions there are.
+    scale, texts = model.logit_scale.exp(), torch.cat([output.text_embeds, output.negative_text_embeds])
+    targets = torch.arange(3)
+    cross_entropy = torch.nn.functional.cross_entropy
+    expected = cross_entropy(scale * output.image_embeds @ texts.T, targets)
+    expected = (expected + cross_entropy(scale * output.text_embeds @ output.image_embeds.T, targets)) / 2
+    torch.testing.assert_close(output.loss, expected)
+    model.set_objective("tripletclip")
+    with pytest.raises(ValueError, match=r"'tripletclip' needs negative_image"):
+        model(**batch, return_loss=True)
+
+
+def test_reasons_of_the_loader_are_reported(collator):
+    of_file = {"__key__": "s.tar", "__error__": "file: tar cut short: its end is missing, 3 samples kept"}
+    empty = {**dict.fromkeys(("image", "caption", "neg_image", "neg_caption")), **of_file}
+    row = make_row(1, neg_caption=None, __error__="caption: of no interest\nneg_caption: caption is not UTF-8")
+    assert len(collator([make_row(0), empty, row])["input_ids"]) == 1
+    assert collator.broken_rows.counts() == {"tar cut short": 1, "caption is not UTF-8 in neg_caption": 1}
+    with pytest.raises(ValueError, match=r"such as s\.tar: tar cut short: its end"):
+        collator([empty])
+
+
+def test_workers_put_pixels_into_shared_memory(processor):
+    collator = TripletCollator(processor)
+    rows = [make_row(index, image=random_picture(index, (40, 50))) for index in range(4)]
+    here = collator(rows)
+    (there,) = DataLoader(rows, batch_size=4, num_workers=1, collate_fn=collator)
+    assert all(torch.equal(here[name], there[name]) for name in here)
 
 
 def test_it_can_be_pickled_and_reports_to_the_same_file(collator):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, Value
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, check_columns, load_tripletdata
@@ -149,12 +149,14 @@ def test_decoding_captions_does_not_copy_the_images(tmp_path):
     pq.write_table(pa.table({"image": [buffer.getvalue()] * 20, "caption": [b"a cat"] * 20}), path)
     data = load_tripletdata(path, split="train", cache_dir=str(cache))
     assert data[0]["caption"] == "a cat"
-    assert data.column_names == ["image", "caption"]
+    assert data.column_names == ["image", "caption", "__error__"]
     written = sum(file.stat().st_size for file in cache.rglob("*.arrow"))
     assert written < 1.5 * 20 * len(buffer.getvalue())  # one copy, that of `load_dataset`
 
 
-def test_image_folder_with_metadata(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("metadata", ["jsonl", "csv"])
+def test_image_folder_with_metadata(tmp_path, streaming, metadata):
     folder = tmp_path / "set"
     folder.mkdir()
     lines = []
@@ -163,8 +165,14 @@ def test_image_folder_with_metadata(tmp_path):
             (folder / f"{side}-{index}.png").write_bytes(png(colour))
         names = {"image_file_name": f"image-{index}.png", "neg_image_file_name": f"neg_image-{index}.png"}
         lines.append(json.dumps({**names, "caption": f"a red cat {index}", "neg_caption": f"a blue cat {index}"}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
-    check(load_tripletdata(folder, split="train"))
+    if metadata == "jsonl":
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    else:
+        rows = [json.loads(line) for line in lines]
+        (folder / "metadata.csv").write_text(
+            "\n".join(",".join(row) for row in [list(rows[0]), *map(dict.values, rows)])
+        )
+    check(load_tripletdata(folder, split="train", streaming=streaming))
 
 
 def test_other_peoples_names(tmp_path):
@@ -238,7 +246,7 @@ def test_a_broken_row_of_a_tar_is_reported_by_its_key(tmp_path, streaming):
     processor = build_processor(["a red cat"], image_size=16)
     collator = TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken.jsonl"))
     assert len(collator(list(data))["negative_input_ids"]) == 3
-    assert list(collator.broken_rows) == [{"key": "000002", "column": "neg_caption", "reason": "missing caption"}]
+    assert list(collator.broken_rows) == [{"key": "000002", "column": "neg_caption", "reason": "caption is not UTF-8"}]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -353,3 +361,52 @@ def test_scenes_can_be_streamed(tmp_path):
 def test_a_missing_column_that_is_none_of_ours():
     with pytest.raises(ValueError, match=r"lacks 'source'; it has 'image'\.$"):
         check_columns([{"image": 1}], ("source",))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("preset", ["bivlc", "TROHN-Img", "winoground"])
+def test_presets(tmp_path, streaming, preset):
+    names = {"neg_image": "negative_image", "neg_caption": "negative_caption"}
+    if preset == "winoground":
+        names = {"image": "image_0", "caption": "caption_0", "neg_image": "image_1", "neg_caption": "caption_1"}
+    table(**names).to_parquet(tmp_path / "set.parquet")
+    check(load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming, columns=preset))
+
+
+def test_names_that_are_nobodys(tmp_path):
+    table().to_parquet(tmp_path / "set.parquet")
+    with pytest.raises(ValueError, match=r"'bivlk', which is no preset: there are tripletclip, bivlc"):
+        load_tripletdata(tmp_path / "set.parquet", columns="bivlk")
+    with pytest.raises(ValueError, match=r"'neg_captoin' is none of ours: they are image, caption"):
+        load_tripletdata(tmp_path / "set.parquet", columns={"neg_captoin": "neg_caption"})
+    with pytest.raises(ValueError, match=r"uses 'caption' for more than one"):
+        load_tripletdata(tmp_path / "set.parquet", columns={"caption": "caption", "neg_caption": "caption"})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary(), pa.large_string()])
+def test_several_negative_captions(tmp_path, streaming, kind):
+    lists = [["a", "b"], [], None, ["c", None]]
+    if kind == pa.binary():
+        lists = [few and [one and one.encode() for one in few] for few in lists]
+        lists[1] = [b"\xff"]
+    columns = {"image": pa.array([png("red")] * 4), "caption": pa.array(["a cat"] * 4)}
+    pq.write_table(pa.table({**columns, "neg_caption": pa.array(lists, pa.list_(kind))}), tmp_path / "set.parquet")
+    data = load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming)
+    assert data.features["neg_caption"] == List(Value("string"))
+    rows = list(data)
+    assert [row["neg_caption"] for row in rows] == [["a", "b"], [None] * (kind == pa.binary()), [], ["c", None]]
+    assert rows[1]["__error__"] == ("neg_caption: caption is not UTF-8" if kind == pa.binary() else None)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_caption_that_is_not_utf8_is_reported_as_such(tmp_path, streaming):
+    columns = {"id": pa.array(["a", "b"]), "image": pa.array([png("red")] * 2, pa.binary())}
+    columns["caption"] = pa.array([b"a cat", b"\xff"], pa.binary())
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    rows = list(undecoded(load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming)))
+    processor = build_processor(["a red cat"], image_size=8)
+    report = BrokenRows(tmp_path / "broken.jsonl")
+    assert len(TripletCollator(processor, ("image", "caption"), broken_rows=report)(rows)["input_ids"]) == 1
+    assert list(report) == [{"key": "b", "reason": "caption is not UTF-8", "column": "caption"}]
+    assert len(TripletCollator(processor, ("image",))(rows)["pixel_values"]) == 2  # it is no one's business here

@@ -19,6 +19,7 @@ from hf_tripletclip import load_scenes
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.training.checkpointing import is_complete
 from tests.end_to_end.conftest import ACCELERATE, QUIET, TWO_PROCESSES, losses
+from tests.loopback_hub import run_command
 
 
 def test_a_run_leaves_everything_it_promises(example, tmp_path):
@@ -205,3 +206,16 @@ def test_flags_reach_the_run_from_the_command_line_tool(example, tmp_path):
     subprocess.run(command, check=True, env=example.environment, timeout=120, capture_output=True)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["objective"] == "clip"
     assert list(losses(Path(tmp_path / "run"))) == [1]
+
+
+def test_a_run_is_pushed_with_its_own_card(example, hub, tmp_path):
+    command = example.command(
+        tmp_path / "run", "--max_steps", "2", "--push_to_hub", "--hub_model_id", "user/scenes-clip"
+    )
+    finished = run_command(command, hub, tmp_path / "home")
+    assert "hf_" not in finished.stdout + finished.stderr
+    files = hub.files("model", "user/scenes-clip")
+    assert {"model.safetensors", "tokenizer.json", "metrics.json", "evaluation.png", "loss_curve.png"} <= files.keys()
+    assert files["README.md"] == (tmp_path / "run" / "README.md").read_bytes()
+    assert b"patel2024tripletclip" in files["README.md"]
+    assert not [name for name in files if "checkpoint" in name]

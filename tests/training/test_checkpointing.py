@@ -87,10 +87,10 @@ def test_a_fresh_start_sets_an_older_run_aside(tmp_path):
     assert set_aside_old_run(tmp_path) is None
     write_checkpoint(tmp_path, 700)
     (tmp_path / "metrics.json").write_text("{}")
-    assert set_aside_old_run(tmp_path) == tmp_path / "previous"
+    assert set_aside_old_run(tmp_path) == tmp_path / "_previous"
     assert last_complete_checkpoint(tmp_path) is None
     assert not (tmp_path / "metrics.json").exists()
-    old = str(tmp_path / "previous" / "checkpoint-700")
+    old = str(tmp_path / "_previous" / "checkpoint-700")
     assert resolve_checkpoint(old, tmp_path) == old
     write_checkpoint(tmp_path, 3, complete=False)
     assert set_aside_old_run(tmp_path) is None  # nothing worth it: what was kept stays

@@ -54,8 +54,19 @@ def test_several_negatives_per_row_stay_with_their_row():
     first, second = split_batch(batch, 2)
     assert first["negative_input_ids"].tolist() == [0, 1, 2, 3]
     assert second["negative_input_ids"].tolist() == [4, 5]
-    with pytest.raises(ValueError, match=r"negative_input_ids.*4 rows"):
-        split_batch({"pixel_values": torch.arange(3), "negative_input_ids": torch.arange(4)}, 2)
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 9])
+@pytest.mark.parametrize("mini_batch_size", [1, 2, 100])
+def test_any_number_of_negative_captions_is_cut_in_proportion(number, mini_batch_size):
+    batch = {**positives(3), **{name: value[:number] for name, value in negatives(9).items() if "pixel" not in name}}
+    pieces = split_batch(batch, mini_batch_size)
+    assert torch.equal(torch.cat([piece["negative_input_ids"] for piece in pieces]), batch["negative_input_ids"])
+    model = make_model()
+    model.set_objective("negclip")
+    expected = model(**batch, return_loss=True).loss
+    loss, _ = run_cached(model, batch, mini_batch_size)
+    torch.testing.assert_close(loss, expected.detach())
 
 
 def test_both_forwards_draw_the_same_dropout():

@@ -11,18 +11,24 @@ if TYPE_CHECKING:
     from hf_tripletclip.data.broken import BrokenRows
     from hf_tripletclip.data.collator import TripletCollator
     from hf_tripletclip.data.loading import check_columns, load_tripletdata
+    from hf_tripletclip.data.presets import PRESETS
     from hf_tripletclip.data.scenes import load_scenes
     from hf_tripletclip.data.schema import NEGATIVE_TYPES
+    from hf_tripletclip.data.streaming import shuffled
     from hf_tripletclip.data.tokenizer import build_processor, train_tokenizer
+    from hf_tripletclip.data.validate import ValidationReport
 
 __all__ = [
     "NEGATIVE_TYPES",
+    "PRESETS",
     "BrokenRows",
     "TripletCollator",
+    "ValidationReport",
     "build_processor",
     "check_columns",
     "load_scenes",
     "load_tripletdata",
+    "shuffled",
     "train_tokenizer",
 ]
 
@@ -30,12 +36,15 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "NEGATIVE_TYPES": "schema",
+        "PRESETS": "presets",
         "BrokenRows": "broken",
         "TripletCollator": "collator",
+        "ValidationReport": "validate",
         "build_processor": "tokenizer",
         "check_columns": "loading",
         "load_scenes": "scenes",
         "load_tripletdata": "loading",
+        "shuffled": "streaming",
         "train_tokenizer": "tokenizer",
     },
 )

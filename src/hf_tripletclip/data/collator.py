@@ -5,13 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from PIL import Image
 
 from hf_tripletclip.data.broken import BrokenRows
-from hf_tripletclip.data.decoding import BrokenValue, decode_caption, decode_image, row_name
+from hf_tripletclip.data.decoding import (
+    BrokenValue,
+    decode_caption,
+    decode_image,
+    is_several,
+    known_reason,
+    row_name,
+)
+from hf_tripletclip.data.pixels import FastPixels
 from hf_tripletclip.data.schema import (
     CAPTION,
     CAPTION_COLUMNS,
@@ -26,6 +33,8 @@ from hf_tripletclip.data.schema import (
 
 # What the model takes: rows that have these have been through a processor.
 TENSORS = frozenset(f"{side}{name}" for side in ("", "negative_") for name in ("pixel_values", "input_ids"))
+
+NEGATIVE_MASK = "negative_mask"  # in a batch: which of the places for negative captions a row fills
 
 
 @dataclass
@@ -47,6 +56,12 @@ class TripletCollator:
         pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens, or to
             `max_length` where that is less.
         broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
+        decode_size (`int`, *optional*):
+            Decode JPEG files at a half, a quarter or an eighth of their size where that leaves both sides at least
+            this long: the model's image size, or twice that for pixels that are closer to the processor's own. By
+            default files are decoded whole.
+        first_negative (`bool`, defaults to `False`):
+            Of rows with several hard negative captions use the first only; rows without one are then broken.
 
     Returns (of a call):
         `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`, `input_ids` and
@@ -54,8 +69,13 @@ class TripletCollator:
         `negative_input_ids` and `negative_attention_mask` likewise; and, where rows have a `negative_type`, that as
         int64 `(B,)`: an index into `NEGATIVE_TYPES`, -1 for others.
 
+        Where `neg_caption` is a list of strings, the negative captions of all rows stand in one tensor
+        `negative_input_ids` `(N, L)`, those of a row together, and `negative_mask` bool `(B, K)` tells whose they
+        are: a row with k of them has k times `True`, one without any none. K is the most that a row has.
+
     Raises:
-        ValueError: A column is missing from the rows, all rows of a batch are broken, or there is no processor.
+        ValueError: A column is missing from the rows, all rows of a batch are broken, there is no processor, or
+            rows have several negative captions for one negative image.
     """
 
     processor: Any
@@ -63,6 +83,8 @@ class TripletCollator:
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
     broken_rows: BrokenRows = field(default_factory=BrokenRows)
+    decode_size: int | None = None
+    first_negative: bool = False
 
     def __post_init__(self) -> None:
         if self.broken_rows is None:
@@ -73,6 +95,7 @@ class TripletCollator:
             )
         if unknown := [name for name in self.columns if name not in COLUMNS]:
             raise ValueError(f"TripletCollator collates {', '.join(COLUMNS)}; it knows no {', '.join(unknown)}.")
+        self._pixels = FastPixels(self.processor.image_processor)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         problems: list[str] = []
@@ -99,25 +122,31 @@ class TripletCollator:
                 f"The rows lack {', '.join(map(repr, missing))}; they have {', '.join(map(repr, rows[0]))}."
                 + ("" if TENSORS.isdisjoint(rows[0]) else hint)
             )
+        several = not self.first_negative and any(is_several(row.get(NEG_CAPTION)) for row in rows)
         decoded: list[dict[str, Any]] = []
         usable: list[Mapping[str, Any]] = []
         for row in rows:
             values: dict[str, Any] = {}
             try:
                 for name in self.columns:
-                    decode = decode_image if name in IMAGE_COLUMNS else decode_caption
-                    values[name] = decode(row.get(name))
+                    values[name] = self._decode(row, name, several)
             except BrokenValue as error:
-                (key, digest), reason, column = row_name(row), str(error), self.columns[len(values)]
+                column: str | None = self.columns[len(values)]
+                (key, digest), reason = row_name(row), str(error)
+                if (known := known_reason(row, cast(str, column))) is not None:
+                    reason, column = known
                 self.broken_rows.add(key, reason, column, digest=digest)
                 head, colon, detail = reason.partition(":")
-                problems.append(f"{key}: {head} in {column}{colon}{detail}")
+                problems.append(f"{key}: {head}{f' in {column}' if column else ''}{colon}{detail}")
             else:
                 decoded.append(values)
                 usable.append(row)
         if not usable:
             return {}, []
         batch = {**self._images(decoded), **self._captions(decoded, usable)}
+        if several and NEG_CAPTION in self.columns:
+            counts = torch.tensor([len(values[NEG_CAPTION]) for values in decoded])
+            batch[NEGATIVE_MASK] = torch.arange(int(counts.max())) < counts[:, None]
         if NEGATIVE_TYPE in rows[0]:
             kinds = [row.get(NEGATIVE_TYPE) for row in usable]
             batch[NEGATIVE_TYPE] = torch.tensor(
@@ -125,17 +154,48 @@ class TripletCollator:
             )
         return batch, usable
 
+    def _decode(self, row: Mapping[str, Any], name: str, several: bool) -> Any:
+        value = row.get(name)
+        if name in IMAGE_COLUMNS:
+            return decode_image(value, self.decode_size)
+        if name != NEG_CAPTION or not (several or is_several(value)):
+            return decode_caption(value)
+        captions = []
+        for one in _listed(value):
+            try:
+                captions.append(decode_caption(one))
+            except BrokenValue as error:
+                if one is not None:  # a list may be padded with nulls
+                    key, digest = row_name(row)
+                    self.broken_rows.add(key, str(error), name, digest=digest, skipped=False)
+        if not several:
+            if not captions:
+                raise BrokenValue("missing caption")
+            return captions[0]
+        if NEG_IMAGE in self.columns and len(captions) != 1:
+            raise ValueError(
+                f"The row {row_name(row)[0]} has {len(captions)} negative captions, but its one negative image "
+                "belongs to one of them: an objective that pairs them needs one `neg_caption` per row. Give such a "
+                "column, or train with `negclip`, which takes any number."
+            )
+        return captions
+
     def _images(self, decoded: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images = [values[name] for name in IMAGE_COLUMNS if name in self.columns for values in decoded]
         if not images:
             return {}
-        processor = self.processor.image_processor
-        pixels = processor(images=images, return_tensors="pt", **_needless_steps(processor, images))["pixel_values"]
-        return _split({"pixel_values": pixels}, len(decoded), IMAGE in self.columns, NEG_IMAGE in self.columns)
+        positives = len(decoded) if IMAGE in self.columns else 0
+        return _split({"pixel_values": self._pixels(images)}, positives, NEG_IMAGE in self.columns)
 
     def _captions(self, decoded: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        columns = [name for name in CAPTION_COLUMNS if name in self.columns]
-        captions = [values[name] for name in columns for values in decoded]
+        captions: list[str] = []
+        origins: list[tuple[str, int]] = []  # column and row of each caption
+        for name in CAPTION_COLUMNS:
+            if name in self.columns:
+                for number, values in enumerate(decoded):
+                    of_row = values[name] if isinstance(values[name], list) else [values[name]]
+                    captions += of_row
+                    origins += [(name, number)] * len(of_row)
         if not captions:
             return {}
         tokenizer = self.processor.tokenizer
@@ -143,42 +203,30 @@ class TripletCollator:
         encoded = tokenizer(captions, verbose=False)  # it would warn of long captions without saying which
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if max(lengths) > limit:
-            for index, length in enumerate(lengths):
+            for (column, number), length in zip(origins, lengths, strict=True):
                 if length > limit:
-                    column, number = divmod(index, len(rows))
                     key, digest = row_name(rows[number])
                     reason = f"caption cut: {length} tokens, the limit is {limit}"
-                    self.broken_rows.add(key, reason, columns[column], digest=digest, skipped=False)
+                    self.broken_rows.add(key, reason, column, digest=digest, skipped=False)
             encoded = tokenizer(captions, truncation=True, max_length=limit)
         longest, multiple = min(max(lengths), limit), self.pad_to_multiple_of or 1
         length = min(-(-longest // multiple) * multiple, limit)
         padded = tokenizer.pad(encoded, return_tensors="pt", padding="max_length", max_length=length)
         inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
-        return _split(inputs, len(decoded), CAPTION in self.columns, NEG_CAPTION in self.columns)
+        positives = len(decoded) if CAPTION in self.columns else 0
+        return _split(inputs, positives, NEG_CAPTION in self.columns)
 
 
-def _needless_steps(processor: Any, images: list[Image.Image]) -> dict[str, bool]:
-    """
-    Switches off what would leave these RGB images as they are: half of the processor's time where all are of the
-    model's size already, and the same pixels to the last bit.
-    """
-    steps = {}
-    if getattr(processor, "do_convert_rgb", None):
-        steps["do_convert_rgb"] = False
-    size = getattr(processor, "size", None)
-    if getattr(processor, "do_resize", None) and size:
-        edge, target = size.get("shortest_edge"), (size.get("width"), size.get("height"))
-        if all(min(image.size) == edge if edge else image.size == target for image in images):
-            steps["do_resize"] = False
-    return steps
+def _listed(value: Any) -> Sequence[Any]:
+    return value if is_several(value) else [value]
 
 
-def _split(tensors: dict[str, torch.Tensor], rows: int, positive: bool, negative: bool) -> dict[str, torch.Tensor]:
+def _split(tensors: dict[str, torch.Tensor], positives: int, negatives: bool) -> dict[str, torch.Tensor]:
     """Positives and negatives went through the processor together; name them apart."""
     batch = {}
     for name, tensor in tensors.items():
-        if positive:
-            batch[name] = tensor[:rows]
-        if negative:
-            batch[f"negative_{name}"] = tensor[-rows:]
+        if positives:
+            batch[name] = tensor[:positives]
+        if negatives:
+            batch[f"negative_{name}"] = tensor[positives:]
     return batch

@@ -7,16 +7,16 @@ import contextlib
 import hashlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, KEY_COLUMNS
+from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, FILE, KEY_COLUMNS
 
 MAX_ASPECT_RATIO = 100  # a longer strip is no photograph, and scaling its short side to 224 fills the memory
 
@@ -25,13 +25,18 @@ class BrokenValue(ValueError):
     """A value of a row that cannot be used; its message is the reason, with details after a colon."""
 
 
-def decode_image(value: Any) -> Image.Image:
+def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
     """
     An RGB image from whatever a dataset holds: PIL, bytes, `{"bytes", "path"}`, a path or URL, a numpy array or a
     tensor of shape `(H, W)`, `(H, W, 3)` or `(3, H, W)`, uint8.
 
     Files are turned as their EXIF orientation says, as `datasets.Image` does. Truncated files are refused whatever
     `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` says, and so are files of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+
+    Args:
+        value: What the dataset holds.
+        decode_size (`int`, *optional*): Decode JPEG files at a half, a quarter or an eighth of their size where that
+            leaves both sides at least this long.
 
     Raises:
         BrokenValue: It is missing, truncated, no image or too large to be opened safely.
@@ -42,7 +47,7 @@ def decode_image(value: Any) -> Image.Image:
         raise BrokenValue("missing image")
     try:
         with _strict_pillow():
-            image = _as_image(value)
+            image = _as_image(value, decode_size)
             if 0 in image.size:
                 raise BrokenValue("unreadable image: it has no pixels")
             if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
@@ -61,10 +66,10 @@ def decode_image(value: Any) -> Image.Image:
         raise BrokenValue(f"unreadable image: {error or type(error).__name__}") from error
 
 
-def _as_image(value: Any) -> Image.Image:
+def _as_image(value: Any, decode_size: int | None) -> Image.Image:
     if isinstance(value, Image.Image):
         return value
-    if isinstance(value, (np.ndarray, torch.Tensor)):
+    if isinstance(value, np.ndarray) or _is_tensor(value):
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
             array = array.transpose(1, 2, 0)
@@ -78,7 +83,14 @@ def _as_image(value: Any) -> Image.Image:
     if not isinstance(value, (bytes, bytearray)):
         raise BrokenValue(f"unreadable image: a {type(value).__name__} is no image")
     image: Image.Image = Image.open(io.BytesIO(value))
+    if decode_size:
+        image.draft(None, (decode_size, decode_size))  # other formats than JPEG ignore it
     return ImageOps.exif_transpose(image) if ExifTags.Base.Orientation in image.getexif() else image
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # who has a tensor has imported it; workers that decode files need not
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 @contextlib.contextmanager
@@ -116,6 +128,20 @@ def decode_caption(value: Any) -> str:
     return value
 
 
+def is_several(value: Any) -> bool:
+    """Whether a row's value is a list of captions."""
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def known_reason(row: Mapping[str, Any], column: str) -> tuple[str, str | None] | None:
+    """What the loader has found wrong with a column of a row, and the column, or `None` for the whole file's."""
+    for line in (row.get(ERROR) or "").split("\n"):
+        name, _, reason = line.partition(": ")
+        if name in (column, FILE):
+            return reason, column if name == column else None
+    return None
+
+
 def row_name(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """
     What a report calls a row: its key; or else the beginning of a caption, to find it by, and a digest of its
@@ -139,6 +165,8 @@ def _content(value: Any) -> bytes | None:
     """What tells a value from others, without decoding it; `None` of what this is not known of."""
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, (list, tuple)):
+        return b"\0".join(_content(item) or b"" for item in value)
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, Image.Image):

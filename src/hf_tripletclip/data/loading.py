@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,19 +16,28 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    LargeList,
+    List,
     Value,
     concatenate_datasets,
     load_dataset,
+    load_dataset_builder,
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, IMAGE_COLUMNS
+from hf_tripletclip.data.presets import resolve_columns
+from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, IMAGE_COLUMNS
+from hf_tripletclip.data.tars import open_tars
 
 AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 
 # File name's end -> `datasets`' builder.
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+# Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
+OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
+OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
 
 
 def load_tripletdata(
@@ -35,26 +45,31 @@ def load_tripletdata(
     *,
     split: str | None = None,
     streaming: bool = False,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | str | None = None,
     required_columns: Sequence[str] = (),
     **kwargs: Any,
 ) -> AnyDataset:
     """
     Load a triplet dataset with the columns `image`, `caption`, `neg_image`, `neg_caption`, images as `Image()` and
-    captions as strings.
+    captions as strings. A row may have several hard negative captions: a list of strings, empty where it has none.
 
-    Captions that are not UTF-8 become `None`, which [`TripletCollator`] reports as missing. Images are not looked at:
-    [`~hf_tripletclip.data.loading.undecoded`] leaves them as bytes for the collator, which skips and reports broken
-    ones.
+    Broken rows are kept as they are, for [`TripletCollator`] to skip and to report. Captions that are not UTF-8 become
+    `None`, and a column `__error__` says so. Images are not looked at:
+    [`~hf_tripletclip.data.loading.undecoded`] leaves them as bytes for the collator. A tar that ends too early gives
+    the rows before its end and one more without contents, whose `__key__` is the file and whose `__error__` says what
+    is wrong with it.
 
     Args:
         name_or_path (`str` or `os.PathLike`):
-            `"scenes"` for the embedded data; a folder or file: parquet, an image folder with metadata, WebDataset tars
-            whose members are `KEY.image`, `KEY.caption`, `KEY.neg_image` and `KEY.neg_caption` (the layout of the
-            published TripletCLIP data), what `save_to_disk` wrote; or the id of a Hub dataset.
+            `"scenes"` for the embedded data; a folder, a file or a pattern of files (`"data/*.tar"`): parquet, an
+            image folder with metadata (columns `image_file_name`, `neg_image_file_name`), WebDataset tars whose
+            members are `KEY.image`, `KEY.caption`, `KEY.neg_image` and `KEY.neg_caption` (the layout of the published
+            TripletCLIP data), what `save_to_disk` wrote; or the id of a Hub dataset.
         split (`str`, *optional*): The split; all of them, as a dict, by default.
         streaming (`bool`, defaults to `False`): Whether to read the rows as they are asked for.
-        columns (`Mapping[str, str]`, *optional*): Our name -> the dataset's own, where they differ.
+        columns (`Mapping[str, str]` or `str`, *optional*):
+            Our name -> the dataset's own, where they differ; or the name of a preset, one of `"tripletclip"`,
+            `"bivlc"`, `"trohn-img"`, `"winoground"` and `"colorswap"`.
         required_columns (`Sequence[str]`): Columns that the dataset must have.
         kwargs: For `datasets.load_dataset` (`revision`, `token`, `cache_dir`, ...), for `datasets.load_from_disk`, or
             for `load_scenes`.
@@ -64,20 +79,21 @@ def load_tripletdata(
 
     Raises:
         FileNotFoundError: The path does not exist, or the Hub has no such dataset or cannot be reached.
-        ValueError: There is no such split, it is empty (of a stream this is known only when it is read), it cannot be
-            read, or a column is missing or of the wrong type.
+        ValueError: There is no such split or preset, `columns` has a name that is none of ours, a split is empty (of a
+            stream this is known only when it is read) or cannot be read, or a column is missing or of the wrong type.
     """
     name = os.path.expanduser(os.fspath(name_or_path))
+    renames = resolve_columns(columns)
     if name == "scenes":
         from hf_tripletclip.data.scenes import load_scenes
 
         dataset: AnyDataset = _streamed(load_scenes(split, **kwargs), streaming)
     else:
-        dataset = _load(name, split, streaming, kwargs)
+        dataset, renames = _load(name, split, streaming, renames, kwargs)
     parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
     for key, part in parts.items():
         try:
-            part = _with_our_columns(part, dict(columns or {}))
+            part = _with_our_columns(part, renames)
             check_columns(part, required_columns)
             if isinstance(part, Dataset) and len(part) == 0:
                 raise ValueError("it has no rows")
@@ -87,21 +103,30 @@ def load_tripletdata(
     return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
 
 
-def _load(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:
+def _load(
+    name: str, split: str | None, streaming: bool, columns: dict[str, str], kwargs: dict[str, Any]
+) -> tuple[AnyDataset, dict[str, str]]:
+    """The dataset, and the columns that are still to be renamed."""
     path = Path(name)
     source: dict[str, Any] = {"path": name}
-    if path.is_file():
+    pattern = "://" in name or (glob.has_magic(name) and not path.exists())
+    if path.is_file() or pattern:
         if path.suffix not in BUILDERS:
             raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
         source = {"path": BUILDERS[path.suffix], "data_files": name}
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-        return _from_disk(name, split, streaming, kwargs)
+        return _from_disk(name, split, streaming, kwargs), columns
     elif not path.exists() and (
         path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in BUILDERS
     ):
         raise FileNotFoundError(f"The dataset path {name} does not exist.")
     try:
-        return load_dataset(**source, split=split, streaming=streaming, **kwargs)
+        of_builder = {key: value for key, value in kwargs.items() if key not in OF_LOADING}
+        builder = load_dataset_builder(**source, **of_builder)
+        if isinstance(builder, WebDataset):
+            ours = {key: value for key, value in kwargs.items() if key in OF_TARS}
+            return open_tars(builder, name, split, streaming, columns, **ours), {}
+        return load_dataset(**source, split=split, streaming=streaming, **kwargs), columns
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
@@ -152,8 +177,7 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
     features = dataset.features
     if features is None:
         return dataset  # the collator takes whatever the rows hold
-    # WebDataset members of unknown extensions come as binary.
-    captions = [name for name in CAPTION_COLUMNS if name in features and _is_value(features[name], "binary", "large")]
+    captions = [name for name in CAPTION_COLUMNS if name in features and not _is_text(features[name])]
     if captions:
         dataset = _with_text(dataset, captions)
     targets = {renames.get(name, name): feature for name, feature in decoded.items()}
@@ -171,35 +195,55 @@ def _is_value(feature: Any, *kinds: str) -> bool:
     return isinstance(feature, Value) and (not kinds or feature.dtype.startswith(kinds))
 
 
+def _is_text(feature: Any) -> bool:
+    """Whether captions need no decoding; what is no text at all is left to the collator, which reports it."""
+    if isinstance(feature, (List, LargeList)):
+        return False  # where a row has none it may be null
+    return not _is_value(feature, "binary", "large", "fixed_size_binary", "null")
+
+
 def _with_text(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
     features = dataset.features.copy()
-    features.update({name: Value("string") for name in names})
+    for name in names:
+        several = isinstance(features[name], (List, LargeList))
+        features[name] = List(Value("string")) if several else Value("string")
+    lists = [name for name in names if isinstance(features[name], List)]
+    features[ERROR] = Value("string")
+    arguments = {"names": names, "lists": lists}
     if isinstance(dataset, IterableDataset):
         # Types are told afterwards: a stream that was mapped to `features` does not heed later casts, so its images
         # could not be left undecoded. Few rows at a time, because a batch holds their images too.
-        mapped = dataset.map(_decode_captions, batched=True, batch_size=16, fn_kwargs={"names": names})
+        mapped = dataset.map(_decode_captions, batched=True, batch_size=16, fn_kwargs=arguments)
         return mapped.cast(features)
     # Only the captions are written anew: the images of a large dataset stay in the file that they are in.
     text = dataset.select_columns(names).map(
         _decode_captions,
         batched=True,
-        fn_kwargs={"names": names},
-        features=Features({name: features[name] for name in names}),
+        fn_kwargs=arguments,
+        features=Features({name: features[name] for name in [*names, ERROR]}),
     )
-    rest = dataset.remove_columns(names)
+    rest = dataset.remove_columns([name for name in [*names, ERROR] if name in dataset.column_names])
     return concatenate_datasets([rest, text], axis=1).select_columns(list(features)) if rest.column_names else text
 
 
-def _decode_captions(batch: dict[str, list[Any]], names: list[str]) -> dict[str, list[str | None]]:
-    """Captions as text; what is not UTF-8 becomes `None`, which the collator reports."""
+def _decode_captions(batch: dict[str, list[Any]], names: list[str], lists: list[str]) -> dict[str, list[Any]]:
+    """Captions as text; what is not UTF-8 becomes `None`, with the reason in `__error__`."""
+    errors: list[str | None] = [None] * len(batch[names[0]])
 
-    def decode(value: bytes | str | None) -> str | None:
+    def decode(value: Any, row: int, name: str) -> str | None:
         try:
             return value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError:
+            errors[row] = "\n".join([*filter(None, [errors[row]]), f"{name}: caption is not UTF-8"])
             return None
 
-    return {name: [decode(value) for value in batch[name]] for name in names}
+    decoded: dict[str, list[Any]] = {}
+    for name in names:
+        if name in lists:
+            decoded[name] = [[decode(value, row, name) for value in few or ()] for row, few in enumerate(batch[name])]
+        else:
+            decoded[name] = [decode(value, row, name) for row, value in enumerate(batch[name])]
+    return {**decoded, ERROR: errors}
 
 
 def check_columns(dataset: Any, columns: Sequence[str]) -> None:

@@ -31,3 +31,29 @@ NEGATIVE_TYPES = (
 
 # Columns by which a row is named in reports, the first that it has.
 KEY_COLUMNS = ("__key__", "key", "id", "row_id")
+
+# Who made the negative and how it was checked; see `hf_tripletclip.generation`.
+ID = "id"  # names the row, unique in its split
+GENERATOR = "generator"  # such as "llm:mistralai/Mistral-7B-Instruct-v0.2 + diffusers:stabilityai/sdxl-turbo"
+SEED = "seed"  # int64: the seed that the negative image was drawn from
+CLIP_SCORE = "clip_score"  # float32: cosine of image and caption
+NEG_CLIP_SCORE = "neg_clip_score"  # float32: cosine of neg_image and neg_caption
+CROSS_CLIP_SCORE = "cross_clip_score"  # float32: cosine of image and neg_caption
+NEG_CROSS_CLIP_SCORE = "neg_cross_clip_score"  # float32: cosine of neg_image and caption
+IMAGE_SIMILARITY = "image_similarity"  # float32: cosine of image and neg_image
+CAPTION_SIMILARITY = "caption_similarity"  # float32: cosine of caption and neg_caption
+VQA_SCORE = "vqa_score"  # float32: share of the questions about neg_caption answered right on neg_image
+SCORES = (
+    CLIP_SCORE,
+    NEG_CLIP_SCORE,
+    CROSS_CLIP_SCORE,
+    NEG_CROSS_CLIP_SCORE,
+    IMAGE_SIMILARITY,
+    CAPTION_SIMILARITY,
+    VQA_SCORE,
+)
+
+# What is wrong with a row's columns, by the loader that read them: lines of "column: reason", or "file: reason" where
+# a row stands for a file. Such values are null, and the collator reports them with this reason.
+ERROR = "__error__"
+FILE = "file"

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME
 
 COMPLETE_MARKER = "checkpoint_complete.json"
+PREVIOUS = "_previous"  # an older run's checkpoints; `Trainer` pushes no folder that starts so
 
 
 def mark_complete(checkpoint: str | os.PathLike[str]) -> None:
@@ -64,8 +65,8 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 
 def set_aside_old_run(output_dir: str | os.PathLike[str]) -> Path | None:
     """
-    Before a fresh start: checkpoints of an older run in the folder go into its subfolder `previous`, so that neither
-    resuming nor rotation takes them for this run's, and its final metrics go. What was in `previous` is replaced.
+    Before a fresh start: checkpoints of an older run in the folder go into its subfolder `_previous`, so that neither
+    resuming nor rotation takes them for this run's, and its final metrics go. What was in `_previous` is replaced.
 
     Returns:
         `Path`: The subfolder; `None` where no complete checkpoint was found.
@@ -74,7 +75,7 @@ def set_aside_old_run(output_dir: str | os.PathLike[str]) -> Path | None:
     (folder / "metrics.json").unlink(missing_ok=True)
     if last_complete_checkpoint(folder) is None:
         return None
-    previous = folder / "previous"
+    previous = folder / PREVIOUS
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
     for checkpoint in sort_checkpoints(str(folder), PREFIX_CHECKPOINT_DIR):

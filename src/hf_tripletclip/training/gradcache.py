@@ -50,28 +50,15 @@ def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
     Cut a batch into mini-batches.
 
     Args:
-        batch (`dict`): Tensors by name. Those of the positives have B rows; a tensor of negatives has n rows per
-            positive, n * B in all, with those of a row together.
+        batch (`dict`): Tensors by name. Those of the positives have B rows; those of the negatives have any number,
+            which is cut in proportion: the towers embed each row for itself.
         mini_batch_size (`int`): Positive rows per mini-batch; it need not divide B.
-
-    Raises:
-        ValueError: A tensor's rows are no multiple of the batch's.
     """
     rows = len(batch["pixel_values"])
-    per_row = {}
-    for name, value in batch.items():
-        if not isinstance(value, torch.Tensor):
-            continue
-        if len(value) % rows:
-            raise ValueError(
-                f"Gradient caching cuts the batch by rows: {name!r} has {len(value)} rows, which is no multiple of "
-                f"the {rows} rows of 'pixel_values'."
-            )
-        per_row[name] = len(value) // rows
     return [
         {
-            name: value[start * per_row[name] : (start + mini_batch_size) * per_row[name]]
-            if name in per_row
+            name: value[start * len(value) // rows : min(start + mini_batch_size, rows) * len(value) // rows]
+            if isinstance(value, torch.Tensor)
             else value
             for name, value in batch.items()
         }

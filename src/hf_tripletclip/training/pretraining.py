@@ -20,7 +20,8 @@ from hf_tripletclip.checkpoints import load_processor
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import CAPTION, NEG_CAPTION
+from hf_tripletclip.data.schema import CAPTION_COLUMNS
+from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
@@ -32,6 +33,7 @@ from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
 
 logger = logging.get_logger(__name__)
 
+TRAIN_TOKENIZER = "train"  # instead of a processor's name
 DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
 SHUFFLE_BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
@@ -79,10 +81,12 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
             f"{data_args.dataset_name_or_path!r} has no split {data_args.validation_split!r}: name another with "
             "`--validation_split`, or turn evaluation off with `--eval_strategy no`."
         )
+    vision: Any = model.config.vision_config
     collator = TripletCollator(
         processor,
         columns=objective.columns,
         max_length=model.text_model.config.max_position_embeddings,
+        decode_size=vision.image_size if data_args.fast_decode else None,
         broken_rows=BrokenRows(Path(output_dir) / "broken_rows.jsonl"),
     )
     trainer = TripletCLIPTrainer(
@@ -115,7 +119,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         # What stops a run in the middle is for its log with all that led to it, unlike a wrong argument.
         raise RuntimeError(f"Training stopped after step {trainer.state.global_step}: {error}") from error
     seconds = time.monotonic() - started
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # pushed below, with its card
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()
 
@@ -144,6 +148,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         if collator.broken_rows.counts():
             print(collator.broken_rows.summary())
         print(f"The model and everything about it are in {output_dir}")
+    if args.push_to_hub:
+        trainer.has_model_card = True
+        trainer.push_to_hub()
     end_training(trainer)
     return {} if after is None else dict(after.metrics)
 
@@ -170,7 +177,7 @@ def load_splits(
         loaded = load_scenes(**options)
     else:
         loaded = load_tripletdata(
-            name, streaming=data_args.streaming, columns=data_args.renames, required_columns=required_columns
+            name, streaming=data_args.streaming, columns=data_args.columns, required_columns=required_columns
         )
     if data_args.train_split not in loaded:
         raise ValueError(
@@ -190,7 +197,7 @@ def load_splits(
                 dataset = dataset.take(limit)
             if isinstance(dataset, IterableDataset):
                 if role == "train":
-                    dataset = dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+                    dataset = shuffled(dataset, seed, SHUFFLE_BUFFER)
                 else:  # read again and again: worth a copy
                     dataset = Dataset.from_generator(
                         functools.partial(iter, undecoded(dataset)), features=dataset.features
@@ -200,14 +207,28 @@ def load_splits(
 
 
 def make_processor(model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any]) -> CLIPProcessor:
-    """The processor asked for, the starting checkpoint's, or on `scenes` one whose tokenizer is trained on it."""
+    """
+    The processor asked for, the starting checkpoint's, or one whose tokenizer is trained on the captions, which is the
+    default on `scenes`.
+
+    Raises:
+        ValueError: A tokenizer is to be trained on a stream.
+    """
     source = model_args.processor_name_or_path or model_args.model_name_or_path
-    if source is not None:
+    if source is None:
+        source = TRAIN_TOKENIZER if data_args.dataset_name_or_path == "scenes" else DEFAULT_PROCESSOR
+    if source != TRAIN_TOKENIZER:
         return load_processor(source)
-    if data_args.dataset_name_or_path != "scenes":
-        return load_processor(DEFAULT_PROCESSOR)
     train = splits["train"]
-    captions = [*train[CAPTION], *train[NEG_CAPTION]]
+    if isinstance(train, IterableDataset):
+        raise ValueError(
+            f"`--processor_name_or_path {TRAIN_TOKENIZER}` reads all captions first: leave out `--streaming`, or "
+            "name a processor."
+        )
+    captions: list[str] = []
+    for name in CAPTION_COLUMNS:
+        for caption in train[name] if name in train.column_names else ():
+            captions += caption if isinstance(caption, list) else [caption or ""]
     return build_processor(captions, image_size=model_args.image_size or 224)
 
 

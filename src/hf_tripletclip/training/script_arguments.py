@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.config_parser import as_mapping, parse_with_config
+from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 
 
@@ -27,8 +27,8 @@ class ModelArguments:
     processor_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Directory or Hub id of the processor. Default: the starting checkpoint's; on `scenes` one with a "
-            "tokenizer trained on its captions; otherwise openai/clip-vit-base-patch32."
+            "help": "Directory or Hub id of the processor, or `train`: a tokenizer trained on the captions. Default: "
+            "the starting checkpoint's; on `scenes` train; otherwise openai/clip-vit-base-patch32."
         },
     )
     attn_implementation: str | None = field(
@@ -56,9 +56,16 @@ class DataArguments:
     )
     columns: dict[str, str] | str | None = field(
         default=None,
-        metadata={"help": 'The dataset\'s own column names, as JSON: {"image": "img", "neg_caption": "foil", ...}.'},
+        metadata={
+            "help": "The dataset's own column names: a preset (bivlc, trohn-img, winoground, colorswap), or JSON: "
+            '{"image": "img", "neg_caption": "foil", ...}.'
+        },
     )
     streaming: bool = field(default=False, metadata={"help": "Read the dataset while training, without a copy."})
+    fast_decode: bool = field(
+        default=True,
+        metadata={"help": "Decode JPEG images for training at a reduced scale, no smaller than the model's images."},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str = field(default="validation", metadata={"help": "Split that is evaluated during training."})
     test_split: str = field(default="test", metadata={"help": "Split that is evaluated before and after training."})
@@ -72,11 +79,6 @@ class DataArguments:
     scenes_train_size: int | None = field(default=None, metadata={"help": "Training rows of `scenes`."})
     scenes_validation_size: int | None = field(default=None, metadata={"help": "Validation rows of `scenes`."})
     scenes_test_size: int | None = field(default=None, metadata={"help": "Test rows of `scenes`."})
-
-    @property
-    def renames(self) -> dict[str, str]:
-        """`columns` as a dict."""
-        return self.columns if isinstance(self.columns, dict) else {}
 
 
 Arguments = tuple[ModelArguments, DataArguments, TripletCLIPTrainingArguments]
@@ -108,5 +110,5 @@ def parse_arguments(argv: Sequence[str], default_config: str | Path | None = Non
         bare={"resume_from_checkpoint": "true"},
     )
     as_mapping(model_arguments, "model_config")
-    as_mapping(data_arguments, "columns")
+    as_columns(data_arguments)
     return model_arguments, data_arguments, training_arguments

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate
 from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator, check_columns
+from hf_tripletclip.data.collator import NEGATIVE_MASK
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.modeling import TripletCLIPModel
@@ -71,6 +72,7 @@ class TripletCLIPTrainer(Trainer):
     """
 
     args: TripletCLIPTrainingArguments
+    has_model_card = False  # whether a run has written its own into the output folder
 
     def __init__(
         self,
@@ -246,7 +248,10 @@ class TripletCLIPTrainer(Trainer):
         if isinstance(collator, TripletCollator):
             names = _columns(dataset)
             present = collator.columns if names is None else tuple(name for name in COLUMNS if name in names)
-            self.data_collator = EvaluationCollator(dataclasses.replace(collator, columns=present))
+            self.data_collator = EvaluationCollator(
+                # Scores are of pairs, and of whole pictures.
+                dataclasses.replace(collator, columns=present, first_negative=True, decode_size=None)
+            )
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             yield
@@ -293,6 +298,11 @@ class TripletCLIPTrainer(Trainer):
 
     # ---- Checkpoints ----
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """`Trainer`'s generic card, which `push_to_hub` writes, unless a card of the run is there already."""
+        if not self.has_model_card:
+            super().create_model_card(*args, **kwargs)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # `Trainer` looks at `max_steps` after a step only: resumed from its last checkpoint it would train one more.
         if self.state.global_step >= self.state.max_steps:
@@ -337,7 +347,7 @@ def end_training(trainer: Trainer) -> None:
 
 
 def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name != "negative_type"}
+    return {name: value for name, value in batch.items() if name not in (NEGATIVE_TYPE, NEGATIVE_MASK)}
 
 
 def _columns(dataset: Any) -> list[str] | None:

@@ -113,7 +113,7 @@ def test_another_seed_of_the_data_is_at_chance_too():
 
 def test_the_command_prints_a_row_per_split_and_kind(monkeypatch):
     monkeypatch.setattr(command, "ROWS", 70)
-    head, rule, *rows = command.blind_table().splitlines()
+    head, rule, *rows = command.scenes_table().splitlines()
     assert head.count("|") == rule.count("|") == 5
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
     assert [name for name, *_ in cells] == [

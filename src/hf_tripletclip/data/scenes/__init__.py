@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hf_tripletclip.data.scenes.blind import blind_score
+from hf_tripletclip.data.blind import blind_score
 from hf_tripletclip.data.scenes.build import load_scenes
 
 __all__ = ["blind_score", "load_scenes"]

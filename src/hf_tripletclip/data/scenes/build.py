@@ -6,7 +6,8 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from hf_tripletclip.data.scenes.vocabulary import Nouns, choose_nouns
 from hf_tripletclip.data.schema import (
     CAPTION,
     HELD_OUT,
+    ID,
     IMAGE,
     NEG_CAPTION,
     NEG_IMAGE,
@@ -32,7 +34,8 @@ from hf_tripletclip.data.schema import (
 )
 
 VERSION = "1.1.0"  # raise it whenever the same seed gives other rows
-SPLITS = ("train", "validation", "test")
+DEFAULT_SIZES = {"train": 20_000, "validation": 1_000, "test": 2_100}  # split -> rows
+SPLITS = tuple(DEFAULT_SIZES)
 MAX_SHARDS = 64  # of a split; the rows do not depend on it
 
 
@@ -78,6 +81,35 @@ def _png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
+def make_example(
+    split: str, index: int, seed: int, nouns: Sequence[str], image_size: int, columns: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Row `index` of a split as the dataset has it, or those of its columns that are asked for: drawing takes time."""
+    positive, negative, kind = make_row(split, index, seed, nouns)
+    key = f"scenes-{split}-{index:06d}"
+
+    def drawn(scene: Scene, column: str) -> dict[str, Any]:
+        return {"bytes": _png(draw_scene(scene, image_size, stable_hash(key, column))), "path": None}
+
+    values: dict[str, Callable[[], Any]] = {
+        ID: lambda: key,
+        IMAGE: lambda: drawn(positive, IMAGE),
+        CAPTION: lambda: describe(positive),
+        NEG_IMAGE: lambda: drawn(negative, NEG_IMAGE),
+        NEG_CAPTION: lambda: describe(negative),
+        NEGATIVE_TYPE: lambda: kind,
+        HELD_OUT: lambda: is_held_out(positive) or is_held_out(negative),
+        SOURCE: lambda: "scenes",
+    }
+    return {name: values[name]() for name in (values if columns is None else columns)}
+
+
+def row_of(key: str) -> tuple[str, int] | None:
+    """The split and the index of the row with this id; `None` where it is not an id of `scenes`."""
+    match = re.fullmatch(rf"scenes-({'|'.join(SPLITS)})-(\d{{6}}|[1-9]\d{{6,11}})", key, re.ASCII)
+    return None if match is None else (match[1], int(match[2]))
+
+
 @dataclass
 class ScenesConfig(datasets.BuilderConfig):
     """What determines the rows."""
@@ -100,7 +132,7 @@ class Scenes(datasets.GeneratorBasedBuilder):
             description="Drawn scenes with hard negatives.",
             features=datasets.Features(
                 {
-                    "id": datasets.Value("string"),
+                    ID: datasets.Value("string"),
                     IMAGE: datasets.Image(),
                     CAPTION: datasets.Value("string"),
                     NEG_IMAGE: datasets.Image(),
@@ -128,25 +160,8 @@ class Scenes(datasets.GeneratorBasedBuilder):
         nouns = choose_nouns(self.config.nouns)
         for start, stop in shards:
             for index in range(start, stop):
-                positive, negative, kind = make_row(split, index, self.config.seed, nouns)
-                key = f"scenes-{split}-{index:06d}"
-                pixels = self.config.image_size
-                yield (
-                    (start, index),
-                    {
-                        "id": key,
-                        IMAGE: {"bytes": _png(draw_scene(positive, pixels, stable_hash(key, "image"))), "path": None},
-                        CAPTION: describe(positive),
-                        NEG_IMAGE: {
-                            "bytes": _png(draw_scene(negative, pixels, stable_hash(key, "neg_image"))),
-                            "path": None,
-                        },
-                        NEG_CAPTION: describe(negative),
-                        NEGATIVE_TYPE: kind,
-                        HELD_OUT: is_held_out(positive) or is_held_out(negative),
-                        SOURCE: "scenes",
-                    },
-                )
+                row = make_example(split, index, self.config.seed, nouns, self.config.image_size)
+                yield (start, index), row
 
 
 def default_workers() -> int:
@@ -160,15 +175,25 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_options(nouns: Nouns, sizes: Mapping[str, int], image_size: int) -> None:
+    """Raise `ValueError` where an option of the embedded data is out of range, `ImportError` without its fonts."""
+    choose_nouns(nouns)
+    if bad := [name for name, rows in sizes.items() if rows < 1]:
+        raise ValueError(f"`{bad[0]}_size` is {sizes[bad[0]]}; give at least 1.")
+    if image_size < 16:
+        raise ValueError(f"`image_size` is {image_size}; nothing can be recognised below 16.")
+    require_fonts()
+
+
 def load_scenes(
     split: str | None = None,
     *,
     nouns: Nouns = 24,
     seed: int = 0,
     image_size: int = 64,
-    train_size: int = 20_000,
-    validation_size: int = 1_000,
-    test_size: int = 2_100,
+    train_size: int = DEFAULT_SIZES["train"],
+    validation_size: int = DEFAULT_SIZES["validation"],
+    test_size: int = DEFAULT_SIZES["test"],
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> DatasetDict | Dataset:
@@ -197,15 +222,10 @@ def load_scenes(
         ImportError: The icon fonts are not installed.
         ValueError: An argument is out of range.
     """
-    choose_nouns(nouns)
     sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+    check_options(nouns, sizes, image_size)
     if split is not None and split not in sizes:
         raise ValueError(f"`scenes` has no split {split!r}; it has {', '.join(sizes)}.")
-    if bad := [name for name, rows in sizes.items() if rows < 1]:
-        raise ValueError(f"`{bad[0]}_size` is {sizes[bad[0]]}; give at least 1.")
-    if image_size < 16:
-        raise ValueError(f"`image_size` is {image_size}; nothing can be recognised below 16.")
-    require_fonts()
 
     builder = Scenes(
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
+MAX_WORDS = 3_000  # the most frequent ones: a rare word cannot give many answers away
+MAX_ROWS = 20_000  # of a table
 
 
 def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int = 0) -> float:
@@ -18,7 +19,7 @@ def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int
     on the other.
 
     Args:
-        positives, negatives (`Sequence[str]`): The captions of the rows.
+        positives, negatives (`Sequence[str]`): The captions of the rows. Of their words the 3,000 most frequent count.
         seed (`int`, defaults to 0): Of the halves.
 
     Returns:
@@ -27,15 +28,19 @@ def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int
     Raises:
         ValueError: There are fewer than 4 rows.
     """
+    import torch  # here: workers that draw scenes can do without
+
     if len(positives) < 4 or len(positives) != len(negatives):
         raise ValueError(f"give as many negatives as positives, at least 4; got {len(positives)} and {len(negatives)}")
-    words = sorted({word for caption in (*positives, *negatives) for word in caption.split()})
+    occurring = Counter(word for caption in (*positives, *negatives) for word in caption.split())
+    words = sorted(sorted(occurring), key=occurring.__getitem__, reverse=True)[:MAX_WORDS]
     column = {word: index for index, word in enumerate(words)}
     features = torch.zeros(len(positives), len(words) + 2)
     for row, pair in enumerate(zip(positives, negatives, strict=True)):
         for sign, caption in zip((1.0, -1.0), pair, strict=True):
             for word, count in Counter(caption.split()).items():
-                features[row, column[word]] += sign * count
+                if word in column:
+                    features[row, column[word]] += sign * count
             features[row, -2] += sign * len(caption.split())
             features[row, -1] += sign * len(caption) / 10
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
@@ -54,3 +59,21 @@ def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int
     scores = tried @ weights.detach()
     # No preference, such as after a swap of two objects, is half a right answer.
     return ((scores > 0).float() + 0.5 * (scores == 0).float()).mean().item()
+
+
+def blind_table(groups: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    """
+    The blind score of each group of rows, beside the interval of two standard errors around chance, as Markdown.
+
+    Args:
+        groups (`Mapping[str, Sequence[tuple[str, str]]]`): Name -> positive and negative caption of each row. Of a
+            group of more than 20,000 rows as many are tried, evenly spread; one of fewer than 4 is left out.
+    """
+    lines = ["| rows of | number | blind score | 0.5 ± two standard errors |", "| --- | --- | --- | --- |"]
+    for name, pairs in groups.items():
+        pairs = pairs[:: -(-len(pairs) // MAX_ROWS) or 1]
+        if len(pairs) >= 4:
+            score = blind_score([positive for positive, _ in pairs], [negative for _, negative in pairs])
+            error = 0.5 / (len(pairs) // 2) ** 0.5  # of the half that is tried
+            lines.append(f"| {name} | {len(pairs):,} | {score:.3f} | {0.5 - 2 * error:.3f} to {0.5 + 2 * error:.3f} |")
+    return "\n".join(lines)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a dataset of triplets from image-caption pairs: hard negative captions and images, checks and filters.
+
+    python examples/generate_tripletdata.py                        # the embedded data, about a minute on two CPU cores
+    python examples/generate_tripletdata.py --config examples/configs/tripletdata_paper.yaml --source DIR --output OUT
+
+The flags are those of `tripletclip generate`; `--help` lists them. The same command continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hf_tripletclip.cli import run_reporting_errors
+from hf_tripletclip.generation.arguments import main
+
+CONFIG = Path(__file__).parent / "configs" / "tripletdata_scenes.yaml"
+
+if __name__ == "__main__":
+    sys.exit(run_reporting_errors(lambda: main(sys.argv[1:], default_config=CONFIG)))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Column names of published datasets, and the check of a mapping that someone wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hf_tripletclip.data import schema
+from hf_tripletclip.data.schema import CAPTION, COLUMNS, IMAGE, KEY_COLUMNS, NEG_CAPTION, NEG_IMAGE
+
+# Our name -> theirs, where they differ.
+_NEGATIVE = {NEG_IMAGE: "negative_image", NEG_CAPTION: "negative_caption"}
+_NUMBERED = {IMAGE: "image_0", CAPTION: "caption_0", NEG_IMAGE: "image_1", NEG_CAPTION: "caption_1"}
+PRESETS: dict[str, dict[str, str]] = {
+    "tripletclip": {},  # TripletCLIP/TripletCLIP-High-Quality
+    "bivlc": _NEGATIVE,  # imirandam/BiVLC
+    "trohn-img": _NEGATIVE,  # imirandam/TROHN-Img
+    "winoground": _NUMBERED,  # facebook/winoground and what has its layout
+    "colorswap": {IMAGE: "image_1", CAPTION: "caption_1", NEG_IMAGE: "image_2", NEG_CAPTION: "caption_2"},
+}
+
+# Every column that has a meaning here.
+KNOWN_COLUMNS = (
+    *COLUMNS,
+    *KEY_COLUMNS,
+    schema.NEGATIVE_TYPE,
+    schema.HELD_OUT,
+    schema.SOURCE,
+    schema.GENERATOR,
+    schema.SEED,
+    schema.CLIP_SCORE,
+    schema.NEG_CLIP_SCORE,
+    schema.CROSS_CLIP_SCORE,
+    schema.NEG_CROSS_CLIP_SCORE,
+    schema.IMAGE_SIMILARITY,
+    schema.CAPTION_SIMILARITY,
+    schema.VQA_SCORE,
+)
+
+
+def resolve_columns(columns: Mapping[str, str] | str | None) -> dict[str, str]:
+    """
+    The mapping that `columns` means.
+
+    Args:
+        columns (`Mapping[str, str]` or `str`, *optional*): Our name -> theirs, or the name of a preset.
+
+    Raises:
+        ValueError: There is no such preset, our name is none of ours, or two of ours name one column.
+    """
+    if columns is None:
+        return {}
+    if isinstance(columns, str):
+        if (preset := PRESETS.get(columns.lower())) is None:
+            raise ValueError(
+                f"`columns` is {columns!r}, which is no preset: there are {', '.join(PRESETS)}. A mapping from our "
+                'names to theirs works too, such as {"neg_caption": "foil"}.'
+            )
+        return dict(preset)
+    if unknown := [ours for ours in columns if ours not in KNOWN_COLUMNS]:
+        raise ValueError(
+            f"`columns` maps our names to theirs, but {', '.join(map(repr, unknown))} is none of ours: they are "
+            f"{', '.join(KNOWN_COLUMNS)}."
+        )
+    theirs = list(columns.values())
+    if twice := sorted({name for name in theirs if theirs.count(name) > 1}):
+        raise ValueError(f"`columns` uses {', '.join(map(repr, twice))} for more than one of our columns.")
+    return dict(columns)

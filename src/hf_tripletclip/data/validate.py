@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walk a dataset, decode everything in it and say what is broken."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError
+from tqdm.auto import tqdm
+
+from hf_tripletclip.data.broken import BrokenRows
+from hf_tripletclip.data.decoding import (
+    BrokenValue,
+    decode_caption,
+    decode_image,
+    is_several,
+    known_reason,
+    row_name,
+)
+from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.schema import COLUMNS, ERROR, IMAGE_COLUMNS, KEY_COLUMNS, NEG_CAPTION
+
+ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.1 MB
+UNREADABLE = (OSError, ValueError, pa.ArrowException, DatasetGenerationError)
+
+
+@dataclass
+class SplitReport:
+    """
+    What is in a split.
+
+    Args:
+        columns (`dict[str, str]`): Column -> type, those that were looked at first.
+        rows (`int`): Rows that were read.
+        broken (`int`): Rows of them that training would skip.
+        files (`int`): Files that are cut short, damaged or unreadable.
+        counts (`dict[str, int]`): Reason and column -> rows or files, the most frequent first.
+        changed (`dict[str, int]`): The same of what is only left out of a row, such as one of its negative captions.
+        keys (`dict[str, list[str]]`): Reason and column -> the first keys.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    broken: int = 0
+    files: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row can be used, and there are some."""
+        return self.rows > 0 and not self.broken and not self.files
+
+
+@dataclass
+class ValidationReport:
+    """
+    What [`validate`] has found.
+
+    Args:
+        name (`str`): The dataset.
+        splits (`dict[str, SplitReport]`): By split.
+    """
+
+    name: str
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all splits."""
+        return sum(split.rows for split in self.splits.values())
+
+    @property
+    def broken(self) -> int:
+        """Broken rows of all splits."""
+        return sum(split.broken for split in self.splits.values())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Reason and column -> rows or files of all splits, the most frequent first."""
+        total: Counter[str] = Counter()
+        for split in self.splits.values():
+            total.update(split.counts)
+        return dict(total.most_common())
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row of every split can be used."""
+        return bool(self.splits) and all(split.ok for split in self.splits.values())
+
+    def exit_status(self) -> int:
+        """Of a command: 0 if all is well, else 1."""
+        return 0 if self.ok else 1
+
+
+def validate(
+    name_or_path: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | str | None = None,
+    num_workers: int | None = None,
+    broken_rows: BrokenRows | None = None,
+    max_keys: int = 5,
+    progress: bool = True,
+    **kwargs: Any,
+) -> ValidationReport:
+    """
+    Read all rows, decode their images and captions, and count what is broken. The dataset is streamed: nothing is
+    written to it, and no copy is made.
+
+    Args:
+        name_or_path, split, columns, kwargs: As in [`load_tripletdata`]; all splits by default.
+        num_workers (`int`, *optional*): Processes that decode; 0 for none beside this one. Defaults to the CPUs.
+        broken_rows ([`BrokenRows`], *optional*): Gets every broken row; by default only the first keys are kept.
+        max_keys (`int`, defaults to 5): Keys that are kept for each reason.
+        progress (`bool`, defaults to `True`): Whether to show a progress bar.
+
+    Returns:
+        [`ValidationReport`]
+
+    Raises:
+        FileNotFoundError: There is no such dataset.
+        ValueError: It has none of the columns `image`, `caption`, `neg_image`, `neg_caption`, or `columns` is wrong.
+    """
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    loaded: Any = load_tripletdata(name_or_path, split=split, streaming=True, columns=columns, **kwargs)
+    datasets = loaded if isinstance(loaded, dict) else {str(split): loaded}
+    report = ValidationReport(os.fspath(name_or_path))
+    pool = ProcessPoolExecutor(num_workers) if num_workers else None
+    try:
+        for name, dataset in datasets.items():
+            report.splits[name] = found = SplitReport()
+            total = _number_of_rows(dataset)
+            with tqdm(total=total, desc=f"checking {name}", unit=" rows", disable=not progress) as bar:
+                _check_split(dataset, found, pool, num_workers, broken_rows, max_keys, bar)
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+    return report
+
+
+def format_report(report: ValidationReport) -> str:
+    """The report for a terminal: splits, columns, counts by reason with the first keys, and the verdict."""
+    lines = [report.name]
+    for name, split in report.splits.items():
+        lines.append(f"  {name}: {split.rows} rows, {split.broken} of them broken")
+        lines += [f"    column {column}: {kind}" for column, kind in split.columns.items()]
+        for counts, what in ((split.counts, ""), (split.changed, " (left out of rows that are used)")):
+            for label, number in counts.items():
+                first = split.keys.get(label, [])
+                listed = ", ".join(first) + (", ..." if number > len(first) else "")
+                lines.append(f"    {number} × {label}{what}: {listed}")
+    if report.ok:
+        lines.append(f"All {report.rows} rows can be used.")
+    elif not report.rows:
+        lines.append("There is no row.")
+    else:
+        files = sum(split.files for split in report.splits.values())
+        damaged = f", {files} files are damaged" if files else ""
+        lines.append(f"{report.broken} of {report.rows} rows are broken{damaged}; training skips and reports them.")
+    return "\n".join(lines)
+
+
+def _number_of_rows(dataset: Any) -> int | None:
+    known = (dataset.info.splits or {}).get(str(dataset.split))
+    return getattr(known, "num_examples", None) or None
+
+
+def _check_split(
+    dataset: Any,
+    found: SplitReport,
+    pool: ProcessPoolExecutor | None,
+    num_workers: int,
+    broken_rows: BrokenRows | None,
+    max_keys: int,
+    bar: Any,
+) -> None:
+    names = dataset.column_names
+    if names is None:
+        names = list(next(iter(dataset), {}))
+    columns = [name for name in COLUMNS if name in names]
+    if not columns:
+        raise ValueError(f"It has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names)}. See `columns`.")
+    features = dataset.features or {}
+    others = [name for name in names if name not in columns and not name.startswith("__")]
+    found.columns = {name: _kind(features.get(name)) for name in [*columns, *others]}
+    counts: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+
+    def count(key: str | None, reason: str, column: str | None, digest: str | None, skipped: bool) -> None:
+        head = reason.partition(":")[0]
+        label = f"{head} in {column}" if column else head
+        (counts if skipped else changed)[label] += 1
+        first = found.keys.setdefault(label, [])
+        if len(first) < max_keys:
+            first.append(str(key))
+        if broken_rows is not None:
+            broken_rows.add(key, reason, column, digest=digest, skipped=skipped)
+
+    def take(results: list[RowProblems]) -> None:
+        for problems in results:
+            whole_file = any(column is None for _, _, column, _, _ in problems)
+            found.files += whole_file
+            found.rows += not whole_file
+            found.broken += not whole_file and any(skipped for *_, skipped in problems)
+            for problem in problems:
+                count(*problem)
+        bar.update(len(results))
+
+    wanted = {*columns, *KEY_COLUMNS, ERROR}
+    rows = ({name: value for name, value in row.items() if name in wanted} for row in undecoded(dataset))
+    waiting: deque[Future[list[RowProblems]]] = deque()
+    try:
+        for chunk in _chunks(rows):
+            if pool is None:
+                take(_check_rows(chunk, columns))
+                continue
+            waiting.append(pool.submit(_check_rows, chunk, columns))
+            if len(waiting) > 2 * num_workers:  # so that the rows that wait fit the memory
+                take(waiting.popleft().result())
+    except UNREADABLE as error:
+        found.files += 1
+        cause = error.__cause__ or error
+        detail = f"{type(cause).__name__} {cause}".splitlines()[0]
+        count(None, f"the rest of the split cannot be read: {detail}", None, None, True)
+        found.keys[next(reversed(found.keys))] = [detail]
+    while waiting:
+        take(waiting.popleft().result())
+    found.counts, found.changed = dict(counts.most_common()), dict(changed.most_common())
+
+
+def _kind(feature: Any) -> str:
+    inner = getattr(feature, "feature", None)
+    if inner is not None:
+        return f"list of {_kind(inner)}"
+    return str(getattr(feature, "dtype", None) if type(feature).__name__ == "Value" else type(feature).__name__)
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while chunk := list(islice(rows, ROWS_AT_ONCE)):
+        yield chunk
+
+
+# Key, reason, column, digest, and whether the row is unusable, of everything that is wrong with a row.
+RowProblems = list[tuple["str | None", str, "str | None", "str | None", bool]]
+
+
+def _check_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[RowProblems]:
+    return [_check_row(row, columns) for row in rows]
+
+
+def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
+    problems: RowProblems = []
+    name: tuple[str | None, str | None] | None = None
+    for column in columns:
+        value = row.get(column)
+        several = column == NEG_CAPTION and is_several(value)
+        for one in value if several else [value]:  # type: ignore[union-attr]
+            if several and one is None:
+                continue  # a list may be padded with nulls
+            try:
+                (decode_image if column in IMAGE_COLUMNS else decode_caption)(one)
+            except BrokenValue as error:
+                name = name or row_name(row)
+                reason, where = known_reason(row, column) or (str(error), column)
+                if where is None:  # the row stands for a file: one problem, not one for each column
+                    return [(name[0], reason, None, None, True)]
+                problems.append((name[0], reason, where, name[1], not several))
+    return problems

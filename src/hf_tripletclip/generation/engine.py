@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the stages over the units of a plan, as steps of datatrove's executors.
+
+Each stage is a pipeline of its own over all units, one after the other, so that a language model and a painter never
+share a device. A task takes every `world_size`-th unit and passes over those that are done: what is done is decided by
+the units' files, not by datatrove's records of finished tasks, so the number of tasks may change from run to run.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Features
+from datatrove.pipeline.base import PipelineStep
+
+from hf_tripletclip.data.schema import CLIP_SCORE, ID, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES, SEED
+from hf_tripletclip.generation.plan import Plan, Unit
+from hf_tripletclip.generation.source import OpenSource, Source
+from hf_tripletclip.generation.stage import ERROR, Batch, Stage
+from hf_tripletclip.generation.units import UnitFiles
+
+WORK_FOLDER = ".generation"  # in the output folder; gone once the dataset is written
+
+
+@dataclass
+class Job:
+    """
+    A plan with what is needed to carry it out.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        source ([`Source`]): The pairs.
+        stages (`dict[str, Stage]`): The stages by step, in order; not set up.
+        output (`Path`): The folder of the dataset that is made.
+    """
+
+    plan: Plan
+    source: Source
+    stages: dict[str, Stage]
+    output: Path
+
+    @property
+    def work(self) -> Path:
+        return self.output / WORK_FOLDER
+
+    def files(self, step: str) -> UnitFiles:
+        """The unit files of a step."""
+        number = list(self.stages).index(step)
+        return UnitFiles(self.work / f"{number}-{step}", self.plan.hash_of(step), self.stages[step].produces)
+
+    def origin(self, column: str, before: str | None = None) -> str | None:
+        """The step, before another one, that makes a column; `None` where the source has it."""
+        steps = list(self.stages)
+        if before is not None:
+            steps = steps[: steps.index(before)]
+        return next((step for step in reversed(steps) if column in self.stages[step].produces), None)
+
+    def pairs(self, source: OpenSource) -> Features:
+        """The source's columns, without those that are about negatives which are made anew."""
+        return current_columns(source.features, self.stages.values())
+
+    def inputs(self, step: str, source: OpenSource) -> list[str]:
+        """The columns that a stage is given: those it requires, and those of its optional ones that there are."""
+        stage, pairs = self.stages[step], self.pairs(source)
+        there = [name for name in stage.optional if name in pairs or self.origin(name, step) is not None]
+        return [*stage.requires, *there]
+
+    def read(self, unit: Unit, columns: Iterable[str], source: OpenSource, before: str | None = None) -> Batch:
+        """
+        `id`, `error` (the first of the steps before, and which) and columns of a unit's rows.
+
+        Raises:
+            OSError: The source has other rows than when the unit was made.
+        """
+        steps = list(self.stages) if before is None else list(self.stages)[: list(self.stages).index(before)]
+        origins = {column: self.origin(column, before) for column in columns}
+        own = [column for column, origin in origins.items() if origin is None]
+        rows = source.read(unit.split, unit.start, unit.stop, own)
+        errors: list[str | None] = [None] * unit.rows
+        for step in steps:
+            files = self.files(step)
+            made = files.read(unit, [ID, ERROR, *(name for name, origin in origins.items() if origin == step)])
+            if made.pop(ID) != rows[ID]:
+                raise OSError(
+                    f"{files.path(unit)} is of other rows than {unit.start} to {unit.stop} of {unit.split!r} in "
+                    f"{self.source.name} are now: the source was changed. Restore it, or name another output."
+                )
+            found = made.pop(ERROR)
+            errors = [error or new for error, new in zip(errors, found, strict=True)]
+            rows |= made
+        return {**rows, ERROR: errors}
+
+
+def current_columns(features: Features, stages: Iterable[Stage]) -> Features:
+    """
+    A source's columns without those that go out of date: a new negative caption is not that of the source's negative
+    image, and neither its kind nor its scores hold.
+    """
+    made = {name for stage in stages for name in stage.produces}
+    outdated: set[str] = set()
+    if NEG_CAPTION in made:
+        outdated |= {NEG_IMAGE, NEGATIVE_TYPE}
+    if made & {NEG_CAPTION, NEG_IMAGE}:
+        outdated |= {SEED, *SCORES} - {CLIP_SCORE}
+    return Features({name: feature for name, feature in features.items() if name not in outdated})
+
+
+class StageStep(PipelineStep):
+    """The pipeline step of one stage."""
+
+    name = "stage"
+    type = "TRIPLETCLIP"
+
+    def __init__(self, job: Job, step: str) -> None:
+        super().__init__()
+        self.job = job
+        self.step = step
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        """Make the units of a task. Nothing is handed on: the rows are in the units' files."""
+        job, files = self.job, self.job.files(self.step)
+        missing = [unit for unit in job.plan.units() if unit.number % world_size == rank and not files.is_done(unit)]
+        if missing:
+            stage = ready(job.stages[self.step], rank)
+            source = job.source.open()
+            for unit in missing:
+                files.write(unit, run_unit(job, self.step, stage, source, unit))
+                self.stat_update("rows", value=unit.rows)
+        return iter(())
+
+
+def run_unit(job: Job, step: str, stage: Stage, source: OpenSource, unit: Unit) -> Batch:
+    """
+    The columns of a step for a unit. Rows that failed before are not given to the stage, and the first stage is not
+    given rows whose image or caption is broken.
+    """
+    needed = job.inputs(step, source)
+    rows = job.read(unit, needed, source, before=step)
+    names = [*stage.produces, ERROR]
+    made: Batch = {ID: rows[ID], **{name: [None] * unit.rows for name in names}}
+    if step == next(iter(job.stages)):
+        rows[ERROR] = made[ERROR] = source.problems(unit.split, unit.start, unit.stop)
+    usable = [place for place, error in enumerate(rows[ERROR]) if error is None]
+    for start in range(0, len(usable), stage.batch_size):
+        places = usable[start : start + stage.batch_size]
+        batch = {name: [rows[name][place] for place in places] for name in (ID, *needed)}
+        results = stage(batch)
+        for name in names:
+            if len(results[name]) != len(places):
+                raise ValueError(f"{stage.name} gave {len(results[name])} values of {name!r} for {len(places)} rows.")
+            for place, value in zip(places, results[name], strict=True):
+                made[name][place] = f"{step}: {value}" if name == ERROR and value else value
+    return made
+
+
+_READY: dict[str, Stage] = {}  # of this process: the stage that it runs
+
+
+def ready(stage: Stage, rank: int) -> Stage:
+    """A stage that is set up: once per process, on the device that is this task's."""
+    device = stage.device or (_device_of(rank) if stage.uses_device else None)
+    # All fields, also those that do not change the rows: another folder for answers is another stage.
+    fields = {field.name: getattr(stage, field.name) for field in dataclasses.fields(stage) if field.init}
+    key = repr((type(stage), {**fields, "device": device}))
+    if key not in _READY:
+        _READY.clear()  # the next stage needs the memory
+        stage = copy.deepcopy(stage)
+        stage.device = device
+        stage.setup()
+        _READY[key] = stage
+    return _READY[key]
+
+
+def _device_of(rank: int) -> str | None:
+    import torch
+
+    return f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else None

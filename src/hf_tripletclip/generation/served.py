@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stages have in common whose model runs on an inference server: its address, the key, the client, the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from hf_tripletclip.generation.answer_cache import AnswerCache, Request
+from hf_tripletclip.generation.requests import Outcome, Requests
+from hf_tripletclip.generation.stage import Stage
+
+MAX_CONCURRENCY = 100  # connections of huggingface_hub's client
+CONNECT_SECONDS = 10.0
+INT32 = 0x7FFFFFFF  # some providers take no larger seeds
+HUGGING_FACE = ("huggingface.co", "huggingface.cloud")  # who gets HF_TOKEN
+
+
+@dataclasses.dataclass
+class ServedModel(Stage):
+    """The settings of a server, of which only the provider and `extra_body` change what comes out."""
+
+    uses_device: ClassVar[bool] = False
+    not_settings: ClassVar[frozenset[str]] = Stage.not_settings | {
+        "base_url",
+        "api_key_env",
+        "bill_to",
+        "concurrency",
+        "timeout",
+        "max_retries",
+        "backoff",
+        "cache_dir",
+    }
+
+    base_url: str | None = None
+    provider: str | None = None
+    api_key_env: str | None = None
+    bill_to: str | None = None
+    concurrency: int = 16
+    timeout: float = 120.0
+    max_retries: int = 5
+    backoff: float = 1.0
+    cache_dir: str | None = None
+    extra_body: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    _requests: Requests | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+
+    def _check_server_settings(self) -> None:
+        if self.base_url is not None and self.provider is not None:
+            raise ValueError("`base_url` and `provider` are both given; a server of one's own needs no provider.")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"`base_url` is {self.base_url!r}; give an address such as http://127.0.0.1:8000/v1.")
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ValueError(
+                f"`concurrency` is {self.concurrency}; give 1 to {MAX_CONCURRENCY}, and more workers where it is not "
+                "enough."
+            )
+        if not self.timeout > 0:
+            raise ValueError(f"`timeout` is {self.timeout}; give seconds, more than 0.")
+        if self.max_retries < 0:
+            raise ValueError(f"`max_retries` is {self.max_retries}; give 0 or more.")
+        if not self.backoff >= 0:
+            raise ValueError(f"`backoff` is {self.backoff}; give seconds, 0 or more.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_requests": None}  # locks and connections stay in their process
+
+    def _connect(self, send: Callable[[Any, dict[str, Any]], Any], probe: dict[str, Any]) -> None:
+        """Make the client, which `send` gets with the content of a request, once."""
+        if self._requests is not None:
+            return
+        client = self._client()
+        self._requests = Requests(
+            lambda content: send(client, content),
+            probe,
+            server=self.base_url or f"Inference provider {self.provider or 'auto'}",
+            concurrency=self.concurrency,
+            max_retries=self.max_retries,
+            backoff=self.backoff,
+        )
+
+    def _client(self) -> Any:
+        from huggingface_hub import InferenceClient, is_offline_mode
+
+        if is_offline_mode():
+            raise OSError(
+                "HF_HUB_OFFLINE is set: huggingface_hub then reaches no server, not even one on this machine. Unset "
+                "it for this command."
+            )
+        key = self._api_key()
+        # No key for a server of one's own means none, not that of `hf auth login`: the client drops headers of `None`.
+        headers: dict[str, Any] = {} if key or self.base_url is None else {"authorization": None}
+        timeout: Any = (min(CONNECT_SECONDS, self.timeout), self.timeout, self.timeout, None)  # the last: of the pool
+        return InferenceClient(
+            base_url=self.base_url,
+            provider=self.provider,  # type: ignore[arg-type] # any that huggingface_hub knows
+            api_key=key,
+            timeout=timeout,
+            headers=headers,
+            bill_to=self.bill_to,
+        )
+
+    def _api_key(self) -> str | None:
+        if self.api_key_env is not None:
+            if not os.environ.get(self.api_key_env):
+                raise ValueError(f"`api_key_env` names the environment variable {self.api_key_env}, which is not set.")
+            return os.environ[self.api_key_env]
+        host = "huggingface.co" if self.base_url is None else urlsplit(self.base_url).hostname or ""
+        is_ours = any(host == domain or host.endswith(f".{domain}") for domain in HUGGING_FACE)
+        return os.environ.get("HF_TOKEN") or None if is_ours else None
+
+    def _send(self, requests: Sequence[Request], ids: Sequence[str]) -> list[Outcome]:
+        """The outcomes of requests for some rows of the batch whose rows have these ids."""
+        assert self._requests is not None
+        return self._requests(requests, self._open_cache(ids))
+
+    def _open_cache(self, ids: Sequence[str]) -> AnswerCache:
+        if self.cache_dir is None:
+            return AnswerCache(None)
+        folder = Path(self.cache_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = hashlib.sha256("\x1f".join(ids).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return AnswerCache(folder / f"{self.fingerprint()}-{rows}.jsonl")

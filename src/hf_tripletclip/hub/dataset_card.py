@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card of a generated dataset: what it is, where it comes from, how it was filtered, and what it looks like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from hf_tripletclip.data.blind import MAX_ROWS, blind_table
+from hf_tripletclip.data.decoding import BrokenValue, decode_image
+from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES
+from hf_tripletclip.hub.model_card import CITATION, TOKEN
+from hf_tripletclip.version import __version__
+
+TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
+SAMPLES = 4  # rows that the card shows
+SAMPLE_SIDE = 192  # pixels
+BINS = 24
+BLOCKS = " ▁▂▃▄▅▆▇█"
+MEANINGS = {
+    "id": "names the row",
+    "image": "the image",
+    "caption": "its caption",
+    "neg_image": "the hard negative image: alike, and `caption` is false of it",
+    "neg_caption": "the hard negative caption: alike, true of `neg_image`, false of `image`",
+    "negative_type": "what was changed, by SugarCrepe's names",
+    "held_out": "shows a combination of concepts that the training split never shows",
+    "generator": "what made the caption and the image",
+    "seed": "the seed that `neg_image` was drawn from",
+    "clip_score": "cosine of `image` and `caption`",
+    "neg_clip_score": "cosine of `neg_image` and `neg_caption`",
+    "cross_clip_score": "cosine of `image` and `neg_caption`",
+    "neg_cross_clip_score": "cosine of `neg_image` and `caption`",
+    "image_similarity": "cosine of `image` and `neg_image`",
+    "caption_similarity": "cosine of `caption` and `neg_caption`",
+    "vqa_score": "share of questions about `neg_caption` that are answered right on `neg_image`",
+    "source": "the dataset that the pair comes from",
+}
+
+
+def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, features: Features) -> None:
+    """
+    Write `README.md`, and the pictures that it shows, beside the data of a generated dataset.
+
+    Args:
+        output (`Path`): The dataset's folder, with its `data/*.parquet`.
+        plan (`Mapping`): `Plan.to_dict` of its generation.
+        report ([`~hf_tripletclip.generation.GenerationReport`]): The counts.
+        features (`datasets.Features`): Its columns.
+    """
+    data = DatasetCardData(
+        license=plan["output"].get("license"),
+        task_categories=["zero-shot-image-classification", "image-to-text"],
+        tags=["clip", "tripletclip", "compositionality", "hard-negatives", "synthetic"],
+        size_categories=[_size_category(sum(report.kept.values()))],
+        pretty_name=output.resolve().name,
+    )
+    splits = SplitDict()
+    for split, rows in report.kept.items():
+        files = list((output / "data").glob(f"{split}-*.parquet"))
+        splits.add(SplitInfo(split, num_bytes=sum(path.stat().st_size for path in files), num_examples=rows))
+    total = sum(info.num_bytes for info in splits.values())
+    info = DatasetInfo(features=features, splits=splits, download_size=total, dataset_size=total)
+    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+    data_files = [{"split": split, "path": f"data/{split}-*"} for split in report.kept]
+    MetadataConfigs({"default": {"data_files": data_files}}).to_dataset_card_data(data)
+
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        name=output.resolve().name,
+        rows=f"{sum(report.kept.values()):,}",
+        version=__version__,
+        columns="\n".join(f"| `{name}` | {MEANINGS.get(name, '')} |" for name in features),
+        splits="\n".join(f"| `{split}` | {rows:,} |" for split, rows in report.kept.items()),
+        source=_public_json(plan["source"]),
+        stages="\n\n".join(f"**{step}**\n\n{_public_json(settings)}" for step, settings in plan["stages"].items()),
+        filters=_filters(plan["output"]["filters"]),
+        counts=_counts(report),
+        histograms=_histograms(output, features, report.kept),
+        blind=_blind(output, features, report.kept),
+        samples=_samples(output, features, report.kept),
+        citation=CITATION,
+    )
+    card = DatasetCard(TOKEN.sub("[token]", f"---\n{data.to_yaml()}\n---\n\n{text}"))
+    card.save(output / "README.md")
+
+
+def _size_category(rows: int) -> str:
+    limits = [(1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M")]
+    return next((name for limit, name in limits if rows < limit), "10M<n<100M")
+
+
+def _public_json(settings: Mapping[str, Any]) -> str:
+    """Settings as a block of JSON; paths of this machine by their last part."""
+
+    def public(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: public(part) for name, part in value.items()}
+        if isinstance(value, str) and Path(value).is_absolute():
+            return Path(value).name
+        return value
+
+    return f"```json\n{json.dumps(public(settings), indent=1, ensure_ascii=False)}\n```"
+
+
+def _filters(filters: Mapping[str, Any]) -> str:
+    used = {name: value for name, value in filters.items() if value is not None}
+    return "\n".join(f"- `{name}`: {value}" for name, value in used.items()) or "None."
+
+
+def _counts(report: Any) -> str:
+    kept = sum(report.kept.values())
+    lines = ["| | rows |", "| --- | --- |", f"| source | {report.rows:,} |", f"| kept | {kept:,} |"]
+    lines += [f"| left out: {reason.replace('|', '/')} | {number:,} |" for reason, number in report.left_out.items()]
+    return "\n".join(lines)
+
+
+def _read(output: Path, columns: list[str], splits: Iterable[str], rows: int = 1_000) -> Iterator[dict[str, Any]]:
+    for split in splits:
+        for path in sorted((output / "data").glob(f"{split}-*.parquet")):
+            for batch in pq.ParquetFile(path).iter_batches(columns=columns, batch_size=rows):
+                yield from batch.to_pylist()
+
+
+def _histograms(output: Path, features: Features, splits: Iterable[str]) -> str:
+    names = [name for name in SCORES if name in features]
+    if not names:
+        return "The rows were not scored."
+    lines = ["| score | lowest | mean | highest | from lowest to highest |", "| --- | --- | --- | --- | --- |"]
+    files = [path for split in splits for path in sorted((output / "data").glob(f"{split}-*.parquet"))]
+    for name in names:
+        column = pa.chunked_array([chunk for path in files for chunk in pq.read_table(path, columns=[name])[0].chunks])
+        values = column.drop_null().to_numpy()
+        if len(values):
+            counts, _ = np.histogram(values, bins=BINS)
+            bars = "".join(BLOCKS[-(-int(count) * (len(BLOCKS) - 1) // int(counts.max()))] for count in counts)
+            mean = values.mean(dtype=np.float64)
+            lines.append(f"| `{name}` | {values.min():.3f} | {mean:.3f} | {values.max():.3f} | `{bars}` |")
+    return "\n".join(lines)
+
+
+def _blind(output: Path, features: Features, splits: Iterable[str]) -> str:
+    groups: dict[str, list[tuple[str, str]]] = {"all": []}
+    columns = [name for name in (CAPTION, NEG_CAPTION, NEGATIVE_TYPE) if name in features]
+    if NEG_CAPTION not in features:
+        return "There are no hard negative captions."
+    for row in _read(output, columns, splits):
+        if row[CAPTION] is None or row[NEG_CAPTION] is None:
+            continue
+        negatives, kinds = row[NEG_CAPTION], row.get(NEGATIVE_TYPE)
+        # One negative per row and group: a caption that is both fitted and tried would tell too much.
+        met: set[str] = set()
+        several = isinstance(negatives, list)
+        for place, negative in enumerate(negatives if several else [negatives]):
+            kind = kinds[place] if several and isinstance(kinds, list) else kinds
+            names = {"all"} | ({f"`{kind}`"} if isinstance(kind, str) else set())
+            for name in sorted(names - met):
+                groups.setdefault(name, []).append((row[CAPTION], negative))
+            met |= names
+        if len(groups["all"]) >= 5 * MAX_ROWS:
+            break
+    return blind_table(groups)
+
+
+def _samples(output: Path, features: Features, splits: Iterable[str]) -> str:
+    """The first rows of the first split, their pictures written beside the card."""
+    columns = [name for name in (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION, NEGATIVE_TYPE) if name in features]
+    folder = output / "assets"
+    folder.mkdir(exist_ok=True)
+    shown = [name for name in columns if name != NEGATIVE_TYPE]
+    lines = ["| " + " | ".join(f"`{name}`" for name in shown) + " |", "|" + " --- |" * len(shown)]
+    for number, row in enumerate(_read(output, columns, splits, rows=SAMPLES)):
+        if number == SAMPLES:
+            break
+        cells = []
+        for name in shown:
+            if name in (IMAGE, NEG_IMAGE):
+                path = folder / f"{number}-{name}.jpg"
+                cells.append(f"![{name}](assets/{path.name})" if _thumbnail(row[name], path) else "")
+            else:
+                texts = row[name] if isinstance(row[name], list) else [row[name] or ""]
+                cells.append(" / ".join(" ".join(str(text).split()).replace("|", "/") for text in texts))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _thumbnail(value: Any, path: Path) -> bool:
+    """Whether there is a picture to show; a row need not have a negative."""
+    try:
+        image = decode_image(value)
+    except BrokenValue:
+        return False
+    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
+    image.save(path, quality=85)
+    return True

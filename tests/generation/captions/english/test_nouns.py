@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The word lists hang together, with each other and with WordNet."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_tripletclip.generation.captions.english import lexicon, nouns, vocabulary
+from hf_tripletclip.generation.captions.english.grammar import plural
+from hf_tripletclip.generation.wordnet import load_wordnet
+from tests.generation.needs import needs_wordnet
+
+pytestmark = needs_wordnet
+
+
+def test_listed_groups_exist():
+    groups = {group.name: group for group in vocabulary.GROUPS}
+    assert len(groups) == len(vocabulary.GROUPS)
+    for word, name in vocabulary.GROUP_OF.items():
+        assert any(word in alike for alike in groups[name].sets), (word, name)
+    assert set(vocabulary.PEOPLE) <= set(groups)
+    for group in vocabulary.GROUPS:
+        for anchor in group.anchors.split():
+            assert load_wordnet().synset(anchor).pos() == "n"
+
+
+def test_every_noun_has_replacements_that_are_not_true_of_it():
+    for word, entry in {**nouns.COUNTABLE, **nouns.MASS}.items():
+        found = nouns.replacements(word, entry.group.name, entry.alike)
+        assert found, word
+        assert not set(found) & entry.alike
+        if entry.group.name not in vocabulary.PEOPLE:
+            assert not [other for other in found if nouns.related(other, word)]
+
+
+def test_a_noun_in_no_list_is_placed_by_wordnet():
+    assert nouns.look_up("theodolite", "a", False) is None
+    parakeet = nouns.look_up("lorikeet", "a", False)
+    assert parakeet is not None
+    assert parakeet.entry.group.name == "birds"
+    many = nouns.look_up("lorikeets", "", True)
+    assert many is not None
+    assert many.plural
+    assert nouns.look_up("chiffonier", "the", False).entry.group.name == "seats"
+    assert nouns.look_up("idea", "an", False) is None
+    assert nouns.look_up("women", "a", False) is None
+
+
+def test_number_and_mass():
+    assert nouns.look_up("pizza", "a", False).mass is False
+    assert nouns.look_up("pizza", "", True).mass is True
+    assert nouns.look_up("grass", "the", False).mass is True
+    assert nouns.look_up("men", "", True).plural
+    assert plural("police officer") in nouns.PLURALS
+
+
+def test_attributes_are_false_of_each_other():
+    for word, options in {**lexicon.ATTRIBUTES, **lexicon.COLOURS}.items():
+        assert options, word
+        assert word not in options
+    for colour, others in lexicon.COLOURS.items():
+        assert lexicon.LOOK[colour] not in others
+        assert set(others) <= set(lexicon.PLAIN_COLOURS)
+    assert not set(lexicon.SET_PHRASES) - set(lexicon.ATTRIBUTES)
+    assert not set(lexicon.ALONE) - set(lexicon.ATTRIBUTES)
+
+
+@pytest.mark.parametrize(("first", "second"), [("bird", "duck"), ("couch", "sofa"), ("car", "taxi"), ("dog", "puppy")])
+def test_related(first, second):
+    assert nouns.related(first, second)
+    assert nouns.related(second, first)
+    assert not nouns.related("dog", "cat")

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flags and YAML files of `tripletclip generate`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from hf_tripletclip.generation.arguments import main, parse_generation_arguments
+from hf_tripletclip.generation.captions.rules import RuleCaptions
+from hf_tripletclip.generation.captions.scenes import ScenesCaptions
+from hf_tripletclip.generation.images.scenes import ScenesImages
+from hf_tripletclip.generation.source import Source
+
+SMALL = '{"train_size": 6, "validation_size": 2, "test_size": 2, "image_size": 32, "nouns": 12, "seed": 5}'
+
+
+def parse(*argv, config=None):
+    return parse_generation_arguments(["--output", "out", *argv], config)
+
+
+def test_the_default_is_the_embedded_data():
+    arguments, settings = parse()
+    assert arguments.workers == 1
+    assert settings.source == Source("scenes")
+    assert settings.captions == ScenesCaptions()
+    assert settings.images == ScenesImages()
+    assert settings.checks == []
+
+
+def test_the_settings_of_scenes_are_given_once():
+    _, settings = parse("--scenes_options", SMALL)
+    assert settings.captions == ScenesCaptions(nouns=12, scenes_seed=5)
+    assert settings.images == ScenesImages(nouns=12, scenes_seed=5, image_size=32)
+    _, settings = parse("--scenes_options", SMALL, "--images_options", '{"image_size": 48}')
+    assert settings.images == ScenesImages(nouns=12, scenes_seed=5, image_size=48)
+
+
+def test_everything_reaches_the_settings():
+    _, settings = parse(
+        *("--source", "user/pairs", "--revision", "v1", "--splits", "train", "test", "--max_rows", "9"),
+        *("--columns", '{"caption": "text"}'),
+        *("--captions", "rules", "--captions_options", '{"seed": 3, "num_negatives": 2}'),
+        *("--images", "none", "--checks", "clip", "--checks_options", '{"clip": {"model": "some/clip"}}'),
+        *("--filters", '{"min_clip_score": 0.2, "best": 5}'),
+        *("--unit_rows", "7", "--rows_per_file", "70", "--license", "mit"),
+    )
+    assert settings.source == Source("user/pairs", ("train", "test"), {"caption": "text"}, "v1", 9)
+    assert settings.captions == RuleCaptions(seed=3, num_negatives=2)
+    assert settings.images is None
+    assert [check.label for check in settings.checks] == ["clip:some/clip"]
+    assert (settings.filters.min_clip_score, settings.filters.best) == (0.2, 5)
+    assert (settings.unit_rows, settings.rows_per_file, settings.license) == (7, 70, "mit")
+    assert (
+        parse("--source", "x", "--columns", "bivlc", "--captions", "none", "--images", "none")[1].source.columns
+        == "bivlc"
+    )
+
+
+def test_a_yaml_file_says_the_same_and_flags_win(tmp_path):
+    config = {
+        "output": "elsewhere",
+        "source": "user/pairs",
+        "splits": ["train"],
+        "columns": {"caption": "text"},
+        "captions": "rules",
+        "captions_options": {"seed": 3, "kinds": ["swap_obj"]},
+        "images": "none",
+        "checks": ["clip"],
+        "checks_options": {"clip": {"model": "some/clip"}},
+        "filters": {"best": 5},
+        "unit_rows": 7,
+        "workers": 3,
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    arguments, settings = parse_generation_arguments(["--config", str(path), "--unit_rows", "9"])
+    assert (arguments.output, arguments.workers, settings.unit_rows) == ("elsewhere", 3, 9)
+    assert settings.source == Source("user/pairs", ("train",), {"caption": "text"})
+    assert settings.captions == RuleCaptions(seed=3, kinds=["swap_obj"])
+    assert settings.filters.best == 5
+    assert [check.label for check in settings.checks] == ["clip:some/clip"]
+    assert parse("--max_rows", "2", config=path)[1].source.max_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--source", "user/pairs"), "name a source of captions: --captions llm, inference, rules, scenes; or none"),
+        (("--source", "user/pairs", "--captions", "rules"), "name a source of images: --images diffusers"),
+        (("--captions", "gpt"), "unknown captions 'gpt'; there are llm, inference, rules, scenes"),
+        (("--images", "dalle"), "unknown images 'dalle'"),
+        (("--checks", "fid"), "unknown check 'fid'"),
+        (("--captions_options", '{"sed": 1}'), "captions 'scenes' takes no sed; it takes .*scenes_seed"),
+        (("--captions", "none", "--captions_options", '{"seed": 1}'), "`captions_options` are given"),
+        (("--captions_options", "{"), "`captions_options` is not valid JSON"),
+        (("--captions_options", "7"), "`captions_options` must be a mapping"),
+        (("--checks_options", '{"clip": {}}'), "settings of clip, which `checks` does not name"),
+        (("--filters", '{"min_clip": 1}'), "`filters` takes no min_clip; it takes min_clip_score_mean"),
+        (("--filters", '{"best": 0}'), "`best` is 0"),
+        (("--executor", "kubernetes"), "unknown executor 'kubernetes'; there are local, slurm, ray"),
+        (("--worker", "2"), r"unknown flag: --worker \(did you mean workers\?\)"),
+        (("--workers", "two"), "--workers"),
+    ],
+)
+def test_what_is_wrong_is_named(argv, message):
+    with pytest.raises(ValueError, match=message):
+        parse(*argv)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    main(["--output", str(tmp_path / "out"), "--scenes_options", SMALL, "--dry_run", "--price_per_hour", "2"])
+    shown = capsys.readouterr().out
+    assert "10 rows in 3 units of 256" in shown
+    assert "at 2 an hour and worker" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_says_what_it_has_made(tmp_path, capsys):
+    argv = ["--output", str(tmp_path / "out"), "--scenes_options", SMALL, "--disable_tqdm"]
+    main(argv)
+    shown = capsys.readouterr()
+    assert "10 of 10 rows: 6 train, 2 validation, 2 test; " in shown.out
+    assert f"load_dataset('{tmp_path / 'out'}')" in shown.out
+    assert "rows/s]" not in shown.err
+    main(argv)
+    assert "10 of 10 rows: 6 train, 2 validation, 2 test\n" in capsys.readouterr().out
+
+
+def test_workers_that_import_the_script_import_little():
+    """Each worker imports the script that it was started from, and with it this module."""
+    code = (
+        "import sys, hf_tripletclip.generation.arguments, hf_tripletclip.generation.engine\n"
+        "import hf_tripletclip.generation.captions.scenes, hf_tripletclip.generation.images.scenes\n"
+        "import hf_tripletclip.generation.captions.rules, hf_tripletclip.data.decoding\n"
+        "print([name for name in ('torch', 'transformers', 'diffusers', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--captions", "rules", "--captions_options", '{"num_negatives": "4"}'],
+            "`num_negatives` is '4', which is no int",
+        ),
+        (["--captions_options", '{"batch_size": null}'], "`batch_size` is None, which is no int"),
+        (["--captions", "rules", "--captions_options", '{"seed": "a"}'], "`seed` is 'a', which is no int"),
+        (["--scenes_options", '{"train_size": "100"}'], "`train_size` is '100', which is no number"),
+        (["--executor_options", '{"tasks": 64}'], "`executor_options` are a cluster's"),
+        (["--price_per_hour", "2"], "add `--dry_run`"),
+        (["--revision", "v9"], "has neither revisions"),
+        (["--columns", "bivlc"], "nor other column names"),
+    ],
+)
+def test_what_is_of_the_wrong_type_or_without_effect_is_refused(flags, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_generation_arguments(["--output", "out", *flags])

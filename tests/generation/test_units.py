@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of units: whole or absent, and of their plan only."""
+
+from __future__ import annotations
+
+import resource
+import signal
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Features, Image, List, Value
+
+from hf_tripletclip.generation.plan import Unit
+from hf_tripletclip.generation.units import UnitFiles, encode
+from tests.generation.stages_for_tests import png
+
+UNIT = Unit(3, "train", 6, 8)
+COLUMNS = Features({"neg_caption": List(Value("string")), "neg_image": Image(), "score": Value("float32")})
+ROWS = {
+    "id": ["a", "b"],
+    "neg_caption": [["x", "ÿ"], None],
+    "neg_image": [{"bytes": png(1), "path": None}, None],
+    "score": [0.25, None],
+    "error": [None, "refusal: no"],
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return UnitFiles(tmp_path / "0-captions", "hash", COLUMNS)
+
+
+def test_a_unit_comes_back_as_it_was_written(files):
+    assert not files.is_done(UNIT)
+    files.write(UNIT, ROWS)
+    assert files.is_done(UNIT)
+    assert files.read(UNIT) == ROWS
+    assert files.read(UNIT, ["error", "id"]) == {"error": ROWS["error"], "id": ROWS["id"]}
+    assert [path.name for path in files.folder.iterdir()] == ["unit-000003.parquet"]
+    first = files.path(UNIT).read_bytes()
+    files.write(UNIT, ROWS)
+    assert files.path(UNIT).read_bytes() == first
+
+
+def test_what_is_not_done(files):
+    files.write(UNIT, ROWS)
+    path = files.path(UNIT)
+    whole = path.read_bytes()
+    other_plan = UnitFiles(files.folder, "other", COLUMNS)
+    assert not other_plan.is_done(UNIT)
+    with pytest.raises(OSError, match="changed by another run"):
+        other_plan.read(UNIT)
+    assert not files.is_done(Unit(3, "train", 6, 9))
+    for content in (b"", whole[:-1], whole[: len(whole) // 2], b"no parquet"):
+        path.write_bytes(content)
+        assert not files.is_done(UNIT)
+    path.write_bytes(whole)
+    assert files.is_done(UNIT)
+
+
+def test_a_wrong_number_of_rows_is_refused(files):
+    with pytest.raises(ValueError, match="would have 2 rows instead of 3"):
+        files.write(Unit(3, "train", 6, 9), ROWS)
+    assert not files.folder.exists()
+
+
+def test_rows_of_the_files_that_are_there(files):
+    units = [Unit(number, "train", 2 * number, 2 * number + 2) for number in range(4)]
+    sizes = {files.path(unit).name: unit.rows for unit in units}
+    assert files.count_done(sizes) == 0
+    files.write(units[1], ROWS)
+    files.write(units[3], ROWS)
+    (files.folder / "unit-000000.parquet.77.tmp").write_bytes(b"half")
+    assert files.count_done(sizes) == 4
+    files.remove_leftovers()
+    assert sorted(path.name for path in files.folder.iterdir()) == ["unit-000001.parquet", "unit-000003.parquet"]
+
+
+def test_a_picture_is_stored_although_a_file_of_its_name_is_in_the_working_directory(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(png(9))
+    rows = {**ROWS, "neg_image": [{"bytes": png(1), "path": "a.png"}, None]}
+    files.write(UNIT, rows)
+    assert files.read(UNIT, ["neg_image"])["neg_image"] == ROWS["neg_image"]
+    assert encode({"neg_image": rows["neg_image"]}, Features({"neg_image": Image()}))["neg_image"][0]["bytes"] == png(
+        1
+    )
+
+
+def test_a_full_disk_leaves_nothing(files):
+    """As far as a limit on the size of files is a full disk: the write fails half-way."""
+    files.write(UNIT, ROWS)
+    before = files.path(UNIT).read_bytes()
+    large = {**ROWS, "neg_caption": [["x" * 10_000], ["y"]], "neg_image": [{"bytes": png(5, 64), "path": None}, None]}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            files.write(UNIT, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in files.folder.iterdir()] == ["unit-000003.parquet"]
+    assert files.path(UNIT).read_bytes() == before
+    assert files.is_done(UNIT)
+
+
+def test_columns_have_the_types_that_datasets_reads(files):
+    files.write(UNIT, ROWS)
+    assert Features.from_arrow_schema(pq.read_schema(files.path(UNIT))) == files.features
