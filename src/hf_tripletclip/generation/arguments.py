@@ -75,7 +75,12 @@ class GenerationArguments:
         default=False, metadata={"help": "Time a sample and say how long it would take; make nothing."}
     )
     price_per_hour: float | None = field(default=None, metadata={"help": "Of one worker, for the dry run's estimate."})
-    overwrite: bool = field(default=False, metadata={"help": "Start anew where the output has other settings."})
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Start anew where the output has other settings; the old dataset stays until the new is whole."
+        },
+    )
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
 
 
