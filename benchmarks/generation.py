@@ -68,8 +68,8 @@ def main() -> None:
     lines = [
         f"`python benchmarks/generation.py`: {options.rows:,} rows of `scenes`, medians of {options.turns} turns, CPU "
         f"seconds of one process; datasets {datasets.__version__}, Python {platform.python_version()}. Reading and "
-        "drawing the source's own images is part of both; the engine's time includes the card, whose blind score takes "
-        "seconds for any number of rows. Reference, in the same run and in turns: `Dataset.map`.",
+        "drawing the source's own images is part of both; the engine's time includes the card, whose blind score "
+        "takes seconds for any number of rows. Reference, in the same run and in turns: `Dataset.map`.",
         "",
         "| stages | `Dataset.map` rows/s | engine rows/s | time ratio | engine's own µs per row |",
         "| --- | --- | --- | --- | --- |",

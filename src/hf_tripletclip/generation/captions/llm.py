@@ -158,11 +158,12 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
     from jinja2 import TemplateError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hf_tripletclip.generation.models import no_progress_bars, pick_device
+    from hf_tripletclip.generation.models import loading, pick_device
 
     if device is not None:
         pick_device(device)
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    with loading(model, "a language model"):
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise ValueError(
             f"{model} has no chat template, so it cannot be asked for captions; give an instruction-tuned model such "
@@ -175,7 +176,7 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
     if tokenizer.pad_token_id is None:  # Mistral's; what it is does not matter, as it is masked
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     placement = device or ("auto" if torch.cuda.is_available() else None)
-    with no_progress_bars():
+    with loading(model, "a language model"):
         loaded = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, dtype=dtype, device_map=placement, trust_remote_code=False
         )
