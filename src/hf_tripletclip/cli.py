@@ -66,7 +66,7 @@ def _train(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     from hf_tripletclip.generation.arguments import main as generate
 
-    generate(options.arguments)
+    generate(options.arguments, prog="tripletclip generate")
 
 
 def _columns(value: str | None) -> Any:

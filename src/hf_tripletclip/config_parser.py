@@ -18,6 +18,7 @@ def parse_with_config(
     default_config: str | Path | None = None,
     *,
     description: str,
+    prog: str | None = None,
     bare: Mapping[str, str] | None = None,
 ) -> tuple[Any, ...]:
     """
@@ -28,6 +29,7 @@ def parse_with_config(
         argv (`Sequence[str]`): `--config FILE.yaml` names a file with the same names as the flags; flags win.
         default_config (`str` or `Path`, *optional*): The YAML file to use without `--config`.
         description (`str`): For `--help`.
+        prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
         bare (`Mapping[str, str]`, *optional*): Flags that may stand without a value -> what that means.
 
     Returns:
@@ -37,7 +39,7 @@ def parse_with_config(
         FileNotFoundError: The YAML file does not exist.
         ValueError: A flag or a key of the file is unknown, or a value is not allowed.
     """
-    parser = _make_parser(dataclasses, description)
+    parser = _make_parser(dataclasses, description, prog)
     parser.add_argument("--config", metavar="FILE.yaml", default=default_config, help="YAML file with these names")
     for action in parser._actions:
         if action.dest in (bare or {}):
@@ -75,7 +77,7 @@ def as_mapping(holder: Any, name: str) -> dict[str, Any]:
     return value or {}
 
 
-def _make_parser(dataclasses: Sequence[type], description: str) -> Any:
+def _make_parser(dataclasses: Sequence[type], description: str, prog: str | None) -> Any:
     from transformers import HfArgumentParser  # here: workers import scripts that import this module
 
     class Parser(HfArgumentParser):
@@ -86,6 +88,7 @@ def _make_parser(dataclasses: Sequence[type], description: str) -> Any:
     return Parser(
         list(dataclasses),  # type: ignore[arg-type]
         description=description,
+        prog=prog,
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

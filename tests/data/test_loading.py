@@ -207,10 +207,12 @@ def test_errors_say_what_is_there(tmp_path):
     with pytest.raises(ValueError, match="no rows"):
         load_tripletdata(tmp_path / "empty.parquet", split="train")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "bare.parquet")
-    with pytest.raises(ValueError, match=r"bare\.parquet cannot be read.*Is one of its files empty\?"):
+    with pytest.raises(ValueError, match=r"bare\.parquet cannot be read: one of its files has no rows$"):
         load_tripletdata(tmp_path / "bare.parquet", split="train")
     with pytest.raises(FileNotFoundError, match=r"dataset path data/train\.parquet does not exist"):
         load_tripletdata("data/train.parquet")  # not taken for the id of a Hub dataset
+    with pytest.raises(FileNotFoundError, match=r"no_such_folder/ does not exist"):
+        load_tripletdata("no_such_folder/")
     with pytest.raises(FileNotFoundError, match="no_such_folder does not exist"):
         load_tripletdata("~/no_such_folder")
 

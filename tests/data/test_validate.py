@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
-from hf_tripletclip.data import BrokenRows
+from hf_tripletclip.data import BrokenRows, load_tripletdata
 from hf_tripletclip.data.validate import format_report, validate
 from tests.data.test_tars import png, write_tar
 
@@ -64,7 +66,8 @@ def test_everything_is_counted_by_split_and_reason(damaged, tmp_path, num_worker
     assert "train: 104 rows, 4 of them broken" in text
     assert "column image: Image" in text
     assert "1 × tar cut short: " in text
-    assert "5 of 106 rows are broken, 1 files are damaged" in text
+    assert "5 of 106 rows are broken; training skips and reports them." in text
+    assert "1 file is damaged: a tar is read up to its damage" in text
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in damaged.rglob("*") if path.is_file()}
     assert after == before
 
@@ -81,7 +84,7 @@ def test_only_the_first_keys_are_kept(tmp_path):
     write_tar(tmp_path / "a.tar", 10, caption=dict.fromkeys(range(8), b""))
     split = validate(tmp_path / "a.tar", num_workers=0, progress=False, max_keys=2).splits["train"]
     assert split.counts == {"empty caption in caption": 8}
-    assert split.keys == {"empty caption in caption": ["000000", "000001"]}
+    assert split.keys["empty caption in caption"] == ["000000", "000001"]
     assert "8 × empty caption in caption: 000000, 000001, ..." in format_report(
         validate(tmp_path / "a.tar", num_workers=0, progress=False, max_keys=2)
     )
@@ -116,4 +119,79 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
     split = report.splits["train"]
     assert (report.exit_status(), split.files) == (1, 1)
     assert split.rows < 400
-    assert split.counts["the rest of the split cannot be read"] == 1
+    assert split.counts["a file or the rest of it cannot be read"] == 1
+    assert "training stops at other files" in format_report(report)
+
+
+def write_with_card(folder, files: int = 3, rows: int = 10):
+    """A dataset of several parquet files whose card says how many rows there are."""
+    for number in range(files):
+        captions = [f"caption {number} {row}" for row in range(rows)]
+        columns = {"caption": pa.array(captions), "neg_caption": pa.array([f"no {text}" for text in captions])}
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), folder / "data" / f"train-{number}.parquet")
+    card = {
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
+        "dataset_info": {
+            "features": [{"name": name, "dtype": "string"} for name in ("caption", "neg_caption")],
+            "splits": [{"name": "train", "num_bytes": 1000, "num_examples": files * rows}],
+        },
+    }
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
+
+
+def test_rows_that_the_card_promises_and_that_are_not_there(tmp_path):
+    folder = tmp_path / "set"
+    write_with_card(folder)
+    assert validate(folder, num_workers=0, progress=False).ok
+    (folder / "data" / "train-1.parquet").unlink()
+    report = validate(folder, num_workers=0, progress=False)
+    split = report.splits["train"]
+    assert (split.rows, split.promised, report.exit_status()) == (20, 30, 1)
+    text = format_report(report)
+    assert "the card promises 30 rows: a file is missing, or was changed" in text
+    assert text.endswith("Not the number of rows that the card promises: train. Training refuses this.")
+    with pytest.raises(ValueError, match="the card promises 30 rows of train, the files hold 20: a file is missing"):
+        load_tripletdata(folder)
+
+
+def test_a_damaged_file_is_named_and_hides_no_other(tmp_path):
+    folder = tmp_path / "set"
+    write_with_card(folder)
+    path = folder / "data" / "train-0.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    report = validate(folder, num_workers=0, progress=False)
+    split = report.splits["train"]
+    assert (split.rows, split.files, report.exit_status()) == (20, 1, 1)
+    assert any(line.startswith(str(path)) for line in split.keys["a file or the rest of it cannot be read"])
+    assert f"{path}: " in format_report(report)
+    with pytest.raises(ValueError, match=rf"cannot be read: {re.escape(str(path))}: "):
+        load_tripletdata(folder)
+
+
+def test_one_damaged_file_without_a_card(tmp_path):
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 cut short")
+    for load in (load_tripletdata, validate):
+        with pytest.raises(ValueError, match=rf"cannot be read: {re.escape(str(tmp_path / 'cut.parquet'))}: "):
+            load(tmp_path / "cut.parquet")
+
+
+def test_negatives_that_are_the_positive_are_counted(tmp_path):
+    red, blue = png("red"), png("blue")
+    columns = {
+        "id": pa.array(["a", "b", "c", "d"]),
+        "image": pa.array([red] * 4),
+        "caption": pa.array(["a cat", "a dog", "a bird", "a fish"]),
+        "neg_image": pa.array([blue, red, blue, blue]),
+        "neg_caption": pa.array([["a dog"], ["a cat"], ["a bird", "a fish"], []]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    report = validate(tmp_path / "set.parquet", num_workers=0, progress=False)
+    split = report.splits["train"]
+    assert split.useless == {"the same as the positive in neg_image": 1, "the same as the positive in neg_caption": 1}
+    assert split.keys == {
+        "the same as the positive in neg_image": ["b"],
+        "the same as the positive in neg_caption": ["c"],
+    }
+    assert report.ok  # they can be used
+    assert "1 × the same as the positive in neg_caption (used, and teaches nothing): c" in format_report(report)

@@ -32,6 +32,8 @@ def started(command: Sequence[str], home: Path) -> Iterator[subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Where this runs in the background of a shell it ignores Ctrl-C, and the command would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield process

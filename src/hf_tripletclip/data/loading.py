@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import (
     Dataset,
     DatasetDict,
@@ -24,7 +27,7 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from hf_tripletclip.data.presets import resolve_columns
@@ -117,7 +120,11 @@ def _load(
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
         return _from_disk(name, split, streaming, kwargs), columns
     elif not path.exists() and (
-        path.is_absolute() or name.startswith(".") or name.count("/") > 1 or path.suffix in BUILDERS
+        path.is_absolute()
+        or name.startswith(".")
+        or name.count("/") > 1
+        or path.suffix in BUILDERS
+        or name[-1:] == "/"
     ):
         raise FileNotFoundError(f"The dataset path {name} does not exist.")
     try:
@@ -131,12 +138,53 @@ def _load(
         raise FileNotFoundError(
             f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
         ) from error
+    except NonMatchingSplitsSizesError as error:
+        raise ValueError(f"{name}: {_other_sizes(error)}") from error
     except DatasetGenerationError as error:
-        raise ValueError(f"{name} cannot be read: {error.__cause__ or error}. Is one of its files empty?") from error
+        raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error.__cause__ or error)}") from error
     except ValueError as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{name} (split {split!r}) has no rows.") from error
+        if isinstance(error, pa.ArrowInvalid):
+            raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
         raise
+
+
+def _other_sizes(error: NonMatchingSplitsSizesError) -> str:
+    """Which splits have other numbers of rows than the card says."""
+    found = re.findall(r"name='([^']*)', num_bytes=\d+, num_examples=(\d+)", str(error))  # it has no other form
+    listed = "; ".join(
+        f"the card promises {int(promised):,} rows of {split}, the files hold {int(rows):,}"
+        for (split, promised), (_, rows) in zip(found[::2], found[1::2], strict=True)
+    )
+    return (
+        f"{listed}: a file is missing, or was changed. Bring it back, or delete `dataset_info` from the card's "
+        "README.md if the dataset is meant to be like this."
+    )
+
+
+def damaged_files(name: str | os.PathLike[str]) -> list[str]:
+    """The parquet files of a folder, a file or a pattern that are cut short or no parquet, each with what is wrong."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(path.rglob("*.parquet"))
+    else:
+        files = [path] if path.is_file() else [Path(found) for found in sorted(glob.glob(os.fspath(name)))]
+    damaged = []
+    for file in files:
+        if file.suffix == ".parquet":
+            try:
+                pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                damaged.append(f"{file}: {str(error).splitlines()[0].removesuffix('.')}")
+    return damaged
+
+
+def _what_is_damaged(name: str, error: BaseException) -> str:
+    problem = str(error).splitlines()[0].removesuffix(".") if str(error) else type(error).__name__
+    if "BatchSize must be greater than 0" in problem:
+        return "one of its files has no rows"
+    return "; ".join(damaged_files(name)) or problem
 
 
 def _from_disk(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:

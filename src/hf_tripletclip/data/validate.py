@@ -24,10 +24,22 @@ from hf_tripletclip.data.decoding import (
     known_reason,
     row_name,
 )
-from hf_tripletclip.data.loading import load_tripletdata, undecoded
-from hf_tripletclip.data.schema import COLUMNS, ERROR, IMAGE_COLUMNS, KEY_COLUMNS, NEG_CAPTION
+from hf_tripletclip.data.loading import damaged_files, load_tripletdata, undecoded
+from hf_tripletclip.data.schema import (
+    CAPTION,
+    COLUMNS,
+    ERROR,
+    IMAGE,
+    IMAGE_COLUMNS,
+    KEY_COLUMNS,
+    NEG_CAPTION,
+    NEG_IMAGE,
+)
 
 ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.1 MB
+LEFT_OUT = " (left out of rows that are used)"
+USELESS = " (used, and teaches nothing)"
+ABOUT_FILES = "a tar is read up to its damage; training stops at other files, so make them anew or remove them."
 UNREADABLE = (OSError, ValueError, pa.ArrowException, DatasetGenerationError)
 
 
@@ -43,6 +55,8 @@ class SplitReport:
         files (`int`): Files that are cut short, damaged or unreadable.
         counts (`dict[str, int]`): Reason and column -> rows or files, the most frequent first.
         changed (`dict[str, int]`): The same of what is only left out of a row, such as one of its negative captions.
+        useless (`dict[str, int]`): The same of rows that can be used and teach nothing: the negative is the positive.
+        promised (`int`, *optional*): Rows that the dataset's card says the split has.
         keys (`dict[str, list[str]]`): Reason and column -> the first keys.
     """
 
@@ -52,12 +66,19 @@ class SplitReport:
     files: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
+    useless: dict[str, int] = field(default_factory=dict)
+    promised: int | None = None
     keys: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether every row can be used, and there are some."""
-        return self.rows > 0 and not self.broken and not self.files
+        """Whether every row can be used, and there are some, as many as promised."""
+        return self.rows > 0 and not self.broken and not self.files and not self.lacks_rows
+
+    @property
+    def lacks_rows(self) -> bool:
+        """Whether the card promises another number of rows."""
+        return self.promised is not None and self.promised != self.rows
 
 
 @dataclass
@@ -139,9 +160,9 @@ def validate(
     try:
         for name, dataset in datasets.items():
             report.splits[name] = found = SplitReport()
-            total = _number_of_rows(dataset)
-            with tqdm(total=total, desc=f"checking {name}", unit=" rows", disable=not progress) as bar:
-                _check_split(dataset, found, pool, num_workers, broken_rows, max_keys, bar)
+            found.promised = _number_of_rows(dataset)
+            with tqdm(total=found.promised, desc=f"checking {name}", unit=" rows", disable=not progress) as bar:
+                _check_split(report.name, dataset, found, pool, num_workers, broken_rows, max_keys, bar)
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
@@ -154,7 +175,10 @@ def format_report(report: ValidationReport) -> str:
     for name, split in report.splits.items():
         lines.append(f"  {name}: {split.rows} rows, {split.broken} of them broken")
         lines += [f"    column {column}: {kind}" for column, kind in split.columns.items()]
-        for counts, what in ((split.counts, ""), (split.changed, " (left out of rows that are used)")):
+        if split.lacks_rows:
+            lines.append(f"    the card promises {split.promised} rows: a file is missing, or was changed")
+        kinds = ((split.counts, ""), (split.changed, LEFT_OUT), (split.useless, USELESS))
+        for counts, what in kinds:
             for label, number in counts.items():
                 first = split.keys.get(label, [])
                 listed = ", ".join(first) + (", ..." if number > len(first) else "")
@@ -164,9 +188,14 @@ def format_report(report: ValidationReport) -> str:
     elif not report.rows:
         lines.append("There is no row.")
     else:
-        files = sum(split.files for split in report.splits.values())
-        damaged = f", {files} files are damaged" if files else ""
-        lines.append(f"{report.broken} of {report.rows} rows are broken{damaged}; training skips and reports them.")
+        if report.broken:
+            lines.append(f"{report.broken} of {report.rows} rows are broken; training skips and reports them.")
+        if files := sum(split.files for split in report.splits.values()):
+            lines.append(f"{files} {'file is' if files == 1 else 'files are'} damaged: {ABOUT_FILES}")
+        if lacking := [name for name, split in report.splits.items() if split.lacks_rows]:
+            lines.append(
+                f"Not the number of rows that the card promises: {', '.join(lacking)}. Training refuses this."
+            )
     return "\n".join(lines)
 
 
@@ -176,6 +205,7 @@ def _number_of_rows(dataset: Any) -> int | None:
 
 
 def _check_split(
+    source: str,
     dataset: Any,
     found: SplitReport,
     pool: ProcessPoolExecutor | None,
@@ -189,21 +219,28 @@ def _check_split(
         names = list(next(iter(dataset), {}))
     columns = [name for name in COLUMNS if name in names]
     if not columns:
-        raise ValueError(f"It has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names)}. See `columns`.")
+        raise ValueError(
+            f"{source} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names)}. If they are there "
+            'under other names, say so with `--columns`, such as {"caption": "text"}.'
+        )
     features = dataset.features or {}
     others = [name for name in names if name not in columns and not name.startswith("__")]
     found.columns = {name: _kind(features.get(name)) for name in [*columns, *others]}
     counts: Counter[str] = Counter()
     changed: Counter[str] = Counter()
+    useless: Counter[str] = Counter()
 
     def count(key: str | None, reason: str, column: str | None, digest: str | None, skipped: bool) -> None:
         head = reason.partition(":")[0]
         label = f"{head} in {column}" if column else head
-        (counts if skipped else changed)[label] += 1
+        if head == SAME:
+            useless[label] += 1
+        else:
+            (counts if skipped else changed)[label] += 1
         first = found.keys.setdefault(label, [])
         if len(first) < max_keys:
             first.append(str(key))
-        if broken_rows is not None:
+        if broken_rows is not None and head != SAME:
             broken_rows.add(key, reason, column, digest=digest, skipped=skipped)
 
     def take(results: list[RowProblems]) -> None:
@@ -217,25 +254,36 @@ def _check_split(
         bar.update(len(results))
 
     wanted = {*columns, *KEY_COLUMNS, ERROR}
-    rows = ({name: value for name, value in row.items() if name in wanted} for row in undecoded(dataset))
     waiting: deque[Future[list[RowProblems]]] = deque()
-    try:
-        for chunk in _chunks(rows):
-            if pool is None:
-                take(_check_rows(chunk, columns))
-                continue
-            waiting.append(pool.submit(_check_rows, chunk, columns))
-            if len(waiting) > 2 * num_workers:  # so that the rows that wait fit the memory
-                take(waiting.popleft().result())
-    except UNREADABLE as error:
-        found.files += 1
-        cause = error.__cause__ or error
-        detail = f"{type(cause).__name__} {cause}".splitlines()[0]
-        count(None, f"the rest of the split cannot be read: {detail}", None, None, True)
-        found.keys[next(reversed(found.keys))] = [detail]
+    for part in _parts(undecoded(dataset)):  # a file that cannot be read must not hide those behind it
+        rows = ({name: value for name, value in row.items() if name in wanted} for row in part)
+        try:
+            for chunk in _chunks(rows):
+                if pool is None:
+                    take(_check_rows(chunk, columns))
+                    continue
+                waiting.append(pool.submit(_check_rows, chunk, columns))
+                if len(waiting) > 2 * num_workers:  # so that the rows that wait fit the memory
+                    take(waiting.popleft().result())
+        except UNREADABLE as error:
+            found.files += 1
+            cause = error.__cause__ or error
+            detail = f"{type(cause).__name__} {cause}".splitlines()[0]
+            count(None, f"a file or the rest of it cannot be read: {detail}", None, None, True)
+            label = next(reversed(found.keys))
+            found.keys[label] = damaged_files(source) or [detail]
     while waiting:
         take(waiting.popleft().result())
     found.counts, found.changed = dict(counts.most_common()), dict(changed.most_common())
+    found.useless = dict(useless.most_common())
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    """The files of a stream, one after the other."""
+    shards = dataset.num_shards
+    if shards <= 1:
+        return iter([dataset])
+    return (dataset.shard(num_shards=shards, index=index, contiguous=True) for index in range(shards))
 
 
 def _kind(feature: Any) -> str:
@@ -249,6 +297,8 @@ def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     while chunk := list(islice(rows, ROWS_AT_ONCE)):
         yield chunk
 
+
+SAME = "the same as the positive"
 
 # Key, reason, column, digest, and whether the row is unusable, of everything that is wrong with a row.
 RowProblems = list[tuple["str | None", str, "str | None", "str | None", bool]]
@@ -275,4 +325,17 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
                 if where is None:  # the row stands for a file: one problem, not one for each column
                     return [(name[0], reason, None, None, True)]
                 problems.append((name[0], reason, where, name[1], not several))
+    for positive, negative in ((CAPTION, NEG_CAPTION), (IMAGE, NEG_IMAGE)):
+        if positive in columns and negative in columns and _is_same(row.get(positive), row.get(negative)):
+            key, digest = name or row_name(row)
+            problems.append((key, SAME, negative, digest, False))
     return problems
+
+
+def _is_same(positive: Any, negative: Any) -> bool:
+    """Whether a negative, or one of several, is the positive: the same text, or the same bytes of an image."""
+    if is_several(negative):
+        return any(_is_same(positive, one) for one in negative)
+    if isinstance(positive, Mapping) and isinstance(negative, Mapping):
+        positive, negative = positive.get("bytes"), negative.get("bytes")
+    return isinstance(positive, (str, bytes)) and positive == negative and bool(positive)

@@ -85,7 +85,7 @@ class GenerationArguments:
 
 
 def parse_generation_arguments(
-    argv: Sequence[str], default_config: str | Path | None = None
+    argv: Sequence[str], default_config: str | Path | None = None, prog: str | None = None
 ) -> tuple[GenerationArguments, GenerationSettings]:
     """
     Read the arguments of a run, and what they ask for.
@@ -100,6 +100,7 @@ def parse_generation_arguments(
         argv,
         default_config,
         description="Make hard negative captions and images for image-caption pairs.",
+        prog=prog,
     )
     columns = as_columns(arguments)
     options = {
@@ -170,12 +171,12 @@ def _refuse_without_effect(arguments: GenerationArguments, options: dict[str, di
             raise ValueError(f"`scenes_options`: `{name}` is {value!r}, which is no number")
 
 
-def main(argv: Sequence[str], default_config: str | Path | None = None) -> None:
+def main(argv: Sequence[str], default_config: str | Path | None = None, prog: str | None = None) -> None:
     """
     Run a generation job from command-line arguments; see [`parse_generation_arguments`] and
-    [`~hf_tripletclip.generation.generate`].
+    [`~hf_tripletclip.generation.generate`]. `prog` is what `--help` calls the program.
     """
-    arguments, settings = parse_generation_arguments(argv, default_config)
+    arguments, settings = parse_generation_arguments(argv, default_config, prog)
     if arguments.dry_run:
         from hf_tripletclip.generation.estimate import estimate
 
@@ -188,6 +189,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> None:
             progress=not arguments.disable_tqdm,
         )
         print(report.summary())
+        if not report.seconds:
+            print("It was finished already: nothing was made.")
         print(f"The dataset is in {arguments.output}: load_dataset({arguments.output!r})")
     else:
         from hf_tripletclip.generation.cluster import submit

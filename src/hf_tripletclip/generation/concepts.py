@@ -99,6 +99,14 @@ class CoverageTable:
             {"captions": "intersection", "unique": self.intersection, "total": None},
         ]
 
+    def __str__(self) -> str:
+        """The same as a Markdown table."""
+        lines = ["| captions | unique synsets | synsets in all |", "| --- | --- | --- |"]
+        for row in self.rows():
+            total = "" if row["total"] is None else f"{row['total']:,}"
+            lines.append(f"| {row['captions']} | {row['unique']:,} | {total} |")
+        return "\n".join(lines)
+
 
 def concept_coverage(captions: Iterable[Caption] | Dataset, column: str = CAPTION) -> Coverage:
     """

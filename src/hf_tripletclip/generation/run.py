@@ -17,7 +17,7 @@ from datasets import LargeList, List
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from hf_tripletclip.data.schema import NEG_CAPTION
+from hf_tripletclip.data.schema import NEG_CAPTION, VQA_SCORE
 from hf_tripletclip.generation.engine import WORK_FOLDER, Job, StageStep, current_columns
 from hf_tripletclip.generation.filters import FilterSettings
 from hf_tripletclip.generation.plan import Plan
@@ -113,7 +113,8 @@ class GenerationSettings:
                 )
             available |= stage.produces
         if missing := [name for name in self.filters.columns() if name not in available]:
-            raise ValueError(f"The filters need {', '.join(missing)}: name the check that makes them.")
+            checks = dict.fromkeys("vqa" if name == VQA_SCORE else "clip" for name in missing)
+            raise ValueError(f"The filters need {', '.join(missing)}: add `--checks {' '.join(checks)}`.")
         plan = Plan(
             source=opened.identity(),
             unit_rows=self.unit_rows,

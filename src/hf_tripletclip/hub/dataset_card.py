@@ -23,6 +23,18 @@ from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, N
 from hf_tripletclip.hub.model_card import CITATION, TOKEN
 from hf_tripletclip.version import __version__
 
+# What each pair has, and what it is worth, by whether there are negative images.
+NEGATIVE = {
+    True: "a *hard negative pair*: a caption that is almost the same and false of the image, and an image of that "
+    "caption",
+    False: "*hard negative captions*: almost the same, and false of the image",
+}
+LIMITS = {
+    True: "Captions and images of the negatives were made by models or by rules and not checked by people: some "
+    "negatives are true of their image after all, and drawn images can be told from photographs.",
+    False: "The negative captions were made by a model or by rules and not checked by people: some are true of their "
+    "image after all.",
+}
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 SAMPLES = 4  # rows that the card shows
 SAMPLE_SIDE = 192  # pixels
@@ -32,8 +44,8 @@ MEANINGS = {
     "id": "names the row",
     "image": "the image",
     "caption": "its caption",
-    "neg_image": "the hard negative image: alike, and `caption` is false of it",
-    "neg_caption": "the hard negative caption: alike, true of `neg_image`, false of `image`",
+    "neg_image": "the hard negative image: alike, `neg_caption` is true and `caption` false of it",
+    "neg_caption": "the hard negative caption: alike, and false of `image`",
     "negative_type": "what was changed, by SugarCrepe's names",
     "held_out": "shows a combination of concepts that the training split never shows",
     "generator": "what made the caption and the image",
@@ -79,6 +91,8 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         name=output.resolve().name,
         rows=f"{sum(report.kept.values()):,}",
+        negative=NEGATIVE[NEG_IMAGE in features],
+        limits=LIMITS[NEG_IMAGE in features],
         version=__version__,
         columns="\n".join(f"| `{name}` | {MEANINGS.get(name, '')} |" for name in features),
         splits="\n".join(f"| `{split}` | {rows:,} |" for split, rows in report.kept.items()),
