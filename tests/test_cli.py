@@ -106,10 +106,39 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage: tripletclip" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "--benchmarks", "triplets"], "error: name a model: tripletclip evaluate MODEL "),
+        (["evaluate", "m", "--benchmarks", "cocoa"], "error: unknown benchmark 'cocoa'; there are sugarcrepe, "),
+        (["evaluate", "m", "--protocol", "lax", "--benchmarks", "triplets"], "`protocol` is 'lax'"),
+        (["report", "no/such/result.json"], "error: there is no evaluation result no/such/result.json"),
+    ],
+)
+def test_commands_that_read_their_flags_themselves(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(argv) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "report"])
+def test_their_help_is_theirs(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage:" in shown
+    assert {"train": "--objective", "generate": "--captions", "evaluate": "--benchmarks", "report": "RESULT"}[
+        command
+    ] in shown
+
+
 def test_help_and_version_import_nothing_heavy(tmp_path):
     code = """
 import sys
 from hf_tripletclip.cli import main
+import hf_tripletclip.evaluation
 for arguments in ["--help"], ["convert", "--help"], ["--version"]:
     try:
         main(arguments)

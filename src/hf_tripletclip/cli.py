@@ -46,6 +46,8 @@ def _convert(options: argparse.Namespace) -> None:
     target = convert(
         options.source,
         options.target,
+        to=options.to,
+        hidden_act=options.hidden_act,
         processor=options.processor,
         with_processor=not options.no_processor,
         logit_scale=options.logit_scale,
@@ -67,6 +69,18 @@ def _generate(options: argparse.Namespace) -> None:
     from hf_tripletclip.generation.arguments import main as generate
 
     generate(options.arguments, prog="tripletclip generate")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from hf_tripletclip.evaluation.arguments import main as evaluate
+
+    return evaluate(options.arguments)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from hf_tripletclip.evaluation.report.arguments import main as report
+
+    return report(options.arguments)
 
 
 def _columns(value: str | None) -> Any:
@@ -109,6 +123,42 @@ def _push(options: argparse.Namespace) -> None:
     print(f"pushed to {url}")
 
 
+def _demo(options: argparse.Namespace) -> None:
+    from hf_tripletclip.demo.app import build_app, launch, require_gradio
+    from hf_tripletclip.demo.scoring import DemoModels
+
+    require_gradio()  # before models are loaded
+    models = DemoModels.from_pretrained(options.models, device=options.device)
+    launch(build_app(models), host=options.host, port=options.port, share=options.share)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    import yaml
+
+    from hf_tripletclip.evaluation.interpolation import parse_alphas
+    from hf_tripletclip.evaluation.merge import merge
+
+    curve, point = merge(
+        options.base,
+        options.tuned,
+        options.output,
+        alphas=parse_alphas(options.alpha),
+        composition=options.composition,
+        retention=options.retention,
+        data=options.data,
+        images=options.images,
+        options=yaml.safe_load(options.options) if options.options else None,
+        max_loss=options.max_loss,
+        overwrite=options.overwrite,
+        batch_size=options.batch_size,
+        device=options.device,
+        cache_dir=options.cache_dir,
+        progress=not options.disable_tqdm,
+    )
+    print(curve.format_table(point))
+    print(f"wrote alpha {point.alpha:g} to {options.output}")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="tripletclip", description="CLIP models that understand composition.")
@@ -117,12 +167,22 @@ def make_parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser(
         "convert",
-        help="write a checkpoint as a standard CLIP directory",
-        description="Write a checkpoint, such as a published TripletCLIP one, as a standard CLIP directory that "
-        "transformers opens. Private repositories use the token of `hf auth login` or HF_TOKEN.",
+        help="write a checkpoint as a standard CLIP directory, or as an OpenCLIP one",
+        description="Write a checkpoint, such as a published TripletCLIP one or an OpenCLIP one, as a standard CLIP "
+        "directory that transformers opens, or as one that OpenCLIP opens. Private repositories use the token of "
+        "`hf auth login` or HF_TOKEN.",
     )
-    convert.add_argument("source", help="directory or Hub id")
+    convert.add_argument("source", help="directory, Hub id, or weights file of OpenCLIP's shape")
     convert.add_argument("target", help="directory to write")
+    convert.add_argument(
+        "--to", choices=("transformers", "openclip"), default="transformers", help="layout (default: transformers)"
+    )
+    convert.add_argument(
+        "--hidden_act",
+        choices=("gelu", "quick_gelu"),
+        help="activation of an OpenCLIP source that does not say it: quick_gelu for OpenAI's weights and what was "
+        "tuned from them, gelu for models of OpenCLIP's own configs",
+    )
     convert.add_argument("--revision", help="branch, tag or commit of the source")
     which = convert.add_mutually_exclusive_group()
     which.add_argument("--processor", help="directory or Hub id of the processor (default: the source's)")
@@ -146,6 +206,47 @@ def make_parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     generate.set_defaults(run=_generate, arguments=[])
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="evaluate models on benchmarks: tripletclip evaluate MODEL --benchmarks sugarcrepe --data DIR",
+        description="Evaluate CLIP-like models; `tripletclip evaluate --help` lists the flags.",
+        add_help=False,
+    )
+    evaluate.set_defaults(run=_evaluate, arguments=[])
+
+    report = commands.add_parser(
+        "report",
+        help="write a page that compares results of evaluations",
+        description="Compare results; `tripletclip report --help` lists the flags.",
+        add_help=False,
+    )
+    report.set_defaults(run=_report, arguments=[])
+
+    merge = commands.add_parser(
+        "merge",
+        help="weights between a base model and a tuned one: composition against what the base knew (WiSE-FT)",
+        description="Measure the models between a base and what was tuned from it (WiSE-FT), draw the curve, and "
+        "write the model with the most composition among those that keep what the base knew.",
+    )
+    merge.add_argument("base", help="directory or Hub id")
+    merge.add_argument("tuned", help="directory or Hub id; may be a PEFT adapter of the base")
+    merge.add_argument("--output", default="merged", help="directory to write (default: merged)")
+    merge.add_argument(
+        "--alpha", default="0.0:1.0:0.1", help="first:last:step, or numbers with commas (default: 0.0:1.0:0.1)"
+    )
+    merge.add_argument("--composition", default="triplets", help="benchmark or benchmark.metric (default: triplets)")
+    merge.add_argument("--retention", default="zeroshot", help="of what must not be lost (default: zeroshot)")
+    merge.add_argument("--data", nargs="+", help="one place for both benchmarks, or NAME=PLACE")
+    merge.add_argument("--images", nargs="+", help="where the images of annotation files are, likewise")
+    merge.add_argument("--options", help="JSON: benchmark -> its settings")
+    merge.add_argument("--max_loss", type=float, default=0.01, help="of retention that may be lost (default: 0.01)")
+    merge.add_argument("--batch_size", type=int, default=64, help="images or captions at a time (default: 64)")
+    merge.add_argument("--device", help="where to evaluate (default: the accelerator)")
+    merge.add_argument("--cache_dir", help="keep embeddings in this folder")
+    merge.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    merge.add_argument("--disable_tqdm", action="store_true", help="show no progress bars")
+    merge.set_defaults(run=_merge)
 
     validate = commands.add_parser(
         "validate",
@@ -179,6 +280,21 @@ def make_parser() -> argparse.ArgumentParser:
     push.add_argument("--revision", help="branch to upload to")
     push.add_argument("--create_pr", action="store_true", help="open a pull request instead")
     push.set_defaults(run=_push)
+
+    demo = commands.add_parser(
+        "demo",
+        help="try one or two models in a browser",
+        description="Serve a page that scores captions for a picture, and shows which hard negatives of a caption a "
+        "model confuses. Nothing leaves this machine unless --share is given.",
+    )
+    demo.add_argument(
+        "models", nargs="+", metavar="MODEL", help="directory or Hub id, or ID@REVISION; two are compared"
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    demo.add_argument("--port", type=int, help="port (default: the first that is free from 7860 on)")
+    demo.add_argument("--device", help="such as cuda:0 (default: the accelerator, or the CPU)")
+    demo.add_argument("--share", action="store_true", help="also open a public address through Gradio's server")
+    demo.set_defaults(run=_demo)
     return parser
 
 
@@ -186,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
-    if argv[:1] in (["train"], ["generate"]):  # their flags are those of the scripts
+    if argv and argv[0] in ("train", "evaluate", "report", "generate"):  # they read their flags themselves
         options = parser.parse_args(argv[:1])
         options.arguments = argv[1:]
     else:

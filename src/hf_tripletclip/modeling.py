@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,7 @@ class TripletCLIPModel(CLIPModel):
         negative_position_ids: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         return_logits: bool | None = None,
+        teacher_embeds: Mapping[str, torch.Tensor] | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TripletCLIPOutput:
@@ -208,6 +210,9 @@ class TripletCLIPModel(CLIPModel):
             return_logits (`bool`, *optional*):
                 Whether to return the logits of the positive rows. Defaults to `True`, except for a loss with
                 negatives: objectives do not need the matrix.
+            teacher_embeds (`Mapping[str, torch.Tensor]`, *optional*):
+                For an objective with distillation: a frozen teacher's embeddings of the same inputs by role (`image`,
+                `text`, `negative_image`, `negative_text`), L2-normalised.
             interpolate_pos_encoding (`bool`, defaults to `False`):
                 Whether to interpolate the vision tower's position embeddings to the images' size.
             kwargs:
@@ -270,6 +275,7 @@ class TripletCLIPModel(CLIPModel):
                 text=text_embeds,
                 negative_image=None if negative_image_embeds is None else negative_image_embeds.to(device),
                 negative_text=negative_text_embeds,
+                teacher=teacher_embeds,
             )
             scale = self.logit_scale.exp().to(device)
             objective_output = self.objective(embeddings, scale)

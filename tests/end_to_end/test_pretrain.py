@@ -44,7 +44,7 @@ def test_a_run_leaves_everything_it_promises(example, tmp_path):
     assert {"eval_accuracy_swap_obj", "eval_text_score", "eval_image_to_text_recall@5"} <= evaluated.keys()
     for name in ("loss_curve.png", "evaluation.png"):
         assert Image.open(folder / name).size > (400, 300)
-    assert "data:image/png;base64," in (folder / "examples.html").read_text()
+    assert "data:image/jpeg;base64," in (folder / "examples.html").read_text()
     card = ModelCard.load(folder / "README.md")
     assert card.data.pipeline_tag == "zero-shot-image-classification"
     assert (folder / "model.safetensors").is_file()

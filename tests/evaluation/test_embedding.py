@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from hf_tripletclip.evaluation import evaluate_triplets
-from hf_tripletclip.evaluation.embedding import evaluation_mode
+from hf_tripletclip.evaluation.encoder import evaluation_mode
 from tests.evaluation import CAPTIONS
 
 
@@ -47,7 +47,7 @@ def test_a_last_batch_of_broken_rows_is_left_out(model, processor):
     result = evaluate_triplets(model, processor, dataset, batch_size=2, progress=False)
     assert result.counts == {"rows": 2, "broken": 1, "swap_obj": 1, "swap_att": 1}
     assert result.predictions["row"] == [0, 1]
-    assert result.predictions["negative_type"] == ["swap_att", "swap_obj"]
+    assert result.predictions["category"] == ["swap_att", "swap_obj"]
 
 
 def test_a_dataset_of_broken_rows_is_refused(model, processor):
@@ -70,9 +70,9 @@ def test_workers_and_half_precision(model, processor):
     there = evaluate_triplets(model, processor, dataset, batch_size=3, num_workers=1, progress=False)
     assert there.predictions == here.predictions
     half = evaluate_triplets(model.bfloat16(), processor, dataset, batch_size=3, progress=False)
-    assert half.settings["model_dtype"] == "bfloat16"
+    assert half.model["dtype"] == "bfloat16"
     assert half.settings["batch_size"] == 3
-    assert half.predictions["image_text"] == pytest.approx(here.predictions["image_text"], abs=0.05)
+    assert half.predictions["score_i0c0"] == pytest.approx(here.predictions["score_i0c0"], abs=0.05)
 
 
 def test_negative_images_only_have_their_own_accuracy(model, processor):

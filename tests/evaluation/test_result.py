@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 
 import pytest
 
 from hf_tripletclip.evaluation import EvaluationResult, format_before_after
-from hf_tripletclip.evaluation.result import main_metrics, table_rows
+from hf_tripletclip.evaluation.result import Mean, main_metrics, table_rows
+from hf_tripletclip.evaluation.scoring import tally
 
 METRICS = {
     "accuracy": 0.5,
@@ -32,19 +34,94 @@ def result(**changes) -> EvaluationResult:
     return EvaluationResult("triplets", {**METRICS, **changes}, chance={"accuracy": 0.5, "held_out_accuracy": 0.5})
 
 
-def test_json_keeps_everything_but_the_predictions(tmp_path):
-    before = EvaluationResult(
-        "triplets", {"accuracy": 1 / 3}, {"accuracy": 0.5}, {"rows": 3}, {"torch": "2", "é": None}, {"row": [0, 1, 2]}
+def whole() -> EvaluationResult:
+    return EvaluationResult(
+        benchmark="sugarcrepe",
+        metrics={"macro": 1 / 3, "swap_obj": 0.25},
+        chance={"macro": 0.5},
+        counts={"rows": 3, "missing": 0},
+        settings={"protocol": "strict", "é": None, "parts": ["a"]},
+        predictions={
+            "key": ["a", "b", "c"],
+            "category": ["swap_obj", None, "add_att"],
+            "score_i0c0": [1 / 3, 0.5, None],
+            "accuracy": [True, False, None],
+        },
+        primary="macro",
+        intervals={"macro": (0.25, 0.5)},
+        baselines={"longest caption": {"macro": 0.5}},
+        means={"macro": Mean("accuracy", by="category"), "swap_obj": Mean("accuracy", where={"category": "swap_obj"})},
+        model={"name": "someone/clip", "fingerprint": "abc"},
+        data={"source": "folder", "fingerprint": "def"},
+        versions={"torch": "2"},
     )
+
+
+def test_json_keeps_everything_but_the_predictions(tmp_path):
+    before = whole()
     before.save_json(tmp_path / "result.json")
     text = (tmp_path / "result.json").read_text(encoding="utf-8")
     assert text.endswith("}\n")
-    assert set(json.loads(text)) == {"benchmark", "metrics", "chance", "counts", "settings"}
+    assert set(json.loads(text)) == {"format", *(field.name for field in fields(before))} - {"predictions"}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     again = EvaluationResult.load_json(str(tmp_path / "result.json"))
-    assert again == EvaluationResult("triplets", before.metrics, before.chance, before.counts, before.settings)
-    assert again.metrics["accuracy"] == 1 / 3  # to the last bit
-    assert again.predictions == {}
+    assert again == replace(before, predictions={})
+    assert again.metrics["macro"] == 1 / 3  # to the last bit
+    assert again.intervals["macro"] == (0.25, 0.5)
+    assert again.means["swap_obj"] == Mean("accuracy", where={"category": "swap_obj"})
     assert EvaluationResult.from_dict(again.to_dict()) == again
+
+
+def test_files_keep_the_predictions_too(tmp_path):
+    target = tmp_path / "new" / "folder" / "sugarcrepe.json"
+    whole().save(target)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["sugarcrepe.json", "sugarcrepe.parquet"]
+    again = EvaluationResult.load(target)
+    assert again == whole()
+    assert tally(again.predictions, again.means["macro"]) == tally(whole().predictions, whole().means["macro"])
+
+    replace(whole(), predictions={}).save(target)  # the predictions of the earlier result are none of this one's
+    assert EvaluationResult.load(target).predictions == {}
+    assert [path.name for path in target.parent.iterdir()] == ["sugarcrepe.json"]
+
+
+def test_the_format_of_another_version_is_refused(tmp_path):
+    (tmp_path / "future.json").write_text(json.dumps({**whole().to_dict(), "format": 2}))
+    with pytest.raises(ValueError, match=r"future\.json .*is of format 2 and this version of hf_tripletclip reads 1"):
+        EvaluationResult.load(tmp_path / "future.json")
+    old = whole().to_dict()
+    del old["format"]  # the first version did not say
+    assert EvaluationResult.from_dict(old) == replace(whole(), predictions={})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "a JSON object, not a list"),
+        ("", "Expecting value"),
+        ('{"benchmark": "x", "metrics": [0.5]}', "metrics of an evaluation result must be a JSON object"),
+        ('{"benchmark": "x", "metrics": {}, "intervals": {"a": [1]}}', "intervals or means"),
+        ('{"benchmark": "x", "metrics": {}, "intervals": {"a": 1}}', "intervals or means"),
+        ('{"benchmark": "x", "metrics": {}, "means": {"a": {"wrong": 1}}}', "intervals or means"),
+        ('{"benchmark": "x", "metrics": {}, "means": {"a": 3}}', "intervals or means"),
+    ],
+)
+def test_corrupt_files_are_named(tmp_path, content, message):
+    (tmp_path / "corrupt.json").write_text(content)
+    with pytest.raises(ValueError, match=r"corrupt\.json is no evaluation result that can be read: .*" + message):
+        EvaluationResult.load(tmp_path / "corrupt.json")
+
+
+def test_corrupt_predictions_and_absent_files_are_named(tmp_path):
+    whole().save(tmp_path / "result.json")
+    (tmp_path / "result.parquet").write_bytes(b"PAR1junk")
+    with pytest.raises(ValueError, match=r"result\.parquet are no predictions that can be read"):
+        EvaluationResult.load(tmp_path / "result.json")
+    (tmp_path / "result.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"result\.json is no evaluation result that can be read"):
+        EvaluationResult.load(tmp_path / "result.json")
+    with pytest.raises(FileNotFoundError):
+        EvaluationResult.load(tmp_path / "absent.json")
 
 
 def test_results_do_not_share_their_defaults():
@@ -91,6 +168,15 @@ def test_a_table_of_one_result():
     assert head.split() == ["result", "chance"]
     assert first.split() == ["accuracy", "0.750", "0.500"]
     assert len(head) == len(first)
+
+
+def test_a_table_with_intervals():
+    lines = whole().format_table().splitlines()
+    assert lines[0].split() == ["result", "95", "%", "interval", "chance"]
+    assert lines[1].split() == ["macro", "0.333", "0.250", "-", "0.500", "0.500"]
+    assert lines[2].split() == ["swap_obj", "0.250"]
+    assert lines[1].index("0.250") == lines[0].index("95 %")
+    assert len(lines[0]) == len(lines[1])
 
 
 @pytest.mark.parametrize("metrics", [{}, {"tie_rate": 1.0}])

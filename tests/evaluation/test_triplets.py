@@ -12,7 +12,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_tripletclip.evaluation import evaluate_triplets, triplet_metrics
-from hf_tripletclip.evaluation.triplets import CHANCE, recall
+from hf_tripletclip.evaluation.recall import recall
+from hf_tripletclip.evaluation.triplets import CHANCE, same_picture_or_words
 from tests.evaluation import CAPTIONS
 
 
@@ -96,7 +97,7 @@ def test_one_modality_of_negatives():
 
 
 def test_recall_is_that_of_a_full_ranking(monkeypatch):
-    monkeypatch.setattr("hf_tripletclip.evaluation.triplets.CHUNK", 7)
+    monkeypatch.setattr("hf_tripletclip.evaluation.recall.CELLS", 350)  # seven rows at a time
     queries, candidates, *_ = embeddings(50)
     order = (queries @ candidates.T).argsort(dim=1, descending=True)
     for k, value in recall(queries, candidates).items():
@@ -141,7 +142,7 @@ def test_evaluation_of_a_model_embeds_every_row_with_its_processor(model, proces
             images = processor(images=[row["image"], row["neg_image"]], return_tensors="pt")
             texts = processor(text=[row["caption"], row["neg_caption"]], return_tensors="pt", padding=True)
             expected.append((model(**images, **texts).logits_per_image / model.logit_scale.exp()).flatten())
-    names = ("image_text", "image_negative_text", "negative_image_text", "negative_image_negative_text")
+    names = ("score_i0c0", "score_i0c1", "score_i1c0", "score_i1c1")
     scores = torch.tensor([result.predictions[name] for name in names]).T
     torch.testing.assert_close(scores, torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert result.metrics["accuracy"] == pytest.approx(sum(result.predictions["accuracy"]) / 10)
@@ -254,7 +255,7 @@ def test_held_out_metrics_are_those_of_the_held_out_rows(model, processor, datas
 
 def test_the_batch_size_changes_nothing(model, processor, dataset):
     one, many = (evaluate_triplets(model, processor, dataset, batch_size=size, progress=False) for size in (1, 64))
-    for name in ("image_text", "negative_image_negative_text"):
+    for name in ("score_i0c0", "score_i1c1"):
         assert one.predictions[name] == pytest.approx(many.predictions[name], abs=1e-5)
 
 
@@ -267,3 +268,11 @@ def test_a_broken_image_and_a_long_caption(model, processor, dataset):
     assert result.counts == {"rows": 9, "broken": 1, "held_out": 2, "swap_att": 5, "add_obj": 4}
     assert result.predictions["row"] == list(range(1, 10))
     assert len(result.predictions["group_score"]) == 9
+
+
+def test_rows_of_one_picture_or_one_caption_lead_to_each_other():
+    images = ["a", "a", "b", "c", "d"]
+    captions = ["1", "2", "2", "3", "4"]
+    found = same_picture_or_words(images, captions)
+    assert found[0] == found[1] == found[2]
+    assert len(set(found)) == 3

@@ -14,19 +14,31 @@ import torch.distributed as dist
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.objectives import available_objectives
+from hf_tripletclip.objectives.distillation import KINDS
 from hf_tripletclip.training.gradcache import cached_backward
+from hf_tripletclip.training.teacher import Teacher
 from tests.tiny import negatives, positives, tiny_config
 
+# The objectives, and each kind of distillation beside two of them: "negclip + embedding".
+VARIANTS = (*available_objectives(), *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS))
 
-def one_step(name: str, rows: slice, mini_batch_size: int | None, wrap) -> tuple[float, dict[str, torch.Tensor]]:
+
+def one_step(variant: str, rows: slice, mini_batch_size: int | None, wrap) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of a batch; the model and the whole batch are the same on every process."""
     torch.manual_seed(0)
-    core = TripletCLIPModel(tiny_config(objective=name)).double()
+    name, _, kind = variant.partition(" + ")
+    core = TripletCLIPModel(tiny_config()).double()
+    core.set_objective(name, **({"distillation": {"kind": kind, "weight": 0.7}} if kind else {}))
+    teacher = Teacher(core, torch.device("cpu"))
+    with torch.no_grad():  # where student and teacher agree the term has no gradient
+        for parameter in core.parameters():
+            parameter.mul_(1.3)
     model = wrap(core)
     batch = {**positives(8), **negatives(8)}
     batch = {key: value[rows].double() if value.is_floating_point() else value[rows] for key, value in batch.items()}
     if mini_batch_size is None:
-        loss = model(**batch, return_loss=True, return_logits=False).loss
+        taught = {"teacher_embeds": teacher(core, batch)} if kind else {}
+        loss = model(**batch, **taught, return_loss=True, return_logits=False).loss
         loss.backward()
     else:
         loss, _ = cached_backward(
@@ -36,6 +48,7 @@ def one_step(name: str, rows: slice, mini_batch_size: int | None, wrap) -> tuple
             mini_batch_size=mini_batch_size,
             backward=lambda loss: loss.backward(),
             no_sync=getattr(model, "no_sync", contextlib.nullcontext),
+            teach=teacher.bound_to(core) if kind else None,
         )
     return loss.item(), {key: parameter.grad for key, parameter in core.named_parameters()}
 
@@ -47,7 +60,7 @@ if __name__ == "__main__":
     start = counts[0] * dist.get_rank()
     rows = slice(start, start + counts[dist.get_rank()])
     results = {}
-    for objective in available_objectives():
+    for objective in VARIANTS:
         loss, gradients = one_step(objective, rows, mini_batch_size, torch.nn.parallel.DistributedDataParallel)
         mean = torch.tensor(loss, dtype=torch.float64)
         dist.all_reduce(mean)

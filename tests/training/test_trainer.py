@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import CLIPModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.training import last_complete_checkpoint
 from hf_tripletclip.training.checkpointing import is_complete
+from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import negatives, positives, tiny_config
 
 
@@ -223,3 +226,70 @@ def test_errors_before_training(tmp_path):
         make_trainer(tmp_path, objective="no_such")
     with pytest.raises(TypeError, match="CLIPModel"):
         make_trainer(tmp_path, model=CLIPModel(tiny_config()))
+
+
+LORA = {"train_text": "lora", "train_vision": "lora", "lora_rank": 4, "train_logit_scale": True}
+DISTILLED = {"objective_kwargs": {"distillation": {"kind": "similarity", "weight": 2.0}}, "objective": "tripletclip"}
+
+
+def tuned(**options) -> object:
+    torch.manual_seed(0)
+    return prepare_towers(TripletCLIPModel(tiny_config()), TowerArguments(**options))
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 4])
+@pytest.mark.parametrize("towers", [LORA, {"train_vision": "frozen"}, {"train_text": "full", "train_vision": "lora"}])
+def test_resume_is_exact_whatever_trains_with_a_teacher(tmp_path, towers, mini_batch_size):
+    kwargs = {"save_strategy": "steps", "save_steps": 2, "mini_batch_size": mini_batch_size, **DISTILLED}
+    whole = make_trainer(tmp_path / "whole", model=tuned(**towers), **kwargs)
+    whole.train()
+    assert all(entry["distillation"] >= 0 for entry in whole.state.log_history if "loss" in entry)
+    second = make_trainer(tmp_path / "whole", model=tuned(**towers), **kwargs)
+    second.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    for (name, ours), theirs in zip(second.model.named_parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert losses(second) == losses(whole)
+
+
+def test_the_teacher_is_the_model_before_training_with_and_without_adapters(tmp_path):
+    teachings = {}
+    for kind, towers in (("full", {}), ("lora", LORA)):
+        model = tuned(**towers)
+        with torch.no_grad():
+            expected = model.eval()(**positives(), **negatives()).image_embeds.clone()
+        trainer = make_trainer(tmp_path, model=model, learning_rate=1e-2, **DISTILLED)
+        trainer.train()
+        taught = trainer.teacher(trainer.model, {**positives(), **negatives()})
+        torch.testing.assert_close(taught["image"], expected)
+        assert set(taught) == {"image", "text", "negative_image", "negative_text"}
+        with torch.no_grad():
+            now = trainer.model.eval()(**positives(), **negatives()).image_embeds
+        assert (now - expected).abs().max() > 1e-3
+        teachings[kind] = taught
+    torch.testing.assert_close(teachings["full"]["text"], teachings["lora"]["text"])
+
+
+def test_distillation_holds_the_model_back(tmp_path):
+    moved = {}
+    for weight in (None, 50.0):
+        kwargs = {} if weight is None else {"distillation": {"kind": "embedding", "weight": weight}}
+        model = tuned()
+        before = model.eval()(**positives()).image_embeds.detach().clone()
+        trainer = make_trainer(
+            tmp_path, model=model, max_steps=10, learning_rate=3e-3, objective="tripletclip", objective_kwargs=kwargs
+        )
+        trainer.train()
+        moved[weight] = (model.eval()(**positives()).image_embeds - before).square().sum().item()
+    assert moved[50.0] < 0.5 * moved[None]
+
+
+def test_best_model_and_scale_come_back_beside_an_adapter(tmp_path):
+    trainer = make_trainer(
+        tmp_path, model=tuned(**LORA), save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", learning_rate=0.3, eval_dataset=Rows(10),
+        max_steps=3,
+    )  # fmt: skip
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    saved = load_file(best / LOGIT_SCALE_FILE)["logit_scale"]
+    assert trainer.core.logit_scale.item() == saved.item()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any checkpoint that opens as a `TripletCLIPModel`, written as a standard CLIP directory."""
+"""Any CLIP checkpoint, written as a standard CLIP directory or as an OpenCLIP one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPProcessor
-
+from hf_tripletclip.checkpoints.adapters import merged
+from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG, load_clip_like
+from hf_tripletclip.checkpoints.openclip import find_checkpoint, load_openclip, openclip_processor, save_openclip
 from hf_tripletclip.checkpoints.processor import load_processor
-from hf_tripletclip.checkpoints.published import is_split_encoder_layout
+from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
 from hf_tripletclip.modeling import TripletCLIPModel
+
+LAYOUTS = ("transformers", "openclip")
 
 
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
+    to: str = "transformers",
+    hidden_act: str | None = None,
     processor: str | os.PathLike[str] | None = None,
     with_processor: bool = True,
     logit_scale: float | None = None,
@@ -28,13 +34,18 @@ def convert(
     **hub_kwargs: Any,
 ) -> Path:
     """
-    Write a checkpoint as a standard CLIP directory, which plain `transformers` opens.
+    Write a checkpoint as a standard CLIP directory, which plain `transformers` opens, or as an OpenCLIP directory.
 
     The target appears whole or not at all.
 
     Args:
-        source (`str` or `os.PathLike`): A directory or Hub id that [`TripletCLIPModel.from_pretrained`] opens.
+        source (`str` or `os.PathLike`): A directory or Hub id that [`TripletCLIPModel.from_pretrained`] opens, that
+            has an `open_clip_config.json` or that is a PEFT adapter, which is merged into the model it adapts; or a
+            weights file of OpenCLIP's shape (`.safetensors`; `.pt`, `.pth`, `.bin` and `.ckpt` that hold tensors
+            only), such as those of NegCLIP, CE-CLIP, FSC-CLIP, DeGLA and of the fine-tuned TripletCLIP.
         target (`str` or `os.PathLike`): The directory to write.
+        to (`str`, defaults to `"transformers"`): The layout to write, or `"openclip"`.
+        hidden_act (`str`, *optional*): `gelu` or `quick_gelu`, of an OpenCLIP source that does not say it.
         processor (`str` or `os.PathLike`, *optional*): Where the processor is; defaults to the source's.
         with_processor (`bool`, defaults to `True`): Whether to write a processor too; pipelines need one.
         logit_scale (`float`, *optional*): For the published layout, which holds none; defaults to ln(100).
@@ -48,14 +59,19 @@ def convert(
         FileExistsError: The target exists and is not empty.
         OSError: The source or the processor cannot be loaded, or the target cannot be written.
         ValueError: The source has tensors that do not fit, or a `logit_scale` of its own beside the one given, or lies
-            inside the target.
+            inside the target; it is a pickle with more than tensors, or does not say its activation.
     """
+    if to not in LAYOUTS:
+        raise ValueError(f"`to` is {to!r}; give {' or '.join(LAYOUTS)}.")
     target = Path(target).resolve()
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
     if os.path.isdir(source) and target in Path(source).resolve().parents:
         raise ValueError(f"{source} lies in {target}, and would be deleted with it: name another target.")
-    if logit_scale is not None and not is_split_encoder_layout(source, **hub_kwargs):
+    openclip = find_checkpoint(source, **hub_kwargs)
+    if openclip is None and hidden_act is not None:
+        raise ValueError(f"{source} is no OpenCLIP checkpoint and says its activation itself: leave out `hidden_act`.")
+    if logit_scale is not None and (openclip or not is_split_encoder_layout(source, **hub_kwargs)):
         raise ValueError(f"{source} does not have the published layout and holds its own `logit_scale`: give none.")
 
     # Made before anything is downloaded, so that a target that cannot be written is known at once.
@@ -64,10 +80,32 @@ def convert(
     new, old = staging / "new", staging / "old"
     try:
         new.mkdir()  # not `staging` itself, which only its owner may read
-        loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
-        TripletCLIPModel.from_pretrained(source, **loading).save_pretrained(new)
+        adapter = openclip is None and find_file(source, ADAPTER_CONFIG, hub_kwargs)
+        if openclip is not None:
+            model = load_openclip(openclip, hidden_act)
+        elif adapter:
+            adapted, adapters_processor = load_clip_like(source, revision=hub_kwargs.get("revision"))
+            model = merged(adapted)
+        else:
+            loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
+            model = TripletCLIPModel.from_pretrained(source, **loading)
+        its_processor = None
         if with_processor:
-            _load_processor(source, processor, hub_kwargs).save_pretrained(new)
+            with _naming_the_option():
+                if processor is not None:
+                    its_processor = load_processor(processor)
+                elif adapter:
+                    its_processor = adapters_processor
+                elif openclip is not None:
+                    its_processor = openclip_processor(openclip, model)
+                else:
+                    its_processor = load_processor(source, **hub_kwargs)
+        if to == "openclip":
+            save_openclip(model, its_processor, new)
+        else:
+            model.save_pretrained(new)
+            if its_processor is not None:
+                its_processor.save_pretrained(new)
         if target.exists():
             os.replace(target, old)
         try:
@@ -89,11 +127,10 @@ def convert(
     return target
 
 
-def _load_processor(
-    source: str | os.PathLike[str], processor: str | os.PathLike[str] | None, hub_kwargs: dict[str, Any]
-) -> CLIPProcessor:
+@contextlib.contextmanager
+def _naming_the_option() -> Iterator[None]:
     try:
-        return load_processor(processor) if processor is not None else load_processor(source, **hub_kwargs)
+        yield
     except OSError as error:
         raise OSError(
             f"{error}\nName another with `processor` (`--processor`), or write the model alone with "

@@ -92,7 +92,7 @@ def load_tripletdata(
 
         dataset: AnyDataset = _streamed(load_scenes(split, **kwargs), streaming)
     else:
-        dataset, renames = _load(name, split, streaming, renames, kwargs)
+        dataset, renames = load_raw(name, split, streaming, renames, kwargs)
     parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
     for key, part in parts.items():
         try:
@@ -106,10 +106,10 @@ def load_tripletdata(
     return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
 
 
-def _load(
+def load_raw(
     name: str, split: str | None, streaming: bool, columns: dict[str, str], kwargs: dict[str, Any]
 ) -> tuple[AnyDataset, dict[str, str]]:
-    """The dataset, and the columns that are still to be renamed."""
+    """The dataset with its own columns, and those that are still to be renamed; raises as [`load_tripletdata`]."""
     path = Path(name)
     source: dict[str, Any] = {"path": name}
     pattern = "://" in name or (glob.has_magic(name) and not path.exists())

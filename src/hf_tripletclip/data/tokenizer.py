@@ -58,6 +58,11 @@ def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, voca
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=model_max_length)
 
 
+def default_image_processor() -> type[Any]:
+    """CLIP's image processor; the PIL one, without a warning, where torchvision is not installed."""
+    return CLIPImageProcessor if is_torchvision_available() else CLIPImageProcessorPil
+
+
 def build_processor(captions: Iterable[str], *, image_size: int, model_max_length: int = 77) -> CLIPProcessor:
     """
     A CLIP processor whose tokenizer is trained on these captions.
@@ -70,9 +75,8 @@ def build_processor(captions: Iterable[str], *, image_size: int, model_max_lengt
     Returns:
         [`~transformers.CLIPProcessor`], with the PIL image processor where torchvision is not installed.
     """
-    image_processor = CLIPImageProcessor if is_torchvision_available() else CLIPImageProcessorPil
     return CLIPProcessor(
-        image_processor=image_processor(
+        image_processor=default_image_processor()(
             size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
         ),
         tokenizer=train_tokenizer(captions, model_max_length=model_max_length),

@@ -5,19 +5,70 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES, get_benchmark
 from hf_tripletclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from hf_tripletclip.evaluation.benchmarks.aro import ARO
+    from hf_tripletclip.evaluation.benchmarks.bivlc import BiVLC
+    from hf_tripletclip.evaluation.benchmarks.cola import Cola
+    from hf_tripletclip.evaluation.benchmarks.colorswap import ColorSwap
+    from hf_tripletclip.evaluation.benchmarks.mmvp import MMVP
+    from hf_tripletclip.evaluation.benchmarks.negbench import NegBench
+    from hf_tripletclip.evaluation.benchmarks.retrieval import Retrieval
+    from hf_tripletclip.evaluation.benchmarks.similarity import Similarity
+    from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
+    from hf_tripletclip.evaluation.benchmarks.sugarcrepe_pp import SugarCrepePP
+    from hf_tripletclip.evaluation.benchmarks.triplets import Triplets, evaluate_triplets
+    from hf_tripletclip.evaluation.benchmarks.valse import VALSE
+    from hf_tripletclip.evaluation.benchmarks.whatsup import WhatsUp
+    from hf_tripletclip.evaluation.benchmarks.winoground import Winoground
+    from hf_tripletclip.evaluation.benchmarks.zeroshot import ZeroShot
+    from hf_tripletclip.evaluation.encoder import Encoder
     from hf_tripletclip.evaluation.result import EvaluationResult, format_before_after
-    from hf_tripletclip.evaluation.triplets import evaluate_triplets, triplet_metrics
+    from hf_tripletclip.evaluation.run import BenchmarksFailed, evaluate
+    from hf_tripletclip.evaluation.triplets import triplet_metrics
 
-__all__ = ["EvaluationResult", "evaluate_triplets", "format_before_after", "triplet_metrics"]
+__all__ = [
+    "ARO",
+    "BENCHMARKS",
+    "MMVP",
+    "SUITES",
+    "VALSE",
+    "BenchmarksFailed",
+    "BiVLC",
+    "Cola",
+    "ColorSwap",
+    "Encoder",
+    "EvaluationResult",
+    "NegBench",
+    "Retrieval",
+    "Similarity",
+    "SugarCrepe",
+    "SugarCrepePP",
+    "Triplets",
+    "WhatsUp",
+    "Winoground",
+    "ZeroShot",
+    "evaluate",
+    "evaluate_triplets",
+    "format_before_after",
+    "get_benchmark",
+    "triplet_metrics",
+]
+
+# The registry says where each class is.
+CLASSES = {name: f"benchmarks.{module}" for module, _, name in (value.partition(":") for value in BENCHMARKS.values())}
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        **CLASSES,
+        "BenchmarksFailed": "run",
+        "Encoder": "encoder",
         "EvaluationResult": "result",
-        "evaluate_triplets": "triplets",
+        "evaluate": "run",
+        "evaluate_triplets": "benchmarks.triplets",
         "format_before_after": "result",
         "triplet_metrics": "triplets",
     },

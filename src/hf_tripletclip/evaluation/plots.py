@@ -20,7 +20,8 @@ def require_plots() -> None:
         raise ImportError('the plots need matplotlib: pip install "hf_tripletclip[plots]"')
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty `matplotlib.figure.Figure` of so many inches."""
     require_plots()
     from matplotlib.figure import Figure  # without pyplot there is no global state and no display
 
@@ -51,7 +52,7 @@ def plot_loss_curve(log_history: Sequence[Mapping[str, Any]], path: str | os.Pat
 
     scores = {name: series(f"eval_{name}") for name in ("accuracy", "text_score", "image_score", "group_score")}
     scores = {name: values for name, values in scores.items() if values[0]}
-    figure = _figure(10 if scores else 5.5, 3.8)
+    figure = new_figure(10 if scores else 5.5, 3.8)
     axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     axes[0].plot(*series("loss"), color=PALETTE[0], label="training")
     if series("eval_loss")[0]:
@@ -83,7 +84,7 @@ def plot_evaluation(before: EvaluationResult, after: EvaluationResult, path: str
     last += ["image_to_text_recall@1", "text_to_image_recall@1"]
     names = [name for name in main_metrics(after) if name.startswith("accuracy_") and name != "accuracy_macro"] + last
     names = [name for name in names if name in before.metrics and name in after.metrics]
-    figure = _figure(max(6.0, 0.85 * len(names) + 1.5), 4.2)
+    figure = new_figure(max(6.0, 0.85 * len(names) + 1.5), 4.2)
     axes = figure.subplots()
     for offset, (label, result) in zip((-0.2, 0.2), (("before", before), ("after", after)), strict=True):
         colour = PALETTE[6] if label == "before" else PALETTE[0]
@@ -114,7 +115,7 @@ def plot_comparison(rows: Mapping[str, Mapping[str, tuple[float, float]]], path:
     """
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     inches = max(7.0, 0.95 * len(names) + 1.5)
-    figure = _figure(inches, 4.4)
+    figure = new_figure(inches, 4.4)
     axes = figure.subplots()
     width = 0.85 / max(1, len(rows))
     for index, (label, metrics) in enumerate(rows.items()):

@@ -1,25 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation found, and tables of it."""
+"""What an evaluation found: `EvaluationResult`, its files, and plain-text tables of it."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+FORMAT = 1  # of the JSON form; a file of another one is refused
+
+
+@dataclass(frozen=True)
+class Mean:
+    """
+    How a metric comes from the predictions: the mean outcome over rows, or the mean of such means.
+
+    Args:
+        outcome (`str`): The column of outcomes: booleans, and `None` in rows that do not count.
+        by (`str`, *optional*): Take the mean over the rows of each value of this column, and then of these means (a
+            macro mean); over all rows at once (a micro mean) by default.
+        over (`str`, *optional*): Take the mean over the values of this column of the means that `by` asks for: a mean
+            of means of means.
+        where (`dict[str, Any]`): Only rows whose columns have these values.
+    """
+
+    outcome: str
+    by: str | None = None
+    over: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class EvaluationResult:
     """
     Args:
-        benchmark (`str`): What was evaluated.
-        metrics (`dict[str, float]`): By name, fractions in 0..1.
+        benchmark (`str`): What was evaluated, by its name in the registry.
+        metrics (`dict[str, float]`): By name, fractions in 0..1 unless the benchmark says otherwise.
         chance (`dict[str, float]`): What guessing would reach, for the metrics where that is known.
-        counts (`dict[str, int]`): Rows, and rows per kind.
-        settings (`dict[str, Any]`): What else determines the numbers: precision, versions, ...
-        predictions (`dict[str, list]`): Columns of per-row scores; not in the JSON form.
+        counts (`dict[str, int]`): `rows`, rows per category, `missing` and others.
+        settings (`dict[str, Any]`): What else determines the numbers: protocol, precision, ...
+        predictions (`dict[str, list]`): Columns of per-row keys, scores and outcomes; not in the JSON form.
+        primary (`str`, *optional*): The metric that stands for the benchmark where there is room for one.
+        intervals (`dict[str, tuple[float, float]]`): 95 % bootstrap intervals of metrics.
+        baselines (`dict[str, dict[str, float]]`): Baseline -> metric -> what it reaches: what a model that does not
+            look at the image gets, and how well drawn images are told from real ones.
+        means (`dict[str, Mean]`): How each metric comes from the predictions.
+        model (`dict[str, Any]`): `name`, `fingerprint`, `class`, `dtype` and others of what was evaluated.
+        data (`dict[str, Any]`): `source` and `fingerprint` of what it was evaluated on.
+        versions (`dict[str, str]`): Of the libraries.
     """
 
     benchmark: str
@@ -28,38 +61,108 @@ class EvaluationResult:
     counts: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, list[Any]] = field(default_factory=dict, repr=False)
+    primary: str | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    means: dict[str, Mean] = field(default_factory=dict, repr=False)
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object, without the predictions."""
-        return {name: value for name, value in asdict(self).items() if name != "predictions"}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "predictions"}
+        means = {name: asdict(mean) for name, mean in self.means.items()}
+        return {"format": FORMAT, **copy.deepcopy(values), "means": means}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EvaluationResult:
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationResult:
         """
         The inverse of `to_dict`.
 
         Raises:
-            ValueError: These are not the fields of a result.
+            ValueError: These are not the fields of a result, or those of another version.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"An evaluation result is a JSON object, not a {type(values).__name__}.")
+        values = dict(values)
+        if (version := values.pop("format", FORMAT)) != FORMAT:
+            raise ValueError(
+                f"This result is of format {version!r} and this version of hf_tripletclip reads {FORMAT}: evaluate "
+                "again, or read it with the version that wrote it."
+            )
         known = {entry.name for entry in fields(cls)}
         if (unknown := values.keys() - known) or not {"benchmark", "metrics"} <= values.keys():
             raise ValueError(
                 f"An evaluation result has `benchmark`, `metrics` and no fields but {sorted(known)}; here are "
                 f"{sorted(values)}" + (f", of which {sorted(unknown)} are unknown." if unknown else ".")
             )
+        mappings = [name for name in known - {"benchmark", "primary"} if name in values]
+        if wrong := sorted(name for name in mappings if not isinstance(values[name], Mapping)):
+            raise ValueError(f"{', '.join(wrong)} of an evaluation result must be a JSON object.")
+        _check_plain(values)
+        try:
+            values["intervals"] = {name: (low, high) for name, (low, high) in values.get("intervals", {}).items()}
+            values["means"] = {name: Mean(**mean) for name, mean in values.get("means", {}).items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The intervals or means of this evaluation result are not what they are: {error}"
+            ) from error
         return cls(**values)
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict` to a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        staged = Path(f"{os.fspath(path)}.tmp")
+        staged.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        os.replace(staged, path)  # whoever finds the file finds it whole
 
     @classmethod
     def load_json(cls, path: str | os.PathLike[str]) -> EvaluationResult:
-        """Read what `save_json` wrote; raises as `from_dict`."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """
+        Read what `save_json` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no evaluation result, or one of another version.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} is no evaluation result that can be read: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON form to `path`, such as `sugarcrepe.json`, and the predictions to a `.parquet` beside it."""
+        import pyarrow
+        import pyarrow.parquet
+
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        table = target.with_suffix(".parquet")
+        if self.predictions:
+            staged = target.with_suffix(".parquet.tmp")
+            pyarrow.parquet.write_table(pyarrow.table(self.predictions), staged)
+            os.replace(staged, table)
+        else:
+            table.unlink(missing_ok=True)  # of an earlier result, which this is not
+        self.save_json(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> EvaluationResult:
+        """Read what `save` wrote, with the predictions where their file is there; raises as `load_json`."""
+        import pyarrow
+        import pyarrow.parquet
+
+        result = cls.load_json(path)
+        table = Path(path).with_suffix(".parquet")
+        if table.exists():
+            try:
+                result.predictions = pyarrow.parquet.read_table(table).to_pydict()
+            except pyarrow.ArrowException as error:
+                raise ValueError(f"{table} are no predictions that can be read: {error}") from error
+        return result
 
     def format_table(self) -> str:
-        """A plain-text table: the main metrics, beside chance."""
+        """A plain-text table: the main metrics, their 95 % intervals where known, beside chance."""
         return _table(self, {"result": self})
 
 
@@ -90,9 +193,29 @@ def format_before_after(before: EvaluationResult, after: EvaluationResult) -> st
 def _table(of: EvaluationResult, columns: dict[str, EvaluationResult]) -> str:
     names = [name for name in main_metrics(of) if all(name in result.metrics for result in columns.values())]
     width = max(map(len, ["", *names])) + 1
-    lines = [" " * width + "".join(f"{column:>9}" for column in [*columns, "chance"])]
+    intervals = of.intervals if len(columns) == 1 else {}
+    head = " " * width + "".join(f"{column:>9}" for column in columns)
+    lines = [head + ("  95 % interval" if intervals else "") + f"{'chance':>9}"]
     for name in names:
         guess = f"{of.chance[name]:9.3f}" if name in of.chance else ""
         values = "".join(f"{result.metrics[name]:9.3f}" for result in columns.values())
-        lines.append(f"{name:{width}}{values}{guess}")
+        between = ""
+        if intervals:
+            low, high = intervals.get(name, (None, None))
+            between = " " * 15 if low is None else f"  {low:.3f} - {high:.3f}"
+        lines.append(f"{name:{width}}{values}{between}{guess}".rstrip())
     return "\n".join(lines)
+
+
+def _check_plain(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a file's fields are not what tables and names of files can be made of."""
+    name = values["benchmark"]
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name.strip(".") == "":
+        raise ValueError(f"An evaluation result has the name of a benchmark; here is {name!r}.")
+    for part in ("metrics", "chance", "counts"):
+        numbers = values.get(part, {})
+        if not isinstance(numbers, Mapping):
+            raise ValueError(f"`{part}` of an evaluation result is an object of numbers, not {numbers!r}.")
+        for key, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"`{part}` of an evaluation result has {value!r} for {key!r}, which is no number.")

@@ -10,10 +10,11 @@ from typing import Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
 from hf_tripletclip.generation.filters import FilterSettings
-from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, fits, get_stage
+from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, get_stage
 from hf_tripletclip.generation.run import EXECUTORS, GenerationSettings, generate
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.stage import Stage
+from hf_tripletclip.named import fits
 
 NONE = "none"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hf_tripletclip.generation.models import loading, pick_device
+from hf_tripletclip.checkpoints.loading import loading, pick_device
 
 Chat = list[dict[str, str]]  # turns of `role` and `content`
 

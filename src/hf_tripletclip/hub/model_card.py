@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import ModelCard, ModelCardData
 
 from hf_tripletclip.evaluation.result import EvaluationResult, table_rows
+from hf_tripletclip.hub.eval_results import is_repo_id, model_index, public_name
 
 CITATION = """@inproceedings{patel2024tripletclip,
   title = {TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives},
@@ -42,6 +41,7 @@ def create_model_card(
     before: EvaluationResult | None = None,
     after: EvaluationResult | None = None,
     base_model: str | None = None,
+    adapter: bool = False,
     training_time: str | None = None,
     plots: Mapping[str, str] | None = None,
     license: str | None = None,
@@ -58,6 +58,7 @@ def create_model_card(
         hyperparameters (`Mapping[str, Any]`): Name -> value.
         before, after ([`EvaluationResult`], *optional*): The evaluation before and after training.
         base_model (`str`, *optional*): What training started from; random weights by default.
+        adapter (`bool`, defaults to `False`): Whether the folder holds a PEFT adapter of `base_model`.
         training_time (`str`, *optional*): How long, on what.
         plots (`Mapping[str, str]`, *optional*): Caption -> file beside the card.
         license (`str`, *optional*): Of the weights, an identifier of the Hub; what training started from and what it
@@ -68,26 +69,22 @@ def create_model_card(
     """
     data = ModelCardData(
         license=license,
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "tripletclip", "compositionality", "hard-negatives"],
         # Only ids of the Hub belong into the metadata, not paths.
-        base_model=base_model if base_model is not None and _is_repo_id(base_model) else None,
-        datasets=[dataset] if _is_repo_id(dataset) else None,
+        base_model=base_model if base_model is not None and is_repo_id(base_model) else None,
+        datasets=[dataset] if is_repo_id(dataset) else None,
+        base_model_relation=None if base_model is None else "adapter" if adapter else "finetune",
         model_name=name,
-        eval_results=_eval_results(_public(dataset), after),
+        eval_results=None if after is None else model_index([after], dataset=public_name(dataset)),
     )
     sections = [
         f"# {name}",
-        f"A CLIP model trained with the objective `{objective}` on `{_public(dataset)}`, from "
-        f"{f'`{_public(base_model)}`' if base_model else 'random weights'}.",
+        f"A CLIP model trained with the objective `{objective}` on `{public_name(dataset)}`, from "
+        f"{f'`{public_name(base_model)}`' if base_model else 'random weights'}.",
         "## Use",
-        '```python\nfrom transformers import pipeline\n\nclassifier = pipeline("zero-shot-image-classification", '
-        f'model="{name}")\nclassifier("image.png", candidate_labels=["a red cat above a blue fish", "a blue cat above '
-        'a red fish"], hypothesis_template="{}")\n```',
-        "It is a standard `CLIPModel`. To train it further on hard negatives open it with `hf_tripletclip`:",
-        "```python\nfrom hf_tripletclip import TripletCLIPModel, load_processor\n\n"
-        f'model = TripletCLIPModel.from_pretrained("{name}")\nprocessor = load_processor("{name}")\n```',
+        *(_use_of_adapter(name, base_model) if adapter else _use(name)),
         "## Training",
         f"Objective: {objective_text}",
         *([f"Time: {training_time}."] if training_time else []),
@@ -105,38 +102,30 @@ def create_model_card(
     return ModelCard(TOKEN.sub("[token]", content))
 
 
-def _is_repo_id(name: str) -> bool:
-    """Whether it is the id `owner/name` of a repository, and no path that exists here."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
+def _use(name: str) -> list[str]:
+    return [
+        '```python\nfrom transformers import pipeline\n\nclassifier = pipeline("zero-shot-image-classification", '
+        f'model="{name}")\nclassifier("image.png", candidate_labels=["a red cat above a blue fish", "a blue cat above '
+        'a red fish"], hypothesis_template="{}")\n```',
+        "It is a standard `CLIPModel`. To train it further on hard negatives open it with `hf_tripletclip`:",
+        "```python\nfrom hf_tripletclip import TripletCLIPModel, load_processor\n\n"
+        f'model = TripletCLIPModel.from_pretrained("{name}")\nprocessor = load_processor("{name}")\n```',
+    ]
 
 
-def _public(name: str) -> str:
-    """A repository by its id, a path by its last part: where things lie on this machine is nobody's business."""
-    return name if _is_repo_id(name) else Path(name).name
+def _use_of_adapter(name: str, base_model: str | None) -> list[str]:
+    base = public_name(base_model or "BASE_MODEL")
+    return [
+        "It is a PEFT adapter, a small file beside its base model, and opens without `hf_tripletclip`:",
+        "```python\nfrom peft import PeftModel\nfrom transformers import CLIPModel, CLIPProcessor\n\n"
+        f'model = PeftModel.from_pretrained(CLIPModel.from_pretrained("{base}"), "{name}")\n'
+        f'processor = CLIPProcessor.from_pretrained("{name}")\n```',
+        f"`tripletclip convert {name} TARGET` writes the plain `CLIPModel` that it makes.",
+    ]
 
 
 def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _eval_results(dataset: str, after: EvaluationResult | None) -> list[EvalResult] | None:
-    if after is None:
-        return None
-    return [
-        EvalResult(
-            task_type="zero-shot-image-classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            metric_type=name,
-            metric_value=round(after.metrics[name], 4),
-        )
-        for name in ("accuracy", "text_score", "image_score", "group_score")
-        if name in after.metrics
-    ]
 
 
 def _evaluation(before: EvaluationResult | None, after: EvaluationResult | None) -> str:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from hf_tripletclip.objectives.distillation import make_distillation
 from hf_tripletclip.objectives.infonce import common_dtype, gather_with_gradients, info_nce, world_size
 
 # Role of an embedding -> the dataset column and the model input that it comes from.
@@ -30,12 +32,15 @@ class Embeddings:
         text: Their captions, as many.
         negative_image (*optional*): Hard negative images.
         negative_text (*optional*): Hard negative captions.
+        teacher (`Mapping[str, torch.Tensor]`, *optional*): For distillation: a frozen teacher's embeddings of the
+            same inputs, by role.
     """
 
     image: torch.Tensor
     text: torch.Tensor
     negative_image: torch.Tensor | None = None
     negative_text: torch.Tensor | None = None
+    teacher: Mapping[str, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,19 +108,27 @@ class Objective:
             Whether the denominators run over the rows of all processes. The mean of the processes' losses, and the
             gradients after DDP has averaged them, are then those of one process with the concatenated batch.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
+        distillation ([`~hf_tripletclip.objectives.distillation.Distillation`] or `Mapping`, *optional*):
+            Adds a term that holds the model to a frozen teacher: `{"kind": "similarity" or "embedding", "weight": 1}`.
 
     Raises:
-        ValueError: `chunk_size` is not positive.
+        ValueError: `chunk_size` is not positive, or a setting of `distillation` is out of range.
     """
 
     name: ClassVar[str]
     terms: ClassVar[tuple[Term, ...]]
 
-    def __init__(self, negatives_across_devices: bool = True, chunk_size: int = 2048) -> None:
+    def __init__(
+        self,
+        negatives_across_devices: bool = True,
+        chunk_size: int = 2048,
+        distillation: Any = None,
+    ) -> None:
         if chunk_size < 1:
             raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
         self.negatives_across_devices = negatives_across_devices
         self.chunk_size = chunk_size
+        self.distillation = make_distillation(distillation)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -138,7 +151,27 @@ class Objective:
             ValueError: A role is missing, shapes or dtypes do not fit, queries and targets differ in number, or
                 there are no rows.
         """
-        return self.compute(self.gather(self.check(embeddings)), scale)
+        rows = self.gather(self.check(embeddings))
+        output = self.compute(rows, scale)
+        if self.distillation is None:
+            return output
+        value = self.distillation(rows, self.gather(self._of_teacher(embeddings, rows)), scale)
+        return ObjectiveOutput(
+            loss=output.loss + self.distillation.weight * value,
+            parts={**output.parts, "distillation": value.detach()},
+        )
+
+    def _of_teacher(self, embeddings: Embeddings, rows: Rows) -> dict[str, torch.Tensor]:
+        """The teacher's embeddings of the roles that the terms use, without gradients."""
+        teacher = embeddings.teacher or {}
+        for role, own in rows.own.items():
+            if role not in teacher or teacher[role].shape != own.shape:
+                found = tuple(teacher[role].shape) if role in teacher else "none"
+                raise ValueError(
+                    f"Distillation needs the teacher's {role} embeddings of shape {tuple(own.shape)}; there are "
+                    f"{found}. `TripletCLIPTrainer` makes them; otherwise give `teacher_embeds`."
+                )
+        return {role: teacher[role].detach().to(own) for role, own in rows.own.items()}
 
     def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
         """The terms and their weighted sum; `scale` as in `__call__`."""

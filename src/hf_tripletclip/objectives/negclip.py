@@ -19,6 +19,7 @@ class NegCLIPObjective(Objective):
         negatives_across_devices (`bool`, defaults to `True`):
             Whether the denominators run over the rows of all processes.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel.
+        distillation (*optional*): As in [`Objective`].
 
     Requirements:
         Hard negative captions, in any number: several per row, or none for some. Their order does not matter.

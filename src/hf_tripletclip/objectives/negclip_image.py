@@ -19,6 +19,7 @@ class NegCLIPImageObjective(Objective):
         negatives_across_devices (`bool`, defaults to `True`):
             Whether the denominators run over the rows of all processes.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel.
+        distillation (*optional*): As in [`Objective`].
 
     Requirements:
         Hard negative images, in any number.

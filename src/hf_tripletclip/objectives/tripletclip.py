@@ -21,6 +21,7 @@ class TripletCLIPObjective(Objective):
         negatives_across_devices (`bool`, defaults to `True`):
             Whether the denominators run over the rows of all processes.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel.
+        distillation (*optional*): As in [`Objective`].
 
     Requirements:
         Triplets with images and captions on both sides, one negative pair per pair.

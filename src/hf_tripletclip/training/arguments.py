@@ -30,6 +30,15 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             `gradient_accumulation_steps` does *not* enlarge a contrastive batch; this does.
         logit_scale_max (`float`, *optional*):
             Bound on `exp(logit_scale)`, kept after every step; defaults to the model's config's, 100.
+        eval_benchmarks (`dict` or JSON `str`, *optional*):
+            Benchmarks that each evaluation also runs: name -> its settings, or where its data is, such as
+            `{"sugarcrepe": {"annotations": "sugar-crepe/data", "images": "val2017"}, "winoground": "winoground"}`.
+            Their main metrics are logged as `eval_<benchmark>_<metric>`, which `metric_for_best_model` may name.
+        retention_metric (`str`, *optional*):
+            A metric of what the model knew before training, such as `zeroshot_top1` of `eval_benchmarks`: it is also
+            measured before the first step, and training stops where it has fallen by more than `max_retention_loss`.
+            The model then gets back the weights of the last evaluation within that bound.
+        max_retention_loss (`float`, defaults to 0.02): How much of `retention_metric` may be lost.
         remove_unused_columns (`bool`, defaults to `False`):
             As in `TrainingArguments`, but off: the collator needs the raw columns.
         dataloader_drop_last (`bool`, defaults to `True`):
@@ -38,7 +47,7 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             As in `TrainingArguments`, but off: every parameter of a CLIP model takes part in the loss.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objective_kwargs"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objective_kwargs", "eval_benchmarks"]  # noqa: RUF012
 
     objective: str | None = field(
         default=None,
@@ -59,6 +68,17 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     logit_scale_max: float | None = field(
         default=None, metadata={"help": "Bound on exp(logit_scale) in training. Default: that of the model's config."}
     )
+    eval_benchmarks: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Benchmarks that each evaluation runs, as JSON: name -> settings, or where its data is."},
+    )
+    retention_metric: str | None = field(
+        default=None,
+        metadata={"help": "Stop where this metric of an evaluation, such as zeroshot_top1, has fallen too far."},
+    )
+    max_retention_loss: float = field(
+        default=0.02, metadata={"help": "How much of `retention_metric` may be lost, in its own unit."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that `forward` does not name."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, short batch of an epoch."})
     ddp_find_unused_parameters: bool | None = field(
@@ -69,6 +89,11 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     def objective_arguments(self) -> dict[str, Any]:
         """`objective_kwargs` as a dict."""
         return self.objective_kwargs if isinstance(self.objective_kwargs, dict) else {}
+
+    @property
+    def benchmark_settings(self) -> dict[str, Any]:
+        """`eval_benchmarks` as a dict."""
+        return self.eval_benchmarks if isinstance(self.eval_benchmarks, dict) else {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,6 +106,14 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # torch would warn that there is nothing to pin for
         if self.objective_kwargs is not None and not isinstance(self.objective_kwargs, dict):
             raise ValueError(f"`objective_kwargs` is {self.objective_kwargs!r}: give a JSON object.")
+        if self.eval_benchmarks is not None and not isinstance(self.eval_benchmarks, dict):
+            raise ValueError(f"`eval_benchmarks` is {self.eval_benchmarks!r}: give a JSON object, name -> settings.")
+        if self.retention_metric is not None:
+            if self.eval_strategy == "no":
+                raise ValueError("`retention_metric` is watched at evaluations: give `eval_strategy`.")
+            self.eval_on_start = True  # what may be lost from
+        if self.max_retention_loss < 0:
+            raise ValueError(f"`max_retention_loss` is {self.max_retention_loss}: give 0 or more.")
         if self.logit_scale_max is not None and self.logit_scale_max < 1:
             raise ValueError(f"`logit_scale_max` is {self.logit_scale_max}: give at least 1.")
         if self.mini_batch_size is not None and self.mini_batch_size < 1:

@@ -75,6 +75,7 @@ def cached_backward(
     backward: Callable[[torch.Tensor], None],
     no_sync: Callable[[], contextlib.AbstractContextManager[Any]],
     loss_weight: float = 1.0,
+    teach: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
     Accumulate the gradients of the objective over the whole batch into the parameters.
@@ -88,6 +89,7 @@ def cached_backward(
         no_sync (`Callable`): Gives a context in which DDP does not average gradients; used for all mini-batches
             except the last.
         loss_weight (`float`, defaults to 1.0): Factor on the gradients, for gradient accumulation.
+        teach (`Callable`, *optional*): For distillation: the teacher's embeddings of a mini-batch by role.
 
     Returns:
         The loss, detached and not weighted, and the objective's parts.
@@ -99,6 +101,7 @@ def cached_backward(
     # (1) no graph; the random state is kept for (3)
     states: list[RandomState] = []
     pieces: dict[str, list[torch.Tensor]] = {role: [] for role in FIELDS}
+    taught: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for mini_batch in mini_batches:
             states.append(RandomState(mini_batch))
@@ -106,13 +109,19 @@ def cached_backward(
             for role, field in FIELDS.items():
                 if (embeds := output.get(field)) is not None:
                     pieces[role].append(embeds)
+            for role, embeds in (teach(mini_batch) if teach else {}).items():
+                taught.setdefault(role, []).append(embeds)
 
     # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
     leaves = {role: torch.cat(parts).requires_grad_() for role, parts in pieces.items() if parts}
     log_scale = core.logit_scale.detach().clone().requires_grad_()
     scale = log_scale.exp().to(leaves["text"].device)
     output_of_objective = core.objective(
-        Embeddings(**{role: leaf.to(scale.device) for role, leaf in leaves.items()}), scale
+        Embeddings(
+            **{role: leaf.to(scale.device) for role, leaf in leaves.items()},
+            teacher={role: torch.cat(parts) for role, parts in taught.items()},
+        ),
+        scale,
     )
     loss = output_of_objective.loss
     inputs = [*leaves.values(), log_scale]

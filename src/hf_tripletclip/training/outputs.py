@@ -32,6 +32,7 @@ class RunRecord:
     test: Any
     train_seconds: float
     base_model: str | None = None
+    adapter: bool = False
     license: str | None = None
 
 
@@ -73,7 +74,7 @@ def write_run_record(run: RunRecord) -> None:
         if run.before is not None:
             plot_evaluation(run.before, run.after, folder / "evaluation.png")
             plots["Evaluation before and after training"] = "evaluation.png"
-        if "group_score" in run.after.predictions:
+        if run.after.predictions:
             write_examples_page(folder / "examples.html", run.test, run.after)
     card = create_model_card(
         name=folder.name,
@@ -84,6 +85,7 @@ def write_run_record(run: RunRecord) -> None:
         before=run.before,
         after=run.after,
         base_model=run.base_model,
+        adapter=run.adapter,
         license=run.license,
         training_time=f"{run.train_seconds / 60:.1f} minutes on {run.args.world_size} × {run.args.device.type}",
         plots=plots,

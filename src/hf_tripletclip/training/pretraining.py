@@ -17,6 +17,7 @@ from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_se
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
+from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.loading import undecoded
@@ -29,6 +30,7 @@ from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.checkpointing import check_same_run, resolve_checkpoint, set_aside_old_run
 from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
+from hf_tripletclip.training.towers import describe_towers, prepare_towers
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
 
 logger = logging.get_logger(__name__)
@@ -57,11 +59,29 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         OSError: A path does not exist or cannot be written.
         ValueError: An argument, the data or a checkpoint does not fit; says what to do.
     """
-    model_args, data_args, args = parse_arguments(argv, default_config)
+    return run_training(*parse_arguments(argv, default_config))
+
+
+def run_training(
+    model_args: ModelArguments, data_args: DataArguments, args: TripletCLIPTrainingArguments, *, last: bool = True
+) -> dict[str, float]:
+    """
+    Run a training job; see [`main`].
+
+    Args:
+        model_args, data_args, args: What to do.
+        last (`bool`, defaults to `True`): Whether these processes train no more after it.
+    """
     logging.disable_progress_bar()  # of loading and writing weights, which takes no time here
     # Said here rather than left to a starting checkpoint's config, which may name what it was trained with.
     args.objective = args.objective or TripletCLIPConfig.objective
     objective = get_objective(args.objective, **args.objective_arguments)
+    model_args.check()
+    if model_args.model_name_or_path is None and set(model_args.modes.values()) != {"full"}:
+        raise ValueError(
+            "`--train_text` and `--train_vision` other than full are for a model that has learned something: name it "
+            "with `--model_name_or_path`."
+        )
     output_dir = _writable(args.output_dir)
     checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
     if checkpoint is None and args.resume_from_checkpoint:
@@ -74,6 +94,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     set_seed(args.seed)
     processor = make_processor(model_args, data_args, splits)
     model = make_model(model_args, processor)
+    trained: Any = prepare_towers(model, model_args, gradient_checkpointing=bool(args.gradient_checkpointing))
+    if args.should_log:
+        logger.info(describe_towers(trained, model_args))
     train = splits["train"]
     validation, test = splits.get("validation"), splits.get("test")
     if validation is None and args.eval_strategy != "no":
@@ -90,7 +113,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         broken_rows=BrokenRows(Path(output_dir) / "broken_rows.jsonl"),
     )
     trainer = TripletCLIPTrainer(
-        model=model,
+        model=trained,
         args=args,
         data_collator=collator,
         train_dataset=train,
@@ -125,13 +148,13 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
 
     # What was saved is what is evaluated. Other machines may not see it: their processes hold the same weights.
     in_memory = args.world_size > 1 and not trainer.is_deepspeed_enabled
-    trained = trainer.core if in_memory else TripletCLIPModel.from_pretrained(output_dir)
-    after = None if test is None else evaluate(trained)
+    final = trainer.model if in_memory else load_clip_like(output_dir)[0]
+    after = None if test is None else evaluate(final)
     if trainer.is_world_process_zero():
         write_run_record(
             RunRecord(
                 output_dir=Path(output_dir),
-                config=trained.config,
+                config=trainer.core.config,
                 args=args,
                 dataset=data_args.dataset_name_or_path,
                 log_history=trainer.state.log_history,
@@ -140,6 +163,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
                 test=test,
                 train_seconds=seconds,
                 base_model=model_args.model_name_or_path,
+                adapter=model_args.has_lora,
                 license=data_args.license,
             )
         )
@@ -151,7 +175,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     if args.push_to_hub:
         trainer.has_model_card = True
         trainer.push_to_hub()
-    end_training(trainer)
+    if last:
+        end_training(trainer)
     return {} if after is None else dict(after.metrics)
 
 
@@ -240,7 +265,9 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
         ValueError: `model_config` has an unknown field or sizes that do not fit each other, or the checkpoint's
             vocabulary is smaller than the tokenizer's.
     """
-    kwargs = {} if model_args.attn_implementation is None else {"attn_implementation": model_args.attn_implementation}
+    kwargs: dict[str, Any] = dict(model_args.loading_arguments())
+    if model_args.attn_implementation is not None:
+        kwargs["attn_implementation"] = model_args.attn_implementation
     tokenizer = processor.tokenizer
     if model_args.model_name_or_path is not None:
         if model_args.model_config:

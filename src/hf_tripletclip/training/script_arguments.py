@@ -10,11 +10,12 @@ from typing import Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.towers import TowerArguments
 
 
 @dataclass
-class ModelArguments:
-    """Which model is trained."""
+class ModelArguments(TowerArguments):
+    """Which model is trained, and what of it."""
 
     model_name_or_path: str | None = field(
         default=None,

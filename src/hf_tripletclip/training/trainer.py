@@ -14,9 +14,16 @@ import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import EvalPrediction, Trainer, default_data_collator
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints, unwrap_peft_model
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    has_length,
+    rotate_checkpoints,
+    unwrap_peft_model,
+)
 from transformers.utils import logging
 
+from hf_tripletclip.checkpoints.adapters import load_logit_scale, save_logit_scale
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import NEGATIVE_MASK
 from hf_tripletclip.data.loading import undecoded
@@ -25,6 +32,7 @@ from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.base import MODEL_INPUTS
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmarks
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
 from hf_tripletclip.training.checkpointing import mark_complete, unmark
 from hf_tripletclip.training.evaluating import (
@@ -37,6 +45,8 @@ from hf_tripletclip.training.evaluating import (
     without_broken_rows,
 )
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward
+from hf_tripletclip.training.retention import StopAtRetentionLoss
+from hf_tripletclip.training.teacher import Teacher
 
 logger = logging.get_logger(__name__)
 
@@ -47,8 +57,8 @@ class TripletCLIPTrainer(Trainer):
 
     What [`~transformers.Trainer`] does keeps working, except FSDP, which refuses CLIP's scalar `logit_scale`. Beyond
     it: the objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on
-    `logit_scale`, the objective's parts in the log, compositional metrics at every evaluation, checkpoints that are
-    known to be complete, and checks of the data before training starts.
+    `logit_scale`, the objective's parts in the log, compositional metrics and benchmarks (`eval_benchmarks`) at every
+    evaluation, checkpoints that are known to be complete, and checks of the data before training starts.
 
     Args:
         model ([`TripletCLIPModel`] or `PeftModel`): The model to train.
@@ -67,8 +77,9 @@ class TripletCLIPTrainer(Trainer):
 
     Raises:
         TypeError: The model is no TripletCLIP model.
-        ValueError: The objective is unknown, a dataset is empty, smaller than a batch or lacks a column that the
-            objective needs, a batch has one row only, FSDP is asked for, or gradient caching with DeepSpeed.
+        OSError: The data of a benchmark is not there.
+        ValueError: The objective or a benchmark is unknown, a dataset is empty, smaller than a batch or lacks a column
+            that the objective needs, a batch has one row only, FSDP is asked for, or gradient caching with DeepSpeed.
     """
 
     args: TripletCLIPTrainingArguments
@@ -135,9 +146,16 @@ class TripletCLIPTrainer(Trainer):
         if (maximum := getattr(core.config, "logit_scale_max", None)) is not None:
             self.add_callback(ClampLogitScale(maximum))
         self.add_callback(LogWhenSaving())
+        if args.retention_metric is not None:
+            self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss))
+        # Now, before a checkpoint is loaded: a resumed run has the same teacher.
+        self.teacher = Teacher(model, args.device) if core.objective.distillation is not None else None
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_count = 0
+        self._evaluating: str | None = None  # the prefix of the metrics of the evaluation that runs
+        self._benchmarks_due = False
         self._check()
+        self.benchmarks = make_benchmarks(args.benchmark_settings)
 
     @property
     def core(self) -> TripletCLIPModel:
@@ -148,6 +166,8 @@ class TripletCLIPTrainer(Trainer):
 
     def _check(self) -> None:
         args, objective = self.args, self.core.objective
+        if args.benchmark_settings and self.processing_class is None:
+            raise ValueError("`eval_benchmarks` need the model's processor: give it as `processing_class`.")
         if self.is_fsdp_enabled:
             raise ValueError("FSDP cannot shard a CLIP: it refuses scalar parameters such as `logit_scale`. Use DDP.")
         if args.mini_batch_size is not None and self.is_deepspeed_enabled:
@@ -198,7 +218,9 @@ class TripletCLIPTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        outputs = model(**_model_inputs(inputs), return_loss=True, return_logits=False)
+        inputs = _model_inputs(inputs)
+        taught = {} if self.teacher is None else {"teacher_embeds": self.teacher(self._bare(model), inputs)}
+        outputs = model(**inputs, **taught, return_loss=True, return_logits=False)
         if model.training:
             self._add_parts(outputs["loss_parts"])
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
@@ -223,11 +245,36 @@ class TripletCLIPTrainer(Trainer):
                 backward=self.accelerator.backward,
                 no_sync=functools.partial(self.accelerator.no_sync, model),
                 loss_weight=weight,
+                teach=None if self.teacher is None else self.teacher.bound_to(self._bare(model)),
             )
         self._add_parts(parts)
         return loss * weight
 
+    def _bare(self, model: Any) -> Any:
+        """The model without `accelerate`'s wrappers: the teacher must not meet DDP's hooks."""
+        return self.accelerator.unwrap_model(model)
+
     # ---- Evaluation ----
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        if self._evaluating is not None:  # of several datasets `Trainer` evaluates one after the other, by this method
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._evaluating, self._benchmarks_due = metric_key_prefix, bool(self.benchmarks)
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._evaluating, self._benchmarks_due = None, False
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        output = super().evaluation_loop(*args, **kwargs)
+        if self._benchmarks_due:  # once, and here, so that callbacks such as early stopping see the metrics
+            self._benchmarks_due = False
+            found = benchmark_metrics(self.benchmarks, self.core, self.processing_class, self.args)
+            found = {f"{self._evaluating}_{name}": value for name, value in found.items()}
+            output = output._replace(metrics={**(output.metrics or {}), **found})
+        return output
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         with self._whole_evaluation(eval_dataset):
@@ -302,6 +349,18 @@ class TripletCLIPTrainer(Trainer):
         """`Trainer`'s generic card, which `push_to_hub` writes, unless a card of the run is there already."""
         if not self.has_model_card:
             super().create_model_card(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        save_logit_scale(self._bare(self.model), str(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_logit_scale(self._bare(self.model if model is None else model), resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_logit_scale(self._bare(self.model), str(self.state.best_model_checkpoint))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # `Trainer` looks at `max_steps` after a step only: resumed from its last checkpoint it would train one more.

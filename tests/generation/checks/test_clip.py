@@ -226,7 +226,7 @@ def test_models_that_do_not_fit(tmp_path, clip):
     BertModel(
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
     ).save_pretrained(bert)
-    with pytest.raises(ValueError, match="is a BertModel, which does not embed both"):
+    with pytest.raises(ValueError, match="is a BertModel, which does not embed images"):
         ClipScores(model=str(bert)).setup()
     model = CLIPModel.from_pretrained(clip)
     state = {name: value for name, value in model.state_dict().items() if name != "visual_projection.weight"}

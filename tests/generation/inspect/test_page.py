@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import base64
-import hashlib
-import html.parser
-import json
 import os
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from hf_tripletclip.generation.inspect import inspect
 from hf_tripletclip.generation.wordnet import load_wordnet
 from tests.generation.inspect.datasets_to_look_at import scored_rows, write_dataset, write_rows
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from tests.pages.looking import Elements, browse, needs_browser, stands_alone, visit
 
 
 @pytest.fixture(scope="module")
@@ -27,46 +20,8 @@ def page(tmp_path_factory):
         return inspect(write_dataset(folder / "set"), folder / "new" / "page.html", samples=30, progress=False)
 
 
-class Elements(html.parser.HTMLParser):
-    """Tags with their attributes, and whether all are closed."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.open, self.found, self.words = [], [], []
-        self.feed(content)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 def test_the_page_stands_alone(page):
-    content = page.read_text(encoding="utf-8")
-    elements = Elements(content)
-    for tag, attributes in elements.found:
-        assert tag not in ("link", "iframe", "object", "base")
-        assert not any(name.startswith("on") for name in attributes)
-        if "src" in attributes:
-            assert attributes["src"].startswith("data:image/jpeg;base64,")
-        if "href" in attributes:
-            assert attributes["href"].startswith("#")
-    assert sum(tag == "script" for tag, _ in elements.found) == 1
-    assert "@import" not in content
-    assert "url(" not in content
-    script = re.search(r"<script>(.*)</script>", content, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in content
+    elements = stands_alone(page)
     assert sum(attributes.get("class") == "card" for _, attributes in elements.found) == 30
     assert os.listdir(page.parent) == ["page.html"]
 
@@ -130,27 +85,12 @@ def test_a_dataset_with_little_in_it(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@needs_browser
 def test_the_page_works_in_a_browser(page, tmp_path):
-    def dom(path):
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-        return subprocess.run(
-            [*command, "--enable-logging=stderr", "--dump-dom", path.as_uri()],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-
-    ran = dom(page)
-    assert "Content Security Policy" not in ran.stderr
-    assert "Uncaught" not in ran.stderr
-    assert "<title>set: hard negative pairs</title>" in ran.stdout  # no caption's script ran
-    assert "24 of 30 rows" in ran.stdout  # ours did
-    # The same page with a visitor: the policy lets no script in that the page was not written with.
-    content = page.read_text(encoding="utf-8")
-    content = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", content)
-    visitor = """<script>
+    ran = browse(page, tmp_path)
+    assert "<title>set: hard negative pairs</title>" in ran  # no caption's script ran
+    assert "24 of 30 rows" in ran  # ours did
+    visitor = """
       const choose = (name, value) => {
         const box = document.getElementById(name);
         box.value = value;
@@ -164,10 +104,8 @@ def test_the_page_works_in_a_browser(page, tmp_path):
         seen.map((card) => JSON.parse(card.dataset.scores).clip_score),
         document.documentElement.scrollWidth <= document.documentElement.clientWidth,
       ]);
-    </script></body>"""
-    (tmp_path / "visited.html").write_text(content.replace("</body>", visitor), encoding="utf-8")
-    title = html.unescape(re.search("<title>(.*?)</title>", dom(tmp_path / "visited.html").stdout)[1])
-    kinds, scores, fits = json.loads(title)
+    """
+    kinds, scores, fits = visit(page, visitor, tmp_path)
     assert set(kinds) == {'["swap_att"]'}
     assert len(scores) >= 5
     assert scores == sorted(scores)

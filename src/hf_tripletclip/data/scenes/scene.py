@@ -64,7 +64,9 @@ class Scene:
     wording: tuple[int, int, int]
 
     def positions(self) -> list[tuple[float, float]]:
-        """Centres of the objects as fractions of the image's side, from the top left."""
+        """Centres of the objects as fractions of the image's side, from the top left; of one, the middle."""
+        if len(self.objects) == 1:
+            return [(0.5, 0.5)]
         near, far = (0.27, 0.73) if len(self.objects) == 2 else (0.26, 0.74)
         first_is_near = self.relation in ("left", "above")
         pair = (near, far) if first_is_near else (far, near)

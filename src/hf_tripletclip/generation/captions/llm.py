@@ -69,7 +69,7 @@ class LLMCaptions(InstructedCaptions):
     _kept: Loaded | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        from hf_tripletclip.generation.models import check_dtype
+        from hf_tripletclip.checkpoints.loading import check_dtype
 
         super().__post_init__()
         check_dtype(self.dtype)
@@ -158,7 +158,7 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
     from jinja2 import TemplateError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hf_tripletclip.generation.models import loading, pick_device
+    from hf_tripletclip.checkpoints.loading import loading, pick_device
 
     if device is not None:
         pick_device(device)

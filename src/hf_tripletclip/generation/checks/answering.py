@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hf_tripletclip.checkpoints.loading import loading, pick_device, pick_dtype
 from hf_tripletclip.generation.chat import sampling
 from hf_tripletclip.generation.checks.questions import NO, YES
-from hf_tripletclip.generation.models import loading, pick_device, pick_dtype
 
 MAX_NEW_TOKENS = 16  # of an answer
 SHORT = "{question} Answer yes or no."

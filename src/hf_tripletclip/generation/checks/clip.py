@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import torch
 from datasets import Features, Value
 
+from hf_tripletclip.checkpoints.clip_like import image_features, load_clip_like, text_features, tokenize
+from hf_tripletclip.checkpoints.loading import check_dtype, loading, pick_device, pick_dtype
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, decode_image
 from hf_tripletclip.data.schema import (
     CAPTION,
@@ -26,7 +28,6 @@ from hf_tripletclip.data.schema import (
     NEG_CROSS_CLIP_SCORE,
     NEG_IMAGE,
 )
-from hf_tripletclip.generation.models import check_dtype, loading, pick_device, pick_dtype
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage
 
 # Score -> the two columns whose embeddings it compares.
@@ -92,7 +93,9 @@ class ClipScores(Stage):
         if self._model is None:
             device = pick_device(self.device)
             with loading(self.model, "a CLIP-like model"):
-                model, self._processor = _load(self.model, self.revision, pick_dtype(self.dtype, device))
+                model, self._processor = load_clip_like(
+                    self.model, revision=self.revision, dtype=pick_dtype(self.dtype, device)
+                )
             self._model = model.to(device).eval()
 
     @torch.inference_mode()
@@ -137,28 +140,21 @@ class ClipScores(Stage):
                 scored[row] = None
         return {**scores, ERROR: errors}
 
-    def _embed(self, values: list[Any], features: Callable[[list[Any]], Any]) -> torch.Tensor:
+    def _embed(self, values: list[Any], features: Callable[[list[Any]], torch.Tensor]) -> torch.Tensor:
         """L2-normalised float32 embeddings on the CPU."""
         parts = []
         for start in range(0, len(values), self.batch_size):
-            output = features(values[start : start + self.batch_size])
-            pooled = output if isinstance(output, torch.Tensor) else output.pooler_output
-            parts.append(torch.nn.functional.normalize(pooled.float(), dim=-1).cpu())
+            embeddings = features(values[start : start + self.batch_size])
+            parts.append(torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu())
         return torch.cat(parts)
 
-    def _image_features(self, images: list[Any]) -> Any:
+    def _image_features(self, images: list[Any]) -> torch.Tensor:
         inputs = self._processor(images=images, return_tensors="pt")
-        return self._model.get_image_features(**inputs.to(self._model.device, self._model.dtype))
+        return image_features(self._model, **inputs.to(self._model.device, self._model.dtype))
 
-    def _caption_features(self, captions: list[str]) -> Any:
-        text = getattr(self._model.config, "text_config", self._model.config)
-        limit = min(getattr(text, "max_position_embeddings", 512), self._processor.tokenizer.model_max_length)
-        # CLIP takes any padding; SigLIP has learned captions that are padded to the limit.
-        padding = "longest" if self._model.config.model_type == "clip" else "max_length"
-        inputs = self._processor(
-            text=captions, padding=padding, truncation=True, max_length=limit, return_tensors="pt"
-        )
-        return self._model.get_text_features(**inputs.to(self._model.device))
+    def _caption_features(self, captions: list[str]) -> torch.Tensor:
+        inputs = tokenize(self._model, self._processor, captions)
+        return text_features(self._model, **inputs.to(self._model.device))
 
 
 class _Unique:
@@ -184,28 +180,3 @@ def image_key(value: Any) -> Hashable:
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     return value if isinstance(value, (bytes, str)) else id(value)
-
-
-def _load(source: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model and its processor."""
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-
-    from hf_tripletclip.checkpoints import load_processor
-    from hf_tripletclip.checkpoints.published import is_split_encoder_layout
-    from hf_tripletclip.modeling import TripletCLIPModel
-
-    options: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
-    if is_split_encoder_layout(source, **options):
-        # The layout has no scale, which cosines do not need; given one, it does not warn.
-        model: Any = TripletCLIPModel.from_pretrained(source, logit_scale=math.log(100), dtype=dtype, **options)
-        return model, load_processor(source, **options)
-    clip = AutoConfig.from_pretrained(source, **options).model_type == "clip"
-    loaded: Any = (TripletCLIPModel if clip else AutoModel).from_pretrained(
-        source, dtype=dtype, output_loading_info=True, **options
-    )
-    model, info = loaded
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ValueError(f"{source} is a {type(model).__name__}, which does not embed both images and captions.")
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
-    return model, (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)

@@ -15,10 +15,10 @@ from datasets import Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from hf_tripletclip.checkpoints.loading import check_dtype, loading, no_progress_bars, pick_device, pick_dtype
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.schema import ID, NEG_CAPTION, NEG_IMAGE, SEED
 from hf_tripletclip.generation.images.encoding import check_encoding, encode_image, image_problem
-from hf_tripletclip.generation.models import check_dtype, loading, no_progress_bars, pick_device, pick_dtype
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 
 # What the stage itself gives to a pipeline, so `pipeline_kwargs` must not.

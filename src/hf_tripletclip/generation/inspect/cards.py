@@ -3,28 +3,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections import deque
 from collections.abc import Sequence
-from html import escape
 
 from hf_tripletclip.data.schema import IMAGE, IMAGE_COLUMNS, NEG_IMAGE
 from hf_tripletclip.generation.inspect.measures import NO_KIND
 from hf_tripletclip.generation.inspect.sample import Look, Row
+from hf_tripletclip.pages.markup import text
+from hf_tripletclip.pages.words import marked_captions
 
-MAX_WORDS = 60  # of a caption that is shown
-MAX_CHARACTERS = 400
 MAX_NEGATIVES = 8  # of a row
-# What a browser does not show, or what would turn the text around it.
-UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
-
-
-def text(value: object) -> str:
-    """Any text as HTML."""
-    clean = str(value).encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be written
-    return escape(UNSHOWN.sub("\ufffd", clean))
 
 
 def choose(looks: Sequence[Look], number: int) -> list[Look]:
@@ -46,62 +35,16 @@ def choose(looks: Sequence[Look], number: int) -> list[Look]:
     return chosen
 
 
-def differing_words(caption: str, negative: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """The words of both captions, each with whether the other lacks it there."""
-    first, second = _words(caption), _words(negative)
-    matcher = difflib.SequenceMatcher(a=_folded(first), b=_folded(second), autojunk=False)
-    same_first = {block.a + step for block in matcher.get_matching_blocks() for step in range(block.size)}
-    same_second = {block.b + step for block in matcher.get_matching_blocks() for step in range(block.size)}
-    return (
-        [(word, place not in same_first) for place, word in enumerate(first)],
-        [(word, place not in same_second) for place, word in enumerate(second)],
-    )
-
-
-def _words(caption: str) -> list[str]:
-    words = caption[:MAX_CHARACTERS].split()
-    cut = len(caption) > MAX_CHARACTERS or len(words) > MAX_WORDS
-    return [*words[:MAX_WORDS], "…"] if cut else words
-
-
-def _folded(words: list[str]) -> list[str]:
-    """As they are compared: a capital letter and a full stop make no other word."""
-    return [word.lower().strip(".,;:!?") or word for word in words]
-
-
-def _marked(words: Sequence[tuple[str, bool]]) -> str:
-    """Words as HTML; neighbouring ones that differ share a mark."""
-    parts: list[str] = []
-    run: list[str] = []
-    for word, differs in [*words, ("", False)]:
-        if differs:
-            run.append(text(word))
-            continue
-        if run:
-            parts.append(f"<mark>{' '.join(run)}</mark>")
-            run = []
-        if word:
-            parts.append(text(word))
-    return " ".join(parts)
-
-
 def card(look: Look) -> str:
     """A row as HTML."""
     row = look.row
     assert row is not None  # `choose` takes no others
-    pairs = [differing_words(row.caption, negative) for negative in row.negatives]
-    if pairs:  # a word of the caption that any negative changes
-        flags = [
-            any(places) for places in zip(*([differs for _, differs in words] for words, _ in pairs), strict=True)
-        ]
-        own = [(word, differs) for (word, _), differs in zip(pairs[0][0], flags, strict=True)]
-    else:
-        own = [(word, False) for word in _words(row.caption)]
+    own, others = marked_captions(row.caption, row.negatives)
     negatives = []
     several = len(row.negatives) > 1
-    for (_, words), kind in list(zip(pairs, row.kinds, strict=True))[:MAX_NEGATIVES]:
+    for words, kind in list(zip(others, row.kinds, strict=True))[:MAX_NEGATIVES]:
         tag = f' <span class="tag">{text(kind)}</span>' if several and kind else ""
-        negatives.append(f'<p class="caption negative" dir="auto">{_marked(words)}{tag}</p>')
+        negatives.append(f'<p class="caption negative" dir="auto">{words}{tag}</p>')
     if len(row.negatives) > MAX_NEGATIVES:
         negatives.append(f'<p class="quiet">and {len(row.negatives) - MAX_NEGATIVES} more</p>')
     if not row.negatives:
@@ -112,7 +55,7 @@ def card(look: Look) -> str:
     return (
         f'<article class="card" data-kinds="{text(json.dumps(kinds))}" data-scores="{text(json.dumps(row.scores))}"'
         f' data-split="{text(row.split)}">{_pictures(look)}'
-        f'<p class="caption positive" dir="auto">{_marked(own)}</p>{"".join(negatives)}'
+        f'<p class="caption positive" dir="auto">{own}</p>{"".join(negatives)}'
         f'<p class="tags">{tags}</p>{_scores(row)}<p class="quiet where">{_where(row)}</p></article>'
     )
 

@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from hf_tripletclip.generation.inspect import sections
-from hf_tripletclip.generation.inspect.cards import text
 from hf_tripletclip.generation.inspect.measures import left_out_reasons
 from hf_tripletclip.generation.inspect.rows import read_sample
 from hf_tripletclip.generation.inspect.sample import Row
-from hf_tripletclip.version import __version__
+from hf_tripletclip.pages.page import write_page
 
 MAX_KINDS = 20
 OTHER_KINDS = "other kinds"
@@ -89,14 +85,14 @@ def inspect(
         "Concepts": sections.coverage(rows),
         "Broken rows": sections.broken(read, left_out_reasons(Path(name_or_path))),
     }
-    page = _fill(title, sections.overview(read), parts)
-    staged = path.with_name(f".{path.name}.tmp")
-    try:
-        staged.write_text(page, encoding="utf-8")
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
-    return path
+    return write_page(
+        path,
+        title=f"{title}: hard negative pairs",
+        heading=title,
+        overview=sections.overview(read),
+        sections=parts,
+        command="tripletclip inspect",
+    )
 
 
 def _merge_rare_kinds(rows: list[Row]) -> None:
@@ -107,23 +103,3 @@ def _merge_rare_kinds(rows: list[Row]) -> None:
     common = {kind for kind, _ in counts.most_common(MAX_KINDS)}
     for row in rows:
         row.kinds = [kind if kind is None or kind in common else OTHER_KINDS for kind in row.kinds]
-
-
-def _fill(title: str, overview: str, parts: Mapping[str, str]) -> str:
-    folder = Path(__file__).parent
-    script = (folder / "page.js").read_text(encoding="utf-8")
-    # Only this script may run, and nothing is fetched, whatever a caption holds.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    anchors = {name: name.lower().replace(" ", "-") for name in parts}
-    return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
-        title=text(title),
-        digest=digest,
-        style=(folder / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        navigation="".join(f'<a href="#{anchors[name]}">{name}</a>' for name in parts),
-        overview=overview,
-        sections="".join(
-            f'<section id="{anchors[name]}"><h2>{name}</h2>{part}</section>' for name, part in parts.items()
-        ),
-        version=__version__,
-    )

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import heapq
-import io
 import math
 import os
 import random
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
-from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_image, is_several, known_reason, row_name
@@ -36,9 +33,9 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.data.validate import UNREADABLE, _check_row, _number_of_rows
 from hf_tripletclip.generation.inspect.sample import Look, Row, SplitSample
+from hf_tripletclip.pages.pictures import THUMBNAIL, thumbnail
 
 AT_ONCE = 100  # rows read from a part of a stream before the next part's turn: a row group of ours
-THUMBNAIL = 176  # pixels of the longer side
 
 
 def read_sample(
@@ -225,13 +222,3 @@ def _look(row: Mapping[str, Any], key: str, usable: Row | None, columns: Sequenc
             reason = (known_reason(row, name) or (str(error), name))[0]
             look.problems.append((f"{reason.partition(':')[0]} in {name}", key))
     return look
-
-
-def thumbnail(image: Image.Image) -> str:
-    """A small JPEG as a `data:` URI."""
-    if max(image.size) > THUMBNAIL:
-        image = image.copy()
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=82, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

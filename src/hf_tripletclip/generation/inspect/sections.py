@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
 import numpy as np
 
 from hf_tripletclip.data.schema import CLIP_SCORE, NEG_CLIP_SCORE, SCORES
-from hf_tripletclip.generation.inspect.cards import card, choose, text
+from hf_tripletclip.generation.inspect.cards import card, choose
 from hf_tripletclip.generation.inspect.charts import Series, curve, histogram
 from hf_tripletclip.generation.inspect.measures import (
     blind_scores,
@@ -20,6 +20,7 @@ from hf_tripletclip.generation.inspect.measures import (
     kinds_by_split,
 )
 from hf_tripletclip.generation.inspect.sample import Row, SplitSample
+from hf_tripletclip.pages.markup import controls, figure, grid, table, text
 
 MEANINGS = {
     "clip_score_mean": "mean of clip_score and neg_clip_score, by which the paper filters",
@@ -35,36 +36,6 @@ MEANINGS = {
 }
 
 
-def table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    classes: Sequence[str] = (),
-    words: Sequence[str] = (),
-) -> str:
-    """
-    A table whose columns but the first, and `words`, hold numbers.
-
-    Args:
-        head (`Sequence[str]`): Names of the columns.
-        rows (`Iterable[Sequence[object]]`): The cells; whole numbers get thousands separators.
-        classes (`Sequence[str]`): A class of the style sheet for each row.
-        words (`Sequence[str]`): Names of the columns, beside the first, that hold words.
-    """
-
-    styles = [' class="words"' if place == 0 or name in words else "" for place, name in enumerate(head)]
-
-    def cell(value: object, style: str) -> str:
-        shown = f"{value:,}" if isinstance(value, int) else "–" if value is None else str(value)
-        return f"<td{style}>{text(shown)}</td>"
-
-    body = ""
-    for place, row in enumerate(rows):
-        style = f' class="{classes[place]}"' if classes and classes[place] else ""
-        body += f"<tr{style}>{''.join(map(cell, row, styles))}</tr>"
-    titles = "".join(f"<th{style}>{text(name)}</th>" for name, style in zip(head, styles, strict=True))
-    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def by_split(counts: Mapping[str, Counter[str]], first: str, splits: Sequence[str]) -> str:
     """A table of counts by name and split."""
     several = len(splits) > 1
@@ -76,11 +47,6 @@ def by_split(counts: Mapping[str, Counter[str]], first: str, splits: Sequence[st
             for name, count in counts.items()
         ),
     )
-
-
-def figure(drawing: str, caption: str = "") -> str:
-    """A chart with what to know about it."""
-    return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>"
 
 
 def overview(samples: Sequence[SplitSample]) -> str:
@@ -121,29 +87,16 @@ def pairs(samples: Sequence[SplitSample], number: int) -> str:
     kinds = kinds_by_split(rows)
     scores = [name for name in SCORES if any(name in row.scores for row in rows)]
     splits = list(dict.fromkeys(row.split for row in rows))
-    options = {
-        "kind": [("", "all kinds"), *((kind, kind) for kind in sorted(kinds))],
-        "split": [("", "all splits"), *((split, split) for split in splits)],
-        "sort": [
-            ("", "kinds in turn"),
-            *((f"{name} {way}", f"{name}, {label}") for name in scores for way, label in _WAYS),
-        ],
-    }
-    controls = "".join(
-        f'<label>{name} <select id="{name}">'
-        + "".join(f'<option value="{text(value)}">{text(label)}</option>' for value, label in entries)
-        + "</select></label>"
-        for name, entries in options.items()
-        if len(entries) > 2
+    boxes = controls(
+        {
+            "kind": ("kinds", [("", "all kinds"), *((kind, kind) for kind in sorted(kinds))]),
+            "split": ("split", [("", "all splits"), *((split, split) for split in splits)]),
+        },
+        [("", "kinds in turn"), *((f"{name} {way}", f"{name}, {label}") for name in scores for way, label in _WAYS)],
     )
     left = len([look for look in looks if look.row is not None and not look.problems])
     what = f"{len(shown):,} of the {left:,} whole rows whose images were decoded, every kind and split in turn."
-    return (
-        f"<p class='note'>{what} Words in which the captions differ are marked.</p>"
-        f'<div class="controls" id="controls" hidden>{controls}<output id="shown"></output></div>'
-        f'<div class="grid" id="grid">{"".join(map(card, shown))}</div>'
-        '<button id="more" hidden>show all</button>'
-    )
+    return f"<p class='note'>{what} Words in which the captions differ are marked.</p>{boxes}{grid(map(card, shown))}"
 
 
 _WAYS = (("down", "highest first"), ("up", "lowest first"))

@@ -1,0 +1,24 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tune a CLIP on hard negative pairs, by LoRA or otherwise, and show what it gains and what it loses.
+
+    accelerate launch examples/pretrain.py --objective clip --output_dir outputs/scenes_clip  # what to start from
+    accelerate launch examples/finetune_lora.py
+    accelerate launch examples/finetune_lora.py --config examples/configs/finetune_lora.yaml --dataset_name_or_path DIR
+
+Flags are those of `examples/pretrain.py`, and `--variants`, `--composition`, `--retention`, `--benchmarks`, `--alpha`,
+`--max_loss`; `--help` lists them all, and a YAML file holds the same names.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hf_tripletclip.cli import run_reporting_errors
+from hf_tripletclip.training.finetuning import main
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "finetune_lora_scenes.yaml"
+
+if __name__ == "__main__":
+    sys.exit(run_reporting_errors(lambda: main(sys.argv[1:], DEFAULT_CONFIG)))

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any CLIP-like model: loading it, and its features of images and captions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, load_logit_scale
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, load_processor
+from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
+from hf_tripletclip.modeling import TripletCLIPModel
+
+DEFAULT_LIMIT = 512  # tokens, where neither model nor tokenizer names a limit
+ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def load_clip_like(
+    source: str | os.PathLike[str], *, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """
+    Load a model that embeds images and captions, and its processor.
+
+    Args:
+        source (`str` or `os.PathLike`): A directory or the id of a Hub repository: a CLIP, one of the published
+            TripletCLIP layout, any model with `get_image_features` and `get_text_features` that `AutoModel` opens,
+            such as SigLIP, or a PEFT adapter of one of them, which says what it adapts.
+        revision (`str`, *optional*): Branch, tag or commit of the repository.
+        dtype (`torch.dtype`, defaults to `torch.float32`): Of the weights.
+
+    Returns:
+        `tuple`: The model, on the CPU, and its processor.
+
+    Raises:
+        OSError: There is no model, or it cannot be reached.
+        ValueError: The model does not embed images and captions, weights are missing, or an adapter does not fit.
+        ImportError: It is an adapter, and `peft` is not installed.
+    """
+    source = os.fspath(source)
+    options: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
+    if not os.path.isdir(source):
+        try:
+            validate_repo_id(source)
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"{source} is neither a directory that exists nor the id of a Hub repository"
+            ) from error
+    if config_file := find_file(source, ADAPTER_CONFIG, options):
+        return _load_adapter(source, config_file, options, dtype)
+    if is_split_encoder_layout(source, **options):
+        # The layout has no scale, which cosines do not need; given one, it does not warn.
+        model: Any = TripletCLIPModel.from_pretrained(source, logit_scale=math.log(100), dtype=dtype, **options)
+        return model, load_processor(source, **options)
+    clip = AutoConfig.from_pretrained(source, **options).model_type == "clip"
+    loaded: Any = (TripletCLIPModel if clip else AutoModel).from_pretrained(
+        source, dtype=dtype, output_loading_info=True, **options
+    )
+    model, info = loaded
+    check_two_towers(model, source)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
+    return model, (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)
+
+
+def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+    """The adapted model, and the adapter's processor where it has one, else that of the model that it adapts."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(
+            f"{source} is a PEFT adapter: install `peft` (pip install 'hf_tripletclip[peft]')"
+        ) from error
+
+    try:
+        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config_file} is not valid JSON: {error}") from error
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"{source} is a PEFT adapter whose {ADAPTER_CONFIG} does not say of which model: set "
+            "`base_model_name_or_path` in it to a directory or Hub id."
+        )
+    if base == source:
+        raise ValueError(f"{source} is a PEFT adapter that names itself as the model that it adapts.")
+    try:
+        model, processor = load_clip_like(base, revision=config.get("revision"), dtype=dtype)
+    except OSError as error:
+        raise OSError(f"{source} is a PEFT adapter of {base}, which cannot be loaded: {error}") from error
+    if not any(find_file(source, name, options) for name in ADAPTER_WEIGHTS):
+        raise OSError(f"{source} has an {ADAPTER_CONFIG} but no {' or '.join(ADAPTER_WEIGHTS)}")
+    hub = {name: value for name, value in options.items() if name == "revision"}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below
+            # peft asks for an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            adapted = PeftModel.from_pretrained(model, source, torch_device="cpu", **hub)
+            # Once more, because only this says what did not fit; it is small.
+            loaded = adapted.load_adapter(source, "default", torch_device="cpu", **hub)
+    except SafetensorError as error:
+        raise ValueError(f"the weights of the PEFT adapter {source} cannot be read: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # modules or shapes that the model does not have
+        problem = " ".join(str(error).split("\n\t")[:2])
+        raise ValueError(f"{source} is a PEFT adapter that does not fit {base}: {problem}") from error
+    if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
+        raise ValueError(
+            f"{source} is a PEFT adapter that does not fit {base}: {len(strange)} weights are missing or of another "
+            f"model: {', '.join(strange[:3])}"
+        )
+    if scale := find_file(source, LOGIT_SCALE_FILE, options):
+        load_logit_scale(adapted, Path(scale).parent)
+    if any(find_file(source, name, options) for name in PROCESSOR_FILES):
+        processor = AutoProcessor.from_pretrained(source, **options)
+    return adapted, processor
+
+
+def check_two_towers(model: Any, source: str = "the model") -> None:
+    """
+    Check that a model embeds both images and captions.
+
+    Raises:
+        ValueError: It does not.
+    """
+    for kind, method in (("images", "get_image_features"), ("captions", "get_text_features")):
+        if not hasattr(model, method):
+            raise ValueError(
+                f"{source} is a {type(model).__name__}, which does not embed {kind}: give a CLIP-like model, with an "
+                "image tower and a text tower."
+            )
+
+
+def image_features(model: Any, **inputs: Any) -> torch.Tensor:
+    """Embeddings of shape `(N, dim)`, not normalised, of what the processor made of images."""
+    return _pooled(model.get_image_features(**inputs))
+
+
+def text_features(model: Any, **inputs: Any) -> torch.Tensor:
+    """Embeddings of shape `(N, dim)`, not normalised, of what `tokenize` made of captions."""
+    return _pooled(model.get_text_features(**inputs))
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def max_text_length(model: Any, processor: Any) -> int:
+    """Tokens that the text tower takes."""
+    config = getattr(model.config, "text_config", model.config)
+    limit = getattr(config, "max_position_embeddings", DEFAULT_LIMIT)
+    return min(limit, processor.tokenizer.model_max_length)
+
+
+def tokenize(model: Any, processor: Any, captions: Sequence[str]) -> Any:
+    """
+    Captions as the text tower takes them, cut at its limit: padded to the longest for a CLIP, and to the limit for
+    others, such as SigLIP, which has learned captions that are padded so.
+    """
+    return processor(
+        text=list(captions),
+        padding="longest" if model.config.model_type == "clip" else "max_length",
+        truncation=True,
+        max_length=max_text_length(model, processor),
+        return_tensors="pt",
+    )

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recognition set of the embedded data: one object per picture, its colour is the class."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, Image
+
+from hf_tripletclip.data.scenes.build import VERSION
+from hf_tripletclip.data.scenes.captions import TEMPLATES
+from hf_tripletclip.data.scenes.drawing import draw_scene, require_fonts
+from hf_tripletclip.data.scenes.scene import Scene, pick, sample_thing, stable_hash
+from hf_tripletclip.data.scenes.vocabulary import COLOURS, MEASURES, SETTINGS, Nouns, choose_nouns
+
+PER_CLASS = 100  # pictures
+LABEL = "label"
+
+
+def load_recognition(*, nouns: Nouns = 24, seed: int = 0, image_size: int = 64, per_class: int = PER_CLASS) -> Dataset:
+    """
+    Pictures of one object each, in the middle; the class is its colour. No caption of `scenes` has one object, so this
+    asks what a model has learned besides what it was trained on: a probe of retention in fine-tuning, and no more a
+    claim about photographs than `scenes` is.
+
+    Args:
+        nouns, seed, image_size: As in [`load_scenes`].
+        per_class (`int`, defaults to 100): Pictures of each colour.
+
+    Returns:
+        `Dataset` with the columns `image` and `label`, a `ClassLabel`.
+
+    Raises:
+        ImportError: The icon fonts are not installed.
+        ValueError: An argument is out of range.
+    """
+    if per_class < 1:
+        raise ValueError(f"`per_class` is {per_class}; give at least 1.")
+    require_fonts()
+    names = choose_nouns(nouns)
+    rows = [(colour, index) for index in range(per_class) for colour in COLOURS]
+    features = Features({"image": Image(), LABEL: ClassLabel(names=list(COLOURS))})
+    pictures = [_draw(colour, index, seed, names, image_size) for colour, index in rows]
+    return Dataset.from_dict({"image": pictures, LABEL: [colour for colour, _ in rows]}, features=features)
+
+
+def _draw(colour: str, index: int, seed: int, nouns: Sequence[str], image_size: int) -> dict[str, Any]:
+    key = stable_hash("recognition", VERSION, seed, colour, index)
+    rng = random.Random(key)
+    thing = sample_thing(rng, nouns, (colour,), says_size=False)
+    scene = Scene((thing,), "left", "above", pick(rng, tuple(SETTINGS)), says_setting=False, wording=(0, 0, 0))
+    buffer = io.BytesIO()
+    draw_scene(scene, image_size, key).save(buffer, format="PNG", compress_level=1)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def recognition_templates(nouns: Nouns = 24) -> list[str]:
+    """Prompts for a colour, `{c}`, in the words of the captions, with each noun."""
+    first = TEMPLATES[0].format(pair="{thing}", third="", where="")
+    things = [
+        f"{MEASURES[noun]} {{c}} {noun}" if noun in MEASURES else f"a {{c}} {noun}" for noun in choose_nouns(nouns)
+    ]
+    return [first.replace("{thing}", thing) for thing in things]

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo computes: scores of captions for a picture, and which hard negatives a model confuses."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_tripletclip.checkpoints.clip_like import max_text_length
+from hf_tripletclip.demo.inputs import DemoError
+from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.images import ImageFile
+from hf_tripletclip.evaluation.scoring import cosines
+
+DEFAULT_SCALE = 100.0  # of models that hold none: what CLIP's training ends with
+MAX_MODELS = 2
+
+
+@dataclass(frozen=True)
+class CaptionScore:
+    """
+    A caption's score.
+
+    Args:
+        caption (`str`): The caption.
+        cosine (`float`): Of the embeddings of picture and caption.
+        probability (`float`): Softmax of cosine times scale over the captions that were given.
+    """
+
+    caption: str
+    cosine: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What a model makes of a picture and captions.
+
+    Args:
+        model (`str`): Its name.
+        scale (`float`): What it multiplies cosines with.
+        scores (`Sequence[CaptionScore]`): In the order of the captions.
+        notes (`Sequence[str]`): What a reader must know, such as that a caption was cut.
+    """
+
+    model: str
+    scale: float
+    scores: Sequence[CaptionScore]
+    notes: Sequence[str] = ()
+
+    @property
+    def best(self) -> int | None:
+        """The number of the caption that strictly beats all others; `None` where several tie or there is only one."""
+        found = [score.cosine for score in self.scores]
+        if len(found) < 2 or found.count(max(found)) > 1:
+            return None
+        return found.index(max(found))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """
+    The caption against one hard negative.
+
+    Args:
+        negative (`str`): The hard negative.
+        kind (`str`, *optional*): What was changed, one of `NEGATIVE_TYPES`, where that is known.
+        caption_cosine, negative_cosine (`float`): Of the picture with each.
+    """
+
+    negative: str
+    kind: str | None
+    caption_cosine: float
+    negative_cosine: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the caption scores strictly more: a tie is wrong."""
+        return self.caption_cosine > self.negative_cosine
+
+    @property
+    def tie(self) -> bool:
+        return self.caption_cosine == self.negative_cosine
+
+    @property
+    def difference(self) -> float:
+        return self.caption_cosine - self.negative_cosine
+
+
+@dataclass(frozen=True)
+class Composition:
+    """
+    What a model makes of a caption and its hard negatives.
+
+    Args:
+        model (`str`): Its name.
+        caption (`str`): The caption that is true of the picture.
+        trials (`Sequence[Trial]`): One for each negative.
+        notes (`Sequence[str]`): What a reader must know, such as that a caption was cut.
+    """
+
+    model: str
+    caption: str
+    trials: Sequence[Trial]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def right(self) -> int:
+        return sum(trial.right for trial in self.trials)
+
+
+class DemoModels:
+    r"""
+    One or two models to ask. They answer one question at a time, whoever asks.
+
+    Args:
+        encoders (`Sequence[Encoder]`): The models, with the names that are shown.
+
+    Raises:
+        ValueError: There is none, or there are more than two.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
+        if not 1 <= len(encoders) <= MAX_MODELS:
+            raise ValueError(f"there are {len(encoders)} models: give one, or two to compare.")
+        self.encoders = list(encoders)
+        self._lock = threading.Lock()  # tokenizers keep the settings of a call, and are not for two threads
+
+    @classmethod
+    def from_pretrained(cls, sources: Sequence[str | os.PathLike[str]], *, device: str | None = None) -> DemoModels:
+        """
+        Load models, see [`~hf_tripletclip.checkpoints.clip_like.load_clip_like`].
+
+        Args:
+            sources (`Sequence[str or os.PathLike]`): Directories or ids of Hub repositories, `ID@REVISION` for a
+                branch, tag or commit.
+            device (`str`, *optional*): The machine's accelerator, or its CPU, by default.
+
+        Raises:
+            OSError: A model is not there or cannot be reached.
+            ValueError: There are more than two, one does not embed images and captions, or lacks weights.
+        """
+        if not 1 <= len(sources) <= MAX_MODELS:
+            raise ValueError(f"there are {len(sources)} models: give one, or two to compare.")
+        encoders = []
+        for source, name in zip(sources, display_names(sources), strict=True):
+            where, revision = _split_revision(os.fspath(source))
+            encoder = Encoder.from_pretrained(where, revision=revision, device=device, name=name, progress=False)
+            encoder.model.eval()
+            encoders.append(encoder)
+        return cls(encoders)
+
+    @property
+    def names(self) -> list[str]:
+        return [encoder.name for encoder in self.encoders]
+
+    def compare(self, path: str, captions: Sequence[str]) -> list[Comparison]:
+        """
+        The scores of captions for a picture, of each model.
+
+        Args:
+            path (`str`): The picture, see [`~hf_tripletclip.demo.inputs.check_image`].
+            captions (`Sequence[str]`): The captions, all different.
+
+        Raises:
+            DemoError: There are no captions.
+            ValueError: A model's embeddings are not finite.
+        """
+        if not captions:
+            raise DemoError("There are no captions: type some, one per line.")
+        comparisons = []
+        for encoder in self.encoders:
+            found = self._cosines(encoder, path, captions)
+            scale = scale_of(encoder.model)
+            probabilities = torch.softmax(found.double() * scale, dim=0)
+            rows = zip(captions, found.tolist(), probabilities.tolist(), strict=True)
+            scores = tuple(CaptionScore(*row) for row in rows)
+            comparisons.append(Comparison(encoder.name, scale, scores, self._cuts(encoder, captions)))
+        return comparisons
+
+    def compose(self, path: str, caption: str, negatives: Mapping[str, str | None]) -> list[Composition]:
+        """
+        Whether each model prefers a caption to its hard negatives.
+
+        Args:
+            path (`str`): The picture.
+            caption (`str`): What is true of it.
+            negatives (`Mapping[str, str]`): Hard negative -> its kind, or `None`. The caption itself is no negative.
+
+        Raises:
+            DemoError: There are no negatives.
+            ValueError: A model's embeddings are not finite.
+        """
+        texts = [negative for negative in negatives if negative != caption]
+        if not texts:
+            raise DemoError("There are no hard negatives that differ from the caption: type some, one per line.")
+        compositions = []
+        for encoder in self.encoders:
+            own, *others = self._cosines(encoder, path, [caption, *texts]).tolist()
+            trials = tuple(
+                Trial(negative, negatives[negative], own, other) for negative, other in zip(texts, others, strict=True)
+            )
+            compositions.append(Composition(encoder.name, caption, trials, self._cuts(encoder, [caption, *texts])))
+        return compositions
+
+    def _cosines(self, encoder: Encoder, path: str, captions: Sequence[str]) -> torch.Tensor:
+        with self._lock, torch.inference_mode():
+            image, broken = encoder.images([ImageFile(path)])
+            if broken:
+                raise DemoError(f"The file is no picture that can be read: {broken[0]}.")
+            # What the model reads the same, such as "Cat" and "cat", is one text: rounding must not break a tie.
+            limit = max_text_length(encoder.model, encoder.processor)
+            tokens = encoder.processor.tokenizer(list(captions), truncation=True, max_length=limit)["input_ids"]
+            first: dict[tuple[int, ...], int] = {}
+            places = [first.setdefault(tuple(ids), len(first)) for ids in tokens]
+            texts = encoder.texts([captions[places.index(place)] for place in range(len(first))])
+            return cosines(texts, image)[places]
+
+    def _cuts(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
+        """A note for each caption that is longer than the text tower takes, with what the model does not see."""
+        limit = max_text_length(encoder.model, encoder.processor)
+        tokenizer = encoder.processor.tokenizer
+        notes = []
+        with self._lock:
+            for caption in captions:
+                if len(tokenizer(caption, verbose=False)["input_ids"]) <= limit:
+                    continue
+                unseen = ""
+                if tokenizer.is_fast:
+                    options = {"truncation": True, "max_length": limit, "return_offsets_mapping": True}
+                    unseen = caption[max(end for _, end in tokenizer(caption, **options)["offset_mapping"]) :].strip()
+                lost = f"; {encoder.name} does not see “{_shortened(unseen)}”" if unseen else ""
+                notes.append(f"“{_shortened(caption)}” is cut after {limit} tokens{lost}.")
+        return tuple(notes)
+
+
+def _shortened(caption: str, length: int = 60) -> str:
+    return caption if len(caption) <= length else caption[: length - 1] + "…"
+
+
+def scale_of(model: Any) -> float:
+    """The factor of a model's cosines in its softmax."""
+    scale = getattr(model, "logit_scale", None)
+    return float(scale.detach().float().exp()) if isinstance(scale, torch.Tensor) else DEFAULT_SCALE
+
+
+def _split_revision(source: str) -> tuple[str, str | None]:
+    """`ID@REVISION` of the Hub; a folder may have an @ in its name."""
+    if os.path.exists(source) or "@" not in source:
+        return source, None
+    where, _, revision = source.rpartition("@")
+    return where, revision or None
+
+
+def display_names(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """What the page calls models: a folder's name, a repository's id; all different."""
+    given = [os.fspath(source) for source in sources]
+    short = [Path(source).resolve().name if os.path.isdir(source) else source for source in given]
+    names = short if len(set(short)) == len(short) else given
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]

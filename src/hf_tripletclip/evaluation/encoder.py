@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Encoder`: embeddings of images and captions by a CLIP-like model, each once, in one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_tripletclip.checkpoints.clip_like import (
+    check_two_towers,
+    image_features,
+    load_clip_like,
+    max_text_length,
+    text_features,
+    tokenize,
+)
+from hf_tripletclip.checkpoints.loading import loading, pick_device
+from hf_tripletclip.data.decoding import BrokenValue
+from hf_tripletclip.data.pixels import FastPixels, needless_steps
+from hf_tripletclip.evaluation.images import ImageRef
+from hf_tripletclip.evaluation.processes import in_all_processes, start_processes
+
+logger = logging.get_logger(__name__)
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures", "objective", "objective_kwargs")
+EMBEDDINGS = "embeddings"  # the tensor in a cached file
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each module is put back into the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:  # not `model.train(...)`: a frozen tower stays in evaluation mode
+            module.training = training
+
+
+class Encoder:
+    r"""
+    A CLIP-like model that is to be evaluated. Embeddings are L2-normalised float32 tensors on the CPU.
+
+    In a job of several processes (`accelerate launch`) all must make the same calls; they share the batches, which are
+    the same whatever their number, and each gets all embeddings. They are the same as from one process: to the last
+    bit where the libraries below torch are reproducible (on a CPU, MKL with `MKL_CBWR=AUTO,STRICT`).
+
+    Args:
+        model ([`TripletCLIPModel`], [`~transformers.CLIPModel`], `PeftModel`, ...): Has `get_image_features` and
+            `get_text_features`. It is used in evaluation mode and left in the mode that it was in.
+        processor ([`~transformers.ProcessorMixin`]): Its processor.
+        name (`str`, *optional*): What results call the model. Defaults to where it was loaded from, or its class.
+        batch_size (`int`, defaults to 64): Images or captions at a time.
+        device (`torch.device` or `str`, *optional*): Defaults to where the model is.
+        autocast (`str`, *optional*): Encode in `bfloat16` or `float16` by autocast. Defaults to the precision of the
+            weights. Scores are float32 in any case.
+        num_workers (`int`, defaults to 0): Processes that read and preprocess images.
+        progress (`bool`, defaults to `True`): Whether to show progress bars.
+        cache_dir (`str` or `os.PathLike`, *optional*): Keep embeddings in this folder, and use those that are there
+            of the same weights, preprocessing, precision and inputs.
+
+    Raises:
+        ValueError: The model lacks a tower, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str | None = None,
+        batch_size: int = 64,
+        device: torch.device | str | None = None,
+        autocast: str | None = None,
+        num_workers: int = 0,
+        progress: bool = True,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` is {batch_size}; give at least 1.")
+        if autocast is not None and autocast not in PRECISIONS:
+            raise ValueError(f"`autocast` is {autocast!r}; give {', '.join(PRECISIONS)}.")
+        check_two_towers(model, name or getattr(model.config, "name_or_path", "") or "the model")
+        self.model = model if device is None else model.to(pick_device(str(device)))
+        self.processor = processor
+        self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
+        self.batch_size = batch_size
+        self.autocast = None if autocast in (None, "float32") else autocast
+        self.num_workers = num_workers
+        self.progress = progress
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.state = start_processes()
+        self._fingerprint: tuple[Any, str] | None = None  # the state that it is of, and it
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, revision: str | None = None, device: str | None = None, **options: Any
+    ) -> Encoder:
+        """
+        Load a model and its processor, see [`~hf_tripletclip.checkpoints.clip_like.load_clip_like`].
+
+        Args:
+            source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
+            revision (`str`, *optional*): Branch, tag or commit.
+            device (`str`, *optional*): Defaults to this process's accelerator, or the CPU where there is none.
+            options: As of the class.
+
+        Raises:
+            OSError: There is no model, or it cannot be reached.
+            ValueError: It does not embed images and captions, or weights are missing.
+        """
+        with loading(os.fspath(source), "a CLIP-like model"):
+            model, processor = load_clip_like(source, revision=revision)
+        options.setdefault("name", os.fspath(source))
+        return cls(model, processor, device=device or str(start_processes().device), **options)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """
+        Of the weights, their precision, the architecture and the preprocessing: what determines embeddings, up to
+        rounding. Weights that are changed in place through `.data` go unnoticed between two calls.
+        """
+        weights = sorted(self.model.state_dict().items())
+        around = self._around()
+        state = [around, [(tensor.data_ptr(), tensor._version) for _, tensor in weights if not tensor.is_inference()]]
+        if self._fingerprint is None or self._fingerprint[0] != state:  # a model that is trained changes
+            digest = hashlib.sha256(around.encode())
+            for name, tensor in weights:
+                digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            self._fingerprint = state, digest.hexdigest()
+        return self._fingerprint[1]
+
+    def _around(self) -> str:
+        """What determines embeddings besides the weights: two models of equal weights may differ in activations."""
+        config = {name: value for name, value in self.model.config.to_dict().items() if name not in OF_NO_MATTER}
+        adapters = [  # LoRA's scale is in no weight
+            (name, scaling, getattr(module, "disable_adapters", False), getattr(module, "active_adapters", None))
+            for name, module in self.model.named_modules()
+            if (scaling := getattr(module, "scaling", None))
+        ]
+        parts = (
+            config,
+            adapters,
+            self.processor.image_processor.to_dict(),
+            _tokenizer_state(self.processor.tokenizer),
+            max_text_length(self.model, self.processor),
+            self.autocast,
+        )
+        return json.dumps(parts, sort_keys=True, default=str)
+
+    def description(self) -> dict[str, Any]:
+        """What a result says of the model."""
+        parameters = list(self.model.parameters())
+        return {
+            "name": self.name,
+            "class": type(self.model).__name__,
+            "fingerprint": self.fingerprint[:16],
+            "dtype": str(parameters[0].dtype).removeprefix("torch."),
+            "parameters": sum(parameter.numel() for parameter in parameters),
+        }
+
+    # ---- Images ----
+
+    def images(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, dict[int, str]]:
+        """
+        Embeddings of images.
+
+        Args:
+            images (`Sequence[ImageRef]`): Give each once.
+
+        Returns:
+            `tuple`: A float32 tensor of shape `(N, dim)`, and the reason of each image (by its index) that cannot be
+            read: its row is NaN.
+        """
+        return self._cached("images", [image.version() for image in images], lambda: self._encode_images(images))
+
+    def _encode_images(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, dict[int, str]]:
+        batches = self._batches(range(len(images)))
+        loader: DataLoader[Any] = DataLoader(
+            [[images[index] for index in batch] for batch in self._share(batches)],  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=_Preprocess(self.processor.image_processor),
+            num_workers=self.num_workers,
+        )
+
+        def encode() -> list[tuple[int, Any]]:
+            rows: list[tuple[int, Any]] = []
+            with evaluation_mode(self.model), self._bar(len(images), "images") as bar:
+                for batch, (pixels, reasons) in zip(self._share(batches), loader, strict=True):
+                    found = list(zip(batch, reasons, strict=True))
+                    if whole := [index for index, reason in found if reason is None]:
+                        rows += zip(whole, self._features(image_features, {"pixel_values": pixels}), strict=True)
+                    rows += [(index, reason) for index, reason in found if reason is not None]
+                    bar.update(len(batch) * self.state.num_processes)
+            return rows
+
+        return self._together(in_all_processes(encode), len(images))
+
+    # ---- Captions ----
+
+    def texts(self, captions: Sequence[str]) -> torch.Tensor:
+        """
+        Embeddings of captions.
+
+        Args:
+            captions (`Sequence[str]`): Give each once. They are encoded in batches of similar length.
+
+        Returns:
+            `torch.Tensor` of shape `(N, dim)`, float32.
+        """
+        return self._cached("texts", list(captions), lambda: self._encode_texts(captions))[0]
+
+    def _encode_texts(self, captions: Sequence[str]) -> tuple[torch.Tensor, dict[int, str]]:
+        limit = max_text_length(self.model, self.processor)
+        tokens = self.processor.tokenizer(list(captions), truncation=True, max_length=limit)["input_ids"]
+        # Captions of the same tokens, such as "a CAT" and "a cat", are one: in two batches they could differ in the
+        # last bit, and a tie would be won.
+        places: dict[tuple[int, ...], int] = {}
+        of_caption = [places.setdefault(tuple(ids), len(places)) for ids in tokens]
+        firsts = {place: index for index, place in reversed(list(enumerate(of_caption)))}
+        order = sorted(firsts, key=lambda place: (len(tokens[firsts[place]]), place))
+
+        def encode() -> list[tuple[int, Any]]:
+            rows: list[tuple[int, Any]] = []
+            with evaluation_mode(self.model), self._bar(len(order), "captions") as bar:
+                for batch in self._share(self._batches(order)):
+                    inputs = tokenize(self.model, self.processor, [captions[firsts[place]] for place in batch])
+                    rows += zip(batch, self._features(text_features, dict(inputs)), strict=True)
+                    bar.update(len(batch) * self.state.num_processes)
+            return rows
+
+        embeddings, reasons = self._together(in_all_processes(encode), len(order))
+        return embeddings[of_caption], reasons
+
+    # ---- Both ----
+
+    def _features(self, features: Callable[..., torch.Tensor], inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        weights = next(self.model.parameters())
+        inputs = {
+            name: value.to(weights.device, weights.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        precision = contextlib.nullcontext()
+        if self.autocast is not None:
+            precision = torch.autocast(weights.device.type, dtype=getattr(torch, self.autocast))  # type: ignore[assignment]
+        with precision:
+            embeddings = features(self.model, **inputs)
+        return torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu()
+
+    def _batches(self, order: Sequence[int]) -> list[list[int]]:
+        return [list(order[start : start + self.batch_size]) for start in range(0, len(order), self.batch_size)]
+
+    def _share(self, batches: list[list[int]]) -> list[list[int]]:
+        """The batches of this process."""
+        return batches[self.state.process_index :: self.state.num_processes]
+
+    def _bar(self, total: int, unit: str) -> Any:
+        shown = self.progress and self.state.is_main_process
+        return tqdm(total=total, desc=f"Encoding {unit}", unit=unit[:-1], disable=not shown, leave=False)
+
+    def _together(self, rows: list[tuple[int, Any]], number: int) -> tuple[torch.Tensor, dict[int, str]]:
+        """All embeddings in their order, from all processes."""
+        mine = [(index, value) for index, value in rows if isinstance(value, torch.Tensor)]
+        broken = {index: value for index, value in rows if not isinstance(value, torch.Tensor)}
+        stacked = torch.stack([value for _, value in mine]) if mine else None
+        shares = gather_object([([index for index, _ in mine], stacked, broken)])
+        width = next((values.shape[1] for _, values, _ in shares if values is not None), 0)
+        embeddings = torch.full((number, width), torch.nan)
+        reasons: dict[int, str] = {}
+        for indices, values, theirs in shares:
+            if values is not None:
+                embeddings[indices] = values
+            reasons |= theirs
+        diverged = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist() if width else []
+        if bad := [index for index in diverged if index not in reasons]:
+            raise ValueError(f"{self.name}: embeddings are not finite in rows {bad[:5]}: the model has diverged.")
+        return embeddings, reasons
+
+    def _cached(
+        self, kind: str, keys: list[str], encode: Callable[[], tuple[torch.Tensor, dict[int, str]]]
+    ) -> tuple[torch.Tensor, dict[int, str]]:
+        if not keys:
+            return torch.empty(0, 0), {}
+        if self.cache_dir is None:
+            return encode()
+        digest = hashlib.sha256(json.dumps(keys).encode("utf-8", "surrogatepass")).hexdigest()
+        path = self.cache_dir / self.fingerprint[:16] / f"{kind}-{digest[:32]}.safetensors"
+        found: list[Any] = [_read(path) if self.state.is_main_process else None]
+        broadcast_object_list(found)
+        if found[0] is not None:
+            return found[0]
+        embeddings, reasons = encode()
+        if self.state.is_main_process and not reasons:  # what is broken may be mended
+            _write(path, embeddings)
+        return embeddings, reasons
+
+
+def _write(path: Path, embeddings: torch.Tensor) -> None:
+    """Keep embeddings; where that fails they are at hand all the same."""
+    staged = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({EMBEDDINGS: embeddings.contiguous()}, staged)
+        os.replace(staged, path)
+    except (OSError, SafetensorError) as error:
+        logger.warning(f"The embeddings could not be kept in {path}: {error}")
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[torch.Tensor, dict[int, str]] | None:
+    """Cached embeddings; `None` where there are none, and of a damaged file, which is written anew."""
+    try:
+        if not path.exists():
+            return None
+        with safe_open(path, "pt") as file:
+            return file.get_tensor(EMBEDDINGS), {}
+    except (SafetensorError, OSError) as error:
+        logger.warning(f"The embeddings in {path} are damaged and are computed again: {error}")
+        return None
+
+
+def _tokenizer_state(tokenizer: Any) -> Any:
+    """All that determines the tokens of a caption but how it is cut and padded, which every call says anew."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer.get_vocab()
+    state = json.loads(backend.to_str())
+    return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
+
+
+class _Preprocess:
+    """The pixels of a batch's images that can be read, as the processor makes them, and why the others cannot."""
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor = image_processor
+        self.fast = FastPixels(image_processor)
+
+    def __call__(self, images: list[ImageRef]) -> tuple[torch.Tensor | None, list[str | None]]:
+        loaded: list[Image.Image] = []
+        reasons: list[str | None] = []
+        for image in images:
+            try:
+                loaded.append(image.load())
+                reasons.append(None)
+            except BrokenValue as error:
+                reasons.append(str(error))
+        return (self._pixels(loaded) if loaded else None), reasons
+
+    def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
+        resizes = getattr(self.image_processor, "do_resize", False)
+        if not resizes or needless_steps(self.image_processor, images).get("do_resize") is False:
+            return self.fast(images)  # the same to the last bit where nothing is resized
+        return torch.stack(
+            [self.image_processor(images=image, return_tensors="pt")["pixel_values"][0] for image in images]
+        )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images of a benchmark by reference: what they are called, where they lie; they are read when they are encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hf_tripletclip.data.decoding import decode_image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """
+    An image in a file.
+
+    Args:
+        path (`str`): The file.
+        box (`tuple[int, int, int, int]`, *optional*): Only this part of it: left, top, right, bottom in pixels.
+    """
+
+    path: str
+    box: tuple[int, int, int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return Path(self.path).name if self.box is None else f"{Path(self.path).name}{list(self.box)}"
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others of its benchmark, wherever the files lie."""
+        return self.name
+
+    def exists(self) -> bool:
+        return os.path.isfile(self.path)
+
+    def version(self) -> str:
+        """Changes where the file does: part of the key of cached embeddings."""
+        if not self.exists():
+            return f"{os.path.abspath(self.path)}:{self.box}:missing"
+        status = os.stat(self.path)
+        return f"{os.path.abspath(self.path)}:{self.box}:{status.st_size}:{status.st_mtime_ns}"
+
+    def load(self) -> Image.Image:
+        """
+        The RGB image.
+
+        Raises:
+            BrokenValue: It cannot be read.
+        """
+        image = decode_image(self.path)
+        return image if self.box is None else image.crop(self.box)
+
+
+@dataclass(frozen=True)
+class ImageCell:
+    """
+    An image in a dataset. Cells of the same contents are equal, so that each image is encoded once.
+
+    Args:
+        digest (`str`): Of the contents.
+        dataset (`datasets.Dataset`): It leaves its images undecoded, see [`~hf_tripletclip.data.loading.undecoded`].
+        row (`int`): The row.
+        column (`str`): The column.
+    """
+
+    digest: str
+    dataset: Any = field(compare=False, repr=False)
+    row: int = field(compare=False)
+    column: str = field(compare=False)
+
+    @classmethod
+    def of(cls, dataset: Any, row: int, column: str) -> ImageCell:
+        """The image of a dataset's row and column; its contents are read, not decoded."""
+        return cls(_digest(dataset[row][column], row, column), dataset, row, column)
+
+    @classmethod
+    def of_column(cls, dataset: Any, column: str) -> list[ImageCell]:
+        """All images of a column."""
+        values: Iterable[Any] = (row[column] for row in dataset.select_columns([column]))
+        return [cls(_digest(value, row, column), dataset, row, column) for row, value in enumerate(values)]
+
+    @property
+    def name(self) -> str:
+        return f"{self.column} of row {self.row}"
+
+    @property
+    def identity(self) -> str:
+        return self.digest
+
+    def exists(self) -> bool:
+        return True
+
+    def version(self) -> str:
+        return self.digest
+
+    def load(self) -> Image.Image:
+        return decode_image(self.dataset[self.row][self.column])
+
+
+ImageRef = ImageFile | ImageCell
+
+
+def _digest(value: Any, row: int, column: str) -> str:
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, Image.Image):
+        value = f"{value.mode}{value.size}".encode() + value.tobytes()
+    if isinstance(value, str):
+        # Of a file the contents count, which may change, and not the path, which is another on another machine.
+        value = Path(value).read_bytes() if os.path.isfile(value) else value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, bytes):
+        return f"{column}:{row}"  # missing, or of a kind that says nothing about its contents
+    return hashlib.sha256(value).hexdigest()
+
+
+def find_image(folders: Sequence[str | os.PathLike[str]], name: str) -> ImageFile:
+    """The image file of this name in the first folder that has it; in the first folder where none has."""
+    paths = [Path(folder) / name for folder in folders]
+    return ImageFile(str(next((path for path in paths if path.is_file()), paths[0])))

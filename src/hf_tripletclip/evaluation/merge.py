@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tripletclip merge BASE TUNED`: the interpolation curve, its picture, and the model that was chosen from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_tripletclip.evaluation.benchmark import Benchmark
+from hf_tripletclip.evaluation.build import Places
+from hf_tripletclip.evaluation.interpolation import (
+    CURVE_FILE,
+    PLOT_FILE,
+    Curve,
+    Interpolation,
+    Point,
+    plot_curve,
+)
+from hf_tripletclip.evaluation.plots import require_plots
+from hf_tripletclip.evaluation.run import choose
+
+DEFAULT_LOSS = 0.01  # of retention
+
+
+def named_metric(text: str) -> tuple[str, str | None]:
+    """`triplets.group_score` -> benchmark and metric; without a metric, the one that stands for the benchmark."""
+    benchmark, _, metric = text.partition(".")
+    return benchmark, metric or None
+
+
+def merge(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    alphas: Sequence[float],
+    composition: str = "triplets",
+    retention: str = "zeroshot",
+    data: Places = None,
+    images: Places = None,
+    options: Mapping[str, Mapping[str, Any] | str] | None = None,
+    max_loss: float = DEFAULT_LOSS,
+    overwrite: bool = False,
+    **encoder_options: Any,
+) -> tuple[Curve, Point]:
+    """
+    Measure the models between a base and a tuned one, and write the best that keeps what the base knew: a standard
+    CLIP directory with its processor, `interpolation.json` and `interpolation.png`.
+
+    Args:
+        base, tuned (`str` or `os.PathLike`): Directories or Hub ids; the tuned one may be a PEFT adapter.
+        output (`str` or `os.PathLike`): The directory to write. It appears whole or not at all.
+        alphas (`Sequence[float]`): Which models: 0 is the base, 1 the tuned one. One alpha alone is written as it is.
+        composition, retention (`str`): Benchmark, or `benchmark.metric`.
+        data, images, options: Of the benchmarks, as in [`~hf_tripletclip.evaluation.evaluate`].
+        max_loss (`float`, defaults to 0.01): How much of the base's retention may be lost.
+        overwrite (`bool`, defaults to `False`): Whether to replace an output that exists.
+        encoder_options: Of [`~hf_tripletclip.evaluation.Encoder`].
+
+    Returns:
+        `tuple[Curve, Point]`: The curve, and what was chosen.
+
+    Raises:
+        FileExistsError: The output exists.
+        OSError: A model or data is not there.
+        ValueError: The two models are not of one architecture, a benchmark or metric is unknown, or no model of the
+            curve keeps enough.
+        ImportError: matplotlib is not installed.
+    """
+    target = Path(output).expanduser().resolve()
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
+    require_plots()
+    wanted = [named_metric(composition), named_metric(retention)]
+    chosen = choose(list(dict.fromkeys(name for name, _ in wanted)), data=data, images=images, options=options)
+    made: dict[str, Benchmark] = {}
+    for name, benchmark in chosen.items():
+        if isinstance(benchmark, Exception):
+            raise benchmark
+        made[name] = benchmark
+    models = Interpolation(base, tuned)
+    one, other = ((made[name], metric) for name, metric in wanted)
+    curve = models.measure(alphas, one, other, **encoder_options)
+    point = curve.points[0] if len(curve.points) == 1 else curve.choose(max_loss)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        new = staging / "new"
+        new.mkdir()
+        models.at(point.alpha).save_pretrained(new)
+        models.processor.save_pretrained(new)
+        curve.save(new / CURVE_FILE, point)
+        plot_curve(curve, new / PLOT_FILE, point)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(new, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return curve, point

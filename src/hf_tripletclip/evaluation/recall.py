@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact recall@k: how many wrong candidates rank before the first right one, without the whole matrix of scores.
+
+**Ties lose**: a wrong candidate with the score of the best right one ranks before it, so a collapsed model finds
+nothing. Scores are cosines rounded to float32 from float64 products, so that equal pairs have equal scores wherever
+they stand: a float32 product does not see to that, because BLAS adds in another order at the edges of a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+RECALL_AT = (1, 5)
+CELLS = 1_000_000  # scores that exist at a time: 8 MB of float64
+
+
+class Ranking(NamedTuple):
+    """
+    Args:
+        rank (`torch.Tensor` of shape `(N,)`, int64): Of each query, the number of wrong candidates that score as high
+            as the best right one or higher. 0 is the best; recall@k is the share of ranks below k.
+        tied (`torch.Tensor` of shape `(N,)`, bool): A wrong candidate has just the score of the best right one.
+        rival (`torch.Tensor` of shape `(N,)`, int64): The wrong candidate with the highest score; -1 where all
+            candidates are right.
+    """
+
+    rank: torch.Tensor
+    tied: torch.Tensor
+    rival: torch.Tensor
+
+
+def rank(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    targets: Sequence[Sequence[int]],
+    exempt: Sequence[Sequence[int]] | None = None,
+) -> Ranking:
+    """
+    The rank of the best right candidate of each query, ties against it.
+
+    Args:
+        queries (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings of any floating-point type.
+        candidates (`torch.Tensor` of shape `(M, dim)`): Those of what is searched.
+        targets (`Sequence[Sequence[int]]` of length N): Of each query, the candidates (their rows) that are right, at
+            least one.
+        exempt (`Sequence[Sequence[int]]` of length N, *optional*): Of each query, candidates that are neither right
+            nor wrong: they do not compete.
+
+    Returns:
+        [`Ranking`] of N rows.
+
+    Raises:
+        ValueError: There are no queries, the lengths differ, an embedding is not finite, a query has no target, or a
+            row does not exist.
+    """
+    queries, candidates = _checked(queries, candidates)
+    right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
+    others = _Lists(exempt, len(queries), len(candidates), "exempt") if exempt is not None else None
+    ranks, ties, rivals = [], [], []
+    transposed = candidates.double().T
+    for start, stop in _chunks(len(queries), len(candidates)):
+        scores = (queries[start:stop].double() @ transposed).float()
+        rows, columns = right.pairs(start, stop)
+        best = torch.full((stop - start,), -torch.inf)
+        best.scatter_reduce_(0, rows, scores[rows, columns], reduce="amax")
+        scores[rows, columns] = -torch.inf  # the right ones do not compete
+        if others is not None:
+            scores[others.pairs(start, stop)] = -torch.inf
+        highest, rival = scores.max(dim=1)
+        ties.append((scores == best[:, None]).any(dim=1))
+        ranks.append((scores >= best[:, None]).sum(dim=1))
+        rivals.append(torch.where(highest.isfinite(), rival, -1))
+    return Ranking(torch.cat(ranks), torch.cat(ties), torch.cat(rivals))
+
+
+def topk_hits(
+    queries: torch.Tensor, candidates: torch.Tensor, targets: Sequence[Sequence[int]], at: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """
+    What `torch.topk` on float32 scores finds, as CLIP_benchmark asks it
+    (https://github.com/LAION-AI/CLIP_benchmark): among equal scores it takes some, so a collapsed model may be right.
+
+    Args:
+        queries, candidates, targets: As in `rank`.
+        at (`Sequence[int]`): The k.
+
+    Returns:
+        `dict[int, torch.Tensor]`: k -> of each query, whether a right candidate is among the k, bool of shape `(N,)`.
+
+    Raises:
+        ValueError: As `rank`.
+    """
+    queries, candidates = _checked(queries, candidates)
+    right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
+    found: dict[int, list[torch.Tensor]] = {k: [] for k in at}
+    for start, stop in _chunks(len(queries), len(candidates)):
+        scores = queries[start:stop].float() @ candidates.float().T
+        is_right = torch.zeros(scores.shape, dtype=torch.bool)
+        is_right[right.pairs(start, stop)] = True
+        for k in at:
+            best = scores.topk(min(k, len(candidates)), dim=1).indices
+            found[k].append(is_right.gather(1, best).any(dim=1))
+    return {k: torch.cat(parts) for k, parts in found.items()}
+
+
+def recall(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    image_ids: Sequence[Hashable] | None = None,
+    at: Sequence[int] = RECALL_AT,
+) -> dict[int, float]:
+    """
+    recall@k of N queries whose target is the candidate of the same row; ties count against.
+
+    Args:
+        queries, candidates (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings.
+        image_ids (`Sequence` of length N, *optional*): Rows of the same id show the same image, so they are no
+            competitors.
+        at (`Sequence[int]`, defaults to 1 and 5): The k.
+
+    Raises:
+        ValueError: There are no rows, or the lengths differ.
+    """
+    same: dict[Hashable, list[int]] = {}
+    for row, name in enumerate(image_ids or ()):
+        same.setdefault(name, []).append(row)
+    exempt = None if image_ids is None else [same[name] for name in image_ids]
+    ranks = rank(queries, candidates, [[row] for row in range(len(queries))], exempt).rank
+    return {k: (ranks < k).double().mean().item() for k in at}
+
+
+def recall_by_chance(right: int, candidates: int, k: int) -> float:
+    """How probable it is that at least one of the right ones is among k of the candidates, in random order."""
+    return 1 - math.comb(candidates - right, min(k, candidates)) / math.comb(candidates, min(k, candidates))
+
+
+def _checked(queries: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1] or not len(queries):
+        raise ValueError(
+            f"Embeddings are of shapes (N, dim) and (M, dim) with at least one row; these are {tuple(queries.shape)} "
+            f"and {tuple(candidates.shape)}."
+        )
+    for name, embeddings in (("query", queries), ("candidate", candidates)):
+        if bad := (~embeddings.sum(dim=1).isfinite()).nonzero().flatten().tolist():
+            raise ValueError(f"{name} embeddings are not finite in rows {bad[:5]}: the model has diverged.")
+    return queries.detach().cpu(), candidates.detach().cpu()
+
+
+def _chunks(queries: int, candidates: int) -> Iterator[tuple[int, int]]:
+    size = max(1, CELLS // max(candidates, 1))
+    for start in range(0, queries, size):
+        yield start, min(start + size, queries)
+
+
+class _Lists:
+    """Lists of candidates of the queries, end to end."""
+
+    def __init__(
+        self, lists: Sequence[Sequence[int]], queries: int, candidates: int, name: str, *, at_least: int = 0
+    ) -> None:
+        if len(lists) != queries:
+            raise ValueError(f"`{name}` has {len(lists)} entries for {queries} queries.")
+        lengths = [len(values) for values in lists]
+        if short := [query for query, length in enumerate(lengths) if length < at_least]:
+            raise ValueError(f"`{name}` is empty for the queries {short[:5]}.")
+        self.lengths = torch.tensor(lengths, dtype=torch.int64)
+        self.ends = [0, *self.lengths.cumsum(0).tolist()]
+        self.columns = torch.tensor([value for values in lists for value in values], dtype=torch.int64)
+        if bad := self.columns[(self.columns < 0) | (self.columns >= candidates)].tolist():
+            raise ValueError(f"`{name}` names the candidates {bad[:5]}, and there are {candidates}.")
+
+    def pairs(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row, counted from `start`, and column of each entry of these queries."""
+        rows = torch.repeat_interleave(torch.arange(stop - start), self.lengths[start:stop])
+        return rows, self.columns[self.ends[start] : self.ends[stop]]

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of the rows that a model gets wrong, and of examples right and wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_tripletclip.evaluation.items import Item
+from hf_tripletclip.evaluation.report.match import Row, card
+from hf_tripletclip.evaluation.report.reading import short_name
+from hf_tripletclip.evaluation.report.scores import show
+from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.pages.markup import controls, grid, table, text
+from hf_tripletclip.pages.page import write_page
+
+KEY, CATEGORY, ROW = "key", "category", "row"  # columns of predictions
+RIGHT, WRONG = "right", "wrong"
+NO_CATEGORY = "no category"
+
+
+def write_errors_page(
+    path: str | os.PathLike[str],
+    benchmark: Any,
+    result: EvaluationResult,
+    number: int = 50,
+    *,
+    seed: int = 0,
+) -> Path:
+    """
+    Write a self-contained page of rows that the model gets wrong: images, captions with the words marked in which they
+    differ, scores, and which comparisons fail. It can be filtered by category and sorted by how wrong the model is.
+
+    Args:
+        path (`str` or `os.PathLike`): The HTML file to write.
+        benchmark ([`~hf_tripletclip.evaluation.benchmark.ItemBenchmark`]): What was evaluated, with its data.
+        result ([`EvaluationResult`]): Of that benchmark on that data, with predictions.
+        number (`int`, defaults to 50): Rows to show, at most; the categories take turns.
+        seed (`int`, defaults to 0): Of the choice.
+
+    Returns:
+        `Path`: The page.
+
+    Raises:
+        OSError: The data is not there, or the page cannot be written.
+        ValueError: The benchmark has no questions of images and captions, the result has no predictions, or they are
+            of other data.
+    """
+    if number < 1:
+        raise ValueError(f"{number} rows cannot be shown; give at least 1.")
+    if not hasattr(benchmark, "checked_items"):
+        raise ValueError(f"{result.benchmark} does not consist of questions whose images and captions can be shown.")
+    _check(result)
+    items = {item.key: item for item in benchmark.checked_items()}
+    if unknown := [key for key in result.predictions[KEY] if key not in items]:
+        raise ValueError(
+            f"{len(unknown)} of {len(result.predictions[KEY])} rows of the result are not in {benchmark.source}, "
+            f"{unknown[0]!r} for one: the result is of other data."
+        )
+    outcomes = _outcomes(items[result.predictions[KEY][0]], result)
+    right = _right(result.predictions, outcomes)
+    wrong = [index for index, good in enumerate(right) if not good]
+    chosen = _in_turn(wrong, _categories(result), number, seed)
+    rows = [_row(items[result.predictions[KEY][index]], result.predictions, index, outcomes) for index in chosen]
+    name = f"{benchmark.title}: what {short_name(str(result.model.get('name') or 'the model'))} gets wrong"
+    note = f"{len(rows):,} of the {len(wrong):,} rows that are wrong, of {len(right):,} rows in all."
+    return _write(path, name, note, rows, result, right, outcomes)
+
+
+def write_examples_page(
+    path: str | os.PathLike[str], dataset: Any, result: EvaluationResult, *, examples: int = 28, seed: int = 0
+) -> Path:
+    """
+    Write a self-contained page of example triplets with their scores, right and wrong ones of every kind.
+
+    Args:
+        path (`str` or `os.PathLike`): The HTML file to write.
+        dataset (`datasets.Dataset`): What was evaluated.
+        result ([`EvaluationResult`]): Of [`~hf_tripletclip.evaluation.evaluate_triplets`], with predictions.
+        examples (`int`, defaults to 28): Triplets to show.
+        seed (`int`, defaults to 0): Of the choice.
+
+    Returns:
+        `Path`: The page.
+
+    Raises:
+        ValueError: The result has no predictions, or they do not say which row of the dataset they are of.
+    """
+    from hf_tripletclip.evaluation.benchmarks.triplets import Triplets
+    from hf_tripletclip.evaluation.triplets import comparisons_of
+
+    _check(result)
+    predictions = result.predictions
+    if ROW not in predictions:
+        raise ValueError("The predictions have no column `row`: evaluate the dataset with `evaluate_triplets`.")
+    asked = comparisons_of(negative_image="score_i1c0" in predictions, negative_text="score_i0c1" in predictions)
+    outcomes = [name for name in asked if name in predictions]
+    right = _right(predictions, outcomes)
+    groups = [f"{category} {good}" for category, good in zip(_categories(result), right, strict=True)]
+    chosen = _in_turn(range(len(right)), groups, examples, seed)
+    # Only these rows are read.
+    shown = Triplets(data=dataset.select([predictions[ROW][index] for index in chosen]), allow_missing=True).items()
+    rows = [_row(item, predictions, chosen[item.columns[ROW]], outcomes) for item in shown]
+    note = f"{len(rows):,} of {len(right):,} test triplets, right and wrong ones of each kind."
+    return _write(path, "Example predictions", note, rows, result, right, outcomes)
+
+
+def _check(result: EvaluationResult) -> None:
+    predictions = result.predictions
+    if not predictions or KEY not in predictions or not any(name.startswith("score_") for name in predictions):
+        raise ValueError(
+            f"The page needs the predictions of {result.benchmark}, with keys and scores. A result that was read "
+            "without its .parquet beside has none."
+        )
+
+
+def _outcomes(item: Item, result: EvaluationResult) -> list[str]:
+    found = [name for name in item.comparisons if name in result.predictions]
+    if not found:
+        raise ValueError(
+            f"The predictions of {result.benchmark} have none of {', '.join(item.comparisons) or 'its outcomes'}."
+        )
+    return found
+
+
+def _right(predictions: Mapping[str, Sequence[Any]], outcomes: Sequence[str]) -> list[bool]:
+    """Whether each row is right in every respect that counts for it."""
+    return [
+        all(value is not False for value in values) for values in zip(*(predictions[n] for n in outcomes), strict=True)
+    ]
+
+
+def _categories(result: EvaluationResult) -> list[str]:
+    predictions = result.predictions
+    return [value or NO_CATEGORY for value in predictions.get(CATEGORY, [None] * len(predictions[KEY]))]
+
+
+def _in_turn(indices: Sequence[int], groups: Sequence[str], number: int, seed: int) -> list[int]:
+    """So many of the rows, by chance, the groups in turn."""
+    order = list(indices)
+    random.Random(seed).shuffle(order)
+    waiting: dict[str, list[int]] = {}
+    for index in order:
+        waiting.setdefault(groups[index], []).append(index)
+    chosen: list[int] = []
+    while waiting and len(chosen) < number:
+        for name in sorted(waiting):
+            if len(chosen) < number:
+                chosen.append(waiting[name].pop())
+        waiting = {name: left for name, left in waiting.items() if left}
+    return chosen
+
+
+def _row(item: Item, predictions: Mapping[str, Sequence[Any]], index: int, outcomes: Sequence[str]) -> Row:
+    scores = {pair: predictions[f"score_{pair}"][index] for pair in item.pairs() if f"score_{pair}" in predictions}
+    return Row(
+        item, scores, {name: predictions[name][index] for name in outcomes if predictions[name][index] is not None}
+    )
+
+
+def _write(
+    path: str | os.PathLike[str],
+    heading: str,
+    note: str,
+    rows: Sequence[Row],
+    result: EvaluationResult,
+    right: Sequence[bool],
+    outcomes: Sequence[str],
+) -> Path:
+    categories = _categories(result)
+    total, good = Counter(categories), Counter(name for name, fine in zip(categories, right, strict=True) if fine)
+    shown = Counter(row.item.category or NO_CATEGORY for row in rows)
+    lines: list[list[object]] = [
+        [name, total[name], good[name], total[name] - good[name], f"{good[name] / total[name]:.1%}", shown[name]]
+        for name in total
+    ]
+    if len(total) > 1:
+        every = len(right)
+        lines.append(["all", every, sum(right), every - sum(right), f"{sum(right) / every:.1%}", len(rows)])
+    names = [name for name in total if shown[name]]
+    failed = [name for name in outcomes if any(row.outcomes.get(name) is False for row in rows)]
+    boxes = controls(
+        {
+            "category": ("kinds", [("", "all categories"), *((name, name) for name in names)]),
+            "verdict": ("verdict", _verdicts(rows)),
+            "wrong": ("failed", [("", "whatever is wrong"), *((name, _words(name)) for name in failed)]),
+        },
+        [("", "categories in turn"), ("margin up", "most wrong first"), ("margin down", "least wrong first")],
+    )
+    metrics = [
+        f"{_words(name)} {show(result.metrics[name])} %"
+        for name in dict.fromkeys([*outcomes, result.primary])
+        if name in result.metrics
+    ]
+    facts = f" The model's {', '.join(metrics)}." if metrics else ""
+    overview = (
+        f"<p class='note'>{text(note)}{text(facts)} Numbers are cosines. ✓ marks a pair that scores higher than all "
+        "that it is compared with, ✗ one that does not, though it should; a tie is wrong. Words in which captions "
+        f"differ are marked.</p>{table(['category', 'rows', 'right', 'wrong', 'share right', 'shown here'], lines)}"
+    )
+    body = f"{boxes}{grid(map(card, rows))}" if rows else "<p>There is no such row.</p>"
+    return write_page(
+        path,
+        title=heading,
+        heading=heading,
+        overview=overview,
+        sections={"Rows": body},
+        command="hf_tripletclip.evaluation",
+        style=Path(__file__).with_name("match.css").read_text(encoding="utf-8"),
+    )
+
+
+def _verdicts(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    found = dict.fromkeys(RIGHT if row.is_right else WRONG for row in rows)
+    return [("", "right and wrong"), *((name, name) for name in (RIGHT, WRONG) if name in found)]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

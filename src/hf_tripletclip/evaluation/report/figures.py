@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a report: bars of categories, histograms of similarities, composition against retention."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hf_tripletclip.evaluation.items import places
+from hf_tripletclip.evaluation.report.document import Picture
+from hf_tripletclip.evaluation.report.drawings import (
+    Bar,
+    Point,
+    draw_bars,
+    draw_histograms,
+    draw_scatter,
+    inline_svg,
+)
+from hf_tripletclip.evaluation.report.published import published_of
+from hf_tripletclip.evaluation.report.reading import Entry, title_of
+from hf_tripletclip.evaluation.report.scores import category_metrics, is_raw
+from hf_tripletclip.evaluation.result import EvaluationResult
+
+MAX_CATEGORIES = 24
+SCORE = "score_"
+# Captions beside the first that are true of the first image.
+ALSO_TRUE = {"sugarcrepe_pp": ("i0c1",)}
+# What stands for composition, and for what is left of everything else.
+COMPOSITION = (("sugarcrepe", "macro", ""), ("triplets", "group_score", "tripletdata"))
+RETENTION = (
+    ("zeroshot", "top1", "imagenet"),
+    ("retrieval", "image_to_text_recall@5", "coco"),
+    ("retrieval", "text_to_image_recall@5", "coco"),
+)  # benchmark, metric, and the data that the published figures are of
+
+
+def save_picture(figure: Any, folder: str | os.PathLike[str], name: str, caption: str) -> Picture:
+    """Write a figure as PNG into a folder, and keep it as SVG."""
+    figure.savefig(Path(folder) / f"{name}.png", dpi=150)
+    return Picture(name, inline_svg(figure, name, caption), caption)
+
+
+def category_bars(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> list[Picture]:
+    """Bars of the categories of a benchmark, if it has several."""
+    rows: dict[str, dict[str, Bar]] = {}
+    sizes: Counter[str] = Counter()
+    for entry in entries:
+        result = entry.result
+        bars = {
+            category: Bar(result.metrics[name], result.intervals.get(name), result.chance.get(name))
+            for category, name in category_metrics(result).items()
+        }
+        sizes |= Counter({category: result.counts.get(category, 0) for category in bars})
+        if bars:
+            rows[entry.label] = bars
+    if len(sizes.keys() | {name for bars in rows.values() for name in bars}) < 2:
+        return []
+    everything = list(dict.fromkeys(name for bars in rows.values() for name in bars))
+    kept = sorted(everything, key=lambda name: -sizes[name])[:MAX_CATEGORIES]
+    rows = {
+        label: {name: bars[name] for name in everything if name in bars and name in kept}
+        for label, bars in rows.items()
+    }
+    benchmark = entries[0].result.benchmark
+    some = f", the {MAX_CATEGORIES} of most rows" if len(everything) > MAX_CATEGORIES else ""
+    caption = f"{title_of(benchmark)} by category{some}. Black lines: 95 % intervals."
+    return [
+        save_picture(
+            draw_bars(rows, _outcome(next(entry.result for entry in entries if entry.label in rows))),
+            folder,
+            f"{benchmark}_categories",
+            caption,
+        )
+    ]
+
+
+def _outcome(result: EvaluationResult) -> str:
+    outcome = result.means[result.primary or ""].outcome
+    return f"{outcome.replace('_', ' ')}, %"
+
+
+def similarity_histograms(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> list[Picture]:
+    """How the scores of true and of false pairs lie, for each model that has predictions."""
+    benchmark = entries[0].result.benchmark
+    if is_raw(benchmark):
+        return [
+            picture
+            for across, what in ((True, "of images with captions"), (False, "within a modality"))
+            for picture in _histograms(
+                {entry.label: _cosines(entry.result, across) for entry in entries},
+                folder,
+                f"{benchmark}_{'across' if across else 'within'}",
+                f"Cosines {what}, of the pairs of triplets.",
+            )
+        ]
+    panels = {entry.label: _scores(entry.result) for entry in entries}
+    caption = f"{title_of(benchmark)}: cosines of pairs that belong together and of those that do not."
+    return _histograms(panels, folder, f"{benchmark}_similarities", caption)
+
+
+def _histograms(
+    panels: Mapping[str, Mapping[str, list[float]]], folder: str | os.PathLike[str], name: str, caption: str
+) -> list[Picture]:
+    drawn = {label: series for label, series in panels.items() if series}
+    return [save_picture(draw_histograms(drawn, "cosine"), folder, name, caption)] if drawn else []
+
+
+def _cosines(result: EvaluationResult, across: bool) -> dict[str, list[float]]:
+    """The columns of two roles of a triplet, of different modalities or of the same."""
+    found = {}
+    for name, values in result.predictions.items():
+        match = re.fullmatch(r"(neg_)?(image|caption)_(neg_)?(image|caption)", name)
+        if match and (match[2] != match[4]) == across and (numbers := _numbers(values)):
+            first, second = (f"{'negative ' if match[at] else ''}{match[at + 1]}" for at in (1, 3))
+            found[f"{first} and {second}"] = numbers
+    return found
+
+
+def _scores(result: EvaluationResult) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for name, values in result.predictions.items():
+        if not re.fullmatch(rf"{SCORE}i\d+c\d+", name):
+            continue
+        (_, image), (_, caption) = places(name.removeprefix(SCORE))
+        true = image == caption or name.removeprefix(SCORE) in ALSO_TRUE.get(result.benchmark, ())
+        found.setdefault("true pairs" if true else "false pairs", []).extend(_numbers(values))
+    return {name: values for name, values in found.items() if values}
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    return [value for value in values if isinstance(value, float)]
+
+
+def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLike[str]) -> list[Picture]:
+    """Composition against retention, for each pair of benchmarks that a model was evaluated on."""
+    pictures = []
+    for composition, score, part in COMPOSITION:
+        asked = [entry for entry in benchmarks.get(composition, ()) if score in entry.result.metrics]
+        ups = {entry.label: entry.result.metrics[score] for entry in asked}
+        same = all(part in str(entry.result.data.get("source", "")).lower() for entry in asked)
+        for retention, metric, data in RETENTION:
+            found = {e.label: _kept(e.result, metric, data) for e in benchmarks.get(retention, ())}
+            kept = {label: value for label, value in found.items() if value is not None and label in ups}
+            if not kept:
+                continue
+            comparable = same and all(of_data for _, of_data in kept.values())
+            own = [Point(label, x, ups[label], 0, "models of this report") for label, (x, _) in kept.items()]
+            others = _published(composition, score, retention, metric, data) if comparable else []
+            caption = "Composition against what is left of everything else: up and to the right is better."
+            if not others:
+                caption += " No figures are published of this pair on the same data."
+            of = f"{title_of(retention)}{f' ({others[0].data})' if others else ''}"
+            drawing = draw_scatter(
+                [*own, *(other.point for other in others)],
+                f"{of}: {_words(metric)}, %",
+                f"{title_of(composition)}: {_words(score)}, %",
+            )
+            name = f"tradeoff_{composition}_{re.sub('[^a-z0-9]+', '_', f'{retention}_{metric}')}"
+            pictures.append(save_picture(drawing, folder, name, caption))
+    return pictures
+
+
+def _kept(result: EvaluationResult, metric: str, data: str) -> tuple[float, bool] | None:
+    """The value, and whether it is of this data: of several sets that of the one, if it is among them."""
+    of_one = next((name for name in result.metrics if name.startswith(data) and name.endswith(f"_{metric}")), None)
+    if of_one is not None:
+        return result.metrics[of_one], True
+    source = str(result.data.get("source", "")).lower()
+    value = result.metrics.get(metric)
+    return None if value is None else (value, data in source and "," not in source)
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+class _Other(NamedTuple):
+    point: Point
+    data: str
+
+
+def _published(composition: str, score: str, retention: str, kept: str, data: str) -> list[_Other]:
+    ups = {
+        (figure.group, figure.model, figure.training): figure.metrics[score]
+        for figure in published_of(composition)
+        if score in figure.metrics
+    }
+    acrosses = {
+        (figure.group, figure.model, figure.training): figure.metrics[kept]
+        for figure in published_of(retention)
+        if kept in figure.metrics and figure.data.lower().startswith(data)
+    }
+    both = [name for name in ups if name in acrosses]
+    groups = list(dict.fromkeys((group, training) for group, _, training in both))
+    return [
+        _Other(
+            Point(
+                model, acrosses[name], ups[name], 1 + groups.index((group, training)), f"{group}: {training}", False
+            ),
+            next(figure.data for figure in published_of(retention) if figure.data.lower().startswith(data)),
+        )
+        for name in both
+        for group, model, training in [name]
+    ]

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a report: scores beside baselines and published figures, categories, differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from hf_tripletclip.evaluation.report.document import Block, CellValue, Heading, Note, Table, Value
+from hf_tripletclip.evaluation.report.published import Published, published_of
+from hf_tripletclip.evaluation.report.reading import Entry, short_name, title_of
+from hf_tripletclip.evaluation.report.scores import (
+    Draws,
+    best,
+    category_metrics,
+    differences,
+    different_settings,
+    is_raw,
+    shared,
+    show,
+    why_not_paired,
+)
+
+MAX_COLUMNS = 9  # of metrics, beside which models stand below each other; of more, models are the columns
+NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")
+HOW_TO_COMPARE = (
+    "In percentage points, by a paired bootstrap: each model is measured on the same resampled rows, and rows of "
+    "one image are drawn together. A difference is clear where its interval leaves out zero. The intervals are not "
+    "widened for the number of comparisons: of twenty, one may be clear by chance."
+)
+
+
+def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
+    """The metric that stands for each benchmark, the models below each other."""
+    names = {
+        benchmark: next((entry.result.primary for entry in entries if entry.result.primary), None)
+        for benchmark, entries in benchmarks.items()
+    }
+    shown = {benchmark: name for benchmark, name in names.items() if name}
+    labels = list(dict.fromkeys(entry.label for entries in benchmarks.values() for entry in entries))
+    columns: list[dict[str, Value]] = []
+    for benchmark, name in shown.items():
+        there = {entry.label: entry.result for entry in benchmarks[benchmark] if name in entry.result.metrics}
+        raw = is_raw(benchmark)
+        flags = best([result.metrics[name] for result in there.values()])
+        columns.append(
+            {
+                label: Value(show(result.metrics[name], raw), best=flag and not raw)
+                for (label, result), flag in zip(there.items(), flags, strict=True)
+            }
+        )
+    head = ["model", *(f"{title_of(benchmark)}: {_words(name)}" for benchmark, name in shown.items())]
+    rows: list[list[CellValue]] = [[label, *(column.get(label) for column in columns)] for label in labels]
+    return Table(head, rows)
+
+
+def scores(entries: Sequence[Entry]) -> list[Block]:
+    """The overall metrics of the models, their baselines, chance, and what others have published."""
+    benchmark = entries[0].result.benchmark
+    metrics = shared([entry.result for entry in entries])
+    figures = published_of(benchmark)
+    if len(metrics) <= MAX_COLUMNS:
+        return [*_scores(entries, metrics, figures), *_other_baselines(entries), *_remarks(figures)]
+    main = {entry.result.primary for entry in entries} | {name for figure in figures for name in figure.metrics}
+    chosen = [name for name in metrics if name in main]
+    blocks: list[Block] = []
+    if not is_raw(benchmark) and chosen:
+        blocks += _scores(entries, chosen, figures)
+    return [*blocks, *_other_baselines(entries), *_remarks(figures), *_all(entries, metrics, bool(blocks))]
+
+
+def _scores(entries: Sequence[Entry], metrics: Sequence[str], figures: Sequence[Published]) -> list[Block]:
+    raw = is_raw(entries[0].result.benchmark)
+    flags = {name: best([entry.result.metrics.get(name) for entry in entries]) for name in metrics}
+    rows: list[list[CellValue]] = []
+    quiet: list[bool] = []
+    for place, entry in enumerate(entries):
+        result = entry.result
+        cells = [_value(entry, name, flags[name][place] and not raw) for name in metrics]
+        ties = result.metrics.get("tie_rate")
+        rows.append([entry.label, *cells, None if ties is None else show(ties), _counted(entry), "this report"])
+        quiet.append(False)
+        for baseline, values in result.baselines.items():
+            cells = [_plain(values.get(name), raw) for name in metrics]
+            if any(cells) and not _has_interval(values):
+                rows.append([f"↳ {baseline}", *cells, None, None, f"baseline of {entry.label}"])
+                quiet.append(True)
+    chance = {name: value for entry in entries for name, value in entry.result.chance.items()}
+    if any(name in chance for name in metrics):
+        rows.append(["chance", *(_plain(chance.get(name), raw) for name in metrics), None, None, None])
+        quiet.append(True)
+    for figure in figures:
+        cells = [_printed(figure, name) for name in metrics]
+        if any(cells):
+            rows.append([_published_name(figure), *cells, None, None, _source(figure, entries)])
+            quiet.append(True)
+    head = ["model", *map(_words, metrics), "ties", "rows", "source"]
+    return [Table(head, rows, quiet, words=("source",))]
+
+
+def _value(entry: Entry, name: str, is_best: bool) -> Value | None:
+    value = entry.result.metrics.get(name)
+    if value is None:
+        return None
+    raw = is_raw(entry.result.benchmark)
+    low, high = entry.result.intervals.get(name, (None, None))
+    detail = "" if low is None or high is None else f"{show(low, raw)}–{show(high, raw)}"
+    return Value(show(value, raw), detail, is_best)
+
+
+def _plain(value: float | None, raw: bool) -> Value | None:
+    return None if value is None else Value(show(value, raw))
+
+
+def _counted(entry: Entry) -> Value | None:
+    counts = entry.result.counts
+    left_out = [f"{counts[name]:,} {name}" for name in ("missing", "broken") if counts.get(name)]
+    return Value(f"{counts['rows']:,}", ", ".join(left_out)) if "rows" in counts else None
+
+
+def _published_name(figure: Published) -> str:
+    return f"{figure.model} ({figure.training})"
+
+
+def _printed(figure: Published, name: str) -> Value | None:
+    """A figure with the digits of its publication, one or two."""
+    if name not in figure.metrics:
+        return None
+    digits = f"{100 * figure.metrics[name]:.2f}"
+    return Value(digits.removesuffix("0"))
+
+
+def _source(figure: Published, entries: Sequence[Entry]) -> str:
+    title = title_of(entries[0].result.benchmark)
+    return figure.cite if figure.data == title else f"{figure.cite}, on {figure.data}"
+
+
+def _has_interval(values: Mapping[str, float]) -> bool:
+    """Whether a baseline is a measurement of its own, with an interval, and no score by the benchmark's metrics."""
+    return any(f"{name}_low" in values for name in values)
+
+
+def _other_baselines(entries: Sequence[Entry]) -> list[Block]:
+    """How well drawn images are told from real ones, and other baselines with a measure of their own."""
+    rows: list[list[CellValue]] = []
+    for entry in entries:
+        for baseline, values in entry.result.baselines.items():
+            for name, value in values.items():
+                if (low := values.get(f"{name}_low")) is not None:
+                    shown = Value(show(value), f"{show(low)}–{show(values[f'{name}_high'])}")
+                    rows.append([entry.label, baseline, shown])
+    if not rows:
+        return []
+    note = (
+        "Real or drawn: how many images a linear classifier on their embeddings tells right; chance is 50. Where it "
+        "is far above, a model can choose between two images by how they were made."
+    )
+    return [Table(["model", "baseline", "accuracy"], rows, words=("baseline",)), Note(note)]
+
+
+def _remarks(figures: Sequence[Published]) -> list[Block]:
+    references = dict.fromkeys(f"{figure.cite}: {figure.reference}." for figure in figures)
+    remarks = dict.fromkeys(f"{figure.cite}: {figure.remark}" for figure in figures if figure.remark)
+    if not figures:
+        return []
+    return [Note(" ".join(["Published figures are as printed by others, not measured here.", *references, *remarks]))]
+
+
+def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> list[Block]:
+    """Metrics below each other, where they are too many for columns."""
+    raw = is_raw(entries[0].result.benchmark)
+    chance = {name: value for entry in entries for name, value in entry.result.chance.items()}
+    rows: list[list[CellValue]] = []
+    for name in metrics:
+        flags = best([entry.result.metrics.get(name) for entry in entries])
+        cells = [_value(entry, name, flag and not raw) for entry, flag in zip(entries, flags, strict=True)]
+        rows.append([_words(name), *cells, *([] if raw else [_plain(chance.get(name), raw)])])
+    head = ["metric", *(entry.label for entry in entries), *([] if raw else ["chance"])]
+    return [*([Heading("All metrics")] if heading else []), Table(head, rows)]
+
+
+def categories(entries: Sequence[Entry]) -> list[Block]:
+    """The metric of each category; of few categories beside what others have published of them."""
+    benchmark = entries[0].result.benchmark
+    of = {entry.label: category_metrics(entry.result) for entry in entries}
+    names = list(dict.fromkeys(name for found in of.values() for name in found))
+    if not names:
+        return []
+    rows: list[list[CellValue]] = []
+    values = {
+        name: [entry.result.metrics[of[entry.label][name]] if name in of[entry.label] else None for entry in entries]
+        for name in names
+    }
+    flags = {name: best(values[name]) for name in names}
+
+    def cell(place: int, name: str) -> CellValue:
+        entry = entries[place]
+        return _value(entry, of[entry.label][name], flags[name][place]) if name in of[entry.label] else None
+
+    if len(names) > MAX_COLUMNS:
+        for name in names:
+            number = next((e.result.counts[name] for e in entries if name in e.result.counts), None)
+            rows.append([name, number, *(cell(place, name) for place in range(len(entries)))])
+        return [Heading("By category"), Table(["category", "rows", *(entry.label for entry in entries)], rows)]
+    rows = [
+        [entry.label, *(cell(place, name) for name in names), "this report"] for place, entry in enumerate(entries)
+    ]
+    counts = [next((e.result.counts[name] for e in entries if name in e.result.counts), None) for name in names]
+    if any(counts):
+        rows.append(["rows", *counts, None])
+    chance = {name: value for entry in entries for name, value in entry.result.chance.items()}
+    guesses = [chance.get(next((found[name] for found in of.values() if name in found), "")) for name in names]
+    if any(guesses):
+        rows.append(["chance", *(_plain(guess, raw=False) for guess in guesses), None])
+    for figure in published_of(benchmark):
+        if any(name in figure.metrics for name in names):
+            cells = [_printed(figure, name) for name in names]
+            rows.append([_published_name(figure), *cells, _source(figure, entries)])
+    quiet = [place >= len(entries) for place in range(len(rows))]
+    return [Heading("By category"), Table(["model", *names, "source"], rows, quiet, words=("source",))]
+
+
+def comparison(entries: Sequence[Entry]) -> list[Block]:
+    """Of each two models, whether they differ by more than chance on the same rows."""
+    if len(entries) < 2 or is_raw(entries[0].result.benchmark):
+        return []
+    draws = Draws()
+    rows: list[list[CellValue]] = []
+    refused: dict[str, list[str]] = {}
+    metrics = shared([entry.result for entry in entries])
+    for first, second in combinations(entries, 2):
+        if reason := why_not_paired(first.result, second.result):
+            refused.setdefault(reason, []).append(f"{second.label} and {first.label}")
+            continue
+        for name, found in differences(first.result, second.result, draws).items():
+            if name in metrics:
+                between = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+                verdict = (
+                    (f"{(second if found.value > 0 else first).label} is better") if found.is_clear else "not clear"
+                )
+                value = Value(f"{100 * found.value:+.1f}", best=found.is_clear)
+                rows.append([f"{second.label} less {first.label}", _words(name), value, between, verdict])
+    blocks: list[Block] = [Heading("Differences on the same rows")]
+    if differ := different_settings([entry.result for entry in entries]):
+        blocks.append(Note(f"The models were not evaluated alike: {differ}."))
+    if rows:
+        head = ["models", "metric", "difference", "95 % interval", "verdict"]
+        blocks.append(Note(HOW_TO_COMPARE))
+        blocks.append(Table(head, rows, words=("metric", "verdict")))
+    for reason, pairs in refused.items():
+        blocks.append(Note(f"Not compared row by row: {'; '.join(pairs)}: {reason}."))
+    return blocks if len(blocks) > 1 else []
+
+
+def about(entries: Sequence[Entry]) -> list[Block]:
+    """What was evaluated how: a difference here makes scores differ."""
+    rows: list[list[CellValue]] = []
+    for entry in entries:
+        result = entry.result
+        settings = result.settings
+        counts = [f"{result.counts[name]:,} {name}" for name in NAMED_COUNTS if name in result.counts]
+        rows.append(
+            [
+                entry.label,
+                short_name(str(result.data.get("source", ""))),
+                str(result.data.get("fingerprint", "")),
+                ", ".join(counts),
+                str(settings.get("scores", settings.get("protocol", ""))),
+                str(settings.get("autocast") or result.model.get("dtype", "")),
+            ]
+        )
+    head = ["model", "data", "fingerprint", "counts", "scoring", "precision"]
+    blocks: list[Block] = [Table(head, rows, words=head)]
+    if limited := [entry.label for entry in entries if entry.result.settings.get("max_rows") is not None]:
+        blocks.append(Note(f"Only a part of the rows was evaluated (max_rows): {', '.join(limited)}."))
+    if len({entry.result.data.get("fingerprint") for entry in entries}) > 1:
+        blocks.append(Note("The models were not evaluated on the same data: their fingerprints differ."))
+    return [Heading("How it was evaluated"), *blocks]
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

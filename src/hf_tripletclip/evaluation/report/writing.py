@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`write_report`: results as one HTML page, Markdown and PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_tripletclip.evaluation.plots import require_plots
+from hf_tripletclip.evaluation.registry import BENCHMARKS
+from hf_tripletclip.evaluation.report import tables
+from hf_tripletclip.evaluation.report.document import Note, Picture, Section
+from hf_tripletclip.evaluation.report.figures import category_bars, similarity_histograms, tradeoffs
+from hf_tripletclip.evaluation.report.reading import Entry, read_entries, title_of
+from hf_tripletclip.pages.page import write_page
+from hf_tripletclip.version import __version__
+
+HOW_TO_READ = (
+    "Scores are per cent. Small numbers are 95 % bootstrap intervals. Bold is the best of this report's models where "
+    "they differ. A tie is wrong: strictly greater wins, and the column ties is the share of rows with one. Baselines "
+    "say what is reached without looking at the image."
+)
+
+
+def write_report(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] = "report") -> list[Path]:
+    """
+    Write a report of evaluation results: `report.html`, one page that needs no other file; `report.md`; and a PNG file
+    of each picture.
+
+    Models stand side by side on each benchmark, with intervals, chance, baselines, ties, counts, the differences of
+    each two on the same rows, and the figures that others have published, with their source.
+
+    Args:
+        paths (`Sequence[str or os.PathLike]`): Files that [`EvaluationResult.save`] or `tripletclip evaluate` wrote,
+            or folders of them.
+        output (`str` or `os.PathLike`, defaults to `"report"`): The folder to write into.
+
+    Returns:
+        `list[Path]`: The files: the page first.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no result in a folder.
+        ImportError: matplotlib is not installed.
+        OSError: The files cannot be written.
+        ValueError: A file is no result that can be read.
+    """
+    require_plots()
+    entries = read_entries(paths)
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: name a folder for the report.")
+    folder.mkdir(parents=True, exist_ok=True)
+    benchmarks = by_benchmark(entries)
+    sections = [benchmark_section(found, folder) for found in benchmarks.values()]
+    pictures = tradeoffs(benchmarks, folder)
+    if pictures:
+        sections.append(Section("Composition and retention", list(pictures)))
+    overview = Section("Overview", [Note(HOW_TO_READ), tables.summary(benchmarks)])
+    labels = list(dict.fromkeys(entry.label for entry in entries))
+    heading = labels[0] if len(labels) == 1 else f"{len(labels)} models"
+    page = write_page(
+        folder / "report.html",
+        title=f"Evaluation of {heading}",
+        heading=f"Evaluation of {heading}",
+        overview=overview.html(),
+        sections={section.title: section.html() for section in sections},
+        command="tripletclip report",
+        style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
+    )
+    written = folder / "report.md"
+    parts = [f"# Evaluation of {heading}", *(section.markdown() for section in [overview, *sections])]
+    parts.append(f"Written by tripletclip report, hf_tripletclip {__version__}.")
+    written.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    drawn = [block.name for section in sections for block in section.blocks if isinstance(block, Picture)]
+    return [page, written, *(folder / f"{name}.png" for name in drawn)]
+
+
+def by_benchmark(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each benchmark, in the order of the registry."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.result.benchmark, []).append(entry)
+    order = [*BENCHMARKS, *found]
+    return {name: found[name] for name in sorted(found, key=order.index)}
+
+
+def benchmark_section(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> Section:
+    """What a report says of a benchmark."""
+    section = Section(title_of(entries[0].result.benchmark))
+    section.blocks += tables.scores(entries)
+    section.blocks += tables.comparison(entries)
+    section.blocks += tables.categories(entries)
+    section.blocks += category_bars(entries, folder)
+    section.blocks += similarity_histograms(entries, folder)
+    section.blocks += tables.about(entries)
+    return section

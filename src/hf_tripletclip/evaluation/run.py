@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner: a model on several benchmarks, results kept as they come; what fails does not take the rest with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from hf_tripletclip.evaluation.benchmark import Benchmark
+from hf_tripletclip.evaluation.build import EVERY, Places, build_benchmark, by_benchmark
+from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.kept import STATE, data_state, difference, read_result, safe_name
+from hf_tripletclip.evaluation.processes import EXPECTED, in_all_processes
+from hf_tripletclip.evaluation.registry import resolve
+from hf_tripletclip.evaluation.result import EvaluationResult
+
+Chosen = Mapping[str, "Benchmark | Exception"]
+
+
+@dataclass
+class Outcome:
+    """
+    What became of a benchmark.
+
+    Args:
+        name (`str`): Its name.
+        benchmark ([`Benchmark`], *optional*): `None` where it could not be made.
+        result ([`EvaluationResult`], *optional*): `None` where it failed.
+        error (`Exception`, *optional*): Why it failed.
+        kept (`bool`): The result was there already.
+        path (`Path`, *optional*): The result's file.
+        replaced (`str`, *optional*): Why a result that was there did not do.
+    """
+
+    name: str
+    benchmark: Benchmark | None = None
+    result: EvaluationResult | None = None
+    error: Exception | None = None
+    kept: bool = False
+    path: Path | None = None
+    replaced: str | None = None
+
+
+class BenchmarksFailed(ValueError):
+    """
+    Some benchmarks failed.
+
+    Args:
+        errors (`dict[str, Exception]`): Benchmark -> why.
+        results (`dict[str, EvaluationResult]`): Those of the others.
+    """
+
+    def __init__(self, errors: dict[str, Exception], results: dict[str, EvaluationResult]) -> None:
+        super().__init__("; ".join(f"{name}: {error}" for name, error in errors.items()))
+        self.errors, self.results = errors, results
+
+
+def evaluate(
+    model: Any,
+    benchmarks: str | Benchmark | Sequence[str | Benchmark] = "default",
+    *,
+    processor: Any = None,
+    data: Places = None,
+    images: Places = None,
+    options: Mapping[str, Mapping[str, Any] | str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **encoder_options: Any,
+) -> dict[str, EvaluationResult]:
+    """
+    Evaluate a model on several benchmarks.
+
+    In a job of several processes all must call it; each gets all results, and the first one writes the files.
+
+    Args:
+        model: An [`Encoder`], a model, or what to load one from: a directory or Hub id of a CLIP-like model, of a
+            published TripletCLIP checkpoint or of a PEFT adapter.
+        benchmarks (`str`, [`Benchmark`] or a sequence of them, defaults to `"default"`): Names of benchmarks and
+            suites, or benchmarks.
+        processor ([`~transformers.ProcessorMixin`], *optional*): Of a model that is given as an object.
+        data, images (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): Where the benchmarks' data and images
+            are: one place for all (a benchmark's own is the folder of its name there, if it exists), or a mapping from
+            its name, and `"*"` for the others. A directory, a file or the id of a Hub dataset.
+        options (`Mapping[str, Mapping[str, Any]]`, *optional*): Benchmark -> its settings.
+        output (`str` or `os.PathLike`, *optional*): A folder: each result is written to `<model>/<benchmark>.json` and
+            `.parquet` in it, and one that is there of the same model, data, settings and versions is not computed
+            again.
+        overwrite (`bool`, defaults to `False`): Compute all again.
+        encoder_options: Of [`Encoder`]: `batch_size`, `device`, `autocast`, `num_workers`, `progress`, `cache_dir`.
+
+    Returns:
+        `dict[str, EvaluationResult]`: By the benchmark's name.
+
+    Raises:
+        OSError: The model cannot be loaded.
+        ValueError: There is no such benchmark, or the model is not CLIP-like.
+        BenchmarksFailed: A `ValueError`: some benchmarks failed; it holds the results of the others.
+
+    Example:
+
+    ```python
+    >>> from hf_tripletclip.evaluation import evaluate
+
+    >>> results = evaluate("openai/clip-vit-base-patch32", ["sugarcrepe", "winoground"], data={"sugarcrepe": "data"})
+    >>> results["sugarcrepe"].metrics["macro"]
+    ```"""
+    given = [benchmarks] if isinstance(benchmarks, (str, Benchmark)) else list(benchmarks)
+    names = [benchmark for benchmark in given if isinstance(benchmark, str)]
+    chosen = choose(names, data=data, images=images, options=options)
+    for benchmark in given:
+        if isinstance(benchmark, Benchmark):
+            if benchmark.name in chosen:
+                raise ValueError(
+                    f"{benchmark.name} is given twice, and results are called by the benchmark's name: evaluate each "
+                    "by a call of its own, with its own `output`."
+                )
+            chosen[benchmark.name] = benchmark
+    encoder = make_encoder(model, processor, **encoder_options)
+    outcomes = list(run_benchmarks(encoder, chosen, output=output, overwrite=overwrite))
+    results = {outcome.name: outcome.result for outcome in outcomes if outcome.result is not None}
+    if errors := {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}:
+        raise BenchmarksFailed(errors, results)
+    return results
+
+
+def choose(
+    names: Sequence[str],
+    *,
+    data: Places = None,
+    images: Places = None,
+    options: Mapping[str, Mapping[str, Any] | str] | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> dict[str, Benchmark | Exception]:
+    """
+    The benchmarks of these names and suites, or why one cannot be made: that is no reason not to run the others.
+
+    Raises:
+        ValueError: There is no such benchmark, or a place or a setting is of one that is not asked for.
+    """
+    wanted = resolve(names)
+    places = {"data": by_benchmark(data, "data"), "images": by_benchmark(images, "images")}
+    for flag, values in {**places, "options": options or {}}.items():
+        if unused := [name for name in values if name not in (*wanted, EVERY)]:
+            asked = ", ".join(wanted) or "none by name"
+            raise ValueError(f"`{flag}` is given for {', '.join(unused)}, but the benchmarks asked for are {asked}")
+    made: dict[str, Benchmark | Exception] = {}
+    for name in wanted:
+        try:
+            made[name] = build_benchmark(name, options=(options or {}).get(name), shared=shared, **places)
+        except EXPECTED as error:
+            made[name] = error
+    return made
+
+
+def make_encoder(model: Any, processor: Any = None, **options: Any) -> Encoder:
+    """An [`Encoder`] of a model, or of a directory or Hub id, or the encoder itself; raises as that does."""
+    if isinstance(model, Encoder):
+        if processor is not None or options:
+            raise ValueError("an Encoder has its processor and settings: give them where it is made.")
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        if processor is not None:
+            raise ValueError("a model that is loaded by name brings its processor: leave `processor` out.")
+        return Encoder.from_pretrained(model, **options)
+    if processor is None:
+        raise ValueError("give the processor of the model: evaluate(model, ..., processor=processor)")
+    return Encoder(model, processor, **options)
+
+
+def run_benchmarks(
+    encoder: Encoder,
+    benchmarks: Chosen,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Iterator[Outcome]:
+    """
+    Run benchmarks one after the other; see [`evaluate`].
+
+    Args:
+        encoder ([`Encoder`]): The model.
+        benchmarks (`Mapping[str, Benchmark | Exception]`): From [`choose`].
+        output, overwrite: As in [`evaluate`].
+
+    Returns:
+        `Iterator[Outcome]`: One for each, as soon as it is done.
+    """
+    for name, benchmark in benchmarks.items():
+        if isinstance(benchmark, Exception):
+            yield Outcome(name, error=benchmark)
+            continue
+        path = None if output is None else Path(output).expanduser() / safe_name(encoder.name) / f"{name}.json"
+        outcome = Outcome(name, benchmark, path=path)
+        try:
+            _run(encoder, outcome, overwrite)
+        except EXPECTED as error:
+            outcome.result, outcome.error = None, error
+        yield outcome
+
+
+def _run(encoder: Encoder, outcome: Outcome, overwrite: bool) -> None:
+    benchmark, path = outcome.benchmark, outcome.path
+    assert benchmark is not None
+    state = None
+    if path is not None:
+        state = in_all_processes(lambda: data_state(benchmark))
+        # The first process decides, for others may not see its files.
+        found: list[Any] = [None]
+        if encoder.state.is_main_process and not overwrite:
+            found = [_look(path, benchmark, encoder, state)]
+        broadcast_object_list(found)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        if found[0] is not None:
+            outcome.result, outcome.replaced = found[0]
+            outcome.kept = outcome.replaced is None
+            if outcome.kept:
+                return
+    result = in_all_processes(lambda: benchmark(encoder))
+    if state is not None:
+        result.data[STATE] = state
+    outcome.result = result
+    if path is not None:
+        in_all_processes(lambda: result.save(path) if encoder.state.is_main_process else None)
+
+
+def _look(path: Path, benchmark: Benchmark, encoder: Encoder, state: str | None) -> Any:
+    """The result that is there and why it does not do, if there is one; or what is wrong with it."""
+    try:
+        result = read_result(path, benchmark.name)
+    except (OSError, ValueError) as error:
+        return ValueError(str(error))
+    return result and (result, difference(result, benchmark, encoder, state))

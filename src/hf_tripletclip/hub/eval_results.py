@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation results as the Hub shows them: `model-index` in the model card, and `.eval_results/*.yaml`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    eval_result_entries_to_yaml,
+    parse_eval_result_entries,
+)
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
+from hf_tripletclip.evaluation.report.scores import category_metrics, is_raw, overall_metrics
+from hf_tripletclip.evaluation.result import EvaluationResult
+
+TASK = "zero-shot-image-classification"
+RETRIEVAL_TASK = "image-text-retrieval"
+DIGITS = 4
+
+
+class HubData(NamedTuple):
+    """Where a benchmark is on the Hub; `task` as its `eval.yaml` names it, if it has one."""
+
+    id: str
+    task: str = "default"
+
+
+# Benchmarks whose data is one dataset of the Hub. Others have the data that they were evaluated on.
+HUB_DATA = {
+    "sugarcrepe": HubData("mteb/SUGARCREPE_fmt"),
+    "sugarcrepe_pp": HubData("Aman-J/SugarCrepe_pp"),
+    "valse": HubData("Mayfull/valse_vlms"),
+    "whatsup": HubData("Mayfull/whats_up_vlms"),
+    "bivlc": HubData("imirandam/BiVLC"),
+    "winoground": HubData("facebook/winoground"),
+    "colorswap": HubData("stanfordnlp/colorswap"),
+    "mmvp": HubData("MMVP/MMVP_VLM"),
+}
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether it is the id `owner/name` of a repository, and no path that exists here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not Path(name).exists()
+
+
+def public_name(name: str) -> str:
+    """A repository by its id, a path by its last part: where things lie on this machine is nobody's business."""
+    return name if is_repo_id(name) else Path(name).name
+
+
+def hub_data(result: EvaluationResult) -> HubData | None:
+    """The dataset of the Hub that a result is of; `None` where there is none that is known."""
+    source = str(result.data.get("source", ""))
+    if is_repo_id(source):
+        return HubData(source)
+    return HUB_DATA.get(result.benchmark)
+
+
+def is_whole(result: EvaluationResult) -> bool:
+    """Whether it is a score of the whole benchmark: no similarities, and no sample of its rows."""
+    return not is_raw(result.benchmark) and result.settings.get("max_rows") is None
+
+
+def model_index(results: Sequence[EvaluationResult], *, dataset: str | None = None) -> list[EvalResult]:
+    """
+    The metrics of results for `ModelCardData(eval_results=...)`: those over all rows and those of each category.
+    Similarities are left out, which are no scores, and samples (`max_rows`).
+
+    Args:
+        results (`Sequence[EvaluationResult]`): The results.
+        dataset (`str`, *optional*): What the card calls the data, where the results do not say it.
+    """
+    found = []
+    for result in results:
+        if not is_whole(result):
+            continue
+        official = result.settings.get("protocol") == "official"
+        known = hub_data(result)
+        name = dataset or (known.id if known else public_name(str(result.data.get("source") or result.benchmark)))
+        title = benchmark_class(result.benchmark).title if result.benchmark in BENCHMARKS else result.benchmark
+        metrics = dict.fromkeys([*overall_metrics(result), *category_metrics(result).values()])
+        found += [
+            EvalResult(
+                task_type=RETRIEVAL_TASK if result.benchmark == "retrieval" else TASK,
+                dataset_type=name,
+                dataset_name=dataset or title,
+                metric_type=metric,
+                metric_name=f"{metric} (official protocol)" if official else None,
+                metric_value=round(result.metrics[metric], DIGITS),
+            )
+            for metric in metrics
+        ]
+    return found
+
+
+def eval_entries(results: Sequence[EvaluationResult]) -> dict[str, list[EvalResultEntry]]:
+    """
+    The entries of `.eval_results/<benchmark>.yaml`: of each result that is of a dataset of the Hub the metric that
+    stands for the benchmark. The Hub shows those of datasets that it lists as benchmarks.
+
+    Args:
+        results (`Sequence[EvaluationResult]`): The results.
+
+    Returns:
+        `dict[str, list[EvalResultEntry]]`: By benchmark.
+    """
+    found: dict[str, list[EvalResultEntry]] = {}
+    for result in results:
+        data = hub_data(result)
+        if data is None or result.primary not in result.metrics or not is_whole(result):
+            continue
+        scoring = result.settings.get("scores") or result.settings.get("protocol") or "strict"
+        rows = f"{result.counts['rows']:,} rows" if "rows" in result.counts else ""
+        left_out = [f"{result.counts[name]:,} {name}" for name in ("missing", "broken") if result.counts.get(name)]
+        found.setdefault(result.benchmark, []).append(
+            EvalResultEntry(
+                dataset_id=data.id,
+                task_id=data.task,
+                value=round(result.metrics[result.primary], DIGITS),
+                notes="; ".join(part for part in (result.primary, scoring, rows, *left_out) if part),
+            )
+        )
+    return found
+
+
+def results_of_model(results: Sequence[EvaluationResult], folder: str | os.PathLike[str]) -> list[EvaluationResult]:
+    """
+    The results of the model in a folder: those evaluated from it, or from a repository or folder of its name; all, if
+    they are of one model.
+
+    Raises:
+        ValueError: There is none, or it is not clear which.
+    """
+    target = Path(folder).resolve()
+    names = {str(result.model.get("name", "")): None for result in results}
+    own = [name for name in names if name and Path(name).resolve() == target]
+    own = own or [name for name in names if Path(name.partition("@")[0]).name == target.name]
+    if not own and len(names) == 1:
+        only = next(iter(names))
+        if Path(only).exists():
+            raise ValueError(f"these results are of the model in {only}, not of the one in {folder}")
+        return list(results)
+    if len(own) != 1:
+        raise ValueError(
+            f"which of these models is the one in {folder}: {', '.join(names)}? Give the results of that one alone."
+        )
+    return [result for result in results if str(result.model.get("name", "")) == own[0]]
+
+
+def write_eval_results(folder: str | os.PathLike[str], results: Sequence[EvaluationResult]) -> list[Path]:
+    """
+    Add results to a model's folder: to the metadata of its README.md, where values of the same metric on the same data
+    are replaced, and as `.eval_results/<benchmark>.yaml`.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model's folder.
+        results (`Sequence[EvaluationResult]`): Of this model.
+
+    Returns:
+        `list[Path]`: What was written.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The metadata of the README.md cannot be read.
+    """
+    target = Path(folder)
+    if not target.is_dir():
+        raise FileNotFoundError(f"there is no model folder {target}")
+    if not any(is_whole(result) for result in results):
+        raise ValueError("there is no result of a whole benchmark: samples (`max_rows`) are not published")
+    readme = target / "README.md"
+    name = target.resolve().name
+    try:
+        card = ModelCard.load(readme) if readme.exists() else ModelCard(f"---\n{{}}\n---\n\n# {name}\n")
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the metadata at the head of {readme} cannot be read: {error}") from error
+    new = model_index(results)
+    if new:
+        data: Any = card.data
+        kept = [one for one in data.eval_results or [] if not any(_same(one, other) for other in new)]
+        data.eval_results = [*kept, *new]
+        data.model_name = data.model_name or name
+    staged = readme.with_name(".README.md.tmp")
+    card.save(staged)
+    os.replace(staged, readme)
+    written = [readme]
+    for benchmark, entries in eval_entries(results).items():
+        content = eval_result_entries_to_yaml(entries)
+        parse_eval_result_entries(content)  # as the Hub reads it
+        path = target / EVAL_RESULTS_FOLDER / f"{benchmark}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _same(one: EvalResult, other: EvalResult) -> bool:
+    return (one.unique_identifier, one.metric_type, one.metric_name) == (
+        other.unique_identifier,
+        other.metric_type,
+        other.metric_name,
+    )

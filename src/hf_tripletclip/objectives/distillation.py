@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distillation from a frozen teacher: a term that any objective can add, so that tuning keeps what the model knew.
+
+With `e_i` the student's and `e*_i` the teacher's L2-normalised embedding of the same input, roles as in the objective:
+
+- `embedding`: ``mean over roles and rows of |e_i - e*_i|^2``: every input stays where the teacher puts it.
+- `similarity`: ``1/2 [KL(p*(v_i) | p(v_i)) + KL(p*(t_i) | p(t_i))]``, mean over rows, where `p(q)` is the softmax of
+  ``s q . k`` over the keys `k` of the other modality in the batch, hard negatives included, and `p*` the teacher's:
+  the relations between inputs stay, the space may turn. `s` is the student's scale, as a constant.
+
+Both are the teacher-student terms of knowledge distillation (Hinton et al. 2015, arXiv 1503.02531), with the model's
+own starting point as the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from hf_tripletclip.objectives.base import Rows
+
+KINDS = ("embedding", "similarity")
+# Queries -> the roles of their keys, where they are there.
+OTHER_MODALITY = {"image": ("text", "negative_text"), "text": ("image", "negative_image")}
+
+
+class Distillation:
+    """
+    Args:
+        kind (`str`, defaults to `"similarity"`): `embedding` or `similarity`, see the head of this module.
+        weight (`float`, defaults to 1.0): Factor in the loss.
+
+    Raises:
+        ValueError: There is no such kind, or the weight is not positive.
+    """
+
+    def __init__(self, kind: str = "similarity", weight: float = 1.0) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"`distillation` has the kind {kind!r}; give {' or '.join(KINDS)}.")
+        if not weight > 0:
+            raise ValueError(f"`distillation` has the weight {weight!r}; give more than 0, or leave it out.")
+        self.kind = kind
+        self.weight = weight
+
+    def __call__(self, student: Rows, teacher: Rows, scale: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            student ([`Rows`]): Of this process and of all, with gradients.
+            teacher ([`Rows`]): The same rows, without.
+            scale (`torch.Tensor` of shape `()`): `exp(logit_scale)`.
+
+        Returns:
+            `torch.Tensor` of shape `()`, unweighted. The mean over the processes is that over all rows.
+        """
+        if self.kind == "embedding":
+            return self._embedding(student, teacher)
+        return self._similarity(student, teacher, scale.detach())
+
+    @staticmethod
+    def _embedding(student: Rows, teacher: Rows) -> torch.Tensor:
+        means = [
+            (own - teacher.own[role]).square().sum() * student.processes / max(len(teacher.everyone[role]), 1)
+            for role, own in student.own.items()
+        ]
+        return torch.stack(means).mean()
+
+    @staticmethod
+    def _similarity(student: Rows, teacher: Rows, scale: torch.Tensor) -> torch.Tensor:
+        halves = []
+        for query, roles in OTHER_MODALITY.items():
+            wanted, found = (_log_softmax(rows, query, roles, scale) for rows in (teacher, student))
+            total = torch.nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)
+            halves.append(total * student.processes / len(teacher.everyone[query]))
+        return torch.stack(halves).mean()
+
+
+def _log_softmax(rows: Rows, query: str, roles: Sequence[str], scale: torch.Tensor) -> torch.Tensor:
+    keys = torch.cat([rows.everyone[role] for role in roles if role in rows.everyone])
+    return torch.log_softmax(scale * rows.own[query] @ keys.T, dim=-1)
+
+
+def make_distillation(settings: Distillation | Mapping[str, object] | None) -> Distillation | None:
+    """
+    A [`Distillation`] from its settings as a config holds them, such as `{"kind": "embedding", "weight": 2.0}`.
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
+    """
+    if settings is None or isinstance(settings, Distillation):
+        return settings
+    if not isinstance(settings, Mapping) or (unknown := sorted(settings.keys() - {"kind", "weight"})):
+        found = settings if not isinstance(settings, Mapping) else ", ".join(map(str, unknown))
+        raise ValueError(f"`distillation` takes `kind` and `weight`, not {found!r}.")
+    return Distillation(**settings)  # type: ignore[arg-type]

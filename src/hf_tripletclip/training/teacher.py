@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen teacher of distillation: the model as it was before training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.trainer_utils import unwrap_peft_model
+
+from hf_tripletclip.evaluation.encoder import evaluation_mode
+from hf_tripletclip.training.gradcache import FIELDS
+
+
+class Teacher:
+    """
+    Embeds batches as the model did when this was made. Inside a `PeftModel` that is the model without its adapters,
+    which costs no memory; otherwise it is a copy.
+
+    Args:
+        model ([`TripletCLIPModel`] or `PeftModel`): The model before training.
+        device (`torch.device`): Where to keep a copy.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._copy: nn.Module | None = None
+        if unwrap_peft_model(model) is model:
+            self._copy = copy.deepcopy(model).requires_grad_(False).to(device)
+
+    def __call__(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """
+        The teacher's embeddings by role, without gradients.
+
+        Args:
+            model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
+            inputs (`dict`): Model inputs.
+        """
+        if self._copy is not None:
+            return _embed(self._copy, inputs)
+        with model.disable_adapter():
+            return _embed(model, inputs)
+
+    def bound_to(self, model: Any) -> Callable[[dict[str, Any]], dict[str, torch.Tensor]]:
+        """The same with the model in training given."""
+        return lambda inputs: self(model, inputs)
+
+
+def _embed(model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    with evaluation_mode(model):
+        output = model(**inputs, return_loss=False, return_logits=False)
+    return {role: embeds for role, field in FIELDS.items() if (embeds := output.get(field)) is not None}

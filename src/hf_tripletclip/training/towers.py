@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What trains: each tower in full, by LoRA or not at all, and which parameters beside the towers."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from hf_tripletclip.modeling import TripletCLIPModel
+
+MODES = ("full", "lora", "frozen")
+# Tower -> the module with its transformer, and its projection into the common space.
+TOWERS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
+DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+ALL_LINEAR = "all-linear"
+
+
+@dataclass
+class TowerArguments:
+    """What of the model trains."""
+
+    train_text: str = field(default="full", metadata={"help": "The text tower: full, lora or frozen."})
+    train_vision: str = field(default="full", metadata={"help": "The image tower: full, lora or frozen."})
+    train_projections: bool | None = field(
+        default=None,
+        metadata={"help": "Train the two projections in full. Default: that of a tower that trains in full."},
+    )
+    train_logit_scale: bool | None = field(
+        default=None, metadata={"help": "Train `logit_scale`. Default: yes, except where a tower trains by LoRA."}
+    )
+    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Their scale is lora_alpha / lora_rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: list(DEFAULT_TARGETS),
+        metadata={"help": "Names of the linear layers that get an adapter, or all-linear."},
+    )
+    lora_dora: bool = field(default=False, metadata={"help": "DoRA: learn the weights' magnitude apart."})
+    lora_rslora: bool = field(default=False, metadata={"help": "rsLoRA: scale by lora_alpha / sqrt(lora_rank)."})
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "QLoRA: keep the frozen weights in 4 bits; needs bitsandbytes and a GPU."}
+    )
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """Tower -> how it trains."""
+        return {"text": self.train_text, "vision": self.train_vision}
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether a tower trains by LoRA."""
+        return "lora" in self.modes.values()
+
+    def check(self) -> None:
+        """
+        Check what can be checked without a model.
+
+        Raises:
+            ValueError: A setting is out of range, or nothing is left to train.
+            ImportError: A library that the settings need is not installed.
+        """
+        for tower, mode in self.modes.items():
+            if mode not in MODES:
+                raise ValueError(f"`train_{tower}` is {mode!r}; give {', '.join(MODES)}.")
+        if set(self.modes.values()) == {"frozen"} and not self.train_projections:
+            raise ValueError(
+                "Nothing is left to train: both towers are frozen and so are the projections. Give `--train_text` or "
+                "`--train_vision` full or lora, or `--train_projections true`."
+            )
+        if self.lora_rank < 1:
+            raise ValueError(f"`lora_rank` is {self.lora_rank}; give at least 1.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"`lora_dropout` is {self.lora_dropout}; give 0 or more and less than 1.")
+        if self.has_lora and importlib.util.find_spec("peft") is None:
+            raise ImportError('LoRA needs peft: pip install "hf_tripletclip[peft]"')
+        if self.load_in_4bit:
+            if not self.has_lora:
+                raise ValueError("`load_in_4bit` is for LoRA: weights of 4 bits do not train themselves.")
+            if importlib.util.find_spec("bitsandbytes") is None:
+                raise ImportError("`load_in_4bit` needs bitsandbytes: pip install bitsandbytes")
+
+    def loading_arguments(self) -> dict[str, Any]:
+        """What `from_pretrained` gets beyond the usual."""
+        if not self.load_in_4bit:
+            return {}
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        return {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=torch.bfloat16,
+                # What trains in full must have real weights.
+                llm_int8_skip_modules=[name for pair in TOWERS.values() for name in pair[1:]],
+            )
+        }
+
+
+def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_checkpointing: bool = False) -> Any:
+    """
+    Make only what should train require gradients, with adapters where LoRA is asked for. A frozen tower keeps no
+    activations for the backward pass.
+
+    Args:
+        model ([`TripletCLIPModel`]): The model; it is changed in place.
+        args ([`TowerArguments`]): What trains.
+        gradient_checkpointing (`bool`, defaults to `False`): Whether the trainer will use it: inside frozen weights
+            it needs inputs that require gradients.
+
+    Returns:
+        The model, or a `PeftModel` around it where a tower trains by LoRA.
+
+    Raises:
+        ValueError: A setting is out of range, nothing is left to train, or a LoRA target matches nothing.
+        ImportError: peft or bitsandbytes is not installed.
+    """
+    args.check()
+    whole = [module for tower, mode in args.modes.items() for module in _in_full(tower, mode, args)]
+    model.requires_grad_(False)
+    trained: Any = model
+    if args.has_lora:
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+        if args.load_in_4bit:
+            prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
+        config = LoraConfig(
+            r=args.lora_rank,
+            lora_alpha=args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            target_modules=_target_pattern(model, args),
+            modules_to_save=whole or None,
+            use_dora=args.lora_dora,
+            use_rslora=args.lora_rslora,
+        )
+        with warnings.catch_warnings():
+            # peft asks for an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            trained = get_peft_model(model, config)
+        if gradient_checkpointing:
+            trained.enable_input_require_grads()
+    else:
+        for name in whole:
+            model.get_submodule(name).requires_grad_(True)
+    scale = args.train_logit_scale
+    model.logit_scale.requires_grad_(not args.has_lora if scale is None else scale)
+    return trained
+
+
+def _in_full(tower: str, mode: str, args: TowerArguments) -> list[str]:
+    transformer, projection = TOWERS[tower]
+    with_projection = mode == "full" if args.train_projections is None else args.train_projections
+    return [transformer] * (mode == "full") + [projection] * with_projection
+
+
+def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
+    """A pattern of the linear layers that get an adapter, in the towers that train by LoRA."""
+    towers = [TOWERS[tower][0] for tower, mode in args.modes.items() if mode == "lora"]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.split(".")[0] in towers
+    ]
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+    wanted = known if args.lora_targets == [ALL_LINEAR] else args.lora_targets
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(
+            f"`lora_targets` names {', '.join(unknown)}, which matches no linear layer of {' and '.join(towers)}; "
+            f"there are {', '.join(known)}, or {ALL_LINEAR}."
+        )
+    return rf"({'|'.join(towers)})\..*\.({'|'.join(map(re.escape, wanted))})"
+
+
+def describe_towers(model: nn.Module, args: TowerArguments) -> str:
+    """A line on what trains, such as `text tower lora, image tower frozen; 0.3 of 151.3 million parameters train`."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    rank = f" (rank {args.lora_rank})" if args.has_lora else ""
+    return (
+        f"Text tower {args.train_text}, image tower {args.train_vision}{rank}: "
+        f"{trained:,} of {total:,} parameters train"
+    )

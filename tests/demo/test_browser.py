@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page in Chromium: with the mouse, with the keyboard alone, on a phone, with wrong files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageStat
+
+from hf_tripletclip.demo.app import build_app, launch
+from hf_tripletclip.demo.inputs import MAX_BYTES
+from hf_tripletclip.demo.negatives import NegativeWriter
+from tests.generation.needs import needs_wordnet
+
+pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+CAPTION = "a red cat above a blue dog"
+NEGATIVE = "a blue cat above a red dog"
+DESKTOP, PHONE = (1200, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def url(models) -> Iterator[str]:
+    app = build_app(models, writer=NegativeWriter())
+    try:
+        yield launch(app, block=False)
+    finally:
+        app.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+class Visit:
+    """A page that was opened, what it asked for, and what it complained about."""
+
+    def __init__(self, chromium: Any, url: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> None:
+        self.context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.toasts = 0  # messages of Gradio's own that are expected
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(url)
+        self.page.wait_for_selector("#tc-compare")
+
+    def upload(self, path: str | Path) -> None:
+        self.page.locator("#tc-picture input[type=file]").first.set_input_files(path)
+
+    def upload_picture(self, path: str | Path) -> None:
+        self.upload(path)
+        self.page.locator("#tc-picture img").wait_for()
+
+    def wait(self, selector: str) -> Any:
+        self.page.locator(selector).first.wait_for()
+        return self.page.locator(selector)
+
+
+@pytest.fixture
+def visit(chromium, url) -> Iterator[Visit]:
+    visit = Visit(chromium, url)
+    yield visit
+    outside = [request for request in visit.requests if not request.startswith((url, "data:", "blob:"))]
+    errors, toasts = visit.errors, visit.page.get_by_test_id("toast-body").all_inner_texts()
+    visit.context.close()
+    assert outside == []
+    assert errors == []
+    assert len(toasts) == visit.toasts, toasts
+
+
+def test_captions_are_compared_by_two_models(visit, models, picture):
+    visit.upload_picture(picture)
+    visit.page.get_by_label("Captions, one per line").fill(f"{CAPTION}\n{NEGATIVE}")
+    visit.page.get_by_role("button", name="Compare").click()
+    panels = visit.wait("#tc-compared .tc-panel")
+    assert panels.count() == 2
+    for panel, answer in zip(panels.all(), models.compare(picture, [CAPTION, NEGATIVE]), strict=True):
+        assert panel.get_by_role("heading").inner_text() == answer.model
+        shown = [row.locator("th, td").all_inner_texts() for row in panel.locator("tbody tr").all()]
+        for (caption, cosine, share), score in zip(shown, answer.scores, strict=True):
+            assert caption == score.caption
+            assert float(cosine.replace("\N{MINUS SIGN}", "-")) == pytest.approx(score.cosine, abs=1e-4)
+            assert float(share.strip().rstrip("%")) == pytest.approx(100 * score.probability, abs=0.1)
+
+
+def _focus(page: Any, selector: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    pytest.fail(f"{selector} cannot be reached with the Tab key")
+
+
+@pytest.mark.slow
+def test_with_the_keyboard_alone(visit):
+    page = visit.page
+    if page.locator("#tc-examples").count() == 0:
+        pytest.skip("the fonts of the extra `scenes` are not installed")
+    label = page.locator("#tc-examples button[aria-label^='Example 2: ']")
+    label.wait_for()
+    _focus(page, "#tc-examples button[aria-label^='Example 2: ']")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"  # one sees where one is
+    page.keyboard.press("Enter")
+    visit.wait("#tc-picture img")
+    page.wait_for_function("document.querySelector('#tc-captions textarea').value.includes('\\n')")
+    _focus(page, "#tc-compare")
+    page.keyboard.press("Enter")
+    visit.wait("#tc-compared .tc-panel")
+    _focus(page, "[role=tab][aria-selected=false]")
+    page.keyboard.press("Enter")
+    visit.wait("#tc-caption textarea")
+    _focus(page, "#tc-caption textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type(CAPTION)
+    _focus(page, "#tc-negatives textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type(f"{NEGATIVE}\na RED cat above a blue dog")
+    _focus(page, "#tc-test")
+    page.keyboard.press("Enter")
+    panel = visit.wait("#tc-composed .tc-panel").first
+    assert panel.locator("mark").all_inner_texts() == ["blue", "red"]
+    assert "tie" in panel.locator("tbody tr").nth(1).inner_text()
+    assert panel.locator(".tc-kind").first.inner_text() == "your own"
+
+
+@needs_wordnet
+@pytest.mark.slow
+def test_negatives_by_rules(visit, picture):
+    visit.upload_picture(picture)
+    page = visit.page
+    page.get_by_role("tab", name="Composition").click()
+    page.get_by_label("Caption that is true").fill(CAPTION)
+    page.get_by_role("button", name="Write by rules").click()
+    visit.wait("#tc-composed .tc-hint")
+    field = page.locator("#tc-negatives textarea")
+    first = field.input_value().split("\n")
+    assert len(first) == 8
+    page.get_by_role("button", name="Write by rules").click()  # others
+    page.wait_for_function(
+        "old => document.querySelector('#tc-negatives textarea').value !== old", arg="\n".join(first)
+    )
+    page.get_by_role("button", name="Test").click()
+    panels = visit.wait("#tc-composed .tc-panel")
+    assert panels.count() == 2
+    for panel in panels.all():
+        assert panel.locator("tbody th").count() == 8
+        assert "your own" not in panel.inner_text()
+        assert panel.locator("tbody th:has(mark)").count() == 8
+
+
+@pytest.mark.slow
+def test_errors_are_messages(visit, text_file, tmp_path):
+    page = visit.page
+    page.get_by_role("button", name="Compare").click()
+    assert "no picture yet" in visit.wait("#tc-compared [role=alert]").inner_text()
+    visit.upload(text_file)
+    assert "no picture that can be read" in visit.wait("#tc-status [role=alert]").inner_text()
+    assert page.locator("#tc-picture img").count() == 0
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(MAX_BYTES + 1))
+    visit.upload(large)
+    page.get_by_text("exceed the maximum allowed size of 10").wait_for()
+    document = tmp_path / "document.txt"
+    document.write_text("text")
+    visit.upload(document)
+    page.get_by_text("Invalid file type").wait_for()
+    huge = tmp_path / "huge.png"
+    Image.new("L", (7_000, 6_000)).save(huge)
+    visit.upload(huge)
+    page.locator("#tc-status").get_by_text("million pixels").wait_for()
+    good = tmp_path / "good.png"
+    Image.new("RGB", (30, 30), "red").save(good)
+    visit.upload_picture(good)
+    page.locator("#tc-status [role=alert]").wait_for(state="detached")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#tc-compared").get_by_text("no captions").wait_for()
+    assert "Traceback" not in page.content()
+    visit.toasts = 1  # those of the file that is too large and of the one that is no picture share it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_screenshots(chromium, url, picture, tmp_path, size, scheme):
+    """Nothing is wider than the screen or cut off, and the page has the colours that the system asks for."""
+    visit = Visit(chromium, url, size, scheme)
+    page = visit.page
+    visit.upload_picture(picture)
+    page.get_by_label("Captions, one per line").fill(f"{CAPTION}\n{'a very long caption of one cat ' * 6}")
+    page.get_by_role("button", name="Compare").click()
+    panels = visit.wait("#tc-compared .tc-panel")
+    shot = tmp_path / "page.png"
+    page.screenshot(path=shot, full_page=True)
+    image = Image.open(shot).convert("L")
+    assert image.width == size[0]
+    brightness = ImageStat.Stat(image.crop((0, image.height - 12, image.width, image.height))).mean[0]
+    assert (brightness > 200) == (scheme == "light")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    for element in page.locator("#tc-compared th, #tc-compared td, #tc-compared h3, #tc-compared p").all():
+        clipped = element.evaluate("element => element.scrollWidth > element.clientWidth + 1")
+        assert not clipped, element.inner_text()
+    first, second = (panel.bounding_box() for panel in panels.all())
+    assert (first["y"] == second["y"]) == (size == DESKTOP)  # side by side where there is room
+    for box in (first, second):
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0]
+    assert "is cut after 16 tokens" in panels.first.inner_text()
+    visit.context.close()

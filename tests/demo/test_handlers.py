@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What buttons do, without Gradio."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_tripletclip.demo.handlers import Handlers
+from hf_tripletclip.demo.negatives import NegativeWriter
+from tests.generation.needs import needs_wordnet
+
+CAPTION = "a red cat above a blue dog"
+NO_WORDNET = "WordNet is not installed"
+
+
+@pytest.fixture
+def handlers(models) -> Handlers:
+    writer = NegativeWriter()
+    writer.problem = NO_WORDNET
+    return Handlers(models, writer)
+
+
+def test_captions_are_compared(handlers, picture):
+    page = handlers.compare({"path": picture}, f"{CAPTION}\na red dog")
+    assert page.count("<section") == 2
+    assert "tc-problem" not in page
+
+
+@pytest.mark.parametrize(
+    ("with_picture", "typed", "message"),
+    [(False, CAPTION, "no picture yet"), (True, "", "no captions"), (True, "a" * 1_001, "1001 characters")],
+)
+def test_what_is_missing_is_said(handlers, picture, with_picture, typed, message):
+    page = handlers.compare({"path": picture} if with_picture else None, typed)
+    assert 'role="alert"' in page
+    assert message in page
+
+
+def test_a_file_is_checked_when_it_comes(handlers, picture, text_file):
+    assert handlers.check({"path": picture}) == ""
+    message = handlers.check({"path": text_file})
+    assert 'role="alert"' in message
+    assert "no picture that can be read" in message
+
+
+def test_typed_negatives_are_tested_without_wordnet(handlers, picture):
+    typed, kinds, seed, page = handlers.compose(
+        {"path": picture}, CAPTION, "a red dog\n a cat ", {"a cat": "add_obj"}, 3
+    )
+    assert typed == "a red dog\na cat"
+    assert (kinds, seed) == ({"a cat": "add_obj"}, 3)
+    assert page.count("your own") == page.count("object added") == 2
+
+
+@pytest.mark.parametrize(
+    ("caption", "negatives", "message"),
+    [
+        (CAPTION, "", NO_WORDNET),
+        (CAPTION, CAPTION, "no hard negatives that differ"),
+        ("", "a cat", "no caption"),
+        ("a cat\na dog", "a cow", "several captions"),
+    ],
+)
+def test_a_composition_that_cannot_be_tested(handlers, picture, caption, negatives, message):
+    typed, kinds, seed, page = handlers.compose({"path": picture}, caption, negatives, {"x": "add_obj"}, 3)
+    assert (typed, kinds, seed) == (None, {"x": "add_obj"}, 3)
+    assert 'role="alert"' in page
+    assert message in page
+
+
+@needs_wordnet
+def test_negatives_are_written_where_none_are_typed(models, picture):
+    handlers = Handlers(models, NegativeWriter(number=3))
+    typed, kinds, seed, page = handlers.compose({"path": picture}, CAPTION, "", {}, 0)
+    assert typed.split("\n") == list(kinds)
+    assert len(kinds) == 3
+    assert seed == 1
+    assert page.count("<section") == 2
+    written, again, seed, _ = handlers.write(CAPTION, 0)
+    assert (written, again, seed) == (typed, kinds, 1)
+
+
+@pytest.mark.parametrize("typed", ["", CAPTION])
+def test_writing_reports_problems(handlers, typed):
+    text, kinds, seed, page = handlers.write(typed, 3)
+    assert (text, kinds, seed) == (None, {}, 3)
+    assert 'role="alert"' in page

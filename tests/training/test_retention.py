@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopping where training costs too much, with the weights of the last evaluation within the bound."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hf_tripletclip.training.retention import StopAtRetentionLoss
+from tests.training.test_trainer import LORA, Rows, make_trainer, tuned
+
+EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 6, "learning_rate": 1e-2}
+
+
+def watched(tmp_path, values, model=None, **kwargs):
+    """A trainer whose evaluations find these values of `kept`, and the weights that each of them saw."""
+    trainer = make_trainer(
+        tmp_path, model=model, eval_dataset=Rows(10), retention_metric="kept", max_retention_loss=0.1, **EVERY_STEP,
+        **kwargs,
+    )  # fmt: skip
+    seen: list[dict[str, torch.Tensor]] = []
+    left = iter(values)
+    evaluate = trainer.evaluation_loop
+
+    def found(*arguments, **options):
+        output = evaluate(*arguments, **options)
+        output.metrics["eval_kept"] = next(left)
+        seen.append({name: value.detach().clone() for name, value in trainer.model.named_parameters()})
+        return output
+
+    trainer.evaluation_loop = found
+    return trainer, seen
+
+
+@pytest.mark.parametrize("towers", [{}, LORA])
+def test_it_stops_and_goes_back(tmp_path, towers):
+    trainer, seen = watched(tmp_path, [0.8, 0.75, 0.71, 0.69, 0.9], model=tuned(**towers))
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert len(seen) == 4
+    for name, value in trainer.model.named_parameters():
+        assert torch.equal(value, seen[2][name]), name
+    assert any(not torch.equal(seen[2][name], seen[3][name]) for name in seen[2])
+
+
+def test_within_the_bound_nothing_happens(tmp_path, caplog):
+    trainer, seen = watched(tmp_path, [0.8, 0.75, 0.9, 0.71, 0.71, 0.71, 0.71])
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert "Training stops" not in caplog.text
+    assert all(torch.equal(value, seen[-1][name]) for name, value in trainer.model.named_parameters())
+
+
+def test_a_resumed_run_loses_from_the_same_start(tmp_path):
+    first, _ = watched(tmp_path, [0.8] * 7, save_strategy="steps", save_steps=2)
+    first.train()
+    state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["StopAtRetentionLoss"]["attributes"]["start"] == 0.8
+    second, _ = watched(tmp_path, [0.75, 0.69, 0.6], save_strategy="no")
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert second.state.global_step == 3  # 0.69 is 0.11 below 0.8, and 0.06 below what the resumed run saw first
+
+
+def test_settings(tmp_path):
+    with pytest.raises(ValueError, match="`max_retention_loss` is -1"):
+        StopAtRetentionLoss("kept", -1)
+    with pytest.raises(ValueError, match="is watched at evaluations: give `eval_strategy`"):
+        make_trainer(tmp_path, retention_metric="kept")
+    trainer = make_trainer(tmp_path, eval_dataset=Rows(10), retention_metric="zeroshot_top1", **EVERY_STEP)
+    assert trainer.args.eval_on_start
+    with pytest.raises(ValueError, match="`retention_metric` is 'eval_zeroshot_top1', which is not evaluated; there"):
+        trainer.train()
