@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,17 @@ print(type(model).__name__, sum("lora_" in name for name in model.state_dict()),
 """
     done = run_python(code, hub, tmp_path / "home")
     assert done.stdout.split() == ["PeftModel", "8", "CLIPProcessor"]
+
+
+def test_a_file_and_a_hub_that_cannot_be_reached_are_said_at_once(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text("no model")
+    with pytest.raises(FileNotFoundError, match=r"text\.txt is a file: give the directory of a model"):
+        load_clip_like(tmp_path / "text.txt")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    before = time.monotonic()
+    with pytest.raises(
+        OSError, match=r"nobody/clip is no directory here, and the Hub \(http://127\.0\.0\.1:9\) cannot"
+    ):
+        load_clip_like("nobody/clip")
+    assert time.monotonic() - before < 15  # the client's own retries take minutes

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_tripletclip.evaluation.result import Mean
-from hf_tripletclip.evaluation.scoring import bootstrap, cosines, intervals, tally, wins
+from hf_tripletclip.evaluation.scoring import bootstrap, cosines, intervals, tally, thinned, wins
 
 ROWS = {
     "right": [True, False, True, None, False],
@@ -148,3 +148,10 @@ def test_a_mean_of_means_of_means():
     draws = draws[~np.isnan(draws)]
     assert 0 <= draws.min() <= draws.max() <= 1
     assert abs(draws.mean() - tally(predictions, mean)) < 0.15
+
+
+def test_a_sample_is_of_all_kinds_and_always_the_same():
+    rows = thinned(2_100, 50)
+    assert rows == thinned(2_100, 50) == sorted(set(rows))
+    assert {row % 7 for row in rows} == set(range(7))  # where kinds take turns, a fixed step would meet one of them
+    assert thinned(5, None) == thinned(5, 5) == thinned(5, 9) == [0, 1, 2, 3, 4]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import get_session, validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
@@ -50,6 +51,8 @@ def load_clip_like(
     """
     source = os.fspath(source)
     options: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
+    if os.path.isfile(source):
+        raise FileNotFoundError(f"{source} is a file: give the directory of a model, or the id of a Hub repository")
     if not os.path.isdir(source):
         try:
             validate_repo_id(source)
@@ -57,6 +60,7 @@ def load_clip_like(
             raise FileNotFoundError(
                 f"{source} is neither a directory that exists nor the id of a Hub repository"
             ) from error
+        _check_reachable(source, revision)
     if config_file := find_file(source, ADAPTER_CONFIG, options):
         return _load_adapter(source, config_file, options, dtype)
     if is_split_encoder_layout(source, **options):
@@ -72,6 +76,23 @@ def load_clip_like(
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
     return model, (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)
+
+
+def _check_reachable(source: str, revision: str | None) -> None:
+    """Ask the Hub for a sign of life before its client asks for file after file, with retries each time."""
+    cached = (
+        try_to_load_from_cache(source, name, revision=revision)
+        for name in ("config.json", ADAPTER_CONFIG, "text-encoder/config.json")
+    )
+    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except HTTPError as error:
+        raise OSError(
+            f"{source} is no directory here, and the Hub ({constants.ENDPOINT}) cannot be reached to look for it "
+            f"there: {error}"
+        ) from error
 
 
 def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:

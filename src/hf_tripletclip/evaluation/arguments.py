@@ -61,7 +61,7 @@ class EvaluationArguments:
     allow_missing: bool = field(
         default=False, metadata={"help": "Leave out rows whose images are missing, and count them in the result."}
     )
-    max_rows: int | None = field(default=None, metadata={"help": "Only so many rows of each, evenly spread."})
+    max_rows: int | None = field(default=None, metadata={"help": "Only so many rows of each, drawn at random."})
     batch_size: int = field(default=64, metadata={"help": "Images or captions at a time."})
     autocast: str | None = field(
         default=None, metadata={"help": "Encode in bfloat16 or float16. Default: the precision of the weights."}

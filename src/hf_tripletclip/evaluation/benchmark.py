@@ -37,7 +37,7 @@ class Benchmark(abc.ABC):
             `official_difference` says how.
         allow_missing (`bool`, defaults to `False`): Leave out rows whose images are missing or broken, and count them
             in the result, instead of refusing to go on.
-        max_rows (`int`, *optional*): Only so many rows, evenly spread, for a quick look; the result says so.
+        max_rows (`int`, *optional*): Only so many rows, drawn at random, for a quick look; the result says so.
     """
 
     name: ClassVar[str]  # in the registry

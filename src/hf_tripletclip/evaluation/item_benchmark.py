@@ -28,6 +28,7 @@ from hf_tripletclip.evaluation.predictions import (
 from hf_tripletclip.evaluation.probe import probe_baseline
 from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.evaluation.result import EvaluationResult, Mean
+from hf_tripletclip.evaluation.scoring import thinned
 
 # Questions; image -> embedding; caption -> embedding; counts of what was left out.
 Encoded = tuple[list[Item], dict[ImageRef, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]
@@ -177,7 +178,7 @@ class ItemBenchmark(Benchmark):
 
     def checked_items(self) -> list[Item]:
         """
-        `items`, evenly thinned out to `max_rows`. They are read once.
+        `items`, thinned out to `max_rows`. They are read once.
 
         Raises:
             ValueError: There is none, or two have one key.
@@ -193,9 +194,7 @@ class ItemBenchmark(Benchmark):
         if len({item.key for item in items}) < len(items):
             twice = [key for key, number in Counter(item.key for item in items).items() if number > 1]
             raise ValueError(f"{self.title}: {self.source} has several rows of the keys {twice[:LISTED]}.")
-        if self.max_rows is not None and self.max_rows < len(items):
-            items = [items[index * len(items) // self.max_rows] for index in range(self.max_rows)]
-        return items
+        return [items[index] for index in thinned(len(items), self.max_rows)]
 
     def _refuse(self, rows: Sequence[Item], total: int, problem: str, images: Sequence[Any]) -> None:
         if not self.allow_missing:

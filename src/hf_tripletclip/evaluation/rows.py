@@ -13,13 +13,6 @@ from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.processes import in_all_processes
 
 
-def thinned(number: int, most: int | None) -> list[int]:
-    """At most so many of this number of rows, evenly spread."""
-    if most is None or most >= number:
-        return list(range(number))
-    return [index * number // most for index in range(most)]
-
-
 def encode_rows(
     benchmark: Benchmark, encoder: Encoder, images: Sequence[ImageRef], source: str
 ) -> tuple[list[int], dict[ImageRef, torch.Tensor], dict[str, int]]:

@@ -10,6 +10,7 @@ Intervals are percentiles of a bootstrap that draws clusters, not rows: rows tha
 
 from __future__ import annotations
 
+import random
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -162,3 +163,13 @@ def _means(sums: _Sums, weights: np.ndarray) -> np.ndarray:
         means = np.divide(totals, counts, out=np.zeros_like(totals), where=there)
     groups = there.sum(axis=1)
     return np.divide(means.sum(axis=1), groups, out=np.full(groups.shape, np.nan), where=groups > 0)
+
+
+def thinned(number: int, most: int | None) -> list[int]:
+    """
+    At most so many of this number of rows, in their order: drawn at random, because a fixed step would meet only some
+    of the categories where these take turns; and the same ones each time.
+    """
+    if most is None or most >= number:
+        return list(range(number))
+    return sorted(random.Random(0).sample(range(number), most))

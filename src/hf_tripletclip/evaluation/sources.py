@@ -128,6 +128,8 @@ def load_table(
     if split is None and len(loaded) > 1:
         raise ValueError(f"{name}: say which split: it has {', '.join(map(str, loaded))}")
     split = split or next(iter(loaded))
+    if split not in loaded and list(loaded) == ["train"] and Path(name).exists():
+        split = "train"  # what `datasets` calls a folder or file without splits
     if split not in loaded:
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(map(str, loaded))}")
     table = loaded[split]

@@ -375,4 +375,4 @@ def test_settings(tmp_path):
     with pytest.raises(ValueError, match="`captions_per_image` is 0"):
         Retrieval(data="x", captions_per_image=0)
     benchmark = get_benchmark("retrieval", {"data": str(karpathy(tmp_path)), "max_rows": 2})
-    assert [row.key for row in benchmark.rows()] == ["0.png", "2.png"]
+    assert [row.key for row in benchmark.rows()] == ["1.png", "3.png"]

@@ -20,8 +20,8 @@ from hf_tripletclip.evaluation.predictions import KEY
 from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
 from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.rows import encode_rows, thinned
-from hf_tripletclip.evaluation.scoring import CLUSTER, TIE
+from hf_tripletclip.evaluation.rows import encode_rows
+from hf_tripletclip.evaluation.scoring import CLUSTER, TIE, thinned
 
 RECALL_AT = (1, 5, 10)
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"

@@ -20,8 +20,8 @@ from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.evaluation.prompts import class_embeddings, openai_templates, read_templates
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
 from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.rows import encode_rows, thinned
-from hf_tripletclip.evaluation.scoring import CLUSTER, TIE
+from hf_tripletclip.evaluation.rows import encode_rows
+from hf_tripletclip.evaluation.scoring import CLUSTER, TIE, thinned
 from hf_tripletclip.evaluation.set_names import COLLECTIONS, VTAB18, locate, short_name
 
 SET, CLASS, LABEL = "set", "class", "label"

@@ -54,19 +54,47 @@ def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
     return Table(head, rows)
 
 
+# Rows that published figures are of, where the benchmark has one set (see the benchmarks' files).
+PUBLISHED_ROWS = {
+    "sugarcrepe": 7_511,
+    "sugarcrepe_pp": 4_757,
+    "valse": 7_702,
+    "bivlc": 2_933,
+    "winoground": 400,
+    "colorswap": 300,
+}
+
+
 def scores(entries: Sequence[Entry]) -> list[Block]:
     """The overall metrics of the models, their baselines, chance, and what others have published."""
     benchmark = entries[0].result.benchmark
     metrics = shared([entry.result for entry in entries])
     figures = published_of(benchmark)
+    caveat = _other_rows(entries) if figures else []
     if len(metrics) <= MAX_COLUMNS:
-        return [*_scores(entries, metrics, figures), *_other_baselines(entries), *_remarks(figures)]
+        return [*caveat, *_scores(entries, metrics, figures), *_other_baselines(entries), *_remarks(figures)]
     main = {entry.result.primary for entry in entries} | {name for figure in figures for name in figure.metrics}
     chosen = [name for name in metrics if name in main]
     blocks: list[Block] = []
     if not is_raw(benchmark) and chosen:
         blocks += _scores(entries, chosen, figures)
-    return [*blocks, *_other_baselines(entries), *_remarks(figures), *_all(entries, metrics, bool(blocks))]
+    return [*caveat, *blocks, *_other_baselines(entries), *_remarks(figures), *_all(entries, metrics, bool(blocks))]
+
+
+def _other_rows(entries: Sequence[Entry]) -> list[Block]:
+    """What to say where the rows are not those that the published figures are of."""
+    benchmark = entries[0].result.benchmark
+    whole = PUBLISHED_ROWS.get(benchmark)
+    here = dict.fromkeys(entry.result.counts.get("rows") for entry in entries)
+    if whole is None or list(here) == [whole]:
+        return []
+    rows = " and ".join(f"{number:,}" for number in here if number is not None)
+    return [
+        Note(
+            f"Not the same rows: published figures are of the {whole:,} rows of {title_of(benchmark)}, and here are "
+            f"{rows}."
+        )
+    ]
 
 
 def _scores(entries: Sequence[Entry], metrics: Sequence[str], figures: Sequence[Published]) -> list[Block]:
