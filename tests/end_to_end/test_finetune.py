@@ -23,7 +23,7 @@ def base(example: Example, tmp_path_factory) -> Path:
     return folder
 
 
-def finetune(example: Example, base: Path, output: Path, *flags: str, status: int = 0):
+def finetune(example: Example, base: Path, output: Path, *flags: str):
     script = example.script.with_name("finetune_lora.py")
     settings = {
         "triplets": {"data": "scenes", "max_rows": 40},
@@ -37,7 +37,7 @@ def finetune(example: Example, base: Path, output: Path, *flags: str, status: in
          "--benchmarks", json.dumps(settings), *flags],
         env=example.environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert finished.returncode == status, finished.stdout[-2000:] + finished.stderr[-4000:]
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
     return finished
 
 
@@ -83,17 +83,3 @@ def test_full_tuning_of_one_tower_stops_at_the_bound(example, base, tmp_path):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     values = [entry["eval_zeroshot_top1"] for entry in history if "eval_zeroshot_top1" in entry]
     assert len(values) >= 2  # before the first step, too
-
-
-def test_mistakes_are_one_line(example, base, tmp_path):
-    for flags, message in (
-        (["--lora_targets", "query"], "matches no linear layer of text_model and vision_model; there are"),
-        (["--train_text", "frozen", "--train_vision", "frozen"], "Nothing is left to train"),
-        (["--variants", '{"a": {"lora_rnak": 3}}'], "sets `lora_rnak`, which is no flag"),
-        (["--composition", "sugar"], "unknown benchmark 'sugar'"),
-    ):
-        error = finetune(example, base, tmp_path / "out", *flags, status=1).stderr.strip().splitlines()[-1]
-        assert error.startswith("error: ")
-        assert message in error
-    error = finetune(example, Path("outputs/none"), tmp_path / "out", status=1).stderr.strip().splitlines()[-1]
-    assert "accelerate launch examples/pretrain.py --objective clip --output_dir outputs/none" in error
