@@ -108,6 +108,7 @@ def test_two_processes_find_what_one_finds(place, one_process, tmp_path):
         assert found[name].predictions == expected.predictions
 
 
+@pytest.mark.slow
 def test_errors_stop_all_processes(place, tmp_path):
     flags = ["--benchmarks", "triplets", "--output", tmp_path, "--device", "cpu"]
     done = evaluate(place, tmp_path / "no-model", *flags, launcher=TWO_PROCESSES, HF_HUB_OFFLINE="1")
@@ -116,6 +117,7 @@ def test_errors_stop_all_processes(place, tmp_path):
     assert "no-model is neither a directory that exists nor the id of a Hub repository" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_that_fails_keeps_the_others(place, tmp_path):
     flags = [*flags_of(place, tmp_path), "--benchmarks", "sugarcrepe", "cola", "triplets"]
     flags[2] = f"sugarcrepe={tmp_path / 'nothing'}"
@@ -155,6 +157,7 @@ def test_a_gated_dataset_and_one_that_is_not_there(place, tmp_path, hub):
     assert "someone/absent" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_network_is_one_message(place, tmp_path):
     done = evaluate(place, "someone/clip", "--benchmarks", "triplets", "--output", tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 1
@@ -163,6 +166,7 @@ def test_no_network_is_one_message(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_unknown_benchmark_lists_all(place):
     done = evaluate(place, place / "model", "--benchmarks", "sugar")
     assert done.returncode == 1

@@ -41,6 +41,7 @@ def finetune(example: Example, base: Path, output: Path, *flags: str):
     return finished
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_and_adapters_that_plain_peft_opens(example, base, tmp_path):
     finished = finetune(example, base, tmp_path / "out")
     assert "FutureWarning" not in finished.stderr
