@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG, load_clip_like
 from hf_tripletclip.checkpoints.openclip import find_checkpoint, load_openclip, openclip_processor, save_openclip
 from hf_tripletclip.checkpoints.processor import load_processor
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
+from hf_tripletclip.checkpoints.writing import check_target, whole_directory
 from hf_tripletclip.modeling import TripletCLIPModel
 
 LAYOUTS = ("transformers", "openclip")
@@ -64,8 +63,7 @@ def convert(
     if to not in LAYOUTS:
         raise ValueError(f"`to` is {to!r}; give {' or '.join(LAYOUTS)}.")
     target = Path(target).resolve()
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
+    check_target(target, overwrite)
     if os.path.isdir(source) and target in Path(source).resolve().parents:
         raise ValueError(f"{source} lies in {target}, and would be deleted with it: name another target.")
     openclip = find_checkpoint(source, **hub_kwargs)
@@ -75,11 +73,7 @@ def convert(
         raise ValueError(f"{source} does not have the published layout and holds its own `logit_scale`: give none.")
 
     # Made before anything is downloaded, so that a target that cannot be written is known at once.
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    new, old = staging / "new", staging / "old"
-    try:
-        new.mkdir()  # not `staging` itself, which only its owner may read
+    with whole_directory(target) as new:
         adapter = openclip is None and find_file(source, ADAPTER_CONFIG, hub_kwargs)
         if openclip is not None:
             model = load_openclip(openclip, hidden_act)
@@ -106,24 +100,6 @@ def convert(
             model.save_pretrained(new)
             if its_processor is not None:
                 its_processor.save_pretrained(new)
-        if target.exists():
-            os.replace(target, old)
-        try:
-            os.replace(new, target)
-        except BaseException:
-            if old.exists():
-                os.replace(old, target)
-            raise
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it stays where it still holds the old target
-            staging.rmdir()
-        raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
-    staging.rmdir()
     return target
 
 

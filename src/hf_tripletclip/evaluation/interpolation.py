@@ -6,6 +6,7 @@ Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from hf_tripletclip.checkpoints.adapters import merged
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.checkpoints.loading import loading
-from hf_tripletclip.checkpoints.merging import interpolate
+from hf_tripletclip.checkpoints.merging import check_same_architecture, interpolate
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.result import EvaluationResult
@@ -125,10 +126,8 @@ class Interpolation:
         with loading(os.fspath(tuned), "a CLIP-like model"):
             model, self.processor = load_clip_like(tuned)
         self.base, self.tuned = merged(self.base).eval(), merged(model).eval()
-        interpolate(self.base, self.tuned, 0)  # that they fit, before anything is measured
-        with loading(os.fspath(base), "a CLIP-like model"):
-            self.model, _ = load_clip_like(base)  # where the mixed weights go
-        self.model = merged(self.model).eval()
+        check_same_architecture(self.base.state_dict(), self.tuned.state_dict())
+        self.model = copy.deepcopy(self.base)  # where the mixed weights go
 
     def at(self, alpha: float) -> Any:
         """The model at `alpha`, until the next call."""

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_tripletclip.checkpoints.writing import check_target, whole_directory
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import Places
 from hf_tripletclip.evaluation.interpolation import (
@@ -72,8 +71,7 @@ def merge(
         ImportError: matplotlib is not installed.
     """
     target = Path(output).expanduser().resolve()
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
+    check_target(target, overwrite)
     require_plots()
     wanted = [named_metric(composition), named_metric(retention)]
     chosen = choose(list(dict.fromkeys(name for name, _ in wanted)), data=data, images=images, options=options)
@@ -87,18 +85,9 @@ def merge(
     curve = models.measure(alphas, one, other, **encoder_options)
     point = curve.points[0] if len(curve.points) == 1 else curve.choose(max_loss)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        new = staging / "new"
-        new.mkdir()
+    with whole_directory(target) as new:
         models.at(point.alpha).save_pretrained(new)
         models.processor.save_pretrained(new)
         curve.save(new / CURVE_FILE, point)
         plot_curve(curve, new / PLOT_FILE, point)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(new, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return curve, point

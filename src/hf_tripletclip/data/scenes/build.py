@@ -75,7 +75,8 @@ def shards_of(rows: int) -> list[tuple[int, int]]:
     return [(rows * part // count, rows * (part + 1) // count) for part in range(count)]
 
 
-def _png(image: Any) -> bytes:
+def png_bytes(image: Any) -> bytes:
+    """The picture as the datasets of this package hold it."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -89,7 +90,7 @@ def make_example(
     key = f"scenes-{split}-{index:06d}"
 
     def drawn(scene: Scene, column: str) -> dict[str, Any]:
-        return {"bytes": _png(draw_scene(scene, image_size, stable_hash(key, column))), "path": None}
+        return {"bytes": png_bytes(draw_scene(scene, image_size, stable_hash(key, column))), "path": None}
 
     values: dict[str, Callable[[], Any]] = {
         ID: lambda: key,

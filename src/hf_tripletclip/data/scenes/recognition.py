@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_tripletclip.data.scenes.build import VERSION
-from hf_tripletclip.data.scenes.captions import TEMPLATES
+from hf_tripletclip.data.scenes.build import VERSION, png_bytes
+from hf_tripletclip.data.scenes.captions import TEMPLATES, describe_thing
 from hf_tripletclip.data.scenes.drawing import draw_scene, require_fonts
-from hf_tripletclip.data.scenes.scene import Scene, pick, sample_thing, stable_hash
-from hf_tripletclip.data.scenes.vocabulary import COLOURS, MEASURES, SETTINGS, Nouns, choose_nouns
+from hf_tripletclip.data.scenes.scene import Scene, Thing, pick, sample_thing, stable_hash
+from hf_tripletclip.data.scenes.vocabulary import COLOURS, PLAIN, SETTINGS, Nouns, choose_nouns
 
 PER_CLASS = 100  # pictures
 LABEL = "label"
@@ -52,15 +51,11 @@ def _draw(colour: str, index: int, seed: int, nouns: Sequence[str], image_size: 
     rng = random.Random(key)
     thing = sample_thing(rng, nouns, (colour,), says_size=False)
     scene = Scene((thing,), "left", "above", pick(rng, tuple(SETTINGS)), says_setting=False, wording=(0, 0, 0))
-    buffer = io.BytesIO()
-    draw_scene(scene, image_size, key).save(buffer, format="PNG", compress_level=1)
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": png_bytes(draw_scene(scene, image_size, key)), "path": None}
 
 
 def recognition_templates(nouns: Nouns = 24) -> list[str]:
     """Prompts for a colour, `{c}`, in the words of the captions, with each noun."""
     first = TEMPLATES[0].format(pair="{thing}", third="", where="")
-    things = [
-        f"{MEASURES[noun]} {{c}} {noun}" if noun in MEASURES else f"a {{c}} {noun}" for noun in choose_nouns(nouns)
-    ]
-    return [first.replace("{thing}", thing) for thing in things]
+    things = [Thing(noun, "{c}", PLAIN, size="") for noun in choose_nouns(nouns)]
+    return [first.replace("{thing}", describe_thing(thing)) for thing in things]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """
+    Check that a directory may be written.
+
+    Raises:
+        FileExistsError: It exists and is not empty, and is not to be replaced.
+    """
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
+
+
+@contextlib.contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """
+    A new directory beside the target, which takes its place at the end of the block; after an error the target is as
+    it was.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    new, old = staging / "new", staging / "old"
+    try:
+        new.mkdir()  # not `staging` itself, which only its owner may read
+        yield new
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it stays where it still holds the old target
+            staging.rmdir()
+        raise
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)
+    staging.rmdir()
