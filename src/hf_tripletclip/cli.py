@@ -159,6 +159,31 @@ def _merge(options: argparse.Namespace) -> None:
     print(f"wrote alpha {point.alpha:g} to {options.output}")
 
 
+# Commands that read their flags themselves: what runs, the line in the list of commands, and what it is.
+OWN_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], Any], str, str]] = {
+    "train": (
+        _train,
+        "pretrain a model; several processes: accelerate launch -m hf_tripletclip.cli train ...",
+        "Pretrain a model: the flags of examples/pretrain.py, `tripletclip train --help` lists them.",
+    ),
+    "generate": (
+        _generate,
+        "make hard negative captions and images for image-caption pairs",
+        "Make a dataset of triplets; `tripletclip generate --help` lists the flags.",
+    ),
+    "evaluate": (
+        _evaluate,
+        "evaluate models on benchmarks: tripletclip evaluate MODEL --benchmarks sugarcrepe --data DIR",
+        "Evaluate CLIP-like models; `tripletclip evaluate --help` lists the flags.",
+    ),
+    "report": (
+        _report,
+        "write a page that compares results of evaluations",
+        "Compare results; `tripletclip report --help` lists the flags.",
+    ),
+}
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="tripletclip", description="CLIP models that understand composition.")
@@ -191,37 +216,9 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     convert.set_defaults(run=_convert)
 
-    train = commands.add_parser(
-        "train",
-        help="pretrain a model; several processes: accelerate launch -m hf_tripletclip.cli train ...",
-        description="Pretrain a model: the flags of examples/pretrain.py, `tripletclip train --help` lists them.",
-        add_help=False,
-    )
-    train.set_defaults(run=_train, arguments=[])
-
-    generate = commands.add_parser(
-        "generate",
-        help="make hard negative captions and images for image-caption pairs",
-        description="Make a dataset of triplets; `tripletclip generate --help` lists the flags.",
-        add_help=False,
-    )
-    generate.set_defaults(run=_generate, arguments=[])
-
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="evaluate models on benchmarks: tripletclip evaluate MODEL --benchmarks sugarcrepe --data DIR",
-        description="Evaluate CLIP-like models; `tripletclip evaluate --help` lists the flags.",
-        add_help=False,
-    )
-    evaluate.set_defaults(run=_evaluate, arguments=[])
-
-    report = commands.add_parser(
-        "report",
-        help="write a page that compares results of evaluations",
-        description="Compare results; `tripletclip report --help` lists the flags.",
-        add_help=False,
-    )
-    report.set_defaults(run=_report, arguments=[])
+    for name, (run, summary, description) in OWN_FLAGS.items():
+        command = commands.add_parser(name, help=summary, description=description, add_help=False)
+        command.set_defaults(run=run, arguments=[])
 
     merge = commands.add_parser(
         "merge",
@@ -302,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
-    if argv and argv[0] in ("train", "evaluate", "report", "generate"):  # they read their flags themselves
+    if argv and argv[0] in OWN_FLAGS:
         options = parser.parse_args(argv[:1])
         options.arguments = argv[1:]
     else:

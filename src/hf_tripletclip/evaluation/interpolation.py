@@ -139,6 +139,8 @@ class Interpolation:
         alphas: Sequence[float],
         composition: tuple[Benchmark, str | None],
         retention: tuple[Benchmark, str | None],
+        *,
+        known: Sequence[Point] = (),
         **encoder_options: Any,
     ) -> Curve:
         """
@@ -148,12 +150,16 @@ class Interpolation:
             alphas (`Sequence[float]`): Where.
             composition, retention (`tuple[Benchmark, str | None]`): A benchmark and its metric; the one that stands
                 for it by default.
+            known (`Sequence[Point]`): Points that were measured before, such as the base's, are not measured again.
             encoder_options: Of [`Encoder`].
 
         Raises:
             ValueError: A benchmark has no such metric.
         """
-        points = list(self._points(sorted(set(alphas)), composition, retention, encoder_options))
+        measured = {point.alpha: point for point in known}
+        left = [alpha for alpha in sorted(set(alphas)) if alpha not in measured]
+        measured |= {point.alpha: point for point in self._points(left, composition, retention, encoder_options)}
+        points = [measured[alpha] for alpha in sorted(set(alphas))]
         first, second = (
             f"{benchmark.name} {metric or points[0].results[benchmark.name].primary}"
             for benchmark, metric in (composition, retention)

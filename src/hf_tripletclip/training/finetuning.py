@@ -13,12 +13,13 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
+from hf_tripletclip.config_parser import as_mapping
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.interpolation import (
     CURVE_FILE,
     PLOT_FILE,
+    Curve,
     Interpolation,
     Point,
     parse_alphas,
@@ -27,9 +28,8 @@ from hf_tripletclip.evaluation.interpolation import (
 from hf_tripletclip.evaluation.merge import named_metric
 from hf_tripletclip.evaluation.report.scores import differences
 from hf_tripletclip.evaluation.result import EvaluationResult
-from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.pretraining import run_training
-from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
+from hf_tripletclip.training.script_arguments import parse_arguments
 
 TABLE_FILE = "finetuning.md"
 RESULTS_FILE = "finetuning.json"
@@ -84,15 +84,12 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         OSError: A model or data is not there, or a path cannot be written.
         ValueError: An argument, the data or a model does not fit.
     """
-    model_args, data_args, args, tuning = parse_with_config(
-        (ModelArguments, DataArguments, TripletCLIPTrainingArguments, FinetuningArguments),
+    model_args, data_args, args, tuning = parse_arguments(
         argv,
         default_config,
+        further=(FinetuningArguments,),
         description="Fine-tune a CLIP on hard negative pairs, and measure what it costs.",
-        bare={"resume_from_checkpoint": "true"},
     )
-    as_mapping(model_args, "model_config")
-    as_columns(data_args)
     base = model_args.model_name_or_path
     if base is None:
         raise ValueError("Fine-tuning starts from a model: name it with `--model_name_or_path`.")
@@ -102,14 +99,17 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
             f"accelerate launch examples/pretrain.py --objective clip --output_dir {base}"
         )
     composition, retention = _measures(tuning)
-    alphas = sorted({0.0, 1.0, *parse_alphas(tuning.alpha)})
+    alphas = [0.0, 1.0, *parse_alphas(tuning.alpha)]
     runs = _runs(tuning, (model_args, data_args, args))
     rows: list[Row] = []
-    for place, (name, arguments) in enumerate(runs.items()):
+    start: Point | None = None  # the base, which all runs share
+    for name, arguments in runs.items():
         run_training(*arguments, last=False)
-        rows += _measure(base, name, arguments[2].output_dir, composition, retention, alphas, tuning.max_loss, rows)
-        if place + 1 < len(runs):
-            PartialState().wait_for_everyone()
+        folder = arguments[2].output_dir
+        curve = Interpolation(base, folder).measure(alphas, composition, retention, known=[start] if start else [])
+        start = next(point for point in curve.points if point.alpha == 0)
+        rows += _rows(name, folder, curve, tuning.max_loss, (composition, retention), first=not rows)
+        PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         table = format_rows(rows, composition, retention)
         _write(Path(str(args.output_dir)), table, rows)
@@ -154,29 +154,21 @@ def _has(part: Any, flag: str) -> bool:
     return any(entry.name == flag for entry in dataclasses.fields(part))
 
 
-def _measure(
-    base: str,
-    name: str,
-    tuned: str,
-    composition: Measure,
-    retention: Measure,
-    alphas: Sequence[float],
-    max_loss: float,
-    before: Sequence[Row],
+def _rows(
+    name: str, tuned: str, curve: Curve, max_loss: float, measures: tuple[Measure, Measure], *, first: bool
 ) -> list[Row]:
-    """The base, unless it is known; the tuned model; and the WiSE-FT choice between the two."""
-    curve = Interpolation(base, tuned).measure(alphas, composition, retention)
+    """The base, for the first run; the tuned model; and the WiSE-FT choice between the two. The curve is written."""
     chosen = curve.choose(max_loss)
     if PartialState().is_main_process:
         curve.save(Path(tuned) / CURVE_FILE, chosen)
         plot_curve(curve, Path(tuned) / PLOT_FILE, chosen)
 
     def row(label: str, point: Point) -> Row:
-        return Row(label, point.results[composition[0].name], point.results[retention[0].name])
+        return Row(label, *(point.results[benchmark.name] for benchmark, _ in measures))
 
     ends = {point.alpha: point for point in curve.points}
-    first = [] if before else [row("base", ends[0.0])]
-    return [*first, row(name, ends[1.0]), row(f"{name}, WiSE-FT α = {chosen.alpha:g}", chosen)]
+    base = [row("base", ends[0.0])] if first else []
+    return [*base, row(name, ends[1.0]), row(f"{name}, WiSE-FT α = {chosen.alpha:g}", chosen)]
 
 
 def format_rows(rows: Sequence[Row], composition: Measure, retention: Measure) -> str:

@@ -82,10 +82,13 @@ class DataArguments:
     scenes_test_size: int | None = field(default=None, metadata={"help": "Test rows of `scenes`."})
 
 
-Arguments = tuple[ModelArguments, DataArguments, TripletCLIPTrainingArguments]
-
-
-def parse_arguments(argv: Sequence[str], default_config: str | Path | None = None) -> Arguments:
+def parse_arguments(
+    argv: Sequence[str],
+    default_config: str | Path | None = None,
+    *,
+    further: Sequence[type] = (),
+    description: str = "Pretrain a CLIP on hard negative pairs.",
+) -> tuple[Any, ...]:
     """
     Read a pretraining run's arguments from the command line and, below it, from a YAML file.
 
@@ -95,21 +98,23 @@ def parse_arguments(argv: Sequence[str], default_config: str | Path | None = Non
             `--resume_from_checkpoint` without a value means the newest complete checkpoint.
         default_config (`str` or `Path`, *optional*):
             The YAML file to use without `--config`.
+        further (`Sequence[type]`): Dataclasses of further arguments that a script has.
+        description (`str`): For `--help`.
 
     Returns:
-        [`ModelArguments`], [`DataArguments`] and [`TripletCLIPTrainingArguments`].
+        [`ModelArguments`], [`DataArguments`], [`TripletCLIPTrainingArguments`], and one of each of `further`.
 
     Raises:
         FileNotFoundError: The YAML file does not exist.
         ValueError: A flag or a key of the file is unknown, or a value is not allowed.
     """
-    model_arguments, data_arguments, training_arguments = parse_with_config(
-        (ModelArguments, DataArguments, TripletCLIPTrainingArguments),
+    arguments = parse_with_config(
+        (ModelArguments, DataArguments, TripletCLIPTrainingArguments, *further),
         argv,
         default_config,
-        description="Pretrain a CLIP on hard negative pairs.",
+        description=description,
         bare={"resume_from_checkpoint": "true"},
     )
-    as_mapping(model_arguments, "model_config")
-    as_columns(data_arguments)
-    return model_arguments, data_arguments, training_arguments
+    as_mapping(arguments[0], "model_config")
+    as_columns(arguments[1])
+    return arguments
