@@ -10,7 +10,7 @@ format:
 	ruff format .
 
 test:
-	pytest
+	pytest -n auto --dist loadfile
 
 test-slow:
-	pytest -m slow
+	pytest -n auto --dist loadfile -m slow

@@ -64,6 +64,7 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
 class Repo:
     """Snapshots by commit, commits by branch."""
 
+    private: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -97,6 +98,8 @@ class LoopbackHub:
         token (`str`, *optional*): If given, every request must carry it, or is answered with 401.
 
     Attributes:
+        accounts: Token -> the users and organisations that it may write to, and see the private repositories of.
+            Where there is none, everyone may do everything; else those without a token may read what is public.
         endpoint: Its URL, the value of `HF_ENDPOINT`.
         fail_after: How many LFS files it takes before it refuses more; `None` takes all.
         log: `(method, path)` of all requests so far, paths without their query.
@@ -104,6 +107,7 @@ class LoopbackHub:
 
     def __init__(self, token: str | None = None):
         self.token = token
+        self.accounts: dict[str, set[str]] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}  # LFS files by sha256
         self.fail_after: int | None = None
@@ -185,19 +189,26 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self.headers.get("Authorization")
         if self.hub.token is not None and sent != f"Bearer {self.hub.token}":
             raise HubError(401, "" if sent else "RepoNotFound", "Invalid credentials in Authorization header")
+        token = (sent or "").removeprefix("Bearer ")
+        if token and self.hub.accounts and token not in self.hub.accounts:
+            raise HubError(401, message="Invalid credentials in Authorization header")
         if match := RESOLVE.fullmatch(path) or API.fullmatch(path):
             kind = "dataset" if (match["kind"] or "").startswith("datasets") else "model"
             repo = self.hub.repos.get((kind, match["repo"]))
-            if repo is None:
-                raise HubError(404, "RepoNotFound")
+            if repo is None or (repo.private and not self.may_write(token, match["repo"])):
+                raise HubError(404 if token else 401, "RepoNotFound")
             revision, path = unquote(match["revision"] or "main"), unquote(match["path"] or "")
             if match.re is RESOLVE:
                 return self.file(repo, revision, path)
             verb = match["verb"] or "revision"
+            if verb in ("preupload", "commit", "branch"):
+                # Whoever is somebody may open a pull request, and go on with it.
+                anyone = query.get("create_pr") == ["1"] or revision.startswith("refs/pr/")
+                self.check_rights(token, match["repo"], anyone and bool(token))
             if verb == "revision":
                 sha = repo.resolve(revision)
                 siblings = [{"rfilename": name} for name in repo.commits[sha]]
-                return {"id": match["repo"], "sha": sha, "private": False, "tags": [], "siblings": siblings}
+                return {"id": match["repo"], "sha": sha, "private": repo.private, "tags": [], "siblings": siblings}
             if verb == "tree":
                 return self.tree(repo, revision, path, query.get("recursive", [""])[0].lower() == "true")
             if verb == "paths-info":
@@ -231,15 +242,25 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or 'user'}/{wanted['name']}"
             shown = {"url": f"{self.hub.endpoint}/{'datasets/' * (kind == 'dataset')}{name}", "name": name, "id": name}
+            self.check_rights(token, name)
             if (kind, name) in self.hub.repos:
                 return 409, json.dumps({**shown, "error": "You already created this repo"}).encode(), {}
             self.hub.add(kind, name, {})
+            self.hub.repos[kind, name].private = wanted.get("visibility") == "private"
             return shown
         if path == "/api/validate-yaml":
             return {"errors": [], "warnings": []}
         if path == "/api/whoami-v2":
             return {"type": "user", "name": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
         raise HubError(404)
+
+    def may_write(self, token: str, name: str) -> bool:
+        return not self.hub.accounts or name.partition("/")[0] in self.hub.accounts.get(token, ())
+
+    def check_rights(self, token: str, name: str, granted: bool = False) -> None:
+        if not granted and not self.may_write(token, name):
+            message = f"You don't have the rights to write to {name}" if token else "Invalid username or password."
+            raise HubError(403 if token else 401, message=message)
 
     def file(self, repo: Repo, revision: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         sha = repo.resolve(revision)

@@ -25,6 +25,7 @@ _PUBLIC = {
     "load_processor": "checkpoints",
     "load_scenes": "data",
     "load_tripletdata": "data",
+    "push_model": "hub",
 }
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hf_tripletclip.configuration import TripletCLIPConfig
     from hf_tripletclip.data import TripletCollator, load_scenes, load_tripletdata
     from hf_tripletclip.evaluation import evaluate_triplets
+    from hf_tripletclip.hub import push_model
     from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
     from hf_tripletclip.objectives import available_objectives, get_objective
     from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
@@ -50,6 +52,7 @@ __all__ = [
     "load_processor",
     "load_scenes",
     "load_tripletdata",
+    "push_model",
 ]
 
 

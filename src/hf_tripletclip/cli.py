@@ -111,14 +111,16 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from hf_tripletclip.hub.push import push_dataset
+    from hf_tripletclip.hub import push
 
-    url = push_dataset(
+    url = push(
         options.folder,
         options.repo_id,
+        base_model=options.base_model,
         private=True if options.private else None,
         revision=options.revision,
         create_pr=options.create_pr,
+        commit_message=options.commit_message,
     )
     print(f"pushed to {url}")
 
@@ -267,15 +269,20 @@ def make_parser() -> argparse.ArgumentParser:
 
     push = commands.add_parser(
         "push",
-        help="upload a generated dataset to the Hub",
-        description="Upload a dataset that `tripletclip generate` made to the Hub, with its card. The token is that "
-        "of `hf auth login` or HF_TOKEN.",
+        help="upload a model, an adapter or a generated dataset to the Hub",
+        description="Upload a folder to the Hub, with its card: a CLIP or a PEFT adapter, of a training run, of "
+        "`tripletclip merge` or `convert`, or a dataset of `tripletclip generate`. The token is that of "
+        "`hf auth login` or HF_TOKEN.",
     )
-    push.add_argument("folder", help="the dataset's folder")
-    push.add_argument("repo_id", help="such as user/tripletdata")
+    push.add_argument("folder", help="the folder of the model, adapter or dataset")
+    push.add_argument("repo_id", help="such as user/name")
+    push.add_argument(
+        "--base_model", help="Hub id of what the model was made from; an adapter of a directory needs it"
+    )
     push.add_argument("--private", action="store_true", help="make the repository private where it is new")
-    push.add_argument("--revision", help="branch to upload to")
+    push.add_argument("--revision", help="branch to upload to, or the refs/pr/N of a pull request")
     push.add_argument("--create_pr", action="store_true", help="open a pull request instead")
+    push.add_argument("--commit_message", help="what the commit says (default: what was uploaded)")
     push.set_defaults(run=_push)
 
     demo = commands.add_parser(

@@ -21,6 +21,8 @@ from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.objectives import Embeddings, get_objective
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
     from hf_tripletclip.objectives import Objective
 
 
@@ -135,6 +137,56 @@ class TripletCLIPModel(CLIPModel):
                 for name, found, expected in sorted(info["mismatched_keys"])[:5]
             )
             raise ValueError(f"The weights of {source} do not fit its config: {listed}.") from error
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: str | list[str] | None = None,
+    ) -> CommitInfo:
+        """
+        Upload the model as [`~transformers.PreTrainedModel.push_to_hub`] does, with a card that says how it is opened
+        and what it was trained with. A card that the repository has is left as it is, but for the `tags`.
+        [`push_model`] uploads a processor too, or a whole folder with what was measured.
+
+        Args:
+            repo_id (`str`): Such as `user/name`; made where it does not exist.
+            commit_message (`str`, *optional*): Of the commit.
+            commit_description (`str`, *optional*): Of the commit.
+            private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
+            token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
+            revision (`str`, *optional*): The branch to upload to, made where it does not exist.
+            create_pr (`bool`, defaults to `False`): Open a pull request against `main`.
+            max_shard_size (`int` or `str`, defaults to `"50GB"`): Of a file of weights.
+            tags (`str` or `list[str]`, *optional*): For the metadata of the card.
+
+        Returns:
+            `huggingface_hub.CommitInfo`.
+
+        Raises:
+            ValueError: `repo_id` is no id; a revision is named for a pull request; the repository holds an adapter.
+            OSError: The Hub cannot be reached or refuses the upload.
+        """
+        # Imported here: `hub` is built on this module.
+        from hf_tripletclip.hub.model_push import upload_model
+        from hf_tripletclip.hub.upload import Destination
+
+        given = [tags] if isinstance(tags, str) else tags or []
+        return upload_model(
+            self,
+            Destination(repo_id, "model", private, revision, create_pr, token),
+            commit_message=commit_message,
+            commit_description=commit_description,
+            tags=[*(self.model_tags or ()), *given],
+            max_shard_size="50GB" if max_shard_size is None else max_shard_size,
+        )
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""

@@ -96,7 +96,7 @@ def test_a_truncated_file_is_refused(published, size):
 
 
 @pytest.mark.parametrize("encoder", FOLDERS)
-@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff"], ids=ascii)
 def test_an_invalid_config_is_refused(published, encoder, content):
     (published / encoder / "config.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=rf"{encoder}/config\.json"):

@@ -1,31 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two small random models in directories, and pictures as Gradio hands them over."""
+"""Two small random models in directories, pictures as Gradio hands them over, and the page in a browser."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from PIL import Image
-from transformers import CLIPModel
 
-from hf_tripletclip.data import build_processor
+from hf_tripletclip.demo.app import build_app, launch
+from hf_tripletclip.demo.negatives import NegativeWriter
 from hf_tripletclip.demo.scoring import DemoModels
-from tests.tiny import tiny_config
-
-WORDS = ["a red cat above a blue dog", "a blue cat below a red dog", "a black key over a gray house in a room"]
-
-
-def save_model(folder: Path, seed: int) -> Path:
-    processor = build_processor(WORDS, image_size=16, model_max_length=16)
-    config = tiny_config()
-    config.text_config.vocab_size = len(processor.tokenizer)
-    config.text_config.eos_token_id = processor.tokenizer.eos_token_id
-    torch.manual_seed(seed)
-    CLIPModel(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+from tests.demo.browsing import Visit, running_chromium
+from tests.doors import save_model
+from tests.pages.looking import CHROMIUM
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +43,36 @@ def text_file(tmp_path) -> str:
     path = tmp_path / "renamed.png"
     path.write_text("I am a text file")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def url(models) -> Iterator[str]:
+    """The page's address; without Gradio, Playwright or Chromium the test is skipped."""
+    pytest.importorskip("gradio")
+    pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    app = build_app(models, writer=NegativeWriter())
+    try:
+        yield launch(app, block=False)
+    finally:
+        app.close()
+
+
+@pytest.fixture(scope="session")
+def chromium(url) -> Iterator[Any]:
+    with running_chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(chromium, url) -> Iterator[Visit]:
+    """A visit that asks no other server for anything, and whose script fails nowhere."""
+    visit = Visit(chromium, url)
+    yield visit
+    outside = [request for request in visit.requests if not request.startswith((url, "data:", "blob:"))]
+    errors, toasts = visit.errors, visit.page.get_by_test_id("toast-body").all_inner_texts()
+    visit.context.close()
+    assert outside == []
+    assert errors == []
+    assert len(toasts) == visit.toasts, toasts

@@ -1,85 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in Chromium: with the mouse, with the keyboard alone, on a phone, with wrong files."""
+"""The page in Chromium: with the mouse, with the keyboard alone, with wrong files."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageStat
+from PIL import Image
 
-from hf_tripletclip.demo.app import build_app, launch
 from hf_tripletclip.demo.inputs import MAX_BYTES
-from hf_tripletclip.demo.negatives import NegativeWriter
 from tests.generation.needs import needs_wordnet
-
-pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 CAPTION = "a red cat above a blue dog"
 NEGATIVE = "a blue cat above a red dog"
-DESKTOP, PHONE = (1200, 900), (390, 844)
-
-
-@pytest.fixture(scope="module")
-def url(models) -> Iterator[str]:
-    app = build_app(models, writer=NegativeWriter())
-    try:
-        yield launch(app, block=False)
-    finally:
-        app.close()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-class Visit:
-    """A page that was opened, what it asked for, and what it complained about."""
-
-    def __init__(self, chromium: Any, url: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> None:
-        self.context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        self.toasts = 0  # messages of Gradio's own that are expected
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(url)
-        self.page.wait_for_selector("#tc-compare")
-
-    def upload(self, path: str | Path) -> None:
-        self.page.locator("#tc-picture input[type=file]").first.set_input_files(path)
-
-    def upload_picture(self, path: str | Path) -> None:
-        self.upload(path)
-        self.page.locator("#tc-picture img").wait_for()
-
-    def wait(self, selector: str) -> Any:
-        self.page.locator(selector).first.wait_for()
-        return self.page.locator(selector)
-
-
-@pytest.fixture
-def visit(chromium, url) -> Iterator[Visit]:
-    visit = Visit(chromium, url)
-    yield visit
-    outside = [request for request in visit.requests if not request.startswith((url, "data:", "blob:"))]
-    errors, toasts = visit.errors, visit.page.get_by_test_id("toast-body").all_inner_texts()
-    visit.context.close()
-    assert outside == []
-    assert errors == []
-    assert len(toasts) == visit.toasts, toasts
 
 
 def test_captions_are_compared_by_two_models(visit, models, picture):
@@ -192,33 +125,3 @@ def test_errors_are_messages(visit, text_file, tmp_path):
     page.locator("#tc-compared").get_by_text("no captions").wait_for()
     assert "Traceback" not in page.content()
     visit.toasts = 1  # those of the file that is too large and of the one that is no picture share it
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_screenshots(chromium, url, picture, tmp_path, size, scheme):
-    """Nothing is wider than the screen or cut off, and the page has the colours that the system asks for."""
-    visit = Visit(chromium, url, size, scheme)
-    page = visit.page
-    visit.upload_picture(picture)
-    page.get_by_label("Captions, one per line").fill(f"{CAPTION}\n{'a very long caption of one cat ' * 6}")
-    page.get_by_role("button", name="Compare").click()
-    panels = visit.wait("#tc-compared .tc-panel")
-    shot = tmp_path / "page.png"
-    page.screenshot(path=shot, full_page=True)
-    image = Image.open(shot).convert("L")
-    assert image.width == size[0]
-    brightness = ImageStat.Stat(image.crop((0, image.height - 12, image.width, image.height))).mean[0]
-    assert (brightness > 200) == (scheme == "light")
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    for element in page.locator("#tc-compared th, #tc-compared td, #tc-compared h3, #tc-compared p").all():
-        clipped = element.evaluate("element => element.scrollWidth > element.clientWidth + 1")
-        assert not clipped, element.inner_text()
-    first, second = (panel.bounding_box() for panel in panels.all())
-    assert (first["y"] == second["y"]) == (size == DESKTOP)  # side by side where there is room
-    for box in (first, second):
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= size[0]
-    assert "is cut after 16 tokens" in panels.first.inner_text()
-    visit.context.close()

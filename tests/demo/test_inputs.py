@@ -81,6 +81,7 @@ def test_captions_are_lines():
         ("a" * 1_001, "1001 characters: give at most 1000"),
         ("\udc80", "not UTF-8"),
     ],
+    ids=["too many", "too long", "surrogate"],
 )
 def test_captions_that_are_refused(typed, message):
     with pytest.raises(DemoError, match=message):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoTokenizer, CLIPModel
 
 from tests.end_to_end.conftest import Example
+from tests.loopback_hub import run_command
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,10 @@ def test_runs_side_by_side_and_adapters_that_plain_peft_opens(example, base, tmp
         assert "library_name: peft" in card
         assert "PeftModel.from_pretrained" in card
         assert str(base) not in card  # paths of this machine are nobody's business
+        assert "| this model | " in card
+        assert "![Composition and retention between base and tuned model](interpolation.png)" in card
+        assert "(rank 16): " in card
+        assert ("distillation" in card) == (name == "lora distilled")
         curve = json.loads((folder / "interpolation.json").read_text())
         assert [point["alpha"] for point in curve["points"]] == [0.0, 0.5, 1.0]
     losses = json.loads((tmp_path / "out" / "lora distilled" / "trainer_state.json").read_text())["log_history"]
@@ -84,3 +90,35 @@ def test_full_tuning_of_one_tower_stops_at_the_bound(example, base, tmp_path):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     values = [entry["eval_zeroshot_top1"] for entry in history if "eval_zeroshot_top1" in entry]
     assert len(values) >= 2  # before the first step, too
+
+
+@pytest.mark.slow
+def test_variants_are_pushed_with_what_was_measured_of_them(example, base, hub, tmp_path):
+    files = {path.name: path.read_bytes() for path in base.iterdir() if path.is_file()}
+    hub.add("model", "user/clip", files)
+    settings = {"triplets": {"data": "scenes", "max_rows": 40}, "zeroshot": {"data": "scenes", "max_rows": 22}}
+    script = example.script.with_name("finetune_lora.py")
+    token = "hf_" + "A1b2C3d4" * 4
+    finished = run_command(
+        [sys.executable, script, "--model_name_or_path", base, "--output_dir", tmp_path / "out", "--max_steps", "2",
+         "--eval_strategy", "no", "--save_strategy", "no", "--per_device_train_batch_size", "8", "--alpha", "0,1",
+         "--scenes_train_size", "60", "--scenes_validation_size", "20", "--scenes_test_size", "40", "--max_loss", "1",
+         "--dataloader_num_workers", "0", "--warmup_steps", "0", "--benchmarks", json.dumps(settings),
+         "--push_to_hub", "--hub_model_id", "user/tuned", "--hub_base_model", "user/clip", "--hub_token", token],
+        hub, tmp_path / "home", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    assert token not in finished.stdout + finished.stderr
+    for slug in ("lora", "lora-distilled"):
+        files = hub.files("model", f"user/tuned-{slug}")
+        card = ModelCard(files["README.md"].decode())
+        assert card.data.base_model == "user/clip"
+        assert card.data.base_model_relation == "adapter"
+        assert f'PeftModel.from_pretrained(base, "user/tuned-{slug}")' in card.text
+        assert "## Retention" in card.text  # measured before it was pushed
+        assert {"interpolation.json", "interpolation.png", "adapter_model.safetensors"} <= files.keys()
+        assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/clip"
+        for content in files.values():
+            assert token.encode() not in content
+            assert str(tmp_path).encode() not in content
+    assert ("model", "user/lora") not in hub.repos  # the folder's name, which `Trainer` would take

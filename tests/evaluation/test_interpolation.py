@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from transformers import CLIPModel, CLIPProcessor
 
@@ -113,6 +114,12 @@ def test_the_command_writes_the_curve_and_the_chosen_model(folders, capsys, tune
     expected = Interpolation(folders / "base", folders / tuned).at(curve["chosen"]).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
     CLIPProcessor.from_pretrained(folders / "merged")
+    card = ModelCard.load(folders / "merged" / "README.md")
+    assert card.data.base_model_relation == "merge"
+    assert f"between those of <!-- base:begin -->`base`<!-- base:end --> and of `{tuned}`" in card.text
+    assert f"at α = {curve['chosen']:g} " in card.text
+    assert "![Composition and retention between base and tuned model](interpolation.png)" in card.text
+    assert str(folders) not in str(card)
     assert main(arguments) == 1  # it exists
     assert "exists and is not an empty directory" in capsys.readouterr().err
 

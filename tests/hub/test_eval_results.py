@@ -10,6 +10,7 @@ from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.evaluation.result import Mean
 from hf_tripletclip.hub import create_model_card
 from hf_tripletclip.hub.eval_results import eval_entries, model_index, results_of_model, write_eval_results
+from hf_tripletclip.objectives import get_objective
 
 
 def sugarcrepe(macro: float = 0.74451, **changes) -> EvaluationResult:
@@ -79,9 +80,7 @@ def test_they_are_added_to_a_model_folder(tmp_path):
     card = create_model_card(
         name="odd: name",
         dataset="me/triplets",
-        objective="negclip",
-        objective_text="x",
-        hyperparameters={},
+        objective=get_objective("negclip"),
         after=local(),
         license="mit",
     )

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Model cards: what they tell, and what they do not."""
+
 from __future__ import annotations
 
+import ast
+import re
+
+import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from hf_tripletclip.evaluation import EvaluationResult
+from hf_tripletclip.evaluation.interpolation import Curve, Point
+from hf_tripletclip.evaluation.result import Mean
 from hf_tripletclip.hub import create_model_card
-from hf_tripletclip.training.outputs import describe_objective
+from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.objectives import get_objective
+from tests.tiny import tiny_config
 
 
 def make_card(**changes) -> ModelCard:
@@ -14,14 +25,48 @@ def make_card(**changes) -> ModelCard:
     arguments = {
         "name": "my-model",
         "dataset": "scenes",
-        "objective": "negclip",
-        "objective_text": describe_objective("negclip"),
+        "objective": get_objective("negclip"),
+        "towers": "Text tower full, image tower frozen: 5 of 10 parameters train.",
         "hyperparameters": {"learning_rate": 0.001},
+        "hardware": {"hardware": "a CPU", "training time": "3.0 minutes"},
         "before": before,
         "after": result,
-        "plots": {"Loss": "loss_curve.png"},
+        "plots": ["loss_curve.png", "evaluation.png"],
     }
     return create_model_card(**{**arguments, **changes})
+
+
+def measured(alpha: float, right: list[bool], known: list[bool]) -> Point:
+    """A point of a curve with results of two benchmarks."""
+    results = {}
+    for name, metric, outcomes in (("triplets", "group_score", right), ("zeroshot", "top1", known)):
+        results[name] = EvaluationResult(
+            name,
+            {metric: sum(outcomes) / len(outcomes)},
+            counts={"rows": len(outcomes)},
+            predictions={"row": list(range(len(outcomes))), metric: outcomes},
+            primary=metric,
+            means={metric: Mean(metric)},
+            data={"source": "scenes", "fingerprint": "x"},
+        )
+    return Point(alpha, results["triplets"].metrics["group_score"], results["zeroshot"].metrics["top1"], results)
+
+
+def curve() -> Curve:
+    points = [
+        measured(0.0, [False] * 8 + [True] * 2, [True] * 9 + [False]),
+        measured(0.5, [False] * 4 + [True] * 6, [True] * 9 + [False]),
+        measured(1.0, [True] * 9 + [False], [True] * 4 + [False] * 6),
+    ]
+    return Curve("triplets group_score", "zeroshot top1", points)
+
+
+def section(card: ModelCard, title: str) -> str:
+    return card.text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def python_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def test_metadata_is_what_the_hub_understands(tmp_path):
@@ -31,10 +76,30 @@ def test_metadata_is_what_the_hub_understands(tmp_path):
     assert data.library_name == "transformers"
     assert data.datasets == ["me/triplets"]
     assert data.base_model == "openai/clip-vit-base-patch32"
+    assert data.base_model_relation == "finetune"
     assert {entry.metric_type: entry.metric_value for entry in data.eval_results} == {
         "accuracy": 0.75,
         "group_score": 0.5,
     }
+    name, entries = model_index_to_eval_results(eval_results_to_model_index(data.model_name, data.eval_results))
+    assert name == "my-model"
+    assert {entry.dataset_type for entry in entries} == {"me/triplets"}
+
+
+@pytest.mark.parametrize(
+    ("given", "base_model", "relation"),
+    [
+        ({"kind": "peft", "base_model": "user/clip"}, "user/clip", "adapter"),
+        ({"base_model": "user/clip"}, "user/clip", "finetune"),
+        ({"base_model": None}, None, None),
+        ({"base_model": "outputs/some/clip"}, None, None),
+    ],
+)
+def test_the_relation_to_the_base(given, base_model, relation):
+    data = make_card(**given).data
+    assert data.base_model == base_model
+    assert data.get("base_model_relation") == relation
+    assert ("lora" in data.tags) == (given.get("kind") == "peft")
 
 
 def test_text_says_what_was_done_and_what_it_is_worth():
@@ -43,18 +108,37 @@ def test_text_says_what_was_done_and_what_it_is_worth():
     text = str(card)
     assert "| accuracy | 0.250 | 0.750 | 0.500 |" in text
     assert "| learning_rate | 0.001 |" in text
-    assert "says nothing about photographs" not in text
     assert "say nothing about photographs" in text
-    assert "arXiv:2411.02545" in text
-    assert "![Loss](loss_curve.png)" in text
-    assert "0.5 CE(image → text ∪ negative text) + 0.5 CE(text → image)" in text
+    assert "https://arxiv.org/abs/2411.02545" in text
+    training = section(card, "Training")
+    assert r"\mathrm{CE}(v \to T \cup T') + \mathrm{CE}(t \to V)" in training
+    assert "Text tower full, image tower frozen" in training
+    assert "- hardware: a CPU\n- training time: 3.0 minutes" in training
+    assert "![Loss](loss_curve.png)" in training
+    assert "![Evaluation before and after training](evaluation.png)" in section(card, "Evaluation")
 
 
 def test_without_an_evaluation():
-    card = make_card(before=None, after=None)
+    card = make_card(before=None, after=None, plots=[])
     assert "It was not evaluated." in str(card)
     assert card.data.eval_results is None
-    assert "before" not in str(make_card(before=None)).split("## Evaluation")[1].split("## Limits")[0]
+    assert "before" not in section(make_card(before=None, plots=[]), "Evaluation")
+    assert "![" not in str(card)
+
+
+def test_only_what_is_known():
+    card = create_model_card(name="bare")
+    assert [line for line in card.text.splitlines() if line.startswith("#")] == ["# bare", "## Use", "## Limits"]
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip"],
+    }
+    text = make_card(hyperparameters={"mini_batch_size": None, "seed": 0}).text
+    assert "mini_batch_size" not in text
+    assert "| seed | 0 |" in text
+    assert "None" not in text
+    assert "Information Needed" not in text
 
 
 def test_no_token_gets_in():
@@ -67,11 +151,22 @@ def test_no_token_gets_in():
 
 
 def test_paths_of_this_machine_stay_here(tmp_path):
-    card = make_card(dataset=str(tmp_path / "triplets"), base_model=str(tmp_path / "start"))
+    retention = Retention(curve(), 1.0)
+    for point in retention.curve.points:
+        for result in point.results.values():
+            result.data["source"] = str(tmp_path / "pairs")
+    card = make_card(
+        dataset=str(tmp_path / "triplets"),
+        base_model=str(tmp_path / "start"),
+        tuned_model=str(tmp_path / "tuned"),
+        retention=retention,
+        kind="peft",
+    )
     assert card.data.datasets is None
     assert card.data.base_model is None
     assert str(tmp_path) not in str(card)
-    assert "on `triplets`, from `start`" in str(card)
+    assert "on `triplets`, from <!-- base:begin -->`start`<!-- base:end -->." in str(card)
+    assert "`triplets` on `pairs`, 10 rows" in str(card)
 
 
 def test_values_do_not_break_the_table_and_the_license_can_be_another():
@@ -87,21 +182,20 @@ def test_content_parses_as_a_card_of_the_hub():
     assert data.license is None  # nobody said
     assert data.model_name == 'odd: "name" #1'
     assert set(data.tags) == {"clip", "tripletclip", "compositionality", "hard-negatives"}
-    assert {(entry.dataset_type, entry.metric_type) for entry in data.eval_results} == {
-        ("me/triplets", "accuracy"),
-        ("me/triplets", "group_score"),
-    }
+    assert "hard-negatives" not in make_card(objective=get_objective("clip")).data.tags
 
 
 def test_sections_come_in_order_and_the_citation_is_whole():
-    text = make_card(training_time="3 minutes on a CPU").text
-    heads = [line for line in text.splitlines() if line.startswith("#")]
-    assert heads == ["# my-model", "## Use", "## Training", "## Evaluation", "## Limits", "## Citation"]
-    citation = text.split("```bibtex")[1].split("```")[0]
-    assert citation.strip().startswith("@inproceedings{patel2024tripletclip,")
+    card = make_card(retention=Retention(curve(), 1.0))
+    heads = [line for line in card.text.splitlines() if line.startswith("#")]
+    order = ["Use", "Training", "Evaluation", "Retention", "Limits", "Citation"]
+    assert heads == ["# my-model", *(f"## {name}" for name in order)]
+    citation = section(card, "Citation")
+    assert "@inproceedings{patel2024tripletclip," in citation
+    assert "@inproceedings{wortsman2022robust," in citation
     assert citation.count("{") == citation.count("}")
-    assert text.count("```") % 2 == 0
-    assert "Time: 3 minutes on a CPU." in text
+    assert card.text.count("```") % 2 == 0
+    assert "wortsman" not in make_card().text
 
 
 def test_tables_have_as_many_cells_in_every_row():
@@ -110,6 +204,11 @@ def test_tables_have_as_many_cells_in_every_row():
     assert "| group_score | 0.000 | 0.500 |  |" in tables  # nobody knows its chance here
     alone = [line for line in make_card(before=None).text.splitlines() if line.startswith("|")]
     assert "| accuracy | 0.750 | 0.500 |" in alone
+    result = EvaluationResult("triplets", {"accuracy": 0.5, "x": 1.0}, intervals={"accuracy": (0.25, 0.75)})
+    lines = make_card(before=None, after=result).text.splitlines()
+    assert "| metric | value | 95 % interval | chance |" in lines
+    assert "| accuracy | 0.500 | 0.250 – 0.750 |  |" in lines
+    assert "| x | 1.000 |  |  |" in lines
 
 
 def test_ties_are_told():
@@ -127,8 +226,76 @@ def test_nothing_that_is_called_a_secret_is_shown():
     assert "| secret_santa | kept too |" in text
 
 
-def test_data_that_is_known_to_be_toys_says_so_and_other_data_does_not():
+def test_limits_are_those_of_the_data_of_the_model_and_of_its_base():
     assert "drawings of icons" in make_card().text
-    other = make_card(dataset="me/triplets").text
+    other = make_card(dataset="me/triplets", config=tiny_config(), base_model="user/clip").text
     assert "drawings of icons" not in other
     assert "Evaluate it on your own data" in other
+    assert "Images are seen at 16 × 16 pixels and captions are cut after 16 tokens." in other
+    assert "limits and biases that the card of its base model tells of" in other
+    assert "biases" not in make_card(base_model="outputs/some/clip").text  # nobody can read that
+
+
+def test_what_was_lost_stands_beside_what_was_gained():
+    retention = Retention(curve(), 1.0, chosen=curve().points[1], max_loss=0.01, plot="interpolation.png")
+    text = section(make_card(retention=retention, bound="Training was to stop at 0.02."), "Retention")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 5}
+    assert table["base"] == ["0.200", "", "0.900", ""]
+    assert table["this model"][0] == "0.900"
+    assert table["this model"][1].startswith("+0.700 [+0.")
+    assert table["this model"][3].startswith("+0.500 [+0.")
+    assert table["WiSE-FT, α = 0.5"][2:] == ["0.900", "+0.000 [+0.000, +0.000]"]
+    assert "| 0.5 | 0.600 | 0.900 | chosen |" in text
+    assert "| 1 | 0.900 | 0.400 | this model |" in text
+    assert "of those that lose at most 0.01 of retention" in text
+    assert "![Composition and retention between base and tuned model](interpolation.png)" in text
+    assert text.rstrip().endswith("Training was to stop at 0.02.")
+    values = {(one.metric_type, one.metric_value) for one in make_card(retention=retention).data.eval_results}
+    assert ("top1", 0.4) in values  # this model's
+    assert ("top1", 0.9) not in values
+
+
+def test_a_merge_names_both_models():
+    chosen = curve().points[1]
+    card = create_model_card(
+        name="merged",
+        base_model="user/clip",
+        tuned_model="user/tuned",
+        merged=True,
+        retention=Retention(curve(), 0.5, chosen, 0.01, "interpolation.png"),
+    )
+    assert card.data.base_model == ["user/clip", "user/tuned"]
+    assert card.data.base_model_relation == "merge"
+    assert "wise-ft" in card.data.tags
+    assert "and of `user/tuned`, at α = 0.5" in card.text
+    rows = [line.split("|")[1].strip() for line in section(card, "Retention").splitlines() if line.count("|") == 6]
+    assert rows[2:] == ["base", "this model", "tuned model"]
+    one = create_model_card(name="m", base_model="/a/clip", tuned_model="user/t", merged=True, retention=None)
+    assert one.data.base_model == ["user/t"]
+
+
+def test_a_single_point_is_no_curve_and_nothing_is_compared():
+    alone = Curve("triplets group_score", "zeroshot top1", [measured(0.5, [True, False], [True, True])])
+    card = create_model_card(
+        name="m", base_model="user/clip", tuned_model="user/t", merged=True, retention=Retention(alone, 0.5)
+    )
+    assert "## Retention" not in card.text
+    assert "α = 0.5" in card.text
+
+
+@pytest.mark.parametrize("kind", ["transformers", "peft", "open_clip"])
+def test_code_is_python_and_names_the_model(kind):
+    blocks = python_of(make_card(kind=kind, name="user/mine", base_model="user/clip").text)
+    assert len(blocks) == 2
+    for block in blocks:
+        ast.parse(block)
+        assert "user/mine" in block
+    assert ("user/clip" in blocks[0]) == (kind == "peft")
+    assert "hf_tripletclip" not in blocks[0]
+    assert "hf_tripletclip" in blocks[1]
+
+
+def test_openclip_is_opened_from_the_hub_or_from_a_folder():
+    assert '"hf-hub:user/mine"' in make_card(kind="open_clip", name="user/mine").text
+    assert '"local-dir:mine"' in make_card(kind="open_clip", name="mine").text

@@ -104,7 +104,9 @@ def test_the_scale_does_not_learn_from_it():
     ("settings", "message"),
     [
         ({"kind": "feature"}, "the kind 'feature'; give embedding or similarity"),
-        ({"weight": 0}, "the weight 0; give more than 0"),
+        ({"weight": 0}, "the weight 0; give a number of more than 0"),
+        ({"weight": "1"}, "the weight '1'; give a number"),
+        ({"weight": float("inf")}, "the weight inf"),
         ({"weight": float("nan")}, "the weight nan"),
         ({"temperature": 2}, "takes `kind` and `weight`, not 'temperature'"),
         ("similarity", "takes `kind` and `weight`, not 'similarity'"),

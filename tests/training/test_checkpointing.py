@@ -97,6 +97,15 @@ def test_a_fresh_start_sets_an_older_run_aside(tmp_path):
     assert is_complete(old)
 
 
+def test_a_fresh_start_leaves_no_weights_of_an_older_run(tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors", "logit_scale.safetensors", "config.json"):
+        (tmp_path / name).write_text("{}")
+    for name in ("model.safetensors", "model-00001-of-00002.safetensors", "README.md"):
+        (tmp_path / name).write_text("")
+    set_aside_old_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
     TripletCLIPModel(tiny_config(objective="clip")).save_pretrained(tmp_path)
     check_same_run(tmp_path, tiny_config(objective="clip"))

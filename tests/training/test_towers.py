@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from peft import PeftModel
@@ -107,7 +109,9 @@ def test_what_is_refused(case):
         prepare_towers(make_model(), TowerArguments(**options))
 
 
-def test_4_bits_without_the_library():
+def test_4_bits_without_the_library(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
     with pytest.raises(ImportError, match="pip install bitsandbytes"):
         TowerArguments(train_text="lora", load_in_4bit=True).check()
 

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPProcessor, CLIPTokenizer
 
+from hf_tripletclip.checkpoints.openclip_lora import fold_lora
 from hf_tripletclip.checkpoints.published import HUB_ARGUMENTS, find_file
 from hf_tripletclip.checkpoints.weights_files import WEIGHTS_SUFFIXES, read_weights
 from hf_tripletclip.configuration import TripletCLIPConfig
@@ -132,7 +133,8 @@ def find_checkpoint(source: str | os.PathLike[str], **kwargs: Any) -> OpenClipCh
 
 def load_openclip(checkpoint: OpenClipCheckpoint, hidden_act: str | None = None) -> TripletCLIPModel:
     """
-    Read an OpenCLIP checkpoint. Its sizes are those of its tensors; weights become float32.
+    Read an OpenCLIP checkpoint. Its sizes are those of its tensors; weights become float32, LoRA matrices among them
+    (as FSC-CLIP saves) are folded in.
 
     Args:
         checkpoint ([`OpenClipCheckpoint`]): From `find_checkpoint`.
@@ -144,6 +146,7 @@ def load_openclip(checkpoint: OpenClipCheckpoint, hidden_act: str | None = None)
             no ViT CLIP, or misses, adds or misshapes a tensor, or one that is not finite.
     """
     state = {name: value for name, value in _flat(read_weights(checkpoint.weights)).items() if name not in IGNORED}
+    state = fold_lora(state, checkpoint.weights)
     activation = _activation(checkpoint, hidden_act)
     tensors = _to_clip(state, checkpoint.weights)
     config = _config_of(state, checkpoint.model_cfg, activation, checkpoint.weights)

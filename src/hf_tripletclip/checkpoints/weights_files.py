@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,13 +18,21 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 # Wrappers that put their name before every tensor's: DDP, torch.compile, Lightning, and OpenCLIP's own.
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
+# OpenCLIP's schedules leave numpy numbers in the optimizer's state. torch refuses these by default; they are data, and
+# are allowed under the names that numpy 1 and numpy 2 write.
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+NUMBERS: list[Any] = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")),
+]
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
-    The tensors of a weights file: `.safetensors`, or a pickle (`.pt`, `.pth`, `.bin`, `.ckpt`) that holds tensors
-    only. Nested under `state_dict`, `model_state_dict` or `model` they are found, and prefixes that all names have,
-    such as `module.`, are taken off.
+    The tensors of a weights file: `.safetensors`, or a pickle (`.pt`, `.pth`, `.bin`, `.ckpt`) that holds tensors,
+    numbers, strings and containers of them only. Nested under `state_dict`, `model_state_dict` or `model` they are
+    found, and prefixes that all names have, such as `module.`, are taken off.
 
     Returns:
         `dict[str, torch.Tensor]`, on the CPU, in the precisions of the file.
@@ -62,7 +71,8 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         problem = str(error).partition("\n")[0].removesuffix(".")
         raise ValueError(

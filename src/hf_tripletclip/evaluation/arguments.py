@@ -97,7 +97,10 @@ def parse_evaluation_arguments(argv: Sequence[str]) -> EvaluationArguments:
         raise ValueError("name the models in one place: before the first flag, or with --models")
     models = ["--models", *argv[:flags]] if flags else []
     (arguments,) = parse_with_config(
-        (EvaluationArguments,), [*models, *argv[flags:]], description="Evaluate CLIP-like models on benchmarks."
+        (EvaluationArguments,),
+        [*models, *argv[flags:]],
+        description="Evaluate CLIP-like models on benchmarks.",
+        prog="tripletclip evaluate",
     )
     as_mapping(arguments, "options")
     if not arguments.models:

@@ -48,7 +48,7 @@ def merge(
 ) -> tuple[Curve, Point]:
     """
     Measure the models between a base and a tuned one, and write the best that keeps what the base knew: a standard
-    CLIP directory with its processor, `interpolation.json` and `interpolation.png`.
+    CLIP directory with its processor, `interpolation.json`, `interpolation.png` and a model card.
 
     Args:
         base, tuned (`str` or `os.PathLike`): Directories or Hub ids; the tuned one may be a PEFT adapter.
@@ -85,9 +85,22 @@ def merge(
     curve = models.measure(alphas, one, other, **encoder_options)
     point = curve.points[0] if len(curve.points) == 1 else curve.choose(max_loss)
 
+    # Imported here, as the command's last step: cards are made of what was measured, and know evaluation.
+    from hf_tripletclip.hub.card_sections import Retention
+    from hf_tripletclip.hub.model_card import CARD_FILE, create_model_card
+
+    card = create_model_card(
+        name=target.name,
+        merged=True,
+        base_model=os.fspath(base),
+        tuned_model=os.fspath(tuned),
+        retention=Retention(curve, point.alpha, point, max_loss if len(curve.points) > 1 else None, PLOT_FILE),
+        config=models.base.config,
+    )
     with whole_directory(target) as new:
         models.at(point.alpha).save_pretrained(new)
         models.processor.save_pretrained(new)
         curve.save(new / CURVE_FILE, point)
         plot_curve(curve, new / PLOT_FILE, point)
+        card.save(new / CARD_FILE)
     return curve, point

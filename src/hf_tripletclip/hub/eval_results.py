@@ -185,14 +185,11 @@ def write_eval_results(folder: str | os.PathLike[str], results: Sequence[Evaluat
         raise ValueError("there is no result of a whole benchmark: samples (`max_rows`) are not published")
     readme = target / "README.md"
     name = target.resolve().name
-    try:
-        card = ModelCard.load(readme) if readme.exists() else ModelCard(f"---\n{{}}\n---\n\n# {name}\n")
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the metadata at the head of {readme} cannot be read: {error}") from error
+    card = load_card(readme) if readme.exists() else ModelCard(f"---\n{{}}\n---\n\n# {name}\n")
     new = model_index(results)
     if new:
         data: Any = card.data
-        kept = [one for one in data.eval_results or [] if not any(_same(one, other) for other in new)]
+        kept = [one for one in data.eval_results or [] if not any(same_result(one, other) for other in new)]
         data.eval_results = [*kept, *new]
         data.model_name = data.model_name or name
     staged = readme.with_name(".README.md.tmp")
@@ -209,7 +206,21 @@ def write_eval_results(folder: str | os.PathLike[str], results: Sequence[Evaluat
     return written
 
 
-def _same(one: EvalResult, other: EvalResult) -> bool:
+def load_card(readme: Path) -> ModelCard:
+    """
+    Read a card.
+
+    Raises:
+        ValueError: Its metadata cannot be read.
+    """
+    try:
+        return ModelCard(readme.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the metadata at the head of {readme} cannot be read: {error}") from error
+
+
+def same_result(one: EvalResult, other: EvalResult) -> bool:
+    """Whether both are of one metric on one dataset."""
     return (one.unique_identifier, one.metric_type, one.metric_name) == (
         other.unique_identifier,
         other.metric_type,

@@ -14,6 +14,7 @@ own starting point as the teacher.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,16 @@ class Distillation:
         weight (`float`, defaults to 1.0): Factor in the loss.
 
     Raises:
-        ValueError: There is no such kind, or the weight is not positive.
+        ValueError: There is no such kind, or the weight is no positive number.
     """
 
     def __init__(self, kind: str = "similarity", weight: float = 1.0) -> None:
         if kind not in KINDS:
             raise ValueError(f"`distillation` has the kind {kind!r}; give {' or '.join(KINDS)}.")
-        if not weight > 0:
-            raise ValueError(f"`distillation` has the weight {weight!r}; give more than 0, or leave it out.")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            raise ValueError(
+                f"`distillation` has the weight {weight!r}; give a number of more than 0, or leave it out."
+            )
         self.kind = kind
         self.weight = weight
 

@@ -39,6 +39,9 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             measured before the first step, and training stops where it has fallen by more than `max_retention_loss`.
             The model then gets back the weights of the last evaluation within that bound.
         max_retention_loss (`float`, defaults to 0.02): How much of `retention_metric` may be lost.
+        hub_base_model (`str`, *optional*):
+            Hub id of the model that training starts from, where it starts from a directory: what the model's card
+            names, and what an adapter that is pushed is opened with.
         remove_unused_columns (`bool`, defaults to `False`):
             As in `TrainingArguments`, but off: the collator needs the raw columns.
         dataloader_drop_last (`bool`, defaults to `True`):
@@ -79,6 +82,10 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     max_retention_loss: float = field(
         default=0.02, metadata={"help": "How much of `retention_metric` may be lost, in its own unit."}
     )
+    hub_base_model: str | None = field(
+        default=None,
+        metadata={"help": "Hub id of the model that training starts from, where it starts from a directory."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that `forward` does not name."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, short batch of an epoch."})
     ddp_find_unused_parameters: bool | None = field(
@@ -112,6 +119,8 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             if self.eval_strategy == "no":
                 raise ValueError("`retention_metric` is watched at evaluations: give `eval_strategy`.")
             self.eval_on_start = True  # what may be lost from
+        elif self.max_retention_loss != type(self).max_retention_loss:
+            raise ValueError("`max_retention_loss` bounds `retention_metric`: name one, such as zeroshot_top1.")
         if self.max_retention_loss < 0:
             raise ValueError(f"`max_retention_loss` is {self.max_retention_loss}: give 0 or more.")
         if self.logit_scale_max is not None and self.logit_scale_max < 1:

@@ -17,6 +17,9 @@ from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME
 
+from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE
+from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
 COMPLETE_MARKER = "checkpoint_complete.json"
 PREVIOUS = "_previous"  # an older run's checkpoints; `Trainer` pushes no folder that starts so
 
@@ -66,13 +69,17 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 def set_aside_old_run(output_dir: str | os.PathLike[str]) -> Path | None:
     """
     Before a fresh start: checkpoints of an older run in the folder go into its subfolder `_previous`, so that neither
-    resuming nor rotation takes them for this run's, and its final metrics go. What was in `_previous` is replaced.
+    resuming nor rotation takes them for this run's, and its final metrics and weights go: an old adapter beside a new
+    model, or the other way round, would be opened instead of it. What was in `_previous` is replaced.
 
     Returns:
         `Path`: The subfolder; `None` where no complete checkpoint was found.
     """
     folder = Path(output_dir)
-    (folder / "metrics.json").unlink(missing_ok=True)
+    for name in ("metrics.json", CONFIG_NAME, ADAPTER_CONFIG, *ADAPTER_WEIGHTS, LOGIT_SCALE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for weights in folder.glob("model*.safetensors*"):  # shards and their index, too
+        weights.unlink()
     if last_complete_checkpoint(folder) is None:
         return None
     previous = folder / PREVIOUS

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,22 +14,27 @@ from typing import Any
 from accelerate import PartialState
 
 from hf_tripletclip.config_parser import as_mapping
+from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import build_benchmark
+from hf_tripletclip.evaluation.gains import format_gains
 from hf_tripletclip.evaluation.interpolation import (
     CURVE_FILE,
     PLOT_FILE,
-    Curve,
     Interpolation,
     Point,
     parse_alphas,
     plot_curve,
 )
 from hf_tripletclip.evaluation.merge import named_metric
-from hf_tripletclip.evaluation.report.scores import differences
-from hf_tripletclip.evaluation.result import EvaluationResult
-from hf_tripletclip.training.pretraining import run_training
+from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.outputs import check_push, push_run, write_card
+from hf_tripletclip.training.pretraining import require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
+from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
+from hf_tripletclip.training.variants import check_outputs, make_runs
 
 TABLE_FILE = "finetuning.md"
 RESULTS_FILE = "finetuning.json"
@@ -56,13 +61,7 @@ class FinetuningArguments:
     max_loss: float = field(default=0.01, metadata={"help": "Of retention, what the WiSE-FT choice may lose."})
 
 
-@dataclass
-class Row:
-    """A line of the table: a model beside the base."""
-
-    name: str
-    composition: EvaluationResult
-    retention: EvaluationResult
+Row = tuple[str, Point]  # a line of the table: a model, and what was measured of it
 
 
 def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[Row]:
@@ -70,7 +69,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     Fine-tune a model in one or several ways and print what each gains and loses.
 
     Each run's files are in `output_dir/<name>`, as those of `examples/pretrain.py`, with `interpolation.json` and
-    `.png`; beside them `finetuning.md` and `finetuning.json` hold the table.
+    `.png`, which its card also shows; beside them `finetuning.md` and `finetuning.json` hold the table. With
+    `push_to_hub` each goes to `hub_model_id`, or to `<hub_model_id>-<name>` where there are several.
 
     Args:
         argv (`Sequence[str]`): Command-line arguments: the flags of `examples/pretrain.py` and those of
@@ -78,18 +78,19 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         default_config (`str` or `Path`, *optional*): YAML file to use without `--config`.
 
     Returns:
-        `list[Row]`: The base first.
+        `list[Row]`: Name and measurements of each model, the base first.
 
     Raises:
         OSError: A model or data is not there, or a path cannot be written.
         ValueError: An argument, the data or a model does not fit.
     """
-    model_args, data_args, args, tuning = parse_arguments(
-        argv,
-        default_config,
+    parse = functools.partial(
+        parse_arguments,
+        default_config=default_config,
         further=(FinetuningArguments,),
         description="Fine-tune a CLIP on hard negative pairs, and measure what it costs.",
     )
+    model_args, data_args, args, tuning = parse(argv)
     base = model_args.model_name_or_path
     if base is None:
         raise ValueError("Fine-tuning starts from a model: name it with `--model_name_or_path`.")
@@ -100,18 +101,50 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         )
     composition, retention = _measures(tuning)
     alphas = [0.0, 1.0, *parse_alphas(tuning.alpha)]
-    runs = _runs(tuning, (model_args, data_args, args))
+    runs = make_runs(
+        as_mapping(tuning, "variants") or {"tuned": {}},
+        (model_args, data_args, args),
+        lambda flags: parse([*argv, *flags])[:3],
+    )
+    if tuning.max_loss < 0:
+        raise ValueError(f"`max_loss` is {tuning.max_loss}: give 0 or more.")
+    check_no_adapter(base)
+    check_outputs(base, str(args.output_dir), runs)
+    _name_repositories(runs, args)
+    for run_model_args, _, run_args in runs.values():
+        run_model_args.check()
+        check_push(run_args, base, adapter=run_model_args.has_lora)
+        get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
+        require_writable(run_args.output_dir)
+    check_lora_is_used(argv, [run_model_args for run_model_args, _, _ in runs.values()])
+    models = Interpolation(base, base)
+    for run_model_args, _, _ in runs.values():
+        check_fits(models.base, run_model_args)
+    encoding = {
+        "device": str(args.device),
+        "batch_size": args.per_device_eval_batch_size,
+        "num_workers": args.dataloader_num_workers,
+        "progress": not args.disable_tqdm,
+    }
+    # The base is in every curve, and whether there are such metrics is to be known before training.
+    start = models.measure([0.0], composition, retention, **encoding).points[0]
     rows: list[Row] = []
-    start: Point | None = None  # the base, which all runs share
     for name, arguments in runs.items():
-        run_training(*arguments, last=False)
-        folder = arguments[2].output_dir
-        curve = Interpolation(base, folder).measure(alphas, composition, retention, known=[start] if start else [])
-        start = next(point for point in curve.points if point.alpha == 0)
-        rows += _rows(name, folder, curve, tuning.max_loss, (composition, retention), first=not rows)
+        run = run_training(*arguments, last=False)
+        curve = Interpolation(base, run.output_dir).measure(alphas, composition, retention, known=[start], **encoding)
+        chosen = curve.choose(tuning.max_loss)
+        run.retention = Retention(curve, alpha=1.0, chosen=chosen, max_loss=tuning.max_loss, plot=PLOT_FILE)
+        if PartialState().is_main_process:
+            curve.save(run.output_dir / CURVE_FILE, chosen)
+            plot_curve(curve, run.output_dir / PLOT_FILE, chosen)
+            write_card(run)
+        push_run(run)
         PartialState().wait_for_everyone()
+        tuned = next(point for point in curve.points if point.alpha == 1)
+        rows += [] if rows else [("base", start)]
+        rows += [(name, tuned), (f"{name}, WiSE-FT α = {chosen.alpha:g}", chosen)]
     if PartialState().is_main_process:
-        table = format_rows(rows, composition, retention)
+        table = format_gains(curve, rows)
         _write(Path(str(args.output_dir)), table, rows)
         print(table)
     PartialState().destroy_process_group()
@@ -132,86 +165,21 @@ def _measures(tuning: FinetuningArguments) -> tuple[Measure, Measure]:
     return found[0], found[1]
 
 
-def _runs(tuning: FinetuningArguments, given: tuple[Any, Any, Any]) -> dict[str, tuple[Any, Any, Any]]:
-    """Name -> the arguments of each run."""
-    variants = as_mapping(tuning, "variants") or {"tuned": {}}
-    runs = {}
-    for name, changes in variants.items():
-        if not isinstance(changes, Mapping):
-            raise ValueError(f"`variants` has {changes!r} for {name}: give the flags that differ.")
-        arguments = tuple(copy.deepcopy(part) for part in given)
-        for flag, value in changes.items():
-            holder = next((part for part in arguments if _has(part, flag)), None)
-            if holder is None:
-                raise ValueError(f"`variants`: {name} sets `{flag}`, which is no flag.")
-            setattr(holder, flag, value)
-        arguments[2].output_dir = str(Path(str(given[2].output_dir)) / name)
-        runs[name] = arguments
-    return runs
-
-
-def _has(part: Any, flag: str) -> bool:
-    return any(entry.name == flag for entry in dataclasses.fields(part))
-
-
-def _rows(
-    name: str, tuned: str, curve: Curve, max_loss: float, measures: tuple[Measure, Measure], *, first: bool
-) -> list[Row]:
-    """The base, for the first run; the tuned model; and the WiSE-FT choice between the two. The curve is written."""
-    chosen = curve.choose(max_loss)
-    if PartialState().is_main_process:
-        curve.save(Path(tuned) / CURVE_FILE, chosen)
-        plot_curve(curve, Path(tuned) / PLOT_FILE, chosen)
-
-    def row(label: str, point: Point) -> Row:
-        return Row(label, *(point.results[benchmark.name] for benchmark, _ in measures))
-
-    ends = {point.alpha: point for point in curve.points}
-    base = [row("base", ends[0.0])] if first else []
-    return [*base, row(name, ends[1.0]), row(f"{name}, WiSE-FT α = {chosen.alpha:g}", chosen)]
-
-
-def format_rows(rows: Sequence[Row], composition: Measure, retention: Measure) -> str:
-    """
-    A Markdown table: each model's composition and retention, and by how much they differ from the base's on the same
-    rows, with the 95 % interval of a paired bootstrap.
-    """
-    names = [f"{b.name} {m or r.primary}" for (b, m), r in _both(composition, retention, rows[0])]
-    lines = [
-        f"| model | {names[0]} | gained [95 %] | {names[1]} | lost [95 %] |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = [row.name]
-        for sign, ((_, metric), result), start in zip(
-            (1, -1),
-            _both(composition, retention, row),
-            (rows[0].composition, rows[0].retention),
-            strict=True,
-        ):
-            name = metric or result.primary or ""
-            cells.append(f"{result.metrics[name]:.3f}")
-            found = None if row is rows[0] else differences(start, result).get(name)
-            if found is None:
-                cells.append("")
-            else:
-                low, high = sorted((sign * found.low, sign * found.high))
-                cells.append(f"{sign * found.value:+.3f} [{low:+.3f}, {high:+.3f}]")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _both(composition: Measure, retention: Measure, row: Row) -> list[tuple[Measure, EvaluationResult]]:
-    return [(composition, row.composition), (retention, row.retention)]
+def _name_repositories(runs: Mapping[str, Any], given: TripletCLIPTrainingArguments) -> None:
+    """Where each run is pushed, for `Trainer` would take the folder's name, which may have spaces."""
+    name = given.hub_model_id or Path(str(given.output_dir)).resolve().name
+    for variant, (_, _, args) in runs.items():
+        slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
+        args.hub_model_id = name if len(runs) == 1 else f"{name}-{slug}"
 
 
 def _write(folder: Path, table: str, rows: Sequence[Row]) -> None:
     (folder / TABLE_FILE).write_text(table + "\n", encoding="utf-8")
     content = {
-        row.name: {
+        name: {
             result.benchmark: {"metrics": result.metrics, "intervals": result.intervals}
-            for result in (row.composition, row.retention)
+            for result in point.results.values()
         }
-        for row in rows
+        for name, point in rows
     }
     (folder / RESULTS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

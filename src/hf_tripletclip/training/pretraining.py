@@ -11,9 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
+from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
@@ -28,9 +30,23 @@ from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.checkpointing import check_same_run, resolve_checkpoint, set_aside_old_run
-from hf_tripletclip.training.outputs import RunRecord, require_output_tools, write_run_record
+from hf_tripletclip.training.hardware import describe_hardware
+from hf_tripletclip.training.outputs import (
+    RunRecord,
+    check_push,
+    describe_lora,
+    push_run,
+    require_output_tools,
+    write_run_record,
+)
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
-from hf_tripletclip.training.towers import describe_towers, prepare_towers
+from hf_tripletclip.training.towers import (
+    check_lora_is_used,
+    check_no_adapter,
+    check_same_towers,
+    describe_towers,
+    prepare_towers,
+)
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
 
 logger = logging.get_logger(__name__)
@@ -59,30 +75,38 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         OSError: A path does not exist or cannot be written.
         ValueError: An argument, the data or a checkpoint does not fit; says what to do.
     """
-    return run_training(*parse_arguments(argv, default_config))
+    arguments = parse_arguments(argv, default_config)
+    check_lora_is_used(argv, arguments[:1])
+    after = run_training(*arguments).after
+    return {} if after is None else dict(after.metrics)
 
 
 def run_training(
     model_args: ModelArguments, data_args: DataArguments, args: TripletCLIPTrainingArguments, *, last: bool = True
-) -> dict[str, float]:
+) -> RunRecord:
     """
     Run a training job; see [`main`].
 
     Args:
         model_args, data_args, args: What to do.
-        last (`bool`, defaults to `True`): Whether these processes train no more after it.
+        last (`bool`, defaults to `True`): Whether these processes do no more after it: then the model is pushed, where
+            `push_to_hub` asks for it, and they part.
+
+    Returns:
+        [`~hf_tripletclip.training.outputs.RunRecord`]: What its folder tells.
     """
     logging.disable_progress_bar()  # of loading and writing weights, which takes no time here
     # Said here rather than left to a starting checkpoint's config, which may name what it was trained with.
     args.objective = args.objective or TripletCLIPConfig.objective
     objective = get_objective(args.objective, **args.objective_arguments)
     model_args.check()
+    check_push(args, model_args.model_name_or_path, adapter=model_args.has_lora)
     if model_args.model_name_or_path is None and set(model_args.modes.values()) != {"full"}:
         raise ValueError(
             "`--train_text` and `--train_vision` other than full are for a model that has learned something: name it "
             "with `--model_name_or_path`."
         )
-    output_dir = _writable(args.output_dir)
+    output_dir = require_writable(args.output_dir)
     checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
     if checkpoint is None and args.resume_from_checkpoint:
         logger.warning(f"{output_dir} has no complete checkpoint to resume from: training starts from the beginning.")
@@ -95,8 +119,9 @@ def run_training(
     processor = make_processor(model_args, data_args, splits)
     model = make_model(model_args, processor)
     trained: Any = prepare_towers(model, model_args, gradient_checkpointing=bool(args.gradient_checkpointing))
+    towers = describe_towers(trained, model_args)
     if args.should_log:
-        logger.info(describe_towers(trained, model_args))
+        logger.info(towers)
     train = splits["train"]
     validation, test = splits.get("validation"), splits.get("test")
     if validation is None and args.eval_strategy != "no":
@@ -122,6 +147,7 @@ def run_training(
     )
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
+        check_same_towers(checkpoint, trained)
     evaluate = functools.partial(
         evaluate_triplets,
         processor=processor,
@@ -135,14 +161,18 @@ def run_training(
     if checkpoint is None and trainer.is_world_process_zero() and (previous := set_aside_old_run(output_dir)):
         logger.warning(f"The checkpoints of an older run in {output_dir} are now in {previous}.")
     trainer.accelerator.wait_for_everyone()
+    if args.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(args.device)
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, ValueError, ImportError) as error:
+        if trainer.state.global_step == 0:
+            raise
         # What stops a run in the middle is for its log with all that led to it, unlike a wrong argument.
         raise RuntimeError(f"Training stopped after step {trainer.state.global_step}: {error}") from error
-    seconds = time.monotonic() - started
-    trainer.save_model(_internal_call=True)  # pushed below, with its card
+    hardware = describe_hardware(args, time.monotonic() - started, resumed_from=_step(checkpoint))
+    trainer.save_model(_internal_call=True)  # pushed later, with its card
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()
 
@@ -150,34 +180,33 @@ def run_training(
     in_memory = args.world_size > 1 and not trainer.is_deepspeed_enabled
     final = trainer.model if in_memory else load_clip_like(output_dir)[0]
     after = None if test is None else evaluate(final)
+    run = RunRecord(
+        output_dir=Path(output_dir),
+        config=trainer.core.config,
+        args=args,
+        dataset=data_args.dataset_name_or_path,
+        log_history=trainer.state.log_history,
+        before=before,
+        after=after,
+        test=test,
+        base_model=model_args.model_name_or_path,
+        adapter=model_args.has_lora,
+        license=data_args.license,
+        towers=f"{towers}.{describe_lora(model_args)}",
+        hardware=hardware,
+        repo_id=trainer.hub_model_id,
+    )
     if trainer.is_world_process_zero():
-        write_run_record(
-            RunRecord(
-                output_dir=Path(output_dir),
-                config=trainer.core.config,
-                args=args,
-                dataset=data_args.dataset_name_or_path,
-                log_history=trainer.state.log_history,
-                before=before,
-                after=after,
-                test=test,
-                train_seconds=seconds,
-                base_model=model_args.model_name_or_path,
-                adapter=model_args.has_lora,
-                license=data_args.license,
-            )
-        )
+        write_run_record(run)
         if before is not None and after is not None:
             print(format_before_after(before, after))
         if collator.broken_rows.counts():
             print(collator.broken_rows.summary())
         print(f"The model and everything about it are in {output_dir}")
-    if args.push_to_hub:
-        trainer.has_model_card = True
-        trainer.push_to_hub()
     if last:
+        push_run(run)  # `train` has waited for what `Trainer` uploads itself
         end_training(trainer)
-    return {} if after is None else dict(after.metrics)
+    return run
 
 
 def load_splits(
@@ -272,6 +301,7 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
     if model_args.model_name_or_path is not None:
         if model_args.model_config:
             raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
+        check_no_adapter(model_args.model_name_or_path)
         model = TripletCLIPModel.from_pretrained(model_args.model_name_or_path, **kwargs)
         embedded = model.text_model.embeddings.token_embedding.num_embeddings
         if len(tokenizer) > embedded:
@@ -316,7 +346,7 @@ def _mapping(settings: dict[str, Any], name: str) -> dict[str, Any]:
     return part
 
 
-def _writable(output_dir: str | None) -> str:
+def require_writable(output_dir: str | None) -> str:
     """Create the output folder now: hours of training must not end in a folder that cannot be written."""
     assert output_dir is not None  # TrainingArguments has a default
     try:
@@ -327,6 +357,13 @@ def _writable(output_dir: str | None) -> str:
     except OSError as error:
         raise OSError(f"The output folder {output_dir!r} cannot be written: {error}") from error
     return output_dir
+
+
+def _step(checkpoint: str | None) -> int | None:
+    """The step that a checkpoint is of."""
+    return (
+        None if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}").global_step
+    )
 
 
 def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -18,69 +19,85 @@ class StopAtRetentionLoss(TrainerCallback, ExportableState):
     """
     Watches a metric of what the model knew before, such as `eval_zeroshot_top1`. The first evaluation, before the
     first step, is what may be lost from. An evaluation that is more than `max_loss` below it stops training, and the
-    model gets back the weights of the last evaluation within the bound. It needs `eval_on_start`.
+    model gets back the weights of the last evaluation within the bound, at once, so that no checkpoint of that moment
+    is beyond it. It needs `eval_on_start`. Several processes stop together, by the main process's number.
 
     Args:
         metric (`str`): Name of the metric, as it is logged, higher is better.
         max_loss (`float`): How much of it may be lost, in the metric's own unit.
         start (`float`, *optional*): The metric before training; measured by default.
+        model (`nn.Module`, *optional*): The model before training: a resumed run that finds itself beyond the bound
+            goes back to that.
 
     Raises:
         ValueError: `max_loss` is negative.
     """
 
-    def __init__(self, metric: str, max_loss: float, start: float | None = None) -> None:
+    def __init__(
+        self, metric: str, max_loss: float, start: float | None = None, model: nn.Module | None = None
+    ) -> None:
         if max_loss < 0:
             raise ValueError(f"`max_retention_loss` is {max_loss}: give 0 or more.")
         self.metric = metric if metric.startswith("eval_") else f"eval_{metric}"
         self.max_loss = max_loss
         self.start = start
-        self._kept: tuple[int, dict[str, torch.Tensor]] | None = None
-        self._exceeded = False
+        self.stopped = False
+        self._training = False
+        self._kept: tuple[int, dict[str, torch.Tensor]] | None = None if model is None else (0, _trained(model))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._training = True
         callbacks: Any = state.stateful_callbacks or {}
         saved = callbacks.get(type(self).__name__)
         if isinstance(saved, list):
             saved = saved[0] if saved else None
         if saved and saved["attributes"]["start"] is not None and state.global_step:
-            self.start = saved["attributes"]["start"]  # a resumed run may lose no more than one that was not stopped
+            # A resumed run may lose no more than one that was not stopped, and one that had stopped does not go on.
+            self.start = saved["attributes"]["start"]
+            self.stopped = saved["attributes"].get("stopped", False)
+            control.should_training_stop |= self.stopped
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if not self._training:  # somebody looks at the model, before or after
+            return
         metrics: dict[str, float] = kwargs.get("metrics") or {}
         if self.metric not in metrics:
             known = ", ".join(name for name in metrics if isinstance(metrics[name], float))
             raise ValueError(f"`retention_metric` is {self.metric!r}, which is not evaluated; there are {known}.")
-        value = metrics[self.metric]
+        # One number for all: on different machines the last bit may differ, and with it who stops.
+        value: float = broadcast_object_list([metrics[self.metric]])[0]
         if self.start is None:
             self.start = value
         if value >= self.start - self.max_loss:
             self._kept = state.global_step, _trained(kwargs["model"])
             return
-        self._exceeded = True
-        control.should_training_stop = True
-        kept = "the start" if self._kept is None else f"step {self._kept[0]}"
-        logger.warning(
-            f"Training stops after step {state.global_step}: {self.metric} fell from {self.start:.4f} to {value:.4f}, "
-            f"more than {self.max_loss:.4f}. The model goes back to {kept}."
-        )
+        self.stopped = control.should_training_stop = True
+        outcome = "There is no earlier model to go back to."
+        if self._kept is not None:
+            step, weights = self._kept
+            _restore(kwargs["model"], weights)
+            outcome = f"The model goes back to {f'step {step}' if step else 'the start'}."
+        if state.is_world_process_zero:
+            logger.warning(
+                f"Training stops after step {state.global_step}: {self.metric} fell from {self.start:.4f} to "
+                f"{value:.4f}, more than {self.max_loss:.4f}. {outcome}"
+            )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._exceeded and self._kept is not None:
-            _restore(kwargs["model"], self._kept[1])
+        self._training = False
         self._kept = None  # memory
 
     def state(self) -> dict[str, Any]:
         """As `Trainer` keeps it in `trainer_state.json`."""
         return {
             "args": {"metric": self.metric, "max_loss": self.max_loss, "start": self.start},
-            "attributes": {"start": self.start},
+            "attributes": {"start": self.start, "stopped": self.stopped},
         }
 
 

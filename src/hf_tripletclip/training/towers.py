@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG
+from hf_tripletclip.checkpoints.published import find_file
 from hf_tripletclip.modeling import TripletCLIPModel
 
 MODES = ("full", "lora", "frozen")
@@ -43,7 +49,7 @@ class TowerArguments:
     lora_dora: bool = field(default=False, metadata={"help": "DoRA: learn the weights' magnitude apart."})
     lora_rslora: bool = field(default=False, metadata={"help": "rsLoRA: scale by lora_alpha / sqrt(lora_rank)."})
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "QLoRA: keep the frozen weights in 4 bits; needs bitsandbytes and a GPU."}
+        default=False, metadata={"help": "QLoRA: keep the frozen weights in 4 bits; needs bitsandbytes."}
     )
 
     @property
@@ -74,6 +80,8 @@ class TowerArguments:
             )
         if self.lora_rank < 1:
             raise ValueError(f"`lora_rank` is {self.lora_rank}; give at least 1.")
+        if self.lora_alpha <= 0:
+            raise ValueError(f"`lora_alpha` is {self.lora_alpha}; give at least 1: adapters are scaled by it.")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` is {self.lora_dropout}; give 0 or more and less than 1.")
         if self.has_lora and importlib.util.find_spec("peft") is None:
@@ -100,6 +108,85 @@ class TowerArguments:
                 llm_int8_skip_modules=[name for pair in TOWERS.values() for name in pair[1:]],
             )
         }
+
+
+def check_lora_is_used(argv: Sequence[str], runs: Sequence[TowerArguments]) -> None:
+    """
+    Check that some run trains by LoRA where the command line has flags of it.
+
+    Raises:
+        ValueError: None does: training in full is not what was meant.
+    """
+    given = [flag.lstrip("-").split("=")[0].replace("-", "_") for flag in argv if flag.startswith("--lora")]
+    if given and not any(run.has_lora for run in runs):
+        raise ValueError(
+            f"`{given[0]}` is given, but no tower trains by LoRA: give `--train_text lora` or `--train_vision lora`."
+        )
+
+
+def check_fits(model: Any, args: TowerArguments) -> None:
+    """
+    Check, without changing anything, that a model can be trained so.
+
+    Raises:
+        ValueError: It is no CLIP, or a LoRA target matches none of its layers.
+    """
+    if not isinstance(model, TripletCLIPModel):
+        raise ValueError(f"The model is a {type(model).__name__}; what is trained here is a CLIP.")
+    if args.has_lora:
+        _target_pattern(model, args)
+
+
+def check_no_adapter(source: str) -> None:
+    """Raise `ValueError` where a model to start from is a PEFT adapter: its weights are not a model's."""
+    if find_file(source, ADAPTER_CONFIG, {}) is not None:
+        raise ValueError(
+            f"{source} is a PEFT adapter, and training starts from a whole model. Merge it into one first: "
+            f"tripletclip convert {source} TARGET"
+        )
+
+
+def check_same_towers(checkpoint: str | os.PathLike[str], model: Any) -> None:
+    """
+    Raise `ValueError` where a checkpoint was trained by LoRA and this run is not, the other way round, or with other
+    adapters or on another base: peft would load what fits by name.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): A checkpoint folder.
+        model: From `prepare_towers`.
+    """
+    path = Path(checkpoint) / ADAPTER_CONFIG
+    config = getattr(model, "peft_config", {}).get("default")
+    if path.is_file() is not (config is not None):
+        there, here = ("by LoRA", "in full") if config is None else ("in full", "by LoRA")
+        raise ValueError(f"{checkpoint} is of another run: it was trained {there}, and this run trains {here}.")
+    if config is None:
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    for name, flag in ADAPTER_FIELDS.items():
+        there, here = (_comparable(value) for value in (saved.get(name), getattr(config, name)))
+        if there != here:
+            raise ValueError(
+                f"{checkpoint} is of another run: `{flag}` is {there!r} there, not {here!r}. Resume with its "
+                "settings, or start another run."
+            )
+
+
+# Field of an adapter's config -> our flag.
+ADAPTER_FIELDS = {
+    "base_model_name_or_path": "model_name_or_path",
+    "r": "lora_rank",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_targets",
+    "modules_to_save": "train_projections",
+    "use_dora": "lora_dora",
+    "use_rslora": "lora_rslora",
+}
+
+
+def _comparable(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (list, tuple, set)) else value
 
 
 def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_checkpointing: bool = False) -> Any:

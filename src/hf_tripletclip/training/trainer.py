@@ -83,7 +83,6 @@ class TripletCLIPTrainer(Trainer):
     """
 
     args: TripletCLIPTrainingArguments
-    has_model_card = False  # whether a run has written its own into the output folder
 
     def __init__(
         self,
@@ -147,7 +146,7 @@ class TripletCLIPTrainer(Trainer):
             self.add_callback(ClampLogitScale(maximum))
         self.add_callback(LogWhenSaving())
         if args.retention_metric is not None:
-            self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss))
+            self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
         # Now, before a checkpoint is loaded: a resumed run has the same teacher.
         self.teacher = Teacher(model, args.device) if core.objective.distillation is not None else None
         self._part_sums: dict[str, torch.Tensor] = {}
@@ -345,14 +344,53 @@ class TripletCLIPTrainer(Trainer):
 
     # ---- Checkpoints ----
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """`Trainer`'s generic card, which `push_to_hub` writes, unless a card of the run is there already."""
-        if not self.has_model_card:
-            super().create_model_card(*args, **kwargs)
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """
+        Write the model's card into the output folder, as `push_to_hub` does: how it is opened, the objective with its
+        equation, the hyperparameters, and what was measured. A card that somebody wrote stays.
+
+        Args:
+            language, tasks, dataset_args: Not used: a CLIP has one task, and captions say their language.
+            license (`str`, *optional*): Of the weights, an identifier of the Hub.
+            tags (`str` or `list[str]`, *optional*): Further tags.
+            model_name (`str`, *optional*): Defaults to the name of the repository, or of the output folder.
+            finetuned_from (`str`, *optional*): Defaults to what the model was loaded from.
+            dataset_tags (`str` or `list[str]`, *optional*): The dataset's id on the Hub.
+            dataset (`str` or `list[str]`, *optional*): What it is called, where it is not there.
+        """
+        from hf_tripletclip.training.outputs import write_trainer_card
+
+        if not self.is_world_process_zero():
+            return
+        names = dataset_tags or dataset or None
+        write_trainer_card(
+            self,
+            license=license,
+            tags=[tags] if isinstance(tags, str) else tags or [],
+            name=model_name,
+            base_model=finetuned_from,
+            dataset=names if isinstance(names, str) or names is None else names[0],
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
+        with _tokens_not_pickled(self.args):
+            super()._save(output_dir, state_dict)
         save_logit_scale(self._bare(self.model), str(output_dir or self.args.output_dir))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        with _tokens_not_pickled(self.args):  # it writes the arguments, and needs the token to upload
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -363,8 +401,9 @@ class TripletCLIPTrainer(Trainer):
         load_logit_scale(self._bare(self.model), str(self.state.best_model_checkpoint))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # `Trainer` looks at `max_steps` after a step only: resumed from its last checkpoint it would train one more.
-        if self.state.global_step >= self.state.max_steps:
+        # `Trainer` looks at `max_steps` and at what callbacks say after a step only: resumed from its last checkpoint,
+        # or stopped by the evaluation before the first step, it would train one more.
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -403,6 +442,24 @@ def end_training(trainer: Trainer) -> None:
     trainer.accelerator.end_training()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+class _UnsavedToken(str):
+    """A token that can be used, and is pickled as `None`."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+@contextlib.contextmanager
+def _tokens_not_pickled(args: TripletCLIPTrainingArguments) -> Iterator[None]:
+    """`Trainer` pickles its arguments, `training_args.bin`, and uploads them: not the token that they hold."""
+    tokens = {name: value for name, value in vars(args).items() if name.endswith("_token") and isinstance(value, str)}
+    vars(args).update({name: _UnsavedToken(value) for name, value in tokens.items()})
+    try:
+        yield
+    finally:
+        vars(args).update(tokens)
 
 
 def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:

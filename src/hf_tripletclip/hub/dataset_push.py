@@ -9,20 +9,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-from huggingface_hub.utils import validate_repo_id
-
 from hf_tripletclip.generation.publish import (
     ASSETS_FOLDER,
     CARD_FILE,
     DATA_FOLDER,
     LEFT_OUT_FILE,
     REPORT_FILE,
-    public_name,
 )
 from hf_tripletclip.generation.run import PLAN_FILE
-from hf_tripletclip.hub.model_card import TOKEN
+from hf_tripletclip.hub.upload import Destination, without_paths, without_tokens
 
 UPLOADED = (CARD_FILE, REPORT_FILE, LEFT_OUT_FILE)
 
@@ -65,41 +60,17 @@ def push_dataset(
     """
     folder = Path(folder)
     report = _check_finished(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no id of a repository, such as user/tripletdata: {error}") from error
-    if create_pr and revision is not None:
-        raise ValueError("A pull request is opened against `main`: leave `revision` out.")
-    api = HfApi(token=token, library_name="hf_tripletclip")
+    destination = Destination(repo_id, "dataset", private, revision, create_pr, token)
     rows = sum(report["kept"].values())
-    try:
-        # A pull request may be for somebody else's dataset.
-        if not (create_pr and api.repo_exists(repo_id, repo_type="dataset")):
-            repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/"):
-            api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as staged:
-            _stage(folder, Path(staged))
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=staged,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message or f"Upload {rows:,} triplets with hf_tripletclip",
-                delete_patterns=[f"{DATA_FOLDER}/*.parquet", f"{ASSETS_FOLDER}/*.jpg"],
-            )
-    except HTTPError as error:  # also what the Hub answers
-        what = "refuses" if isinstance(error, HfHubHTTPError) else "cannot be reached to take"
-        raise OSError(TOKEN.sub("[token]", f"The Hub {what} {repo_id}: {error}")) from error
-    except RuntimeError as error:  # of a single file
-        detail = f"{error} {error.__cause__ or ''}".strip()
-        raise OSError(TOKEN.sub("[token]", f"{detail} The same command continues the upload.")) from error
-    if commit.pr_url:
-        return commit.pr_url
-    url = f"{api.endpoint}/datasets/{repo_id}"
-    return url if revision is None else f"{url}/tree/{revision}"
+    destination.prepare()
+    with tempfile.TemporaryDirectory() as staged:
+        _stage(folder, Path(staged))
+        commit = destination.send(
+            Path(staged),
+            commit_message or f"Upload {rows:,} triplets with hf_tripletclip",
+            delete_patterns=[f"{DATA_FOLDER}/*.parquet", f"{ASSETS_FOLDER}/*.jpg"],
+        )
+    return destination.address(commit)
 
 
 def _check_finished(folder: Path) -> dict[str, Any]:
@@ -123,14 +94,6 @@ def _stage(folder: Path, staged: Path) -> None:
         link = staged / path.relative_to(folder)
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(path.resolve())
-    plan = _public(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
-    text = TOKEN.sub("[token]", json.dumps(plan, indent=1, ensure_ascii=False))
+    plan = without_paths(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+    text = without_tokens(json.dumps(plan, indent=1, ensure_ascii=False))
     (staged / PLAN_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def _public(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _public(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_public(part) for part in value]
-    return public_name(value) if isinstance(value, str) and os.path.isabs(value) else value

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The equation of an objective, from its own terms, as the Hub renders LaTeX: `$$ ... $$` and `\\\\( ... \\\\)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from hf_tripletclip.objectives import SYMBOLS, Objective, Term
+from hf_tripletclip.objectives.distillation import OTHER_MODALITY, Distillation
+
+CROSS_ENTROPY = (
+    r"\mathrm{CE}(q \to K) = \frac{1}{n} \sum_{i=1}^{n} "
+    r"\left[ \log \sum_{k \in K} e^{s\, q_i \cdot k} - s\, q_i \cdot k_i \right]"
+)
+WORDS = {
+    "image": "images",
+    "text": "captions",
+    "negative_image": "hard negative images",
+    "negative_text": "hard negative captions",
+}
+
+
+def describe_objective(objective: Objective) -> str:
+    """
+    An objective as Markdown: its name, its equation, and what the symbols are.
+
+    Args:
+        objective ([`~hf_tripletclip.objectives.Objective`]): With its settings, such as `distillation`.
+    """
+    distilled = objective.distillation
+    own_terms = type(objective).compute is Objective.compute
+    total = _weighted(objective.terms) + ("" if own_terms else r" + \ldots")
+    if distilled is not None:
+        total += f" + {_factor(distilled.weight)}D"
+    parts = [
+        f"The objective is `{objective.name}`:",
+        _shown(rf"\mathcal{{L}} = {total}"),
+        _shown(CROSS_ENTROPY),
+        _symbols(objective),
+    ]
+    if distilled is not None:
+        parts += [_shown(_distillation(distilled, objective.roles)), _meaning_of_distillation(distilled)]
+    if not own_terms:
+        parts.append(f"The further terms are those of the code of `{type(objective).__name__}`.")
+    return "\n\n".join(parts)
+
+
+def _weighted(terms: Sequence[Term]) -> str:
+    """The terms, those of one weight under one factor."""
+    by_weight: dict[float, list[str]] = {}
+    for term in terms:
+        keys = r" \cup ".join(_all(key) for key in term.keys)
+        by_weight.setdefault(term.weight, []).append(rf"\mathrm{{CE}}({SYMBOLS[term.query]} \to {keys})")
+    sums = []
+    for weight, group in by_weight.items():
+        factor, inner = _factor(weight), " + ".join(group)
+        sums.append(rf"{factor}\left[ {inner} \right]" if factor and len(group) > 1 else factor + inner)
+    return " + ".join(sums)
+
+
+def _factor(weight: float) -> str:
+    if weight == 1:
+        return ""
+    fraction = Fraction(weight).limit_denominator(100)
+    if float(fraction) == weight and fraction.denominator > 1:
+        return rf"\tfrac{{{fraction.numerator}}}{{{fraction.denominator}}} "
+    return rf"{weight:g}\, "
+
+
+def _distillation(distillation: Distillation, roles: Iterable[str]) -> str:
+    """As `objectives/distillation.py` computes it."""
+    present = list(roles)
+    if distillation.kind == "embedding":
+        means = " + ".join(
+            # In braces: a prime and an asterisk would be two superscripts of one letter.
+            rf"\frac{{1}}{{n}} \sum_i \lVert {{{symbol}}}_i - {{{symbol}}}^{{*}}_i \rVert^2"
+            for symbol in (SYMBOLS[role] for role in present)
+        )
+        return rf"D = \frac{{1}}{{{len(present)}}} \left[ {means} \right]"
+    halves = []
+    for query, others in OTHER_MODALITY.items():
+        symbol = SYMBOLS[query]
+        keys = r" \cup ".join(_all(role) for role in others if role in present)
+        halves.append(
+            rf"\frac{{1}}{{n}} \sum_i \mathrm{{KL}}\left( p^{{*}}_{{{keys}}}({symbol}_i) \,\Vert\, "
+            rf"p_{{{keys}}}({symbol}_i) \right)"
+        )
+    return rf"D = \tfrac{{1}}{{2}} \left[ {' + '.join(halves)} \right]"
+
+
+def _meaning_of_distillation(distillation: Distillation) -> str:
+    teacher = "the model as it was before training"
+    if distillation.kind == "embedding":
+        return rf"\\(D\\) is distillation: an asterisk marks the embeddings of {teacher}."
+    return (
+        r"\\(D\\) is distillation: \\(p_K(q)\\) is the softmax of \\(s\, q \cdot k\\) over the keys \\(k \in K\\), "
+        rf"with \\(s\\) held constant, and \\(p^{{*}}\\) that of {teacher}."
+    )
+
+
+def _symbols(objective: Objective) -> str:
+    named = [rf"\\({SYMBOLS[role]}\\): {WORDS[role]}" for role in objective.roles]
+    batch = "the batch of all processes" if objective.negatives_across_devices else "one process's batch"
+    return (
+        f"Embeddings are L2-normalised ({', '.join(named)}); a capital letter is all of them in {batch}. Each query "
+        r"\\(q_i\\) must find its target \\(k_i\\), row \\(i\\) of the first set of \\(K\\); \\(s\\) is "
+        "`exp(logit_scale)`."
+    )
+
+
+def _all(role: str) -> str:
+    return SYMBOLS[role].upper()
+
+
+def _shown(formula: str) -> str:
+    return f"$$\n{formula}\n$$"

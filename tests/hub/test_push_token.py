@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token that a training run was given is in none of its files, on the Hub neither, and in nothing it says."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_tripletclip.training import TripletCLIPTrainingArguments
+from hf_tripletclip.training.trainer import _tokens_not_pickled
+from tests.hub import FAKE
+from tests.loopback_hub import run_python
+from tests.training.test_trainer import make_trainer
+
+
+def holders(folder: Path) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and FAKE.encode() in path.read_bytes()]
+
+
+def test_no_file_of_a_run_has_it(tmp_path, caplog, capsys):
+    with caplog.at_level(logging.DEBUG):
+        trainer = make_trainer(tmp_path, hub_token=FAKE, save_strategy="steps", save_steps=2)
+        trainer.train()
+        trainer.save_model(str(tmp_path / "final"))
+        trainer.save_state()
+        trainer.create_model_card()
+        print(trainer.args)
+    saved = torch.load(tmp_path / "final" / "training_args.bin", weights_only=False)
+    assert saved.hub_token is None
+    assert saved.max_steps == trainer.args.max_steps
+    assert (tmp_path / "checkpoint-2" / "training_args.bin").is_file()
+    assert holders(tmp_path) == []
+    assert FAKE not in caplog.text + "".join(capsys.readouterr())
+    # The arguments themselves still have it, and so have their copies.
+    assert trainer.args.hub_token == copy.deepcopy(trainer.args).hub_token == FAKE
+    assert FAKE.encode() in pickle.dumps(trainer.args)
+
+
+def test_while_it_is_not_pickled_it_is_of_use(tmp_path):
+    args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), hub_token=FAKE, use_cpu=True)
+    with _tokens_not_pickled(args):
+        assert f"Bearer {args.hub_token}" == f"Bearer {FAKE}"
+        assert pickle.loads(pickle.dumps(args)).hub_token is None
+    assert type(args.hub_token) is str
+
+
+@pytest.mark.slow
+def test_pushed_at_every_save(hub, tmp_path):
+    hub.accounts = {FAKE: {"user"}}
+    code = f"""
+from pathlib import Path
+from tests.training.test_trainer import make_trainer
+trainer = make_trainer(
+    Path({str(tmp_path / "run")!r}), hub_token={FAKE!r}, push_to_hub=True, hub_model_id="user/run", save_steps=2,
+    save_strategy="steps", hub_strategy="all_checkpoints", hub_always_push=True, hub_private_repo=True,
+)
+trainer.train()
+trainer.push_to_hub()
+print(trainer.args)
+"""
+    done = run_python(code, hub, tmp_path / "home", HF_TOKEN=None)
+    assert FAKE not in done.stdout + done.stderr
+    assert "<HUB_TOKEN>" in done.stdout
+    assert holders(tmp_path) == []
+    repo = hub.repos["model", "user/run"]
+    assert repo.private
+    files = hub.files("model", "user/run")
+    assert {"model.safetensors", "training_args.bin", "checkpoint-2/training_args.bin"} <= files.keys()
+    # Also not in what a later commit has replaced, nor in what was only sent.
+    contents = [*hub.objects.values(), *(content for commit in repo.commits.values() for content in commit.values())]
+    assert not any(FAKE.encode() in content for content in contents)

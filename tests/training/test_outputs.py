@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run's card tells beyond its evaluation; and what is refused before a run that is to be pushed."""
+
+from __future__ import annotations
+
+import os
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
+
+from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainingArguments
+from hf_tripletclip.training.hardware import describe_hardware
+from hf_tripletclip.training.outputs import check_push, describe_bound, describe_lora
+from hf_tripletclip.training.pretraining import run_training
+from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
+from tests.tiny import tiny_config
+from tests.training.test_trainer import Rows, make_trainer
+
+
+def arguments(tmp_path, **settings) -> TripletCLIPTrainingArguments:
+    return TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
+
+
+def test_hardware_and_time(tmp_path):
+    args = arguments(tmp_path)
+    found = describe_hardware(args, 90.0)
+    assert list(found) == ["hardware", "training time", "software"]
+    assert found["hardware"].endswith(f", {os.cpu_count()} cores")
+    assert found["training time"] == "1.5 minutes"
+    assert f"torch {torch.__version__}" in found["software"]
+    assert re.match(r"hf_tripletclip \d+\.\d+", found["software"])
+    assert describe_hardware(args, 90.0, resumed_from=1500)["training time"] == "1.5 minutes, from step 1,500 on"
+    assert "training time" not in describe_hardware(args)
+    two = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+    assert describe_hardware(two)["hardware"].endswith("cores, 2 processes")
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named_with_its_memory(tmp_path):
+    args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), report_to="none")
+    torch.ones(2**28, device=args.device)
+    found = describe_hardware(args)
+    assert torch.cuda.get_device_name() in found["hardware"]
+    assert float(found["peak GPU memory"].split()[0]) >= 1.0
+
+
+def test_adapters_are_described():
+    assert describe_lora(ModelArguments()) == ""
+    plain = ModelArguments(train_text="lora", lora_rank=4, lora_targets=["q_proj", "v_proj"])
+    assert describe_lora(plain) == " LoRA of rank 4, alpha 32, on `q_proj`, `v_proj`."
+    dora = ModelArguments(train_vision="lora", lora_dora=True, lora_rslora=True, lora_dropout=0.1, load_in_4bit=True)
+    assert describe_lora(dora).endswith(
+        ", dropout 0.1, on `q_proj`, `k_proj`, `v_proj`, `out_proj`, DoRA, rsLoRA, on weights of 4 bits (QLoRA)."
+    )
+
+
+def test_the_bound_and_what_came_of_it(tmp_path):
+    bound = {"retention_metric": "zeroshot_top1", "max_retention_loss": 0.1, "eval_strategy": "steps"}
+    args = arguments(tmp_path, **bound)
+    log = [{"step": step, "eval_zeroshot_top1": value} for step, value in ((0, 0.5), (10, 0.45))]
+    assert describe_bound(args, log) == (
+        "Training was to stop where `zeroshot_top1`, 0.5000 before it, fell by more than 0.1. It did not: at the last "
+        "evaluation, step 10, it was 0.4500."
+    )
+    stopped = describe_bound(args, [*log, {"step": 20, "eval_zeroshot_top1": 0.3}])
+    assert stopped.endswith("It did so at step 20 (0.3000), and the model went back to weights within the bound.")
+    assert describe_bound(args, []) is None
+    assert describe_bound(arguments(tmp_path), log) is None
+
+
+def test_an_adapter_of_a_folder_needs_the_id_of_its_base(tmp_path):
+    pushed = {"push_to_hub": True, "hub_model_id": "user/lora"}
+    with pytest.raises(ValueError, match=r"would be of no use to others: push that model .* `--hub_base_model`"):
+        check_push(arguments(tmp_path, **pushed), str(tmp_path), adapter=True)
+    for args, base, adapter in (
+        (arguments(tmp_path, **pushed, hub_base_model="user/clip"), str(tmp_path), True),
+        (arguments(tmp_path, **pushed), "user/clip", True),
+        (arguments(tmp_path, **pushed), str(tmp_path), False),
+        (arguments(tmp_path), str(tmp_path), True),
+    ):
+        check_push(args, base, adapter=adapter)
+    with pytest.raises(ValueError, match="`hub_base_model` is 'a/b/c', which is no id of the Hub"):
+        check_push(arguments(tmp_path, hub_base_model="a/b/c"), None, adapter=False)
+
+
+def test_a_run_refuses_it_before_anything_is_done(tmp_path):
+    args = arguments(tmp_path / "out", push_to_hub=True, hub_model_id="user/lora")
+    model = ModelArguments(model_name_or_path=str(tmp_path), train_text="lora")
+    with pytest.raises(ValueError, match="--hub_base_model"):
+        run_training(model, DataArguments(), args)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_trainer_writes_our_card(tmp_path):
+    model = TripletCLIPModel(tiny_config(objective="negclip"))
+    trainer = make_trainer(tmp_path, model, eval_strategy="steps", eval_steps=2, eval_dataset=Rows())
+    trainer.train()
+    trainer.create_model_card(license="mit", tags="mine", dataset_tags=["me/triplets"], finetuned_from="user/clip")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.datasets == ["me/triplets"]
+    assert card.data.base_model == "user/clip"
+    assert "mine" in card.data.tags
+    assert r"\mathrm{CE}(v \to T \cup T')" in card.text
+    assert "On the validation data, at step 4:" in card.text
+    assert "| group_score | " in card.text
+    assert "| max_steps | 4 |" in card.text
+    assert "num_train_epochs" not in card.text
+    assert "training time" in card.text
+    assert "![Loss](loss_curve.png)" in card.text
+    assert (tmp_path / "loss_curve.png").is_file()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert f"{total:,} of {total:,} parameters were trained." in card.text
+    assert str(tmp_path) not in str(card)
+
+    (tmp_path / "README.md").write_text("# By hand\n")
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").read_text() == "# By hand\n"
+
+
+def test_the_card_of_an_adapter_replaces_pefts_template(tmp_path):
+    model = get_peft_model(TripletCLIPModel(tiny_config()), LoraConfig(r=2, target_modules=["q_proj"]))
+    trainer = make_trainer(tmp_path, model, max_steps=1, objective_kwargs={"distillation": {"kind": "embedding"}})
+    trainer.train()
+    trainer.save_model()
+    assert "More Information Needed" in (tmp_path / "README.md").read_text()
+    trainer.create_model_card()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "peft"
+    assert "More Information Needed" not in card.text
+    assert r"\rVert^2" in card.text  # of distillation
