@@ -77,7 +77,11 @@ def test_trains_on_tensors_and_logs_the_parts(tmp_path):
 
 @pytest.mark.parametrize("mini_batch_size", [4, 6, 1])
 def test_gradient_caching_gives_the_same_training(tmp_path, mini_batch_size):
-    plain, cached = make_trainer(tmp_path), make_trainer(tmp_path, mini_batch_size=mini_batch_size)
+    # Adam makes steps of full size from gradients that are nothing but rounding.
+    plain, cached = (
+        make_trainer(tmp_path, mini_batch_size=size, optim="sgd", learning_rate=0.05)
+        for size in (None, mini_batch_size)
+    )
     plain.train()
     cached.train()
     assert losses(cached) == pytest.approx(losses(plain), rel=1e-4)

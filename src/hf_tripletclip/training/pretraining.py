@@ -163,6 +163,7 @@ def run_training(
     trainer.accelerator.wait_for_everyone()
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
+    resumed_from = _step(checkpoint)  # now: training may delete the checkpoint
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -171,7 +172,7 @@ def run_training(
             raise
         # What stops a run in the middle is for its log with all that led to it, unlike a wrong argument.
         raise RuntimeError(f"Training stopped after step {trainer.state.global_step}: {error}") from error
-    hardware = describe_hardware(args, time.monotonic() - started, resumed_from=_step(checkpoint))
+    hardware = describe_hardware(args, time.monotonic() - started, resumed_from=resumed_from)
     trainer.save_model(_internal_call=True)  # pushed later, with its card
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()
