@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The Python blocks of docs/interop.md, run in their order.
+The Python blocks of docs/interop.md, and of one section of README.md, run in their order.
 
-`python -m tests.doors.page MODEL docs/interop.md` writes under each what it prints.
+`python -m tests.doors.page MODEL docs/interop.md` writes under each what it prints; so does
+`python -m tests.doors.page MODEL README.md "Other libraries"` in that section.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from typing import Any
 BLOCK = re.compile(
     r"(?:<!-- needs: (?P<needs>[\w ]+) -->\n)?```python\n(?P<code>.*?)```\n(?P<output>\n```text\n.*?```\n)?", re.DOTALL
 )
+
+
+def section_of(page: str, title: str) -> str:
+    """A section of a page, to the next heading of its level."""
+    begin = page.index(f"\n## {title}\n")
+    end = page.find("\n## ", begin + 1)
+    return page[begin:] if end < 0 else page[begin:end]
 
 
 def run_blocks(page: str, model: Path, folder: Path) -> dict[str, str]:
@@ -66,8 +74,9 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    model, page = map(Path, sys.argv[1:])
+    model, page = map(Path, sys.argv[1:3])
     content = page.read_text(encoding="utf-8")
+    part = section_of(content, sys.argv[3]) if len(sys.argv) > 3 else content
     with tempfile.TemporaryDirectory() as temporary:
-        outputs = run_blocks(content, model.resolve(), Path(temporary))
-    page.write_text(with_outputs(content, outputs), encoding="utf-8")
+        outputs = run_blocks(part, model.resolve(), Path(temporary))
+    page.write_text(content.replace(part, with_outputs(part, outputs)), encoding="utf-8")
