@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel
 
 from hf_tripletclip import TripletCLIPModel
+from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.data import build_processor
+from hf_tripletclip.evaluation import Encoder
+from hf_tripletclip.training.benchmarks import blank_result, make_benchmarks
 from hf_tripletclip.training.finetuning import main
+from hf_tripletclip.training.towers import TowerArguments, check_fits
 from tests.tiny import tiny_config
 
 
@@ -23,11 +31,26 @@ def base(tmp_path_factory):
     return folder
 
 
+BENCHMARKS = {"triplets": {"data": "scenes", "max_rows": 40}, "zeroshot": {"data": "scenes", "max_rows": 22}}
 SMALL = [
     *("--scenes_train_size", "60", "--scenes_validation_size", "20", "--scenes_test_size", "40"),
-    *("--benchmarks", '{"triplets": "scenes", "zeroshot": "scenes"}'),
+    *("--benchmarks", json.dumps(BENCHMARKS)),
     *("--use_cpu", "true", "--report_to", "none", "--train_text", "lora"),
 ]
+
+
+EVALUATED = ("--eval_strategy", "steps", "--eval_steps", "1")
+PROBE = ("--eval_benchmarks", json.dumps({"zeroshot": BENCHMARKS["zeroshot"]}))
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Nothing is encoded: what is refused here is refused before minutes of evaluation."""
+
+    def refuse(*args):
+        raise AssertionError("a model was evaluated")
+
+    monkeypatch.setattr(Encoder, "_features", refuse)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +61,72 @@ SMALL = [
         (["--variants", '{"a": {"lora_rnak": 3}}'], "sets `lora_rnak`, which is no flag"),
         (["--variants", '{"a": 3}'], "`variants` has 3 for a: give the flags that differ"),
         (["--composition", "sugar"], "unknown benchmark 'sugar'"),
+        (["--composition", "sugarcrepe"], r'sugarcrepe needs settings: give `benchmarks`, \{"sugarcrepe": \.\.\.\}'),
+        (
+            ["--composition", "triplets.grup_score"],
+            "triplets has no metric 'grup_score'; it has accuracy, .*, group_score",
+        ),
+        (["--retention", "zeroshot.top9"], "zeroshot has no metric 'top9'; it has top1, top5"),
         (
             ["--benchmarks", '{"triplets": "scenes", "zeroshot": "scenes", "cola": "x"}'],
             "settings of cola, which nothing",
         ),
         (["--alpha", "1:0"], "`alpha` is '1:0'"),
+        (["--hub_base_model", "./clip"], r"`hub_base_model` is '\./clip', which is no id of the Hub"),
+        (["--resume_from_checkpoint", "no/checkpoint"], "names 'no/checkpoint', which is no folder"),
+        (["--eval_strategy", "no", "--retention_metric", "zeroshot_top1", *PROBE], "give `eval_strategy`"),
+        (
+            [*EVALUATED, *PROBE, "--retention_metric", "zeroshot_top9"],
+            "which zeroshot does not give; there are zeroshot_top1, zeroshot_top5",
+        ),
+        ([*EVALUATED, "--retention_metric", "eval_zeroshot_top1"], "but `eval_benchmarks` has no zeroshot"),
+        (
+            [*EVALUATED, *PROBE, "--retention_metric", "acuracy"],
+            r"which no evaluation gives; there are accuracy, .*group_score, .* zeroshot_\.\.\.",
+        ),
+        (
+            [*EVALUATED, "--variants", '{"a": {}, "b": {"retention_metric": "zeroshot_top1"}}'],  # not after `a`
+            "but `eval_benchmarks` has no zeroshot",
+        ),
     ],
 )
-def test_mistakes_are_named(base, tmp_path, flags, message):
+def test_mistakes_are_named(base, tmp_path, flags, message, no_work):
     arguments = ["--model_name_or_path", str(base), "--output_dir", str(tmp_path / "out"), *SMALL, *flags]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError if "no/checkpoint" not in message else FileNotFoundError, match=message):
         main(arguments)
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_data_that_does_not_fit_is_refused_before_the_base_is_measured(base, tmp_path, no_work):
+    flags = ["--model_name_or_path", str(base), "--output_dir", str(tmp_path / "out"), *SMALL]
+    with pytest.raises(FileNotFoundError, match=r"The dataset path \./nowhere does not exist"):
+        main([*flags, "--dataset_name_or_path", "./nowhere"])
+    with pytest.raises(ValueError, match="60 rows, fewer than one batch of 64"):
+        main([*flags, "--per_device_train_batch_size", "64"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_base_that_cannot_be_trained(base, tmp_path, no_work):
+    flags = ["--output_dir", str(tmp_path / "out"), *SMALL, "--model_name_or_path"]
+    get_peft_model(TripletCLIPModel.from_pretrained(base), LoraConfig(target_modules=["q_proj"], r=2)).save_pretrained(
+        tmp_path / "adapter"
+    )
+    with pytest.raises(ValueError, match=r"is a PEFT adapter, .*: tripletclip convert .*adapter TARGET"):
+        main([*flags, str(tmp_path / "adapter")])
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=9, **size)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="bert is a BertModel, which does not embed images"):
+        main([*flags, str(tmp_path / "bert")])
+    siglip = SiglipModel(SiglipConfig(text_config={**size, "vocab_size": 9}, vision_config={**size, "image_size": 32}))
+    with pytest.raises(ValueError, match="The model is a SiglipModel; what is trained here is a CLIP"):
+        check_fits(siglip, TowerArguments())
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out" / "tuned").iterdir())
+
+
+def test_metric_names_of_random_embeddings_are_those_of_the_model(base):
+    model, processor = load_clip_like(base)
+    for benchmark in make_benchmarks(BENCHMARKS):
+        assert list(blank_result(benchmark, model, processor).metrics) == list(benchmark(model, processor).metrics)
 
 
 def test_a_base_that_is_not_there_or_not_named(tmp_path):

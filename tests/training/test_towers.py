@@ -14,6 +14,7 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
 from hf_tripletclip.training.towers import (
     TowerArguments,
+    check_same_towers,
     describe_towers,
     prepare_towers,
 )
@@ -76,16 +77,34 @@ def test_what_trains(case):
     assert all(value.grad is None for value in model.parameters() if not value.requires_grad)
 
 
+def kept_bytes(model, features, *inputs) -> int:
+    """Of what autograd keeps for the backward pass of a tower, without the weights themselves."""
+    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = features(*inputs)  # held, so that no address is given away
+    del output
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("other", ["full", "lora"])
 @pytest.mark.parametrize("frozen", ["text", "vision"])
-def test_a_frozen_tower_keeps_nothing_for_the_backward_pass(frozen):
-    model = prepare_towers(make_model(), TowerArguments(**{f"train_{frozen}": "frozen"}))
-    features = {
-        "text": model.get_text_features(input_ids=positives()["input_ids"]).pooler_output,
-        "vision": model.get_image_features(pixel_values=positives()["pixel_values"]).pooler_output,
+def test_a_frozen_tower_keeps_nothing_for_the_backward_pass(frozen, other):
+    towers = {f"train_{tower}": "frozen" if tower == frozen else other for tower in ("text", "vision")}
+    model = prepare_towers(make_model(), TowerArguments(**towers))
+    kept = {
+        "text": kept_bytes(model, model.get_text_features, positives()["input_ids"]),
+        "vision": kept_bytes(model, model.get_image_features, positives()["pixel_values"]),
     }
-    assert {tower: value.requires_grad for tower, value in features.items()} == {
-        tower: tower != frozen for tower in features
-    }
+    assert kept.pop(frozen) == 0
+    assert next(iter(kept.values())) > 10_000
 
 
 REFUSED = {
@@ -167,3 +186,91 @@ def test_plain_peft_opens_the_adapter_and_merging_changes_nothing(tmp_path, case
         torch.testing.assert_close(found.text_embeds, expected.text_embeds, rtol=1e-5, atol=1e-5)
     assert not torch.equal(expected.text_embeds, make_model()(**positives()).text_embeds)
     assert reopened.logit_scale.item() == base.logit_scale.item()
+
+
+def quantised(folder, **options) -> tuple[TripletCLIPModel, TowerArguments]:
+    args = TowerArguments(**{"train_text": "lora", "train_vision": "lora", "load_in_4bit": True, **options})
+    return TripletCLIPModel.from_pretrained(folder, **args.loading_arguments()), args
+
+
+def test_qlora_trains_on_4_bits_and_its_adapter_fits_the_whole_weights(tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    make_model().save_pretrained(tmp_path / "base")
+    core, args = quantised(tmp_path / "base")
+    model = prepare_towers(core, args)
+    four_bits = {name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
+    assert len(four_bits) == 2 * 2 * 6  # towers, layers, linear layers; the projections are not among them
+    total = make_model().num_parameters() + model.num_parameters(only_trainable=True)
+    assert describe_towers(model, args).endswith(f"of {total:,} parameters train")
+
+    before = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
+    with torch.no_grad():
+        model.eval()(**positives())  # an evaluation before training, as every run has
+    model.train()
+    loss = model(**positives(), **negatives(), return_loss=True)["loss"]
+    loss.backward()
+    first_layer = model.get_submodule("base_model.model.text_model.encoder.layers.0.self_attn.q_proj.lora_B.default")
+    assert first_layer.weight.grad.abs().sum() > 0  # through all weights of 4 bits above it
+    train_a_little(model)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+    model.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        expected = model(**positives())
+        with model.disable_adapter():
+            untrained = model(**positives())
+    again = prepare_towers(*quantised(tmp_path / "base"))
+    again.load_adapter(tmp_path / "adapter", "default", is_trainable=True)  # as a resumed run does
+    plain = PeftModel.from_pretrained(CLIPModel.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**positives()).text_embeds, expected.text_embeds)
+        found = plain(**positives()).text_embeds
+        merged = plain.merge_and_unload()(**positives()).text_embeds
+    torch.testing.assert_close(merged, found, rtol=1e-4, atol=1e-5)
+    # Weights of 4 bits are near the whole ones, and what the adapter does is more than the difference.
+    assert torch.nn.functional.cosine_similarity(found, expected.text_embeds).min() > 0.95
+    assert torch.nn.functional.cosine_similarity(found, untrained.text_embeds).min() < 0.9
+
+
+def test_qlora_beside_a_tower_in_full(tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    make_model().save_pretrained(tmp_path)
+    model = prepare_towers(*quantised(tmp_path, train_text="full"))
+    four_bits = [name for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert four_bits
+    assert all(".vision_model." in name for name in four_bits)
+    assert trained_names(model) == {"text_model", "text_projection", "vision_model.lora"}
+    train_a_little(model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lora_rank": 8}, "`lora_rank` is 4 there, not 8"),
+        ({"lora_alpha": 7}, "`lora_alpha` is 32 there, not 7"),
+        ({"lora_dropout": 0.1}, "`lora_dropout` is 0.0 there, not 0.1"),
+        ({"lora_targets": ["q_proj"]}, r"`lora_targets` is .*, not '\(text_model\|vision_model\).*q_proj"),
+        ({"train_projections": True}, r"`train_projections` is None there, not \['text_projection'"),
+        ({"lora_dora": True}, "`lora_dora` is False there, not True"),
+        ({"lora_rslora": True}, "`lora_rslora` is False there, not True"),
+        ({"train_text": "full", "train_vision": "full"}, "it was trained by LoRA, and this run trains in full"),
+    ],
+)
+def test_a_checkpoint_of_other_adapters_is_not_continued(tmp_path, changed, message):
+    settings = {"train_text": "lora", "train_vision": "lora", "lora_rank": 4}
+    prepare_towers(make_model(), TowerArguments(**settings)).save_pretrained(tmp_path)
+    check_same_towers(tmp_path, prepare_towers(make_model(), TowerArguments(**settings)))
+    with pytest.raises(ValueError, match=message):
+        check_same_towers(tmp_path, prepare_towers(make_model(), TowerArguments(**(settings | changed))))
+
+
+def test_a_checkpoint_of_another_base_is_not_continued(tmp_path):
+    args = TowerArguments(train_text="lora", train_vision="lora")
+    for name in ("one", "other"):
+        make_model().save_pretrained(tmp_path / name)
+    one, other = (prepare_towers(TripletCLIPModel.from_pretrained(tmp_path / name), args) for name in ("one", "other"))
+    one.save_pretrained(tmp_path / "adapter")
+    check_same_towers(tmp_path / "adapter", one)
+    with pytest.raises(ValueError, match=r"`model_name_or_path` is '.*one' there, not '.*other'"):
+        check_same_towers(tmp_path / "adapter", other)

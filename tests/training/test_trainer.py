@@ -242,7 +242,10 @@ def tuned(**options) -> object:
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 4])
-@pytest.mark.parametrize("towers", [LORA, {"train_vision": "frozen"}, {"train_text": "full", "train_vision": "lora"}])
+@pytest.mark.parametrize(
+    "towers",
+    [{**LORA, "lora_dropout": 0.3}, {"train_vision": "frozen"}, {"train_text": "full", "train_vision": "lora"}],
+)
 def test_resume_is_exact_whatever_trains_with_a_teacher(tmp_path, towers, mini_batch_size):
     kwargs = {"save_strategy": "steps", "save_steps": 2, "mini_batch_size": mini_batch_size, **DISTILLED}
     whole = make_trainer(tmp_path / "whole", model=tuned(**towers), **kwargs)
@@ -253,6 +256,28 @@ def test_resume_is_exact_whatever_trains_with_a_teacher(tmp_path, towers, mini_b
     for (name, ours), theirs in zip(second.model.named_parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     assert losses(second) == losses(whole)
+
+
+def test_qlora_resumes_exactly_with_its_teacher(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    TripletCLIPModel(tiny_config()).save_pretrained(tmp_path / "base")
+    args = TowerArguments(**LORA, load_in_4bit=True)
+    kwargs = {"save_strategy": "steps", "save_steps": 2, "mini_batch_size": 4, "eval_dataset": Rows(10)}
+    kwargs |= {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "learning_rate": 1e-2, **DISTILLED}
+
+    def make() -> TripletCLIPTrainer:
+        torch.manual_seed(0)
+        model = TripletCLIPModel.from_pretrained(tmp_path / "base", **args.loading_arguments())
+        return make_trainer(tmp_path / "run", model=prepare_towers(model, args), **kwargs)
+
+    whole, second = make(), make()
+    whole.train()
+    assert max(entry["distillation"] for entry in whole.state.log_history if "loss" in entry) > 0
+    assert not list((tmp_path / "run").rglob("model*.safetensors"))
+    second.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert losses(second) == losses(whole)
+    for name, value in second.model.named_parameters():
+        assert torch.equal(value, whole.model.get_parameter(name)), name
 
 
 def test_the_teacher_is_the_model_before_training_with_and_without_adapters(tmp_path):
@@ -297,3 +322,12 @@ def test_best_model_and_scale_come_back_beside_an_adapter(tmp_path):
     best = Path(trainer.state.best_model_checkpoint)
     saved = load_file(best / LOGIT_SCALE_FILE)["logit_scale"]
     assert trainer.core.logit_scale.item() == saved.item()
+
+
+def test_only_the_writing_process_writes_the_scale_beside_an_adapter(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, model=tuned(**LORA))
+    trainer.save_model(str(tmp_path / "main"))
+    assert (tmp_path / "main" / LOGIT_SCALE_FILE).exists()
+    monkeypatch.setattr(type(trainer.args), "should_save", False)
+    trainer.save_model(str(tmp_path / "other"))  # as in the other processes, where the folder may not be there yet
+    assert not (tmp_path / "other").exists()

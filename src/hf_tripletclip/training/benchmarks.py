@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.result import main_metrics
+from hf_tripletclip.evaluation.images import ImageRef
+from hf_tripletclip.evaluation.registry import BENCHMARKS
+from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics
+from hf_tripletclip.training.evaluating import compositional_metric_names
 
 if TYPE_CHECKING:
     from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -73,3 +79,66 @@ def benchmark_metrics(
         result = benchmark(encoder)
         metrics |= {f"{benchmark.name}_{name}": result.metrics[name] for name in main_metrics(result)}
     return metrics
+
+
+class _RandomEmbeddings(Encoder):
+    """Looks at no image and no caption."""
+
+    def images(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, dict[int, str]]:
+        return self._draw(len(images)), {}
+
+    def texts(self, captions: Sequence[str]) -> torch.Tensor:
+        return self._draw(len(captions))
+
+    @staticmethod
+    def _draw(rows: int) -> torch.Tensor:
+        drawn = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows))
+        return torch.nn.functional.normalize(drawn, dim=-1)
+
+
+def blank_result(benchmark: Benchmark, model: Any, processor: Any) -> EvaluationResult:
+    """
+    A benchmark's result of random embeddings: it has the names of the metrics, and costs no forward pass.
+
+    Args:
+        benchmark (`Benchmark`): Its data is read.
+        model, processor: As of [`~hf_tripletclip.evaluation.Encoder`].
+
+    Raises:
+        OSError: The data is not there.
+        ValueError: The data is not what it should be.
+    """
+    return benchmark(_RandomEmbeddings(model, processor, progress=False))
+
+
+def check_retention_metric(metric: str | None, benchmarks: Sequence[Benchmark], model: Any, processor: Any) -> None:
+    """
+    Check before the first evaluation that an evaluation gives `retention_metric`.
+
+    Args:
+        metric (`str`, *optional*): Its name, with or without `eval_`.
+        benchmarks (`Sequence[Benchmark]`): From `make_benchmarks`.
+        model, processor: As of [`~hf_tripletclip.evaluation.Encoder`].
+
+    Raises:
+        ValueError: None does.
+    """
+    if metric is None:
+        return
+    name = metric.removeprefix("eval_")
+    # `sugarcrepe_pp_...` is of sugarcrepe_pp, not of sugarcrepe
+    of = max((known for known in BENCHMARKS if name.startswith(f"{known}_")), key=len, default=None)
+    if of is None:
+        if name in compositional_metric_names():
+            return
+        found = [known for known in compositional_metric_names() if not known.endswith(NEGATIVE_TYPES)]
+        found += [f"{benchmark.name}_..." for benchmark in benchmarks]
+        raise ValueError(f"`retention_metric` is {metric!r}, which no evaluation gives; there are {', '.join(found)}.")
+    benchmark = next((benchmark for benchmark in benchmarks if benchmark.name == of), None)
+    if benchmark is None:
+        raise ValueError(
+            f"`retention_metric` is {metric!r}, but `eval_benchmarks` has no {of}: say there where its data is."
+        )
+    found = [f"{of}_{known}" for known in main_metrics(blank_result(benchmark, model, processor))]
+    if name not in found:
+        raise ValueError(f"`retention_metric` is {metric!r}, which {of} does not give; there are {', '.join(found)}.")

@@ -7,6 +7,7 @@ and a mask tells which of them count.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.schema import IMAGE_COLUMNS, NEGATIVE_TYPES
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.evaluation.triplets import CHANCE
+from hf_tripletclip.training.gradcache import FIELDS
 
 USABLE = "usable"  # in a batch: bool `(rows,)`, False where the row is broken and so not in the other tensors
 UNKNOWN, BROKEN = -1, -2  # in the labels, beside the indices into NEGATIVE_TYPES
@@ -85,3 +87,15 @@ def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
     detail = tuple(f"{score}_score_" for score in ("text", "image", "group"))
     metrics = {name: value for name, value in metrics.items() if not name.startswith(detail)}
     return metrics | {f"chance_{name}": value for name, value in CHANCE.items() if name in metrics}
+
+
+@functools.cache
+def compositional_metric_names() -> tuple[str, ...]:
+    """What `compositional_metrics` gives of whatever negatives, the higher the better."""
+    rows = 2 * len(NEGATIVE_TYPES)
+    labels: Any = torch.arange(rows).numpy() % len(NEGATIVE_TYPES)
+    names: dict[str, None] = {}
+    for absent in ("", "negative_text"):
+        embeddings: Any = {role: torch.eye(rows).numpy() for role in FIELDS if role != absent}
+        names |= dict.fromkeys(compositional_metrics(EvalPrediction(predictions=embeddings, label_ids=labels)))
+    return tuple(name for name in names if not name.startswith(("chance_", "tie_rate")))

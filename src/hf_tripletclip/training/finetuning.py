@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
+from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.loading import loading
 from hf_tripletclip.config_parser import as_mapping
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.benchmark import Benchmark
@@ -23,13 +26,17 @@ from hf_tripletclip.evaluation.interpolation import (
     PLOT_FILE,
     Interpolation,
     Point,
+    metric_of,
     parse_alphas,
     plot_curve,
 )
 from hf_tripletclip.evaluation.merge import named_metric
+from hf_tripletclip.evaluation.registry import BENCHMARKS
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
+from hf_tripletclip.training.checkpointing import resolve_checkpoint
 from hf_tripletclip.training.outputs import check_push, push_run, write_card
 from hf_tripletclip.training.pretraining import require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
@@ -116,22 +123,36 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         check_push(run_args, base, adapter=run_model_args.has_lora)
         get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
         require_writable(run_args.output_dir)
+        resolve_checkpoint(run_args.resume_from_checkpoint, run_args.output_dir)
     check_lora_is_used(argv, [run_model_args for run_model_args, _, _ in runs.values()])
-    models = Interpolation(base, base)
-    for run_model_args, _, _ in runs.values():
-        check_fits(models.base, run_model_args)
+    with loading(base, "a CLIP-like model"):
+        model, processor = load_clip_like(base)
+    for run_model_args, _, run_args in runs.values():
+        check_fits(model, run_model_args)
+        evaluated = make_benchmarks(run_args.benchmark_settings)
+        check_retention_metric(run_args.retention_metric, evaluated, model, processor)
+    for benchmark, metric in (composition, retention):
+        if metric is not None:
+            metric_of(blank_result(benchmark, model, processor), metric)
+    del model  # memory, while others train
     encoding = {
         "device": str(args.device),
         "batch_size": args.per_device_eval_batch_size,
         "num_workers": args.dataloader_num_workers,
         "progress": not args.disable_tqdm,
     }
-    # The base is in every curve, and whether there are such metrics is to be known before training.
-    start = models.measure([0.0], composition, retention, **encoding).points[0]
+
+    @functools.cache
+    def start() -> Point:
+        """The base, which is in every curve."""
+        with torch.random.fork_rng(devices=[]):  # so that the first run draws as it would alone
+            return Interpolation(base, base).measure([0.0], composition, retention, **encoding).points[0]
+
     rows: list[Row] = []
     for name, arguments in runs.items():
-        run = run_training(*arguments, last=False)
-        curve = Interpolation(base, run.output_dir).measure(alphas, composition, retention, known=[start], **encoding)
+        run = run_training(*arguments, last=False, when_checked=start)
+        known = [start()]
+        curve = Interpolation(base, run.output_dir).measure(alphas, composition, retention, known=known, **encoding)
         chosen = curve.choose(tuning.max_loss)
         run.retention = Retention(curve, alpha=1.0, chosen=chosen, max_loss=tuning.max_loss, plot=PLOT_FILE)
         if PartialState().is_main_process:
@@ -141,7 +162,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         push_run(run)
         PartialState().wait_for_everyone()
         tuned = next(point for point in curve.points if point.alpha == 1)
-        rows += [] if rows else [("base", start)]
+        rows += [] if rows else [("base", start())]
         rows += [(name, tuned), (f"{name}, WiSE-FT α = {chosen.alpha:g}", chosen)]
     if PartialState().is_main_process:
         table = format_gains(curve, rows)
@@ -159,7 +180,12 @@ def _measures(tuning: FinetuningArguments) -> tuple[Measure, Measure]:
     found = []
     for text in (tuning.composition, tuning.retention):
         name, metric = named_metric(text)
-        found.append((build_benchmark(name, options=settings.get(name)), metric))
+        try:
+            found.append((build_benchmark(name, options=settings.get(name)), metric))
+        except ValueError as error:
+            if name in settings or name not in BENCHMARKS:
+                raise
+            raise ValueError(f'{name} needs settings: give `benchmarks`, {{"{name}": ...}}. {error}') from error
     if unused := [name for name in settings if name not in {benchmark.name for benchmark, _ in found}]:
         raise ValueError(f"`benchmarks` has settings of {', '.join(unused)}, which nothing here measures.")
     return found[0], found[1]

@@ -153,10 +153,7 @@ def write_trainer_card(
     has_plot = any("loss" in entry for entry in state.log_history) and importlib.util.find_spec("matplotlib")
     if has_plot:
         plot_loss_curve(state.log_history, folder / LOSS_PLOT)
-    total, trained = (
-        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not only)
-        for only in (False, True)
-    )
+    total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))
     seconds = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
     card = create_model_card(
         name=trainer.hub_model_id or name or folder.resolve().name,

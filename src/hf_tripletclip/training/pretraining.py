@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpointing import check_same_run, resolve_checkpoint, set_aside_old_run
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.outputs import (
@@ -82,7 +83,12 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
 
 
 def run_training(
-    model_args: ModelArguments, data_args: DataArguments, args: TripletCLIPTrainingArguments, *, last: bool = True
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TripletCLIPTrainingArguments,
+    *,
+    last: bool = True,
+    when_checked: Callable[[], object] | None = None,
 ) -> RunRecord:
     """
     Run a training job; see [`main`].
@@ -91,6 +97,8 @@ def run_training(
         model_args, data_args, args: What to do.
         last (`bool`, defaults to `True`): Whether these processes do no more after it: then the model is pushed, where
             `push_to_hub` asks for it, and they part.
+        when_checked (`Callable`, *optional*): Called once arguments and data are known to fit, before the first
+            evaluation.
 
     Returns:
         [`~hf_tripletclip.training.outputs.RunRecord`]: What its folder tells.
@@ -148,6 +156,9 @@ def run_training(
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
         check_same_towers(checkpoint, trained)
+    check_retention_metric(args.retention_metric, trainer.benchmarks, model, processor)
+    if when_checked is not None:
+        when_checked()
     evaluate = functools.partial(
         evaluate_triplets,
         processor=processor,

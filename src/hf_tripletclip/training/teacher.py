@@ -23,12 +23,15 @@ class Teacher:
     Args:
         model ([`TripletCLIPModel`] or `PeftModel`): The model before training.
         device (`torch.device`): Where to keep a copy.
+
+    Attributes:
+        copy (`nn.Module`, *optional*): The copy; `None` inside a `PeftModel`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._copy: nn.Module | None = None
+        self.copy: nn.Module | None = None
         if unwrap_peft_model(model) is model:
-            self._copy = copy.deepcopy(model).requires_grad_(False).to(device)
+            self.copy = copy.deepcopy(model).requires_grad_(False).to(device)
 
     def __call__(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """
@@ -38,8 +41,8 @@ class Teacher:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
             inputs (`dict`): Model inputs.
         """
-        if self._copy is not None:
-            return _embed(self._copy, inputs)
+        if self.copy is not None:
+            return _embed(self.copy, inputs)
         with model.disable_adapter():
             return _embed(model, inputs)
 

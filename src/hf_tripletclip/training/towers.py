@@ -105,7 +105,9 @@ class TowerArguments:
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_compute_dtype=torch.bfloat16,
                 # What trains in full must have real weights.
-                llm_int8_skip_modules=[name for pair in TOWERS.values() for name in pair[1:]],
+                llm_int8_skip_modules=[
+                    name for tower, pair in TOWERS.items() for name in pair[0 if self.modes[tower] == "full" else 1 :]
+                ],
             )
         }
 
@@ -216,6 +218,7 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
 
         if args.load_in_4bit:
             prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
+            _keep_differentiable(model)
         config = LoraConfig(
             r=args.lora_rank,
             lora_alpha=args.lora_alpha,
@@ -237,6 +240,16 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
     scale = args.train_logit_scale
     model.logit_scale.requires_grad_(not args.has_lora if scale is None else scale)
     return trained
+
+
+def _keep_differentiable(model: Any) -> None:
+    """
+    On some CPUs bitsandbytes (0.50) packs the weights anew at the first evaluation, for a kernel without a backward
+    pass: training cannot go on from there.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _in_full(tower: str, mode: str, args: TowerArguments) -> list[str]:
@@ -263,10 +276,9 @@ def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
     return rf"({'|'.join(towers)})\..*\.({'|'.join(map(re.escape, wanted))})"
 
 
-def describe_towers(model: nn.Module, args: TowerArguments) -> str:
+def describe_towers(model: Any, args: TowerArguments) -> str:
     """A line on what trains, such as `text tower lora, image tower frozen; 0.3 of 151.3 million parameters train`."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))  # knows weights of 4 bits
     rank = f" (rank {args.lora_rank})" if args.has_lora else ""
     return (
         f"Text tower {args.train_text}, image tower {args.train_vision}{rank}: "

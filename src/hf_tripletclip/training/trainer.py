@@ -386,7 +386,8 @@ class TripletCLIPTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         with _tokens_not_pickled(self.args):
             super()._save(output_dir, state_dict)
-        save_logit_scale(self._bare(self.model), str(output_dir or self.args.output_dir))
+        if self.args.should_save:  # it is called in all processes
+            save_logit_scale(self._bare(self.model), str(output_dir or self.args.output_dir))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         with _tokens_not_pickled(self.args):  # it writes the arguments, and needs the token to upload

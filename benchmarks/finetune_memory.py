@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of a fine-tuning step by what trains, as a ratio against training both towers in full.
+
+    python benchmarks/finetune_memory.py --output benchmarks/results/finetune_memory.md
+
+A ViT-B/32 of random weights makes two steps of `tripletclip` with AdamW, each case in a process of its own. Counted
+are the bytes of the weights (with the copy that is the teacher of distillation, where there is one), of what autograd
+keeps for the backward pass (each storage once, parameters not), of the gradients and of the optimizer's state. Beside
+them stands what the operating system saw: the peak resident set above what was there before the model was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
+from hf_tripletclip.training.teacher import Teacher
+from hf_tripletclip.training.towers import TowerArguments, prepare_towers
+
+LENGTH = 77  # tokens of a caption
+DISTILLATION = {"kind": "similarity", "weight": 1.0}
+LORA = {"train_text": "lora", "train_vision": "lora", "lora_targets": ["all-linear"]}
+FROZEN = {"train_text": "frozen", "train_vision": "frozen", "train_projections": True}
+
+# What it is called -> what trains, and whether a teacher is asked.
+CASES: dict[str, tuple[dict[str, Any], bool]] = {
+    "both towers in full": ({}, False),
+    "image tower frozen": ({"train_vision": "frozen"}, False),
+    "text tower frozen": ({"train_text": "frozen"}, False),
+    "both frozen, projections in full": (FROZEN, False),
+    "LoRA on both": (LORA, False),
+    "LoRA on text, image tower frozen": ({**LORA, "train_vision": "frozen"}, False),
+    "both in full, distilled": ({}, True),
+    "LoRA on both, distilled": (LORA, True),
+}
+COUNTED = ("weights", "activations", "gradients", "optimizer")
+
+
+def make_batch(config: Any, rows: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    size = config.vision_config.image_size
+    batch: dict[str, torch.Tensor] = {}
+    for prefix in ("", "negative_"):
+        ids = torch.randint(0, config.text_config.vocab_size - 2, (rows, LENGTH), generator=generator)
+        ids[:, -1] = config.text_config.eos_token_id
+        batch |= {f"{prefix}input_ids": ids, f"{prefix}attention_mask": torch.ones_like(ids)}
+        batch[f"{prefix}pixel_values"] = torch.randn(rows, 3, size, size, generator=generator)
+    return batch
+
+
+def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Address and bytes of each storage."""
+    found = (tensor.untyped_storage() for tensor in tensors)
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+
+def train(config: TripletCLIPConfig, rows: int, options: dict[str, Any], distilled: bool) -> dict[str, float]:
+    torch.manual_seed(0)
+    core = TripletCLIPModel(config)
+    core.set_objective("tripletclip", **({"distillation": DISTILLATION} if distilled else {}))
+    model = prepare_towers(core, TowerArguments(**options)).train()
+    teacher = Teacher(model, torch.device("cpu")) if distilled else None
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW([value for value in parameters if value.requires_grad], lr=1e-5)
+    batch = make_batch(config, rows)
+    weights = storages(parameters)
+    if teacher is not None and teacher.copy is not None:
+        weights |= storages(teacher.copy.parameters())
+
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.update(storages([tensor]))  # the graph holds it, so that its address is not given away
+        return tensor
+
+    for _ in range(2):  # in the second the optimizer's state is there beside the activations
+        optimizer.zero_grad()
+        kept.clear()
+        taught = {} if teacher is None else {"teacher_embeds": teacher(model, batch)}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(**batch, **taught, return_loss=True, return_logits=False)["loss"]
+        loss.backward()
+        optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    found = {
+        "weights": weights,
+        "activations": {address: size for address, size in kept.items() if address not in weights},
+        "gradients": storages(value.grad for value in parameters if value.grad is not None),
+        "optimizer": storages(value for value in states if isinstance(value, torch.Tensor)),
+    }
+    trained = sum(value.numel() for value in parameters if value.requires_grad)
+    return {"trained": trained / 1e6, **{name: sum(sizes.values()) / 2**20 for name, sizes in found.items()}}
+
+
+def measure(case: str, rows: int) -> dict[str, float]:
+    tower = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    train(TripletCLIPConfig(text_config=tower, vision_config=tower), 2, *CASES[case])  # libraries set up their buffers
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = train(TripletCLIPConfig(), rows, *CASES[case])
+    return {**found, "resident": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10}
+
+
+def in_a_process(case: str, rows: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", case, "--rows", str(rows)]
+    # glibc gives memory of this size and more back once it is freed; by default it soon keeps it, in pieces.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.rows)))
+        return
+
+    lines = [
+        "Written by `python benchmarks/finetune_memory.py --output benchmarks/results/finetune_memory.md`.",
+        "",
+        f"`tripletclip` with AdamW on a ViT-B/32 of random weights, float32, {options.rows} rows (each two "
+        f"images and two captions of {LENGTH} tokens), LoRA of rank {TowerArguments.lora_rank} on all linear layers, "
+        f"CPU, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}. MiB, counted: "
+        "weights with the teacher's copy, what autograd keeps for the backward pass, gradients, optimizer. Reference, "
+        "in the same run: both towers in full. Resident is the peak that the operating system saw over two steps.",
+        "",
+        "| what trains | million parameters | weights | activations | ratio | gradients | optimizer | sum | ratio "
+        "| resident | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    reference: dict[str, float] = {}
+    for case in CASES:
+        found = in_a_process(case, options.rows)
+        found["sum"] = sum(found[name] for name in COUNTED)
+        reference = reference or found
+        ratio = {name: found[name] / reference[name] for name in ("activations", "sum", "resident")}
+        lines.append(
+            f"| {case} | {found['trained']:.1f} | {found['weights']:.0f} | {found['activations']:.0f} | "
+            f"{ratio['activations']:.2f} | {found['gradients']:.0f} | {found['optimizer']:.0f} | {found['sum']:.0f} | "
+            f"{ratio['sum']:.2f} | {found['resident']:.0f} | {ratio['resident']:.2f} |"
+        )
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
