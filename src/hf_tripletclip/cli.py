@@ -27,7 +27,7 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
     except (OSError, ValueError, ImportError) as error:
         if os.environ.get("TRIPLETCLIP_DEBUG") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")  # in one piece: several processes may say it at a time
         return 1
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("TRIPLETCLIP_DEBUG") == "1":
@@ -62,7 +62,7 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError("name a configuration: tripletclip train --config FILE.yaml; examples/configs has some")
     from hf_tripletclip.training.pretraining import main as pretrain
 
-    pretrain(options.arguments)
+    pretrain(options.arguments, prog="tripletclip train")
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -117,6 +117,7 @@ def _push(options: argparse.Namespace) -> None:
         options.folder,
         options.repo_id,
         base_model=options.base_model,
+        license=options.license,
         private=True if options.private else None,
         revision=options.revision,
         create_pr=options.create_pr,
@@ -279,6 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
     push.add_argument(
         "--base_model", help="Hub id of what the model was made from; an adapter of a directory needs it"
     )
+    push.add_argument("--license", help="of the model's weights, an identifier of the Hub such as mit, for its card")
     push.add_argument("--private", action="store_true", help="make the repository private where it is new")
     push.add_argument("--revision", help="branch to upload to, or the refs/pr/N of a pull request")
     push.add_argument("--create_pr", action="store_true", help="open a pull request instead")

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import CLIPModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.processing_utils import Unpack
@@ -19,10 +17,9 @@ from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.objectives import Embeddings, get_objective
+from hf_tripletclip.pretrained import TripletCLIPPreTrainedModel
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
-
     from hf_tripletclip.objectives import Objective
 
 
@@ -62,7 +59,7 @@ class TripletCLIPOutput(CLIPOutput):
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
-class TripletCLIPModel(CLIPModel):
+class TripletCLIPModel(TripletCLIPPreTrainedModel):
     r"""
     CLIP that can be trained on hard negative pairs (Patel et al. 2024, arXiv 2411.02545).
 
@@ -79,114 +76,6 @@ class TripletCLIPModel(CLIPModel):
 
     config_class = TripletCLIPConfig
     config: TripletCLIPConfig
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str] | None,
-        *model_args: Any,
-        **kwargs: Any,
-    ) -> TripletCLIPModel:
-        r"""
-        Load a model from a CLIP directory or Hub repository, or from one of the layout that TripletCLIP's authors
-        published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a `model.safetensors`).
-
-        Of the published layout only those four files are read or downloaded; code in the repository is never run
-        and nothing is unpickled, whatever the arguments. It holds no `logit_scale`: that is set to ln(100) with a
-        warning, or to the `logit_scale` given here.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`):
-                A directory or the id of a Hub repository.
-            logit_scale (`float`, *optional*):
-                Only for the published layout: the value of the parameter `logit_scale`, the natural logarithm of the
-                factor that multiplies cosines.
-            kwargs:
-                As in [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `cache_dir`,
-                `subfolder`, `local_files_only`, `force_download`, `dtype`, `device_map`, `attn_implementation`, ...
-
-        Raises:
-            OSError: The directory or repository holds neither layout, or cannot be reached.
-            ValueError: A tensor does not have the shape that the config says; or, in the published layout, one is
-                missing, extra, not floating or not finite.
-        """
-        # Imported here: `checkpoints` is built on this module.
-        from hf_tripletclip.checkpoints import published
-
-        # Where the caller brings the weights there is no layout to recognise.
-        if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if not published.is_split_encoder_layout(pretrained_model_name_or_path, **kwargs):
-            return cls._from_clip(pretrained_model_name_or_path, *model_args, **kwargs)
-        config, state_dict, kwargs = published.load_split_encoders(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
-
-    @classmethod
-    def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
-        """Load an ordinary CLIP; transformers names misshaped tensors in its log only, the error should too."""
-        try:
-            return super().from_pretrained(source, *model_args, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
-            loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
-            info = loaded[1]
-            listed = "; ".join(
-                f"{name!r} is {tuple(found)} in the file and {tuple(expected)} by the config"
-                for name, found, expected in sorted(info["mismatched_keys"])[:5]
-            )
-            raise ValueError(f"The weights of {source} do not fit its config: {listed}.") from error
-
-    def push_to_hub(  # type: ignore[override]
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str | None = "50GB",
-        tags: str | list[str] | None = None,
-    ) -> CommitInfo:
-        """
-        Upload the model as [`~transformers.PreTrainedModel.push_to_hub`] does, with a card that says how it is opened
-        and what it was trained with. A card that the repository has is left as it is, but for the `tags`.
-        [`push_model`] uploads a processor too, or a whole folder with what was measured.
-
-        Args:
-            repo_id (`str`): Such as `user/name`; made where it does not exist.
-            commit_message (`str`, *optional*): Of the commit.
-            commit_description (`str`, *optional*): Of the commit.
-            private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
-            token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
-            revision (`str`, *optional*): The branch to upload to, made where it does not exist.
-            create_pr (`bool`, defaults to `False`): Open a pull request against `main`.
-            max_shard_size (`int` or `str`, defaults to `"50GB"`): Of a file of weights.
-            tags (`str` or `list[str]`, *optional*): For the metadata of the card.
-
-        Returns:
-            `huggingface_hub.CommitInfo`.
-
-        Raises:
-            ValueError: `repo_id` is no id; a revision is named for a pull request; the repository holds an adapter.
-            OSError: The Hub cannot be reached or refuses the upload.
-        """
-        # Imported here: `hub` is built on this module.
-        from hf_tripletclip.hub.model_push import upload_model
-        from hf_tripletclip.hub.upload import Destination
-
-        given = [tags] if isinstance(tags, str) else tags or []
-        return upload_model(
-            self,
-            Destination(repo_id, "model", private, revision, create_pr, token),
-            commit_message=commit_message,
-            commit_description=commit_description,
-            tags=[*(self.model_tags or ()), *given],
-            max_shard_size="50GB" if max_shard_size is None else max_shard_size,
-        )
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""

@@ -220,7 +220,7 @@ model, processor = load_clip_like("someone/adapter", revision="v2")
 print(type(model).__name__, sum("lora_" in name for name in model.state_dict()), type(processor).__name__)
 """
     done = run_python(code, hub, tmp_path / "home")
-    assert done.stdout.split() == ["PeftModel", "8", "CLIPProcessor"]
+    assert done.stdout.split() == ["TripletCLIPPeftModel", "8", "CLIPProcessor"]
 
 
 def test_a_file_and_a_hub_that_cannot_be_reached_are_said_at_once(tmp_path, monkeypatch):

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel
 
@@ -131,6 +133,16 @@ def test_attention_objective_and_loading_info(published):
     assert model.config.logit_scale_max == 50.0
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+
+
+@pytest.mark.parametrize("with_info", [False, True])
+def test_the_model_says_where_it_comes_from(published, tmp_path, with_info):
+    loaded = TripletCLIPModel.from_pretrained(published, logit_scale=1.0, output_loading_info=with_info)
+    model = loaded[0] if with_info else loaded
+    assert model.name_or_path == model.config.name_or_path == str(published)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    saved = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == str(published)
 
 
 def test_a_config_of_the_caller(published):

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
+import shlex
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -145,23 +149,49 @@ def test_lora_is_folded_in(state, tmp_path, distributed):
 BLOCK = "transformer.resblocks.0.mlp.c_fc"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda state: {f"{BLOCK}.lora_A": torch.ones(4, 128)}, f"lora_B of {BLOCK}.weight is missing"),
-        (
-            lambda state: {f"{BLOCK}.lora_A": torch.ones(4, 128), f"{BLOCK}.lora_B": torch.ones(3, 4)},
-            r"lora_B \(3, 4\) and lora_A \(4, 128\) do not make .*c_fc.weight \(512, 128\)",
-        ),
-        (
-            lambda state: {"mlp.c_gate.lora_A": torch.ones(4, 128), "mlp.c_gate.lora_B": torch.ones(512, 4)},
-            "LoRA matrices of mlp.c_gate.weight without mlp.c_gate.weight itself",
-        ),
-    ],
-    ids=["half", "shape", "no weight"],
-)
-def test_lora_that_does_not_fit(state, tmp_path, change, message):
-    torch.save({"state_dict": state | change(state)}, tmp_path / "tuned.pt")
+def matrices(weight: str, up: tuple[int, ...], down: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    return {f"{weight}.lora_B": torch.ones(up), f"{weight}.lora_A": torch.ones(down)}
+
+
+LORA_REFUSED = {
+    "half": ({f"{BLOCK}.lora_A": torch.ones(4, 128)}, f"lora_B of {BLOCK}.weight is missing"),
+    "shape": (
+        matrices(BLOCK, (3, 4), (4, 128)),
+        r"lora_B \(3, 4\) and lora_A \(4, 128\) do not make .*c_fc.weight \(512, 128\)",
+    ),
+    # As many numbers as the weight has, in another order.
+    "transposed": (
+        matrices(BLOCK, (128, 4), (4, 512)),
+        r"\(128, 4\) and lora_A \(4, 512\) do not make .*c_fc.weight \(512, 128\)",
+    ),
+    # loralib adds `(B A).T` to an embedding.
+    "embedding": (
+        matrices("token_embedding", (128, 4), (4, VOCABULARY)),
+        rf"\(128, 4\) and lora_A \(4, {VOCABULARY}\) do not make token_embedding.weight \({VOCABULARY}, 128\)",
+    ),
+    "ranks": (matrices(BLOCK, (512, 2), (4, 128)), r"lora_B \(512, 2\) and lora_A \(4, 128\) do not make"),
+    "rank of 0": (matrices(BLOCK, (512, 0), (0, 128)), r"lora_B \(512, 0\) and lora_A \(0, 128\) do not make"),
+    "three axes": (matrices(BLOCK, (512, 4), (4, 8, 16)), r"lora_A \(4, 8, 16\) do not make"),
+    "a number": (matrices(BLOCK, (), ()), r"lora_B \(\) and lora_A \(\) do not make"),
+    "of a vector": (
+        {"ln_final.weight_lora_B": torch.ones(128, 1), "ln_final.weight_lora_A": torch.ones(1, 1)},
+        r"do not make ln_final.weight \(128,\)",
+    ),
+    "convolution as a linear layer": (
+        matrices("visual.conv1", (128, 4), (4, 3 * 14 * 14)),
+        r"do not make visual.conv1.weight \(128, 3, ",
+    ),
+    "no weight": (
+        matrices("mlp.c_gate", (512, 4), (4, 128)),
+        "LoRA matrices of mlp.c_gate.weight without mlp.c_gate.weight itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LORA_REFUSED)
+def test_lora_that_does_not_fit(state, tmp_path, case):
+    change, message = LORA_REFUSED[case]
+    torch.save({"state_dict": state | change}, tmp_path / "tuned.pt")
     with pytest.raises(ValueError, match=message):
         convert(tmp_path / "tuned.pt", tmp_path / "clip", hidden_act="gelu", with_processor=False)
     assert not (tmp_path / "clip").exists()
@@ -192,3 +222,25 @@ def test_only_numbers_of_numpy_are_read(state, tmp_path, content):
     torch.save({"state_dict": state, "optimizer": content}, tmp_path / "tuned.pt")
     with pytest.raises(ValueError, match="reading that would run code"):
         convert(tmp_path / "tuned.pt", tmp_path / "clip", hidden_act="gelu", with_processor=False)
+
+
+class Shell:
+    def __reduce__(self):
+        return (os.system, (f"touch {shlex.quote(os.getcwd())}/ran",))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [(Shell(), f"{os.system.__module__}.system"), (argparse.Namespace(lr=1e-5), "argparse.Namespace")],
+    ids=["os.system", "Namespace"],
+)
+def test_a_refusal_names_what_was_found(state, tmp_path, monkeypatch, content, name, zipped):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": state, "args": content}, "tuned.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=f"it holds {name}, which is no tensor") as refused:
+        convert("tuned.pt", "clip", hidden_act="gelu", with_processor=False)
+    said = "".join(traceback.format_exception(refused.value))  # what a user sees, causes too
+    for advice in ("weights_only", "add_safe_globals", "\x1b"):
+        assert advice not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned.pt"]

@@ -13,15 +13,22 @@ from PIL import Image
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
+from hf_tripletclip.checkpoints.adapters import save_logit_scale
 from hf_tripletclip.evaluation import EvaluationResult
-from hf_tripletclip.hub import create_model_card
+from hf_tripletclip.hub import card_publish, create_model_card
+from hf_tripletclip.hub.card_metadata import fields_of
 from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.hub.card_use import Use, use_section
 from hf_tripletclip.hub.eval_results import write_eval_results
-from hf_tripletclip.hub.model_card import card_to_publish
 from hf_tripletclip.objectives import get_objective
-from tests.checkpoints import small_processor
-from tests.hub import FAKE, adapted, small_model
+from tests.checkpoints import small_processor, write_published
+from tests.hub import FAKE, adapted, scores, small_model
 from tests.hub.test_model_card import curve, python_of
+
+
+def card_to_publish(*args, **kwargs) -> ModelCard:
+    """The card of a folder that goes to a new repository, or to one with a card."""
+    return ModelCard(card_publish.card_to_publish(*args, **kwargs).content)
 
 
 @pytest.fixture
@@ -95,10 +102,49 @@ def test_what_somebody_wrote_stays(model):
     }
     (model / "README.md").write_text("---\nbase_model: their/base\n---\nText [More Information Needed]\n")
     kept = card_to_publish(model, "user/mine", base_model="user/base")
-    assert kept.data.base_model == "their/base"
+    assert kept.data.base_model == "user/base"  # it was given
+    assert card_to_publish(model, "user/mine").data.base_model == "their/base"
     assert kept.text.strip() == "Text [More Information Needed]"
     (model / "README.md").write_text("No metadata.\n")
     assert card_to_publish(model, "user/mine").data.library_name == "transformers"
+
+
+def test_what_somebody_wrote_stays_byte_for_byte(model):
+    text = "---\r\nlanguage: no  # norsk\r\nmodel-index: {}\r\n---\r\n\r\n```sh\r\n# not a heading\r\n```\r\n"
+    (model / "README.md").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    card = card_publish.card_to_publish(model, "user/mine", license="mit", tags=["a"]).content
+    added = (
+        "pipeline_tag: zero-shot-image-classification\r\nlibrary_name: transformers\r\nlicense: mit\r\ntags:\r\n- a"
+    )
+    assert card == text.replace("\r\n---\r\n\r\n", f"\r\n{added}\r\n---\r\n\r\n")
+
+
+def test_a_base_that_is_given_goes_before_what_somebody_wrote(adapter):
+    head = "---\nbase_model: 5\nlibrary_name: transformers\nbase_model_relation: finetune\n---\nText\n"
+    (adapter / "README.md").write_text(head)
+    with pytest.raises(ValueError, match=r"README\.md has `base_model: 5`"):
+        card_to_publish(adapter, "user/mine", base_model="user/base")
+    (adapter / "README.md").write_text(head.replace("5", "[their/base]"))
+    data = card_to_publish(adapter, "user/mine", base_model="user/base").data
+    assert (data.base_model, data.base_model_relation, data.library_name) == ("user/base", "adapter", "peft")
+
+
+def test_only_the_heading_is_renamed(model):
+    card = create_model_card(name="clip", base_model="user/base")
+    text = str(card).replace("# clip\n", "").replace("## Limits", "```python\n# load it\n```\n\n## Limits")
+    (model / "README.md").write_text(text)
+    published = card_to_publish(model, "user/mine")
+    assert "# load it" in published.text
+    assert "# mine" not in published.text
+
+
+def test_hand_made_entries_of_our_results_stay(model):
+    result = EvaluationResult("winoground", {"group_score": 0.5}, primary="group_score")
+    card = create_model_card(name="clip", after=result)
+    (model / "README.md").write_text(str(card).replace("  results:", "  note: mine\n  results:"))
+    content = card_publish.card_to_publish(model, "user/mine").content
+    assert fields_of(content)["model-index"][0]["name"] == "mine"
+    assert fields_of(content)["model-index"][0]["note"] == "mine"
 
 
 def test_an_empty_template_is_no_card(adapter):
@@ -185,9 +231,30 @@ def test_the_code_of_the_card_runs(kind, model, adapter, tmp_path, monkeypatch, 
         convert(model, folder, to="openclip")
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("photo.jpg")
-    card = create_model_card(name=folder.name, kind=kind, base_model="clip" if kind == "peft" else None)
+    base = "clip" if kind == "peft" else None
+    card = create_model_card(name=folder.name, kind=kind, base_model=base)
     blocks = python_of(ModelCard(str(card)).text)
     assert len(blocks) == 2
     for block in blocks:
         exec(compile(block, "card", "exec"), {})
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_code_for_an_adapter_applies_its_scale(split, model, tmp_path, monkeypatch):
+    """Also on a base of the published layout, whose processor it takes where the adapter brings none."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20), "red").save("photo.jpg")
+    base = "clip"
+    if split:
+        write_published(tmp_path / "published")
+        small_processor().save_pretrained(tmp_path / "published")
+        base = "published"
+    tuned = adapted(TripletCLIPModel.from_pretrained(base))
+    tuned.save_pretrained("lora")
+    save_logit_scale(tuned, "lora")
+    use = Use("peft", "lora", base, split=split, scale=True, processor=False)
+    names: dict[str, object] = {}
+    exec(compile(python_of(use_section(use))[0], "card", "exec"), names)
+    assert names["model"].logit_scale.item() == 2.0
+    assert scores(names["model"].eval()) == scores(tuned)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
@@ -10,6 +12,7 @@ from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.evaluation.result import Mean
 from hf_tripletclip.hub import create_model_card
 from hf_tripletclip.hub.eval_results import eval_entries, model_index, results_of_model, write_eval_results
+from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
 from hf_tripletclip.objectives import get_objective
 
 
@@ -109,6 +112,30 @@ def test_they_are_added_to_a_model_folder(tmp_path):
         }
     ]
     assert parse_eval_result_entries(data) == eval_entries([sugarcrepe()])["sugarcrepe"]
+
+
+def test_a_path_into_a_folder_of_elsewhere_is_no_id(tmp_path, monkeypatch):
+    """Written down where it led somewhere, read where it does not."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/triplets", "outputs/clip", "./triplets", "a/b/c", "triplets", "/data/triplets"):
+        assert not is_repo_id(name)
+    (entry,) = model_index([EvaluationResult("triplets", {"accuracy": 1.0}, data={"source": "data/triplets"})])
+    assert entry.dataset_type == "triplets"
+    assert is_repo_id("me/triplets")
+    Path("me/triplets").mkdir(parents=True)
+    assert not is_repo_id("me/triplets")
+    assert is_repo_id(HubId("me/triplets"))  # somebody said so
+    assert has_id_form("me/triplets")
+    assert create_model_card(name="m", base_model=HubId("me/triplets")).data.base_model == "me/triplets"
+
+
+def test_metadata_that_somebody_wrote_stay(tmp_path):
+    head = "---\nlanguage: no  # norsk\nversion: 1.10\n---\n# Mine\n"
+    (tmp_path / "README.md").write_text(head)
+    write_eval_results(tmp_path, [sugarcrepe()])
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("---\nlanguage: no  # norsk\nversion: 1.10\nmodel-index:\n- name: ")
+    assert text.endswith("\n---\n# Mine\n")
 
 
 def test_values_of_before_are_replaced(tmp_path):

@@ -296,6 +296,12 @@ def test_code_is_python_and_names_the_model(kind):
     assert "hf_tripletclip" in blocks[1]
 
 
+def test_an_adapter_of_a_published_checkpoint_needs_this_package():
+    text = make_card(kind="peft", name="user/mine", base_model="TripletCLIP/CC3M_TripletCLIP_ViTB12").text
+    assert 'base = TripletCLIPModel.from_pretrained("TripletCLIP/CC3M_TripletCLIP_ViTB12")' in text
+    assert "opens without" not in text
+
+
 def test_openclip_is_opened_from_the_hub_or_from_a_folder():
     assert '"hf-hub:user/mine"' in make_card(kind="open_clip", name="user/mine").text
     assert '"local-dir:mine"' in make_card(kind="open_clip", name="mine").text

@@ -191,3 +191,15 @@ def test_what_cannot_be_pushed(folder, tmp_path):
         push_dataset(folder, "not/an/id")
     with pytest.raises(ValueError, match="leave `revision` out"):
         push_dataset(folder, "user/x", revision="v1", create_pr=True)
+
+
+def test_a_plan_that_cannot_be_read_makes_nothing(near, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, content in (("README.md", "# x"), ("report.json", '{"kept": {"train": 1}}'), ("plan.json", "{")):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=r"plan\.json is not valid JSON"):
+        push_dataset(tmp_path, "user/x")
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(OSError, match="The Hub refuses user/x: there is no such repository"):
+        push_dataset(tmp_path, "user/x", revision="refs/pr/1")
+    assert near.repos == {}

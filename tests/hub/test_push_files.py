@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
 
 from hf_tripletclip import push_model
 from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.checkpoints.openclip import WEIGHTS_FILES
 from hf_tripletclip.hub import push
-from hf_tripletclip.hub.model_files import check_model, pictures_of, read_json, stage_model
-from hf_tripletclip.hub.upload import without_paths, without_tokens
+from hf_tripletclip.hub.files import read_json, without_paths, without_tokens
+from hf_tripletclip.hub.model_files import check_model, pictures_of, stage_model
 from tests.checkpoints import small_processor, write_published
 from tests.hub import FAKE, small_model, write_run
 
@@ -48,7 +47,7 @@ def run(made, tmp_path) -> Path:
 
 def staged(folder: Path, kind: str, target: Path, **adapter: object) -> set[str]:
     target.mkdir()
-    card = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
+    card = (folder / "README.md").read_text() if (folder / "README.md").is_file() else None
     stage_model(folder, kind, target, card, adapter)
     return {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
 
@@ -78,6 +77,19 @@ def test_shards_and_their_index_go_together(tmp_path):
     shards = {name for name in found if name.startswith("model-00")}
     assert len(shards) > 1
     assert found == {"config.json", "model.safetensors.index.json"} | shards
+    index = tmp_path / "run" / "model.safetensors.index.json"
+    written = index.read_text()
+    for content, message in (
+        ("{}", "has no `weight_map`"),
+        ('{"weight_map": {"a": "../out.safetensors"}}', r"names '\.\./out\.safetensors', which is no file beside it"),
+        (
+            json.dumps({"weight_map": {"a": str(tmp_path / "x.safetensors")}}),
+            "names '/.*', which is no file",
+        ),
+    ):
+        index.write_text(content)
+        refused(tmp_path / "run", rf"model\.safetensors\.index\.json {message}")
+    index.write_text(written)
     lost = min(shards)
     (tmp_path / "run" / lost).unlink()
     with pytest.raises(ValueError, match=rf"has no {lost}, which its model.safetensors.index.json names"):
@@ -93,6 +105,10 @@ def test_openclips_layout(made, tmp_path):
 
 def test_pictures_of_a_card():
     text = "![a](one.png) ![b](./two/b.JPG 'title') <IMG width=3 src='c.svg'> ![x](/etc/x.png) ![y](../y.png)"
+    assert pictures_of("![a](<mit leer.png>) ![b](mit%20leer.png) <img src='b c.png'> ![c](%2e%2e/d.png)") == [
+        "mit leer.png",
+        "b c.png",
+    ]
     assert pictures_of(f"{text} ![z](z.txt) ![w](http://h/w.png) ![a](one.png) [link](link.png)") == [
         "one.png",
         "two/b.JPG",
@@ -112,12 +128,12 @@ def refused(folder: Path, message: str) -> None:
 
 
 def test_folders_without_a_finished_model(run, made, tmp_path):
-    (run / "metrics.json").unlink()
+    (run / "metrics.json").rename(run / "evaluation_before.json")
     refused(run, r"is not finished, it has no metrics.json: continue it")
     (run / "model.safetensors").unlink()
     refused(run, r"only checkpoints of a training that is not finished.*checkpoint-5")
     shutil.rmtree(run / "checkpoint-5")
-    refused(run, r"has a config.json but no weights \(model.safetensors\)")
+    refused(run, r"has config.json but no weights \(model.safetensors\)")
     torch.save({}, run / "pytorch_model.bin")
     refused(run, r"has its weights in pytorch_model.bin, a pickle")
     (tmp_path / "photos").mkdir()
@@ -141,6 +157,8 @@ def test_damaged_and_foreign_models(run):
     refused(run, r"has no report.json: it is not finished")
     with pytest.raises(ValueError, match="is a dataset, which has no base model"):
         push(run, "user/x", base_model="user/base")
+    with pytest.raises(ValueError, match=r"is a dataset, whose license `tripletclip generate --license` sets"):
+        push(run, "user/x", license="mit")
 
 
 def test_arguments_that_do_not_fit(made):
@@ -156,9 +174,20 @@ def test_arguments_that_do_not_fit(made):
         small_model().push_to_hub("user/x", revision="v1", create_pr=True)
 
 
+def test_both_layouts_of_a_folder_go(made, tmp_path):
+    convert(made, tmp_path / "run", to="openclip")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(made / name, tmp_path / "run")
+    assert check_model(tmp_path / "run") == "transformers"
+    found = staged(tmp_path / "run", "transformers", tmp_path / "to")
+    assert {"config.json", "model.safetensors", "open_clip_config.json", WEIGHTS_FILES[0]} <= found
+    (tmp_path / "run" / WEIGHTS_FILES[0]).unlink()
+    assert "open_clip_config.json" not in staged(tmp_path / "run", "transformers", tmp_path / "again")
+
+
 def test_a_pushed_adapter_names_a_base_on_the_hub(made, monkeypatch):
     lora = made.with_name("lora")
     refused(lora, rf"is of {made}, which is no model on the Hub that you can see: push its base first")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match=r"The Hub cannot be reached to take user/x"):
+    with pytest.raises(OSError, match=r"The Hub cannot be reached to look for user/base"):
         push_model(lora, "user/x", base_model="user/base")

@@ -147,7 +147,8 @@ failing(lambda: push(folder, "user/memory", token="odd\\x00token"))
 failing(lambda: push_model(adapted(model), "user/lora", base_model="user/nowhere"))
 failing(lambda: push_model(adapted(model), "user/lora"))
 failing(lambda: push_model(adapted(model), "user/lora", base_model="other/hidden"))
-print(push_model(adapted(model), "user/lora", base_model="user/memory", processor=small_processor()))
+push_model(model, "user/whole")
+print(push_model(adapted(model), "user/lora", base_model="user/whole", processor=small_processor()))
 """
     lines = talk(code, owned, tmp_path / "home")
     at = owned.endpoint
@@ -231,11 +232,13 @@ print(len(model.peft_config))
 
 def test_the_command(owned, base, tmp_path):
     command = [sys.executable, "-m", "hf_tripletclip.cli", "push", str(base), "user/clip", "--private"]
-    done = run_command([*command, "--commit_message", "By hand", "--revision", "v1"], owned, tmp_path, HF_TOKEN=FAKE)
+    flags = ["--commit_message", "By hand", "--revision", "v1", "--license", "mit"]
+    done = run_command([*command, *flags], owned, tmp_path, HF_TOKEN=FAKE)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"pushed to {owned.endpoint}/user/clip/tree/v1\n"
     assert owned.repos["model", "user/clip"].private
     assert "model.safetensors" in owned.files("model", "user/clip", "v1")
+    assert ModelCard(owned.files("model", "user/clip", "v1")["README.md"].decode()).data.license == "mit"
     assert FAKE not in done.stderr
 
 
@@ -260,5 +263,5 @@ def test_an_interrupted_upload_goes_on_and_a_hub_that_is_not_there(base, tmp_pat
         assert "adapter_model.safetensors" in hub.files("model", "user/lora")
     failed = run_command(command, None, tmp_path)
     assert failed.returncode == 1
-    assert "error: The Hub cannot be reached to take user/lora" in failed.stderr
+    assert "error: The Hub cannot be reached to look for user/base" in failed.stderr
     assert "Traceback" not in failed.stderr

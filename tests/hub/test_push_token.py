@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hf_tripletclip.training import TripletCLIPTrainingArguments
-from hf_tripletclip.training.trainer import _tokens_not_pickled
+from hf_tripletclip.training.pushing import _tokens_not_pickled
 from tests.hub import FAKE
 from tests.loopback_hub import run_python
 from tests.training.test_trainer import make_trainer
@@ -70,7 +70,8 @@ print(trainer.args)
     repo = hub.repos["model", "user/run"]
     assert repo.private
     files = hub.files("model", "user/run")
-    assert {"model.safetensors", "training_args.bin", "checkpoint-2/training_args.bin"} <= files.keys()
+    assert {"model.safetensors", "checkpoint-2/training_args.bin"} <= files.keys()
+    assert "training_args.bin" not in files  # nor what else lies in the output folder
     # Also not in what a later commit has replaced, nor in what was only sent.
     contents = [*hub.objects.values(), *(content for commit in repo.commits.values() for content in commit.values())]
     assert not any(FAKE.encode() in content for content in contents)

@@ -9,11 +9,18 @@ from hf_tripletclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hf_tripletclip.checkpoints.convert import convert
+    from hf_tripletclip.checkpoints.peft_model import TripletCLIPPeftModel
     from hf_tripletclip.checkpoints.processor import load_processor
     from hf_tripletclip.checkpoints.published import PUBLISHED_CHECKPOINTS
 
-__all__ = ["PUBLISHED_CHECKPOINTS", "convert", "load_processor"]
+__all__ = ["PUBLISHED_CHECKPOINTS", "TripletCLIPPeftModel", "convert", "load_processor"]
 
 __getattr__, __dir__ = lazy_exports(
-    __name__, {"PUBLISHED_CHECKPOINTS": "published", "convert": "convert", "load_processor": "processor"}
+    __name__,
+    {
+        "PUBLISHED_CHECKPOINTS": "published",
+        "TripletCLIPPeftModel": "peft_model",
+        "convert": "convert",
+        "load_processor": "processor",
+    },
 )

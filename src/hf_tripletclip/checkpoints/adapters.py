@@ -1,33 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PEFT adapters: the learned scale beside one, and the plain model that an adapter makes."""
+"""PEFT adapters: what they adapt, the learned scale beside one, and the plain model that an adapter makes."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
+from hf_tripletclip.checkpoints.published import find_file
+
+ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 LOGIT_SCALE = "logit_scale"
 LOGIT_SCALE_FILE = "logit_scale.safetensors"  # beside an adapter, which holds modules only
 
 
+def read_base(source: str | os.PathLike[str], config_file: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """
+    The model that an adapter adapts, a directory or Hub id, and its revision.
+
+    Args:
+        source (`str` or `os.PathLike`): The adapter, for messages.
+        config_file (`str` or `os.PathLike`): Its `adapter_config.json`.
+
+    Raises:
+        ValueError: The file is no JSON, or names no model, or the adapter itself.
+    """
+    try:
+        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config_file} is not valid JSON: {error}") from error
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"{source} is a PEFT adapter whose {ADAPTER_CONFIG} does not say of which model: set "
+            "`base_model_name_or_path` in it to a directory or Hub id."
+        )
+    if base == os.fspath(source):
+        raise ValueError(f"{source} is a PEFT adapter that names itself as the model that it adapts.")
+    return base, config.get("revision")
+
+
+def write_logit_scale(scale: torch.Tensor, folder: str | os.PathLike[str]) -> None:
+    """Write a scale beside an adapter."""
+    save_file({LOGIT_SCALE: scale.detach().cpu().clone()}, Path(folder) / LOGIT_SCALE_FILE)
+
+
+def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Tensor | None:
+    """
+    The scale beside an adapter, `None` where there is none.
+
+    Args:
+        source (`str` or `os.PathLike`): The adapter, a directory or Hub id.
+        kwargs: `from_pretrained`'s; those about the Hub are used.
+
+    Raises:
+        OSError: The Hub refuses access or answers with an error.
+        ValueError: The file holds no scale.
+    """
+    path = find_file(source, LOGIT_SCALE_FILE, kwargs)
+    if path is None:
+        return None
+    try:
+        scale = load_file(path).get(LOGIT_SCALE)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file that can be read: {error}") from error
+    if scale is None or scale.numel() != 1 or not scale.isfinite().all():
+        raise ValueError(f"{path} must hold `{LOGIT_SCALE}`, one finite number.")
+    return scale.reshape(())
+
+
 def save_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Write `logit_scale` beside an adapter where it was trained: peft saves modules, and it is a bare parameter."""
+    """
+    Write `logit_scale` beside the adapter of a `PeftModel` of peft's own class where it was trained: peft saves
+    modules, and it is a bare parameter. [`TripletCLIPPeftModel`] does that itself.
+    """
     core: Any = unwrap_peft_model(model)
-    if core is not model and core.logit_scale.requires_grad:
-        save_file({LOGIT_SCALE: core.logit_scale.detach().cpu().clone()}, Path(folder) / LOGIT_SCALE_FILE)
+    if core is not model and not _keeps_scale(model) and core.logit_scale.requires_grad:
+        write_logit_scale(core.logit_scale, folder)
 
 
 def load_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Read what `save_logit_scale` wrote, where it did."""
-    path = Path(folder) / LOGIT_SCALE_FILE
-    if path.is_file():
-        core: Any = unwrap_peft_model(model)
-        core.logit_scale.data.copy_(load_file(path)[LOGIT_SCALE])
+    """Read what `save_logit_scale` wrote, where it did. [`TripletCLIPPeftModel`] does that itself."""
+    core: Any = unwrap_peft_model(model)
+    if core is not model and not _keeps_scale(model) and (scale := read_logit_scale(folder)) is not None:
+        with torch.no_grad():
+            core.logit_scale.copy_(scale)
+
+
+def _keeps_scale(model: nn.Module) -> bool:
+    # Imported here: it needs peft, which a `PeftModel` has brought along.
+    from hf_tripletclip.checkpoints.peft_model import TripletCLIPPeftModel
+
+    return isinstance(model, TripletCLIPPeftModel)
 
 
 def merged(model: Any) -> Any:

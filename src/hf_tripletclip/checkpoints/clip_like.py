@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +14,14 @@ from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
 
-from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, load_logit_scale
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_base
 from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, load_processor
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
 from hf_tripletclip.modeling import TripletCLIPModel
 
 DEFAULT_LIMIT = 512  # tokens, where neither model nor tokenizer names a limit
-ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def load_clip_like(
@@ -98,39 +94,32 @@ def _check_reachable(source: str, revision: str | None) -> None:
 def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     """The adapted model, and the adapter's processor where it has one, else that of the model that it adapts."""
     try:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
+
+        from hf_tripletclip.checkpoints.peft_model import TripletCLIPPeftModel
     except ImportError as error:
         raise ImportError(
             f"{source} is a PEFT adapter: install `peft` (pip install 'hf_tripletclip[peft]')"
         ) from error
 
+    base, revision = read_base(source, config_file)
     try:
-        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not valid JSON: {error}") from error
-    base = config.get("base_model_name_or_path")
-    if not base:
-        raise ValueError(
-            f"{source} is a PEFT adapter whose {ADAPTER_CONFIG} does not say of which model: set "
-            "`base_model_name_or_path` in it to a directory or Hub id."
-        )
-    if base == source:
-        raise ValueError(f"{source} is a PEFT adapter that names itself as the model that it adapts.")
-    try:
-        model, processor = load_clip_like(base, revision=config.get("revision"), dtype=dtype)
+        model, processor = load_clip_like(base, revision=revision, dtype=dtype)
     except OSError as error:
         raise OSError(f"{source} is a PEFT adapter of {base}, which cannot be loaded: {error}") from error
     if not any(find_file(source, name, options) for name in ADAPTER_WEIGHTS):
         raise OSError(f"{source} has an {ADAPTER_CONFIG} but no {' or '.join(ADAPTER_WEIGHTS)}")
     hub = {name: value for name, value in options.items() if name == "revision"}
+    model_class = TripletCLIPPeftModel if isinstance(model, CLIPModel) else PeftModel
     try:
+        config = PeftConfig.from_pretrained(source, **hub)
+        config.inference_mode = True
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below
             # peft asks for an attribute that transformers has renamed.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            adapted = PeftModel.from_pretrained(model, source, torch_device="cpu", **hub)
-            # Once more, because only this says what did not fit; it is small.
-            loaded = adapted.load_adapter(source, "default", torch_device="cpu", **hub)
+            adapted = model_class(model, config)
+        # Not `from_pretrained`, which only warns of weights that do not fit.
+        loaded = adapted.load_adapter(source, "default", torch_device="cpu", **hub)
     except SafetensorError as error:
         raise ValueError(f"the weights of the PEFT adapter {source} cannot be read: {error}") from error
     except (ValueError, TypeError, RuntimeError) as error:  # modules or shapes that the model does not have
@@ -141,8 +130,6 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
             f"{source} is a PEFT adapter that does not fit {base}: {len(strange)} weights are missing or of another "
             f"model: {', '.join(strange[:3])}"
         )
-    if scale := find_file(source, LOGIT_SCALE_FILE, options):
-        load_logit_scale(adapted, Path(scale).parent)
     if any(find_file(source, name, options) for name in PROCESSOR_FILES):
         processor = AutoProcessor.from_pretrained(source, **options)
     return adapted, processor

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.checkpoints.adapters import merged
-from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG, load_clip_like
-from hf_tripletclip.checkpoints.openclip import find_checkpoint, load_openclip, openclip_processor, save_openclip
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, merged
+from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.openclip import find_checkpoint, load_openclip, openclip_processor
+from hf_tripletclip.checkpoints.openclip_writing import save_openclip
 from hf_tripletclip.checkpoints.processor import load_processor
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
 from hf_tripletclip.checkpoints.writing import check_target, whole_directory

@@ -48,11 +48,14 @@ def fold_lora(state: Mapping[str, torch.Tensor], source: Path) -> dict[str, torc
 
 
 def _changed(name: str, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, source: Path) -> torch.Tensor:
-    # A convolution's matrices have its kernel's side times the rank.
-    side = weight.shape[-1] if weight.ndim == 4 else 1
-    if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0] or len(up) * down.shape[1] != weight.numel():
-        raise ValueError(
-            f"{source}: lora_B {tuple(up.shape)} and lora_A {tuple(down.shape)} do not make {name} "
-            f"{tuple(weight.shape)}."
-        )
-    return weight + (up @ down).view(weight.shape) * (side / len(down))
+    # A convolution is a matrix of its channels times its kernel's side, and so is its rank.
+    if weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == weight.shape[3]):
+        side = weight.shape[3] if weight.ndim == 4 else 1
+        outputs, inputs = (size * side for size in weight.shape[:2])
+        rank = len(down) if down.ndim else 0
+        if rank and rank % side == 0 and down.shape == (rank, inputs) and up.shape == (outputs, rank):
+            return weight + (up @ down).view(weight.shape) * (side / rank)
+    raise ValueError(
+        f"{source}: lora_B {tuple(up.shape)} and lora_A {tuple(down.shape)} do not make {name} {tuple(weight.shape)}. "
+        "Read are (out, rank) and (rank, in) of a linear layer, or both times the kernel's side of a convolution."
+    )

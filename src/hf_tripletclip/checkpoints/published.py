@@ -52,7 +52,8 @@ DEFAULT_LOGIT_SCALE = math.log(100.0)
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Where files come from; the rest of `from_pretrained`'s arguments say what is made of them.
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+CONNECTION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+HUB_ARGUMENTS = (*CONNECTION_ARGUMENTS, "revision", "subfolder")
 # Arguments that choose among files or allow code, of which this layout has only one answer.
 MEANINGLESS_ARGUMENTS = ("trust_remote_code", "code_revision", "use_safetensors", "weights_only", "adapter_kwargs")
 
@@ -124,7 +125,6 @@ def load_split_encoders(
     elif not math.isfinite(logit_scale):
         raise ValueError(f"`logit_scale` must be finite, it is {logit_scale}.")
     state_dict["logit_scale"] = torch.tensor(float(logit_scale))
-    config._name_or_path = str(source)
     return config, state_dict, kwargs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,13 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        problem = str(error).partition("\n")[0].removesuffix(".")
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{found[1]}, which is no tensor" if found else "more than tensors"
+        # Not from torch's error, which advises to run what is in the file.
         raise ValueError(
-            f"{path} is refused: it holds more than tensors, and reading that would run code from it ({problem}). If "
-            "you trust it, open it in a place without secrets and write its state dict with "
-            "`safetensors.torch.save_file`."
-        ) from error
+            f"{path} is refused: it holds {what}, and reading that would run code from it. If you trust it, open it "
+            "in a place without secrets and write its state dict with `safetensors.torch.save_file`."
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         problem = str(error).partition("\n")[0]
         raise ValueError(f"{path} is no checkpoint that torch can read: {problem or type(error).__name__}") from error

@@ -87,7 +87,8 @@ def merge(
 
     # Imported here, as the command's last step: cards are made of what was measured, and know evaluation.
     from hf_tripletclip.hub.card_sections import Retention
-    from hf_tripletclip.hub.model_card import CARD_FILE, create_model_card
+    from hf_tripletclip.hub.files import CARD_FILE
+    from hf_tripletclip.hub.model_card import create_model_card
 
     card = create_model_card(
         name=target.name,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import yaml
 from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
-from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG
 from hf_tripletclip.evaluation.interpolation import CURVE_FILE, PLOT_FILE, Curve, Point
 from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.hub.files import read_json, read_text
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 
 LOSS_PLOT, EVALUATION_PLOT = "loss_curve.png", "evaluation.png"
@@ -46,6 +46,12 @@ def facts_of_folder(folder: Path) -> dict[str, Any]:
         "config": config,
         "plots": [name for name in (LOSS_PLOT, EVALUATION_PLOT) if (folder / name).is_file()],
     }
+
+
+def tells_of_a_run(folder: Path) -> bool:
+    """Whether anything in the folder tells of training or of results."""
+    found = [TRAINER_STATE, CURVE_FILE, "evaluation_*.json", f"{EVAL_RESULTS_FOLDER}/*.yaml"]
+    return any(any(folder.glob(pattern)) for pattern in found)
 
 
 def _objective(config: Mapping[str, Any]) -> Objective | None:
@@ -82,17 +88,11 @@ def _read_entries(folder: Path) -> list[EvalResultEntry]:
     found: list[EvalResultEntry] = []
     for path in sorted((folder / EVAL_RESULTS_FOLDER).glob("*.yaml")):
         try:
-            found += parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+            found += parse_eval_result_entries(yaml.safe_load(read_text(path)))
         except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise ValueError(f"{path} holds no results that can be read: {error}") from error
     return found
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    return read_json(path) if path.is_file() else {}

@@ -14,7 +14,7 @@ from hf_tripletclip.evaluation.gains import format_gains
 from hf_tripletclip.evaluation.interpolation import Curve, Point
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics, table_rows
-from hf_tripletclip.hub.eval_results import public_name
+from hf_tripletclip.hub.names import public_name
 
 SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")  # names of hyperparameters
 

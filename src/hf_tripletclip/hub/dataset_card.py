@@ -20,7 +20,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from hf_tripletclip.data.blind import MAX_ROWS, blind_table
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES
-from hf_tripletclip.hub.model_card import CITATION, TOKEN
+from hf_tripletclip.hub.card_sections import CITATION
+from hf_tripletclip.hub.files import CARD_FILE, without_tokens
 from hf_tripletclip.version import __version__
 
 # What each pair has, and what it is worth, by whether there are negative images.
@@ -105,8 +106,8 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
         samples=_samples(output, features, report.kept),
         citation=CITATION,
     )
-    card = DatasetCard(TOKEN.sub("[token]", f"---\n{data.to_yaml()}\n---\n\n{text}"))
-    card.save(output / "README.md")
+    card = DatasetCard(without_tokens(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+    card.save(output / CARD_FILE)
 
 
 def _size_category(rows: int) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 from hf_tripletclip.generation.publish import (
     ASSETS_FOLDER,
-    CARD_FILE,
     DATA_FOLDER,
     LEFT_OUT_FILE,
     REPORT_FILE,
 )
 from hf_tripletclip.generation.run import PLAN_FILE
-from hf_tripletclip.hub.upload import Destination, without_paths, without_tokens
+from hf_tripletclip.hub.files import CARD_FILE, read_json, without_paths, without_tokens
+from hf_tripletclip.hub.upload import Destination
 
 UPLOADED = (CARD_FILE, REPORT_FILE, LEFT_OUT_FILE)
 
@@ -62,9 +62,9 @@ def push_dataset(
     report = _check_finished(folder)
     destination = Destination(repo_id, "dataset", private, revision, create_pr, token)
     rows = sum(report["kept"].values())
-    destination.prepare()
     with tempfile.TemporaryDirectory() as staged:
         _stage(folder, Path(staged))
+        destination.prepare()
         commit = destination.send(
             Path(staged),
             commit_message or f"Upload {rows:,} triplets with hf_tripletclip",
@@ -82,7 +82,7 @@ def _check_finished(folder: Path) -> dict[str, Any]:
     missing = [name for name in (REPORT_FILE, CARD_FILE, DATA_FOLDER) if not (folder / name).exists()]
     if missing:
         raise ValueError(f"{folder} has no {missing[0]}: it is not finished. The command that began it continues it.")
-    return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return read_json(folder / REPORT_FILE)
 
 
 def _stage(folder: Path, staged: Path) -> None:
@@ -94,6 +94,6 @@ def _stage(folder: Path, staged: Path) -> None:
         link = staged / path.relative_to(folder)
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(path.resolve())
-    plan = without_paths(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+    plan = without_paths(read_json(folder / PLAN_FILE))
     text = without_tokens(json.dumps(plan, indent=1, ensure_ascii=False))
     (staged / PLAN_FILE).write_text(text + "\n", encoding="utf-8")

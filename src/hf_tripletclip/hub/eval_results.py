@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCard,
-    eval_result_entries_to_yaml,
-    parse_eval_result_entries,
-)
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.report.scores import category_metrics, is_raw, overall_metrics
 from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.hub.card_metadata import parse_card, with_fields
+from hf_tripletclip.hub.files import CARD_FILE, read_text, replace_text
+from hf_tripletclip.hub.names import is_repo_id, public_name
 
 TASK = "zero-shot-image-classification"
 RETRIEVAL_TASK = "image-text-retrieval"
@@ -47,20 +43,6 @@ HUB_DATA = {
     "colorswap": HubData("stanfordnlp/colorswap"),
     "mmvp": HubData("MMVP/MMVP_VLM"),
 }
-
-
-def is_repo_id(name: str) -> bool:
-    """Whether it is the id `owner/name` of a repository, and no path that exists here."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
-
-
-def public_name(name: str) -> str:
-    """A repository by its id, a path by its last part: where things lie on this machine is nobody's business."""
-    return name if is_repo_id(name) else Path(name).name
 
 
 def hub_data(result: EvaluationResult) -> HubData | None:
@@ -183,40 +165,25 @@ def write_eval_results(folder: str | os.PathLike[str], results: Sequence[Evaluat
         raise FileNotFoundError(f"there is no model folder {target}")
     if not any(is_whole(result) for result in results):
         raise ValueError("there is no result of a whole benchmark: samples (`max_rows`) are not published")
-    readme = target / "README.md"
+    readme = target / CARD_FILE
     name = target.resolve().name
-    card = load_card(readme) if readme.exists() else ModelCard(f"---\n{{}}\n---\n\n# {name}\n")
+    content = read_text(readme) if readme.exists() else f"# {name}\n"
     new = model_index(results)
     if new:
-        data: Any = card.data
+        data: Any = parse_card(content, readme).data
         kept = [one for one in data.eval_results or [] if not any(same_result(one, other) for other in new)]
-        data.eval_results = [*kept, *new]
-        data.model_name = data.model_name or name
-    staged = readme.with_name(".README.md.tmp")
-    card.save(staged)
-    os.replace(staged, readme)
+        index = eval_results_to_model_index(data.model_name or name, [*kept, *new])
+        content = with_fields(content, {"model-index": index})
+    replace_text(readme, content)
     written = [readme]
     for benchmark, entries in eval_entries(results).items():
-        content = eval_result_entries_to_yaml(entries)
-        parse_eval_result_entries(content)  # as the Hub reads it
+        found = eval_result_entries_to_yaml(entries)
+        parse_eval_result_entries(found)  # as the Hub reads it
         path = target / EVAL_RESULTS_FOLDER / f"{benchmark}.yaml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path.write_text(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), encoding="utf-8")
         written.append(path)
     return written
-
-
-def load_card(readme: Path) -> ModelCard:
-    """
-    Read a card.
-
-    Raises:
-        ValueError: Its metadata cannot be read.
-    """
-    try:
-        return ModelCard(readme.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the metadata at the head of {readme} cannot be read: {error}") from error
 
 
 def same_result(one: EvalResult, other: EvalResult) -> bool:

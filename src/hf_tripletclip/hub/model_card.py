@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a trained model, and what becomes of it when the model is published."""
+"""The model card of a trained model."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 
 from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.card_equation import describe_objective
-from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT, base_of_adapter, facts_of_folder
+from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
 from hf_tripletclip.hub.card_sections import (
     CITATION,
     WISE_FT_CITATION,
@@ -27,17 +25,18 @@ from hf_tripletclip.hub.card_sections import (
 from hf_tripletclip.hub.card_use import (
     PEFT,
     TRANSFORMERS,
+    WHAT,
+    Use,
     has_markers,
-    kind_of_folder,
-    renamed,
+    is_split,
     shown_base,
     use_section,
 )
-from hf_tripletclip.hub.eval_results import TASK, is_repo_id, load_card, model_index, public_name, same_result
+from hf_tripletclip.hub.eval_results import TASK, model_index, same_result
+from hf_tripletclip.hub.files import without_tokens
+from hf_tripletclip.hub.names import is_repo_id, public_name
 from hf_tripletclip.objectives import Objective
 
-CARD_FILE = "README.md"
-TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # as the Hub makes them
 GAP = r"\[More Information Needed\]"
 # A card that peft or transformers left to fill in, which has 39 gaps, or one that `Trainer` asks to complete.
 TEMPLATE = re.compile(
@@ -65,6 +64,7 @@ def create_model_card(
     tuned_model: str | None = None,
     merged: bool = False,
     kind: str = TRANSFORMERS,
+    learned_scale: bool = False,
     config: Any = None,
     plots: Sequence[str] = (),
     license: str | None = None,
@@ -91,6 +91,8 @@ def create_model_card(
         tuned_model (`str`, *optional*): Of a merge, what was tuned from the base.
         merged (`bool`, defaults to `False`): Whether its weights lie between those of a base and a tuned model.
         kind (`str`, defaults to `"transformers"`): What the folder holds: that, `peft` or `open_clip`.
+        learned_scale (`bool`, defaults to `False`): Whether the `logit_scale` that was trained with an adapter lies
+            beside it.
         config ([`~transformers.CLIPConfig`] or `Mapping`, *optional*): The model's, for its limits.
         plots (`Sequence[str]`): Which of `loss_curve.png` and `evaluation.png` lie beside the card.
         license (`str`, *optional*): Of the weights, an identifier of the Hub; what training started from and what it
@@ -100,8 +102,9 @@ def create_model_card(
         `ModelCard`, with the metadata that the Hub understands.
     """
     trained = objective is not None
-    sources = [one for one in (base_model, tuned_model) if one is not None and is_repo_id(one)]
-    relation = MERGE if merged else _relation(kind)
+    # Plain strings: YAML writes no others.
+    sources = [str(one) for one in (base_model, tuned_model) if one is not None and is_repo_id(one)]
+    relation = MERGE if merged else relation_to_base(kind)
     shown_data = None if dataset is None else public_name(dataset)
     results = _results(after, further, retention, shown_data)
     data = ModelCardData(
@@ -111,7 +114,7 @@ def create_model_card(
         tags=_tags(objective, kind, merged),
         # Only ids of the Hub belong into the metadata, not paths.
         base_model=(sources if merged else sources[0]) if sources else None,
-        datasets=[dataset] if dataset is not None and is_repo_id(dataset) else None,
+        datasets=[str(dataset)] if dataset is not None and is_repo_id(dataset) else None,
         base_model_relation=relation if sources or merged else None,
         model_name=name.rpartition("/")[2] if results else None,  # of the results only
         eval_results=results or None,
@@ -120,7 +123,7 @@ def create_model_card(
     sections = [
         f"# {name.rpartition('/')[2]}",
         _summary(kind, objective, dataset, base_model, tuned_model, retention if merged else None),
-        use_section(kind, name, base_model),
+        use_section(Use(kind, name, base_model, split=is_split(base_model), scale=learned_scale)),
         training_section(
             describe_objective(objective) if objective is not None else None,
             towers,
@@ -142,52 +145,7 @@ def create_model_card(
         citation_section(citations),
     ]
     body = "\n\n".join(section for section in sections if section)
-    return ModelCard(_public(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
-
-
-def card_to_publish(folder: str | os.PathLike[str], repo_id: str, *, base_model: str | None = None) -> ModelCard:
-    """
-    The card with which a model's folder goes to a repository. A card of ours names the repository, and the base
-    model's id where one is given, instead of folders of this machine; one that somebody wrote keeps its text and gets
-    metadata that it lacks; where there is none, or a template that nobody filled in, one is made from what lies in the
-    folder. The folder stays as it is.
-
-    Args:
-        folder (`str` or `os.PathLike`): The model's folder.
-        repo_id (`str`): Where it goes.
-        base_model (`str`, *optional*): The Hub's id of what it was made from.
-
-    Returns:
-        `ModelCard`, without tokens.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: The metadata of the README.md, or a result in the folder, cannot be read.
-    """
-    target = Path(folder)
-    if not target.is_dir():
-        raise FileNotFoundError(f"there is no model folder {target}")
-    readme, kind = target / CARD_FILE, kind_of_folder(target)
-    base = base_model or base_of_adapter(target)
-    card = load_card(readme) if readme.is_file() else None
-    if card is None or not is_written(card.text):
-        made = create_model_card(name=repo_id, base_model=base, kind=kind, **facts_of_folder(target))
-        for name in ("license", "datasets", "language"):
-            if card is not None and card.data.get(name) is not None:
-                made.data[name] = card.data[name]
-        return made
-    data: Any = card.data
-    ours = has_markers(card.text)
-    if ours:
-        card.text = renamed(card.text, kind, repo_id, base)
-        data.model_name = repo_id.rpartition("/")[2] if data.eval_results else None
-    data.pipeline_tag = data.pipeline_tag or TASK
-    data.library_name = data.library_name or kind
-    if base_model is not None and (ours or not _are_ids(data.base_model)):
-        is_merge = data.get("base_model_relation") == MERGE
-        data.base_model = _with_base(data.base_model, base_model) if is_merge else base_model
-        data["base_model_relation"] = data.get("base_model_relation") or _relation(kind)
-    return ModelCard(_public(card.content))
+    return ModelCard(without_tokens(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
 
 
 def is_written(text: str) -> bool:
@@ -203,9 +161,7 @@ def _summary(
     tuned_model: str | None,
     merge: Retention | None,
 ) -> str:
-    what = {PEFT: "A PEFT adapter of a CLIP model", TRANSFORMERS: "A CLIP model"}.get(
-        kind, "A CLIP model for OpenCLIP"
-    )
+    what = WHAT[kind]
     base = shown_base(base_model) if base_model is not None else None
     if merge is not None:
         tuned = "what was tuned from it" if tuned_model is None else f"`{public_name(tuned_model)}`"
@@ -224,7 +180,8 @@ def _shown_data(dataset: str) -> str:
     return f"[`{shown}`](https://huggingface.co/datasets/{shown})" if is_repo_id(dataset) else f"`{shown}`"
 
 
-def _relation(kind: str) -> str:
+def relation_to_base(kind: str) -> str:
+    """Of a model that is no merge, for `base_model_relation`."""
     return "adapter" if kind == PEFT else "finetune"
 
 
@@ -260,17 +217,3 @@ def _sizes(config: Any) -> dict[str, int | None]:
     parts = config if isinstance(config, Mapping) else {} if config is None else config.to_dict()
     vision, text = parts.get("vision_config") or {}, parts.get("text_config") or {}
     return {"image_size": vision.get("image_size"), "text_length": text.get("max_position_embeddings")}
-
-
-def _are_ids(base_model: str | list[str] | None) -> bool:
-    names = [base_model] if isinstance(base_model, str) else base_model or []
-    return bool(names) and all(is_repo_id(name) for name in names)
-
-
-def _with_base(known: str | list[str] | None, base_model: str) -> list[str]:
-    others = [known] if isinstance(known, str) else known or []
-    return list(dict.fromkeys([base_model, *others]))
-
-
-def _public(content: str) -> str:
-    return TOKEN.sub("[token]", content)

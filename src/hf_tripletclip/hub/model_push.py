@@ -3,24 +3,39 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitInfo, ModelCard
+from huggingface_hub import CommitInfo
 from transformers import CLIPModel
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_tripletclip.checkpoints.adapters import save_logit_scale
-from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE, save_logit_scale
 from hf_tripletclip.checkpoints.loading import no_progress_bars
-from hf_tripletclip.hub.card_use import PEFT, has_markers
-from hf_tripletclip.hub.eval_results import is_repo_id
-from hf_tripletclip.hub.model_card import CARD_FILE, TEMPLATE, card_to_publish
-from hf_tripletclip.hub.model_files import CONFIG, OLD_WEIGHTS, check_model, read_json, stage_model
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES
+from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.hub.adapter_base import AdapterBase, find_base
+from hf_tripletclip.hub.card_publish import card_to_publish
+from hf_tripletclip.hub.card_use import OPENCLIP, PEFT, TRANSFORMERS, Use, has_markers
+from hf_tripletclip.hub.files import CARD_FILE, read_json, read_text
+from hf_tripletclip.hub.model_files import (
+    CONFIG,
+    EVALUATIONS,
+    WEIGHTS_OF,
+    check_model,
+    kinds_in,
+    stage_model,
+    stale_records,
+)
+from hf_tripletclip.hub.names import HubId, has_id_form
+from hf_tripletclip.hub.upload import Destination, Snapshot
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,6 +47,7 @@ def push_model(
     *,
     processor: Any = None,
     base_model: str | None = None,
+    license: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -42,8 +58,12 @@ def push_model(
     Upload a model or a PEFT adapter with its card: what opens it, what was measured, and nothing else. Of a training
     run's folder checkpoints, optimizers, logs and pickles stay here; JSON files lose the paths of this machine.
 
-    The card is the folder's own. Where it has none, one is made of what lies in it; but a `README.md` that the
-    repository has already is then left as it is, for somebody may have written it.
+    The card is the folder's own. Where it has none, that of the repository stays if somebody wrote it, and is brought
+    up to date if it is one of ours; else one is made of what lies in the folder.
+
+    Weights of an older upload of the same kind go, also pickles (`pytorch_model.bin`); a model of transformers and one
+    of OpenCLIP may lie side by side. With a new card go the results that an older upload has left, such as
+    `evaluation_*.json`. All other files of the repository stay.
 
     Args:
         model (`str`, `os.PathLike`, [`~transformers.CLIPModel`] or `PeftModel`): A folder with a CLIP, also in
@@ -53,7 +73,9 @@ def push_model(
             need one. A folder has its own.
         base_model (`str`, *optional*): The Hub's id of what the model was made from, for its card. An adapter needs it
             where its `adapter_config.json` names a directory; the uploaded one then names this.
-        private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
+        license (`str`, *optional*): Of the weights, an identifier of the Hub for the card.
+        private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is,
+            with a warning where it is public.
         revision (`str`, *optional*): The branch to upload to, made where it does not exist; `main` by default.
         create_pr (`bool`, defaults to `False`): Open a pull request against `main`. To continue one, name its
             `revision`, `refs/pr/N`.
@@ -76,11 +98,16 @@ def push_model(
     ```python
     >>> from hf_tripletclip import push_model
 
-    >>> push_model("outputs/finetune/lora", "user/clip-lora", base_model="user/clip", private=True)
+    >>> push_model("outputs/finetuned/lora", "user/clip-lora", base_model="user/clip", private=True)
     ```"""
     destination = Destination(repo_id, "model", private, revision, create_pr, token)
     commit = upload_model(
-        model, destination, processor=processor, base_model=base_model, commit_message=commit_message
+        model,
+        destination,
+        processor=processor,
+        base_model=base_model,
+        license=license,
+        commit_message=commit_message,
     )
     return destination.address(commit)
 
@@ -91,6 +118,7 @@ def upload_model(
     *,
     processor: Any = None,
     base_model: str | None = None,
+    license: str | None = None,
     commit_message: str | None = None,
     commit_description: str | None = None,
     tags: Sequence[str] = (),
@@ -100,23 +128,24 @@ def upload_model(
     [`push_model`] to a destination.
 
     Args:
-        model, processor, base_model, commit_message: As in [`push_model`].
+        model, processor, base_model, license, commit_message: As in [`push_model`].
         destination ([`~hf_tripletclip.hub.upload.Destination`]): Where to.
         commit_description (`str`, *optional*): Of the commit.
         tags (`Sequence[str]`): For the metadata of the card, also of one that the repository has.
         max_shard_size (`int` or `str`, defaults to `"50GB"`): Of a file of weights, for a model in memory.
     """
-    if base_model is not None and not is_repo_id(base_model):
+    if base_model is not None and not has_id_form(base_model):
         raise ValueError(f"`base_model` is {base_model!r}: give the id of a repository of the Hub, such as user/base.")
+    about = (None if base_model is None else HubId(base_model), license, commit_message, commit_description, tags)
     if isinstance(model, (str, os.PathLike)):
         if processor is not None:
             raise ValueError("A folder holds its processor: leave `processor` out.")
-        return _upload_folder(Path(model), destination, base_model, commit_message, commit_description, tags)
+        return _upload_folder(Path(model), destination, *about)
     if not isinstance(unwrap_peft_model(model), CLIPModel):
         raise TypeError(f"Only a CLIPModel, or a PeftModel of one, can be pushed, not a {type(model).__name__}.")
     with tempfile.TemporaryDirectory() as saved:
         folder = _save(model, processor, Path(saved), max_shard_size)
-        return _upload_folder(folder, destination, base_model, commit_message, commit_description, tags)
+        return _upload_folder(folder, destination, *about, shown="The adapter")
 
 
 def _save(model: Any, processor: Any, saved: Path, max_shard_size: int | str) -> Path:
@@ -140,81 +169,96 @@ def _upload_folder(
     folder: Path,
     destination: Destination,
     base_model: str | None,
+    license: str | None,
     message: str | None,
     description: str | None,
     tags: Sequence[str],
+    *,
+    shown: str | None = None,
 ) -> CommitInfo:
     kind = check_model(folder)
-    adapter = _adapter_config(folder, base_model, destination) if kind == PEFT else {}
-    destination.prepare()
-    there = destination.files()
-    _check_same_kind(kind, there, destination)
+    base = None
+    if kind == PEFT:
+        base = find_base(folder, base_model, destination, shown=shown or f"The adapter in {folder}")
+    there = destination.look()
+    _check_same_kind(kind, there.files, destination)
     with tempfile.TemporaryDirectory() as work:
         staged, downloaded = Path(work) / "staged", Path(work) / "downloaded"
         staged.mkdir()
-        base = adapter.get("base_model_name_or_path", base_model)
-        card = _card(folder, destination, there, base, tags, downloaded)
-        stage_model(folder, kind, staged, card, adapter)
+        text = None
+        if CARD_FILE in there.files:
+            path = destination.download(CARD_FILE, downloaded, there.commit)
+            text = read_text(path, f"the {CARD_FILE} of {destination.repo_id}")
+        card = card_to_publish(
+            folder,
+            destination.repo_id,
+            base_model=base_model if base is None else base.repo_id,
+            there=text,
+            use=_use(folder, kind, there.files, base),
+            license=license,
+            tags=tags,
+        )
+        stage_model(folder, kind, staged, card.content, _adapter_config(folder, base))
+        old = [name for one in kinds_in(folder, kind) for name in WEIGHTS_OF[one]]
+        if card.of_folder:
+            ours = text is not None and has_markers(text)
+            old += map(glob.escape, _stale_records(destination, there, staged, downloaded, ours))
+        # Nothing is made on the Hub before all of it could be read here.
+        destination.prepare()
         return destination.send(
             staged,
             message or f"Upload {'PEFT adapter' if kind == PEFT else 'CLIP model'} with hf_tripletclip",
             description=description,
-            delete_patterns=() if kind == PEFT else OLD_WEIGHTS,
+            delete_patterns=old,
         )
 
 
-def _adapter_config(folder: Path, base_model: str | None, destination: Destination) -> dict[str, Any]:
+def _adapter_config(folder: Path, base: AdapterBase | None) -> dict[str, Any]:
     """`adapter_config.json` as it is uploaded: with a base that others find."""
-    config = read_json(folder / ADAPTER_CONFIG)
-    named = config.get("base_model_name_or_path")
-    base = base_model or named
-    if not base or not is_repo_id(base) or not destination.has_model(base):
-        what = "names no base model" if not base else f"is of {base}, which is no model on the Hub that you can see"
-        raise ValueError(
-            f"The adapter in {folder} {what}: push its base first (`tripletclip push BASE user/base`), and name that "
-            "with `base_model` (`--base_model user/base`)."
-        )
-    if base != named:  # a commit of the old name means nothing there
-        config |= {"base_model_name_or_path": base, "revision": None}
-    return config
+    if base is None:
+        return {}
+    named = {"base_model_name_or_path": str(base.repo_id), "revision": base.revision}
+    return read_json(folder / ADAPTER_CONFIG) | named
 
 
-def _check_same_kind(kind: str, there: set[str], destination: Destination) -> None:
+def _use(folder: Path, kind: str, there: frozenset[str], base: AdapterBase | None) -> Use:
+    """What opens the model once it is there, beside what was there before."""
+    kinds = set(kinds_in(folder, kind))
+    if kind != PEFT:
+        kinds |= {one for one, name in ((TRANSFORMERS, CONFIG), (OPENCLIP, OPENCLIP_CONFIG)) if name in there}
+    use = Use(TRANSFORMERS if TRANSFORMERS in kinds else kind, "", openclip=OPENCLIP in kinds)
+    if base is None:
+        return use
+    return replace(
+        use,
+        revision=base.revision,
+        split=base.split,
+        scale=(folder / LOGIT_SCALE_FILE).is_file(),
+        processor=any(name in there or (folder / name).is_file() for name in PROCESSOR_FILES),
+    )
+
+
+def _stale_records(destination: Destination, there: Snapshot, staged: Path, downloaded: Path, ours: bool) -> list[str]:
+    """What an older upload of ours left of its results; `ours` tells whether the card there is one of ours."""
+    found = []
+    for name in stale_records(there.files, staged):
+        if fnmatch(name, EVALUATIONS):  # others name files so, too
+            try:
+                EvaluationResult.load_json(destination.download(name, downloaded, there.commit))
+            except ValueError:
+                continue
+            found.append(name)
+        elif ours:
+            found.append(name)
+    return found
+
+
+def _check_same_kind(kind: str, there: frozenset[str], destination: Destination) -> None:
     """Where both lie side by side, loaders take one or the other."""
-    other = CONFIG if kind == PEFT else ADAPTER_CONFIG
-    if other in there:
+    others = (CONFIG, OPENCLIP_CONFIG) if kind == PEFT else (ADAPTER_CONFIG,)
+    other = next((name for name in others if name in there), None)
+    if other is not None:
         held, given = ("a model", "an adapter") if kind == PEFT else ("an adapter", "a model")
         raise ValueError(
-            f"{destination.repo_id} holds {held} already ({other}), and this is {given}: name another repository, or "
-            "another `revision` (`--revision`)."
+            f"{destination.repo_id} holds {held} already ({other}), and this is {given}: name another repository."
         )
-
-
-def _card(
-    folder: Path,
-    destination: Destination,
-    there: set[str],
-    base_model: str | None,
-    tags: Sequence[str],
-    downloaded: Path,
-) -> ModelCard | None:
-    """The card to upload; `None` where the repository's stays."""
-    if CARD_FILE not in there or _has_card(folder):
-        card = card_to_publish(folder, destination.repo_id, base_model=base_model)
-    elif tags:
-        card = ModelCard.load(destination.download(CARD_FILE, downloaded))
-    else:
-        return None
-    if tags:
-        data: Any = card.data
-        data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
-    return card
-
-
-def _has_card(folder: Path) -> bool:
-    """Whether the folder has a card, and no template that nobody has filled in."""
-    path = folder / CARD_FILE
-    if not path.is_file():
-        return False
-    text = path.read_text(encoding="utf-8")
-    return has_markers(text) or not TEMPLATE.search(text)

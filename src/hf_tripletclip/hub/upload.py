@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
@@ -21,10 +22,21 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging
 
-from hf_tripletclip.hub.model_card import TOKEN
+from hf_tripletclip.hub.files import without_tokens
+
+logger = logging.get_logger(__name__)
 
 PULL_REQUESTS = "refs/pr/"
+NO_TOKEN = "there is no token. Log in with `hf auth login`, or set HF_TOKEN."
+
+
+class Snapshot(NamedTuple):
+    """What a repository holds at a commit; `None` where the repository is yet to be made."""
+
+    files: frozenset[str]
+    commit: str | None
 
 
 @dataclass
@@ -50,7 +62,7 @@ class Destination:
     private: bool | None = None
     revision: str | None = None
     create_pr: bool = False
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -64,41 +76,74 @@ class Destination:
     def api(self) -> HfApi:
         return HfApi(token=self.token, library_name="hf_tripletclip")
 
+    def look(self) -> Snapshot:
+        """
+        What the files will be uploaded to; nothing is made. A name without a user gets the token's.
+
+        Raises:
+            OSError: The Hub cannot be reached or refuses it, or there is no such pull request.
+        """
+        with self._errors():
+            if "/" not in self.repo_id:
+                self.repo_id = f"{self._user()}/{self.repo_id}"
+            try:
+                return self._snapshot(self.revision)
+            except RevisionNotFoundError:
+                if self._is_pull_request:
+                    raise
+                return self._snapshot(None)  # where the branch will start
+            except RepositoryNotFoundError:
+                if self._is_pull_request:
+                    raise
+                return Snapshot(frozenset(), None)
+
     def prepare(self) -> None:
         """
         Make the repository and the branch where they do not exist.
 
         Raises:
-            OSError: The Hub cannot be reached or refuses it.
+            OSError: The Hub cannot be reached or refuses it, or there is no such pull request.
         """
         with self._errors():
+            if self._is_pull_request:
+                self._snapshot(self.revision)
             # A pull request may be for somebody else's repository.
-            if not (self.create_pr and self.api.repo_exists(self.repo_id, repo_type=self.repo_type)):
+            elif not (self.create_pr and self.api.repo_exists(self.repo_id, repo_type=self.repo_type)):
                 made = self.api.create_repo(
                     self.repo_id, repo_type=self.repo_type, private=self.private, exist_ok=True
                 )
                 self.repo_id = made.repo_id
-            if self.revision is not None and not self.revision.startswith(PULL_REQUESTS):
-                self.api.create_branch(self.repo_id, repo_type=self.repo_type, branch=self.revision, exist_ok=True)
-
-    def has_model(self, repo_id: str) -> bool:
-        """Whether the Hub has a model of this id that the token may see."""
-        with self._errors():
-            return self.api.repo_exists(repo_id, repo_type="model")
-
-    def files(self) -> set[str]:
-        """What the repository holds, at the revision."""
-        with self._errors():
-            return set(self.api.list_repo_files(self.repo_id, repo_type=self.repo_type, revision=self.revision))
-
-    def download(self, name: str, folder: Path) -> Path:
-        """A file of the repository, at the revision, written into a folder."""
-        with self._errors():
-            return Path(
-                self.api.hf_hub_download(
-                    self.repo_id, name, repo_type=self.repo_type, revision=self.revision, local_dir=folder
+                if self.revision is not None:
+                    self.api.create_branch(self.repo_id, repo_type=self.repo_type, branch=self.revision, exist_ok=True)
+            if self.private and not self.api.repo_info(self.repo_id, repo_type=self.repo_type).private:
+                logger.warning(
+                    f"{self.repo_id} exists and is public: what is uploaded can be seen by everyone. A repository is "
+                    f"made private in its settings, {self._url}/settings."
                 )
-            )
+
+    def model_at(self, repo_id: str, revision: str | None = None) -> Snapshot | None:
+        """Another model of the Hub; `None` where there is none of this id and revision that the token may see."""
+        with self._errors(f"look for {repo_id}", repo_id):
+            try:
+                info = self.api.model_info(repo_id, revision=revision)
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                return None
+            return Snapshot(frozenset(file.rfilename for file in info.siblings or ()), info.sha)
+
+    def download(self, name: str, folder: Path, commit: str | None, repo_id: str | None = None) -> Path:
+        """
+        A file of the repository at a commit, written into a folder.
+
+        Args:
+            name (`str`): Of the file.
+            folder (`Path`): Where to.
+            commit (`str`, *optional*): Of a `Snapshot`.
+            repo_id (`str`, *optional*): Of another model.
+        """
+        source, kind = repo_id or self.repo_id, "model" if repo_id else self.repo_type
+        with self._errors(f"read {source}", source):
+            path = self.api.hf_hub_download(source, name, repo_type=kind, revision=commit, local_dir=folder)
+            return Path(path)
 
     def send(
         self,
@@ -136,21 +181,47 @@ class Destination:
         """Where people see what was uploaded: the pull request, the branch or the repository."""
         if commit.pr_url:
             return commit.pr_url
-        url = f"{self.api.endpoint}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo_id}"
         if self.revision is None:
-            return url
-        if self.revision.startswith(PULL_REQUESTS):
-            return f"{url}/discussions/{self.revision.removeprefix(PULL_REQUESTS)}"
-        return f"{url}/tree/{self.revision}"
+            return self._url
+        if self._is_pull_request:
+            return f"{self._url}/discussions/{self.revision.removeprefix(PULL_REQUESTS)}"
+        return f"{self._url}/tree/{quote(self.revision, safe='')}"
+
+    @property
+    def _url(self) -> str:
+        return f"{self.api.endpoint}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo_id}"
+
+    @property
+    def _is_pull_request(self) -> bool:
+        return self.revision is not None and self.revision.startswith(PULL_REQUESTS)
+
+    def _user(self) -> str:
+        if not self._has_token:  # of which `whoami` has an error of its own
+            raise OSError(f"The Hub refuses {self.repo_id}: {NO_TOKEN}")
+        return self.api.whoami()["name"]
+
+    @property
+    def _has_token(self) -> bool:
+        return isinstance(self.token, str) or (self.token is not False and get_token() is not None)
+
+    def _snapshot(self, revision: str | None) -> Snapshot:
+        info: Any = self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision)
+        return Snapshot(frozenset(file.rfilename for file in info.siblings or ()), info.sha)
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, purpose: str | None = None, repo_id: str | None = None) -> Iterator[None]:
         try:
             yield
         except HfHubHTTPError as error:
-            self._fail(f"The Hub refuses {self.repo_id}: {self._refusal(error)}", error)
+            subject = repo_id or self.repo_id
+            self._fail(f"The Hub refuses {subject}: {self._refusal(error)}", error)
         except (HTTPError, OfflineModeIsEnabled) as error:
-            self._fail(f"The Hub cannot be reached to take {self.repo_id}: {error}", error)
+            self._fail(f"The Hub cannot be reached to {purpose or f'take {self.repo_id}'}: {error}", error)
+        except UnicodeEncodeError as error:
+            if error.encoding != "ascii":
+                raise
+            # Of the header that the token stands in; the error holds it.
+            raise OSError("The token holds characters that no token of the Hub has: copy it anew.") from None
         except RuntimeError as error:  # of a single file
             detail = f"{error} {error.__cause__ or ''}".strip()
             self._fail(f"{detail} The same command continues the upload.", error)
@@ -166,8 +237,10 @@ class Destination:
         said = f" ({error.server_message.rstrip('.')})" if error.server_message else ""
         if isinstance(error, RevisionNotFoundError):
             return f"it has no revision {self.revision or 'main'!r}. A branch is made, a pull request must exist."
-        if status == 401 and not (isinstance(self.token, str) or (self.token is not False and get_token())):
-            return "there is no token. Log in with `hf auth login`, or set HF_TOKEN."
+        if isinstance(error, GatedRepoError):
+            return f"it is gated, and the token has no access to it{said}. Ask for it on its page."
+        if status == 401 and not self._has_token:
+            return NO_TOKEN
         if status == 401:
             return f"it does not accept the token{said}. Make one at https://huggingface.co/settings/tokens."
         if status == 403:
@@ -178,20 +251,3 @@ class Destination:
         if isinstance(error, RepositoryNotFoundError):
             return "there is no such repository, or the token may not see it."
         return str(error)
-
-
-def without_tokens(text: str, token: str | bool | None = None) -> str:
-    """A text in which what looks like a token of the Hub is blanked, and the one given whatever it looks like."""
-    if isinstance(token, str) and token:
-        for shown in (token, repr(token)[1:-1]):  # the second in messages about tokens that are no text
-            text = text.replace(shown, "[token]")
-    return TOKEN.sub("[token]", text)
-
-
-def without_paths(value: Any) -> Any:
-    """JSON values whose absolute paths are cut to their last part: where things lie here is nobody's business."""
-    if isinstance(value, dict):
-        return {name: without_paths(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [without_paths(part) for part in value]
-    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value

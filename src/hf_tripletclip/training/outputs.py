@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from huggingface_hub import ModelCard
 from transformers.trainer_utils import unwrap_peft_model
 
+from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.evaluation.plots import plot_evaluation, plot_loss_curve, require_plots
@@ -23,15 +22,17 @@ from hf_tripletclip.hub import push_model
 from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.hub.card_use import PEFT, TRANSFORMERS, has_markers
-from hf_tripletclip.hub.eval_results import is_repo_id
-from hf_tripletclip.hub.model_card import CARD_FILE, create_model_card, is_written
+from hf_tripletclip.hub.files import CARD_FILE, read_text, replace_text
+from hf_tripletclip.hub.model_card import create_model_card, is_written
+from hf_tripletclip.hub.model_files import METRICS_FILE
+from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.towers import TowerArguments
 
 if TYPE_CHECKING:
-    from hf_tripletclip.training.trainer import TripletCLIPTrainer
+    from hf_tripletclip.training.pushing import PushingTrainer
 
 
 @dataclass
@@ -99,9 +100,7 @@ def write_run_record(run: RunRecord) -> None:
     write_card(run)
     # Last, so that whoever finds it finds the rest.
     metrics = {} if run.after is None else run.after.metrics
-    staged = folder / "metrics.json.tmp"
-    staged.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    os.replace(staged, folder / "metrics.json")
+    replace_text(folder / METRICS_FILE, json.dumps(metrics, indent=1) + "\n")
 
 
 def write_card(run: RunRecord) -> None:
@@ -113,19 +112,20 @@ def write_card(run: RunRecord) -> None:
         before=run.before,
         after=run.after,
         retention=run.retention,
-        base_model=run.args.hub_base_model or run.base_model,
+        base_model=_base_model(run.args, run.base_model),
         kind=PEFT if run.adapter else TRANSFORMERS,
+        learned_scale=(run.output_dir / LOGIT_SCALE_FILE).is_file(),
         plots=[LOSS_PLOT, *([EVALUATION_PLOT] if both else [])],
         license=run.license,
         towers=run.towers,
         hardware=run.hardware,
         **_of_training(run.config, run.args, run.log_history),
     )
-    _save(card, run.output_dir)
+    replace_text(run.output_dir / CARD_FILE, card.content)
 
 
 def write_trainer_card(
-    trainer: TripletCLIPTrainer,
+    trainer: PushingTrainer,
     *,
     license: str | None = None,
     tags: Sequence[str] = (),
@@ -146,7 +146,7 @@ def write_trainer_card(
     """
     args, state, folder = trainer.args, trainer.state, Path(str(trainer.args.output_dir))
     there = folder / CARD_FILE
-    if there.is_file() and is_written(text := there.read_text(encoding="utf-8")) and not has_markers(text):
+    if there.is_file() and is_written(text := read_text(there)) and not has_markers(text):
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     evaluated = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), None)
@@ -158,7 +158,8 @@ def write_trainer_card(
     card = create_model_card(
         name=trainer.hub_model_id or name or folder.resolve().name,
         dataset=dataset,
-        base_model=args.hub_base_model or base_model or trainer.core.name_or_path or None,
+        base_model=_base_model(args, base_model or trainer.core.name_or_path or None),
+        learned_scale=(folder / LOGIT_SCALE_FILE).is_file(),
         kind=TRANSFORMERS if unwrap_peft_model(model) is model else PEFT,
         plots=[LOSS_PLOT] if has_plot else [],
         license=license,
@@ -169,7 +170,7 @@ def write_trainer_card(
     )
     data: Any = card.data
     data.tags = list(dict.fromkeys([*data.tags, *tags]))
-    _save(card, folder)
+    replace_text(folder / CARD_FILE, card.content)
 
 
 def _of_training(
@@ -222,7 +223,7 @@ def check_push(args: TripletCLIPTrainingArguments, base_model: str | None, *, ad
     Raises:
         ValueError: `hub_base_model` is no id, or is missing for an adapter of a model of this machine.
     """
-    if args.hub_base_model is not None and not is_repo_id(args.hub_base_model):
+    if args.hub_base_model is not None and not has_id_form(args.hub_base_model):
         raise ValueError(
             f"`hub_base_model` is {args.hub_base_model!r}, which is no id of the Hub, such as user/model."
         )
@@ -257,10 +258,9 @@ def push_run(run: RunRecord) -> None:
     state.wait_for_everyone()
 
 
-def _save(card: ModelCard, folder: Path) -> None:
-    staged = folder / f".{CARD_FILE}.tmp"
-    card.save(staged)
-    os.replace(staged, folder / CARD_FILE)
+def _base_model(args: TripletCLIPTrainingArguments, known: str | None) -> str | None:
+    """What training started from, by its name on the Hub where the arguments say it."""
+    return known if args.hub_base_model is None else HubId(args.hub_base_model)
 
 
 def describe_lora(args: TowerArguments) -> str:

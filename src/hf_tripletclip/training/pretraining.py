@@ -57,7 +57,9 @@ DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
 SHUFFLE_BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
 
-def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[str, float]:
+def main(
+    argv: Sequence[str], default_config: str | Path | None = None, *, prog: str | None = None
+) -> dict[str, float]:
     """
     Run a pretraining job from command-line arguments, see `parse_arguments`.
 
@@ -68,6 +70,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
     Args:
         argv (`Sequence[str]`): Command-line arguments.
         default_config (`str` or `Path`, *optional*): YAML file to use without `--config`.
+        prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
 
     Returns:
         `dict[str, float]`: The final metrics, fractions in 0..1; empty where there is nothing to evaluate on.
@@ -76,7 +79,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> dict[
         OSError: A path does not exist or cannot be written.
         ValueError: An argument, the data or a checkpoint does not fit; says what to do.
     """
-    arguments = parse_arguments(argv, default_config)
+    arguments = parse_arguments(argv, default_config, prog=prog)
     check_lora_is_used(argv, arguments[:1])
     after = run_training(*arguments).after
     return {} if after is None else dict(after.metrics)
@@ -166,6 +169,7 @@ def run_training(
         batch_size=args.per_device_eval_batch_size,
         device=args.device,
         broken_rows=collator.broken_rows,
+        progress=not args.disable_tqdm,
     )
     before = None if test is None else evaluate(model)
     # Not sooner: whoever forgot `--resume_from_checkpoint` learns of other mistakes first.

@@ -88,6 +88,7 @@ def parse_arguments(
     *,
     further: Sequence[type] = (),
     description: str = "Pretrain a CLIP on hard negative pairs.",
+    prog: str | None = None,
 ) -> tuple[Any, ...]:
     """
     Read a pretraining run's arguments from the command line and, below it, from a YAML file.
@@ -100,6 +101,7 @@ def parse_arguments(
             The YAML file to use without `--config`.
         further (`Sequence[type]`): Dataclasses of further arguments that a script has.
         description (`str`): For `--help`.
+        prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
 
     Returns:
         [`ModelArguments`], [`DataArguments`], [`TripletCLIPTrainingArguments`], and one of each of `further`.
@@ -113,6 +115,7 @@ def parse_arguments(
         argv,
         default_config,
         description=description,
+        prog=prog,
         bare={"resume_from_checkpoint": "true"},
     )
     as_mapping(arguments[0], "model_config")

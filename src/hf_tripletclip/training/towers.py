@@ -203,7 +203,7 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
             it needs inputs that require gradients.
 
     Returns:
-        The model, or a `PeftModel` around it where a tower trains by LoRA.
+        The model, or a [`TripletCLIPPeftModel`] around it where a tower trains by LoRA.
 
     Raises:
         ValueError: A setting is out of range, nothing is left to train, or a LoRA target matches nothing.
@@ -214,7 +214,9 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
     model.requires_grad_(False)
     trained: Any = model
     if args.has_lora:
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+        from peft import LoraConfig, prepare_model_for_kbit_training
+
+        from hf_tripletclip.checkpoints.peft_model import TripletCLIPPeftModel
 
         if args.load_in_4bit:
             prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
@@ -231,7 +233,7 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
         with warnings.catch_warnings():
             # peft asks for an attribute that transformers has renamed.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            trained = get_peft_model(model, config)
+            trained = TripletCLIPPeftModel(model, config)
         if gradient_checkpointing:
             trained.enable_input_require_grads()
     else:

@@ -45,13 +45,14 @@ from hf_tripletclip.training.evaluating import (
     without_broken_rows,
 )
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward
+from hf_tripletclip.training.pushing import PushingTrainer
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.teacher import Teacher
 
 logger = logging.get_logger(__name__)
 
 
-class TripletCLIPTrainer(Trainer):
+class TripletCLIPTrainer(PushingTrainer):
     r"""
     Trains a [`TripletCLIPModel`], also inside a `PeftModel`.
 
@@ -155,11 +156,6 @@ class TripletCLIPTrainer(Trainer):
         self._benchmarks_due = False
         self._check()
         self.benchmarks = make_benchmarks(args.benchmark_settings)
-
-    @property
-    def core(self) -> TripletCLIPModel:
-        """The TripletCLIP model inside the wrappers of `accelerate` and `peft`."""
-        return unwrap_peft_model(self.accelerator.unwrap_model(self.model))
 
     # ---- Before training ----
 
@@ -344,54 +340,10 @@ class TripletCLIPTrainer(Trainer):
 
     # ---- Checkpoints ----
 
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """
-        Write the model's card into the output folder, as `push_to_hub` does: how it is opened, the objective with its
-        equation, the hyperparameters, and what was measured. A card that somebody wrote stays.
-
-        Args:
-            language, tasks, dataset_args: Not used: a CLIP has one task, and captions say their language.
-            license (`str`, *optional*): Of the weights, an identifier of the Hub.
-            tags (`str` or `list[str]`, *optional*): Further tags.
-            model_name (`str`, *optional*): Defaults to the name of the repository, or of the output folder.
-            finetuned_from (`str`, *optional*): Defaults to what the model was loaded from.
-            dataset_tags (`str` or `list[str]`, *optional*): The dataset's id on the Hub.
-            dataset (`str` or `list[str]`, *optional*): What it is called, where it is not there.
-        """
-        from hf_tripletclip.training.outputs import write_trainer_card
-
-        if not self.is_world_process_zero():
-            return
-        names = dataset_tags or dataset or None
-        write_trainer_card(
-            self,
-            license=license,
-            tags=[tags] if isinstance(tags, str) else tags or [],
-            name=model_name,
-            base_model=finetuned_from,
-            dataset=names if isinstance(names, str) or names is None else names[0],
-        )
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        with _tokens_not_pickled(self.args):
-            super()._save(output_dir, state_dict)
+        super()._save(output_dir, state_dict)
         if self.args.should_save:  # it is called in all processes
             save_logit_scale(self._bare(self.model), str(output_dir or self.args.output_dir))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        with _tokens_not_pickled(self.args):  # it writes the arguments, and needs the token to upload
-            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -443,24 +395,6 @@ def end_training(trainer: Trainer) -> None:
     trainer.accelerator.end_training()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-class _UnsavedToken(str):
-    """A token that can be used, and is pickled as `None`."""
-
-    def __reduce__(self) -> Any:
-        return type(None), ()
-
-
-@contextlib.contextmanager
-def _tokens_not_pickled(args: TripletCLIPTrainingArguments) -> Iterator[None]:
-    """`Trainer` pickles its arguments, `training_args.bin`, and uploads them: not the token that they hold."""
-    tokens = {name: value for name, value in vars(args).items() if name.endswith("_token") and isinstance(value, str)}
-    vars(args).update({name: _UnsavedToken(value) for name, value in tokens.items()})
-    try:
-        yield
-    finally:
-        vars(args).update(tokens)
 
 
 def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:

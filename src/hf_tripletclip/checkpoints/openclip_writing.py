@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CLIP written as an OpenCLIP checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from hf_tripletclip.checkpoints.openclip import (
+    ACTIVATIONS,
+    BLOCK_NAMES,
+    CLIP_VOCABULARY,
+    CONFIG_FILE,
+    MEAN,
+    STD,
+    TEXT_NAMES,
+    TOWERS,
+    TRANSPOSED,
+    VISION_NAMES,
+    WEIGHTS_FILES,
+)
+from hf_tripletclip.modeling import TripletCLIPModel
+
+
+def save_openclip(model: TripletCLIPModel, processor: Any, folder: str | os.PathLike[str]) -> None:
+    """
+    Write `open_clip_config.json`, `open_clip_model.safetensors` and the tokenizer: a directory that
+    `open_clip.create_model("local-dir:FOLDER")` opens, or, pushed to the Hub, `hf-hub:REPO`.
+
+    Args:
+        model ([`TripletCLIPModel`] or [`~transformers.CLIPModel`]): The model.
+        processor ([`~transformers.CLIPProcessor`], *optional*): Its processor.
+        folder (`str` or `os.PathLike`): The directory, which exists.
+
+    Raises:
+        ValueError: The two towers have different activations, or one that OpenCLIP does not have.
+    """
+    folder = Path(folder)
+    config = {"model_cfg": _model_cfg(model, processor), "preprocess_cfg": _preprocess_cfg(processor)}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(_to_openclip(model.state_dict()), folder / WEIGHTS_FILES[0], metadata={"format": "pt"})
+    if processor is not None:
+        processor.tokenizer.save_pretrained(folder)
+
+
+def _model_cfg(model: Any, processor: Any) -> dict[str, Any]:
+    text, vision = model.config.text_config, model.config.vision_config
+    activations = {text.hidden_act, vision.hidden_act}
+    if len(activations) > 1 or not activations <= set(ACTIVATIONS):
+        raise ValueError(
+            f"OpenCLIP has {' or '.join(ACTIVATIONS)} in both towers; here are {text.hidden_act} (text) and "
+            f"{vision.hidden_act} (image)."
+        )
+    text_cfg: dict[str, Any] = {
+        "context_length": text.max_position_embeddings,
+        "vocab_size": text.vocab_size,
+        "width": text.hidden_size,
+        "heads": text.num_attention_heads,
+        "layers": text.num_hidden_layers,
+        "mlp_ratio": text.intermediate_size / text.hidden_size,
+    }
+    # OpenCLIP brings CLIP's tokenizer along and takes the state at the highest id, CLIP's end of text.
+    if text.vocab_size != CLIP_VOCABULARY and processor is not None:
+        text_cfg["hf_tokenizer_name"] = "."  # any name: of a directory, OpenCLIP takes its own tokenizer
+    if text.eos_token_id not in (2, text.vocab_size - 1):
+        text_cfg |= {"pool_type": "eos", "eos_id": text.eos_token_id}
+    cfg = {
+        "embed_dim": model.config.projection_dim,
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+            "layers": vision.num_hidden_layers,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+        },
+        "text_cfg": text_cfg,
+    }
+    return {**cfg, "quick_gelu": True} if activations == {"quick_gelu"} else cfg
+
+
+def _preprocess_cfg(processor: Any) -> dict[str, Any]:
+    image_processor = getattr(processor, "image_processor", None)
+    return {
+        "mean": list(getattr(image_processor, "image_mean", MEAN)),
+        "std": list(getattr(image_processor, "image_std", STD)),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+
+
+def _to_openclip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = {"logit_scale": state["logit_scale"].clone()}
+    for names in (TEXT_NAMES, VISION_NAMES):
+        found |= {theirs: state[ours].clone() for theirs, ours in names.items()}
+    found |= {theirs: state[ours].T.contiguous() for theirs, ours in TRANSPOSED.items()}
+    ours_to_theirs = {ours: theirs for theirs, ours in BLOCK_NAMES.items()}
+    for theirs, tower in TOWERS.items():
+        layer = 0
+        while (block := f"{tower}.encoder.layers.{layer}") + ".mlp.fc1.weight" in state:
+            target = f"{theirs}.resblocks.{layer}"
+            for kind in ("weight", "bias"):
+                for part, their_part in ours_to_theirs.items():
+                    found[f"{target}.{their_part}.{kind}"] = state[f"{block}.{part}.{kind}"].clone()
+                pieces = [state[f"{block}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+                found[f"{target}.attn.in_proj_{kind}"] = torch.cat(pieces)
+            layer += 1
+    return found
