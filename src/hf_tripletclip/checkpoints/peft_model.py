@@ -142,8 +142,8 @@ class TripletCLIPPeftModel(PeftModel):
         tags: str | Sequence[str] | None = None,
     ) -> CommitInfo:
         """
-        Upload the active adapter with its `logit_scale` and a card that says how it is opened. A card that the
-        repository has is left as it is, but for the `tags`.
+        Upload the active adapter with its `logit_scale` and a card that says how it is opened. A card that somebody
+        wrote there is left as it is, but for the `tags`.
 
         Args:
             repo_id (`str`): Such as `user/name`; made where it does not exist.
