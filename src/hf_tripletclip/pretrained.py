@@ -193,8 +193,8 @@ class TripletCLIPPreTrainedModel(CLIPModel):
     ) -> CommitInfo:
         """
         Upload the model as [`~transformers.PreTrainedModel.push_to_hub`] does, with a card that says how it is opened.
-        A card that somebody wrote there is left as it is, but for the `tags`. [`push_model`] uploads a processor too, or
-        a whole folder, whose card says what it was trained with and what was measured.
+        A card that somebody wrote there is left as it is, but for the `tags`. [`push_model`] uploads a processor too,
+        or a whole folder, whose card says what it was trained with and what was measured.
 
         Args:
             repo_id (`str`): Such as `user/name`; made where it does not exist.
