@@ -106,6 +106,13 @@ def load_tripletdata(
     return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
 
 
+def not_found(name: str, error: Exception) -> FileNotFoundError:
+    """What is raised of a dataset that `datasets` does not find."""
+    return FileNotFoundError(
+        f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
+    )
+
+
 def load_raw(
     name: str, split: str | None, streaming: bool, columns: dict[str, str], kwargs: dict[str, Any]
 ) -> tuple[AnyDataset, dict[str, str]]:
@@ -135,9 +142,7 @@ def load_raw(
             return open_tars(builder, name, split, streaming, columns, **ours), {}
         return load_dataset(**source, split=split, streaming=streaming, **kwargs), columns
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
-        ) from error
+        raise not_found(name, error) from error
     except NonMatchingSplitsSizesError as error:
         raise ValueError(f"{name}: {_other_sizes(error)}") from error
     except DatasetGenerationError as error:

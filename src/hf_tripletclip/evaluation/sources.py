@@ -19,9 +19,10 @@ from datasets import (
     enable_progress_bars,
     load_dataset_builder,
 )
+from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 
-from hf_tripletclip.data.loading import load_raw, undecoded
+from hf_tripletclip.data.loading import load_raw, not_found, undecoded
 from hf_tripletclip.evaluation.images import EXTENSIONS
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
@@ -147,7 +148,10 @@ def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[
     """
     if split is None or Path(name).is_file() or any((Path(name) / marker).exists() for marker in SAVED):
         return {}
-    files = load_dataset_builder(name, **options).config.data_files
+    try:
+        files = load_dataset_builder(name, **options).config.data_files
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise not_found(name, error) from error
     if not files or split not in files or len(files) == 1:
         return {}
     # The card's numbers of rows are of all splits.

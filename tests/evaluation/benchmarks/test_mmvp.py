@@ -157,7 +157,7 @@ def test_the_dataset_of_the_hub_is_downloaded(tmp_path, hub):
         "try:\n    MMVP(data='MMVP/other').items()\n"
         "except FileNotFoundError as error:\n    print(str(error).partition(' that can')[0])\n"
     )
-    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [
         "2 True",
