@@ -62,7 +62,10 @@ def test_convert_refuses_a_target_with_files_and_overwrites_when_told(source, tm
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"error: {target} exists and is not an empty directory: name another, or overwrite it.\n"
+    assert captured.err == (
+        f"error: {target} exists and is not an empty directory: name another, or replace it with `overwrite` "
+        "(`--overwrite`).\n"
+    )
     assert main([*arguments, "--overwrite"]) == 0
     assert {path.name for path in target.iterdir()} == {"config.json", "model.safetensors"}
 

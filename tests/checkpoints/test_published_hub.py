@@ -79,14 +79,14 @@ def test_an_error_of_the_hub_leaves_a_warm_cache_usable(hub, published, tmp_path
 def test_a_cold_cache_offline_gives_one_clear_error(hub, published, tmp_path):
     hub.add("model", REPO, published)
     out = run_python(load(), hub, tmp_path / "home", HF_HUB_OFFLINE="1").stdout
-    assert out.startswith(f"OSError We couldn't connect to '{hub.endpoint}' to load the files")
+    assert out == f"OSError There is no directory {REPO}, and the Hub cannot be reached to find it.\n"
     assert not hub.log
 
 
 @pytest.mark.slow
 def test_an_unreachable_hub_gives_the_same_error(tmp_path):  # after the client's retries
     out = run_python(load(), None, tmp_path / "home").stdout
-    assert out.startswith("OSError We couldn't connect to 'http://127.0.0.1:9' to load the files")
+    assert out == f"OSError There is no directory {REPO}, and the Hub cannot be reached to find it.\n"
 
 
 def test_revisions(hub, published, tmp_path):

@@ -34,7 +34,7 @@ def test_alphas(text, expected):
     assert parse_alphas(text) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["0:1", "1:0:0.1", "0:1:0", "0:1:-1", "a,b", "", "0:1:x"])
+@pytest.mark.parametrize("text", ["0:1", "1:0:0.1", "0:1:0", "0:1:-1", "a,b", "", "0:1:x", "0,2", "-0.5,1"])
 def test_alphas_that_are_none(text):
     with pytest.raises(ValueError, match="give first:last:step"):
         parse_alphas(text)
@@ -140,5 +140,13 @@ def test_bad_input_leaves_nothing_behind(folders, processor):
         merge(folders / "base", folders / "tuned", folders / "merged", retention="sugar", **{**given, "data": None})
     with pytest.raises(OSError, match="neither a directory that exists"):
         merge(folders / "nowhere" / "at" / "all", folders / "tuned", folders / "merged", **given)
+    with pytest.raises(ValueError, match="`max_loss` is -1: give 0 or more"):
+        merge(folders / "base", folders / "tuned", folders / "merged", max_loss=-1, **given)
+    with pytest.raises(ValueError, match=r"adapter is an adapter of .*base: the base comes first, so swap the two"):
+        merge(folders / "adapter", folders / "base", folders / "merged", **given)
     assert not (folders / "merged").exists()
     assert not list(folders.glob(".merged*"))
+    for output in ("base", "tuned"):
+        with pytest.raises(ValueError, match=r"would be replaced, and .* is read for it"):
+            merge(folders / "base", folders / "tuned", folders / output, overwrite=True, **given)
+        CLIPModel.from_pretrained(folders / output)

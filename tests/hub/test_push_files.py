@@ -18,6 +18,7 @@ from hf_tripletclip.hub.files import read_json, without_paths, without_tokens
 from hf_tripletclip.hub.model_files import check_model, pictures_of, stage_model
 from tests.checkpoints import small_processor, write_published
 from tests.hub import FAKE, small_model, write_run
+from tests.loopback_hub import LoopbackHub, run_python
 
 RECORDS = {
     "README.md",
@@ -191,3 +192,23 @@ def test_a_pushed_adapter_names_a_base_on_the_hub(made, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=r"The Hub cannot be reached to look for user/base"):
         push_model(lora, "user/x", base_model="user/base")
+
+
+def test_pushes_need_no_extra(made, tmp_path):
+    """Nothing of generation is imported for a model, and for a dataset only the names of its files."""
+    code = f"""
+import sys
+for name in ("datatrove", "nltk", "diffusers", "matplotlib"):
+    sys.modules[name] = None
+from hf_tripletclip.hub import push
+print(push({str(made)!r}, "user/model"))
+try:
+    push({str(tmp_path)!r}, "user/data")
+except ValueError as error:
+    print(error)
+"""
+    (tmp_path / "plan.json").write_text("{}")
+    with LoopbackHub() as hub:
+        lines = run_python(code, hub, tmp_path / "home").stdout.splitlines()
+        assert lines[0] == f"{hub.endpoint}/user/model"
+        assert "has no report.json: it is not finished" in lines[1]

@@ -58,10 +58,14 @@ def no_work(monkeypatch):
     [
         (["--lora_targets", "query"], "matches no linear layer of text_model; there are k_proj"),
         (["--train_text", "frozen", "--train_vision", "frozen"], "Nothing is left to train"),
-        (["--variants", '{"a": {"lora_rnak": 3}}'], "sets `lora_rnak`, which is no flag"),
+        (
+            ["--variants", '{"a": {"lora_rnak": 3}}'],
+            r"sets `lora_rnak`, which is no flag \(did you mean lora_rank\?\)",
+        ),
         (["--variants", '{"a": 3}'], "`variants` has 3 for a: give the flags that differ"),
         (["--composition", "sugar"], "unknown benchmark 'sugar'"),
-        (["--composition", "sugarcrepe"], r'sugarcrepe needs settings: give `benchmarks`, \{"sugarcrepe": \.\.\.\}'),
+        (["--composition", "sugarcrepe"], r"where the data of sugarcrepe is.* --benchmarks '\{\"sugarcrepe\": \{"),
+        (["--bf16", "true", "--use_cpu", "false"], r"`bf16` is set, and there is no GPU that has it"),
         (
             ["--composition", "triplets.grup_score"],
             "triplets has no metric 'grup_score'; it has accuracy, .*, group_score",

@@ -58,15 +58,13 @@ def convert(
     Raises:
         FileExistsError: The target exists and is not empty.
         OSError: The source or the processor cannot be loaded, or the target cannot be written.
-        ValueError: The source has tensors that do not fit, or a `logit_scale` of its own beside the one given, or lies
-            inside the target; it is a pickle with more than tensors, or does not say its activation.
+        ValueError: The source has tensors that do not fit, or a `logit_scale` of its own beside the one given; it is
+            the target or lies inside it; it is a pickle with more than tensors, or does not say its activation.
     """
     if to not in LAYOUTS:
         raise ValueError(f"`to` is {to!r}; give {' or '.join(LAYOUTS)}.")
     target = Path(target).resolve()
-    check_target(target, overwrite)
-    if os.path.isdir(source) and target in Path(source).resolve().parents:
-        raise ValueError(f"{source} lies in {target}, and would be deleted with it: name another target.")
+    check_target(target, overwrite, [source] if processor is None else [source, processor])
     openclip = find_checkpoint(source, **hub_kwargs)
     if openclip is None and hidden_act is not None:
         raise ValueError(f"{source} is no OpenCLIP checkpoint and says its activation itself: leave out `hidden_act`.")

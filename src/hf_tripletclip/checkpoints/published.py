@@ -15,11 +15,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -148,7 +151,15 @@ def find_file(source: str | os.PathLike[str], name: str, kwargs: dict[str, Any])
             raise
         if isinstance(cause.__cause__, HfHubHTTPError) and not _known_to_be_missing(source, name, hub):
             raise
+        if not _is_cached(source, hub):  # each further file would take the client's retries
+            raise OSError(f"There is no directory {source}, and the Hub cannot be reached to find it.") from error
         return None
+
+
+def _is_cached(source: str | os.PathLike[str], hub: dict[str, Any]) -> bool:
+    """Whether anything of a repository is in the cache."""
+    folder = repo_folder_name(repo_id=os.fspath(source), repo_type="model")
+    return Path(hub.get("cache_dir") or HF_HUB_CACHE, folder).exists()
 
 
 def _known_to_be_missing(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> bool:

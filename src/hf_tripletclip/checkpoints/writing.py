@@ -7,19 +7,32 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool, sources: Iterable[str | os.PathLike[str]] = ()) -> None:
     """
     Check that a directory may be written.
 
+    Args:
+        target (`Path`): The directory.
+        overwrite (`bool`): Whether what is there is to be replaced.
+        sources (`Iterable[str | os.PathLike]`): What is read for it, directories or Hub ids.
+
     Raises:
         FileExistsError: It exists and is not empty, and is not to be replaced.
+        ValueError: It is one of the sources, or one of them lies inside it.
     """
+    for source in filter(os.path.exists, sources):
+        place = Path(source).resolve()
+        if place == target or target in place.parents:
+            raise ValueError(f"{target} would be replaced, and {source} is read for it: name another target.")
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty directory: name another, or overwrite it.")
+        raise FileExistsError(
+            f"{target} exists and is not an empty directory: name another, or replace it with `overwrite` "
+            "(`--overwrite`)."
+        )
 
 
 @contextlib.contextmanager

@@ -150,6 +150,10 @@ def load_raw(
     except ValueError as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{name} (split {split!r}) has no rows.") from error
+        if "Couldn't infer the same data file format" in str(error):
+            raise ValueError(
+                f"{name} holds no dataset, such as parquet, JSON lines, or images with metadata."
+            ) from error
         if isinstance(error, pa.ArrowInvalid):
             raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
         raise

@@ -101,8 +101,12 @@ def parse_alphas(text: str) -> list[float]:
             if step <= 0 or last < first:
                 raise ValueError("the step must be positive and the last number not below the first")
             count = int(round((last - first) / step, 6)) + 1
-            return [round(first + index * step, 10) for index in range(count)]
-        return [float(part) for part in text.split(",")]
+            alphas = [round(first + index * step, 10) for index in range(count)]
+        else:
+            alphas = [float(part) for part in text.split(",")]
+        if not all(0 <= alpha <= 1 for alpha in alphas):
+            raise ValueError("0 is the base and 1 the tuned model, there is nothing beyond")
+        return alphas
     except ValueError as error:
         raise ValueError(f"`alpha` is {text!r}; give first:last:step (0.0:1.0:0.1), or 0,0.5,1: {error}") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, read_base
 from hf_tripletclip.checkpoints.writing import check_target, whole_directory
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import Places
@@ -66,12 +67,18 @@ def merge(
     Raises:
         FileExistsError: The output exists.
         OSError: A model or data is not there.
-        ValueError: The two models are not of one architecture, a benchmark or metric is unknown, or no model of the
-            curve keeps enough.
+        ValueError: `max_loss` is negative, the output is one of the models, the base is an adapter of the tuned one,
+            the two are not of one architecture, a benchmark or metric is unknown, or no model of the curve keeps
+            enough.
         ImportError: matplotlib is not installed.
     """
     target = Path(output).expanduser().resolve()
-    check_target(target, overwrite)
+    check_target(target, overwrite, [base, tuned])
+    if max_loss < 0:
+        raise ValueError(f"`max_loss` is {max_loss}: give 0 or more.")
+    adapter = Path(base, ADAPTER_CONFIG)
+    if adapter.is_file() and _same(read_base(base, adapter)[0], tuned):
+        raise ValueError(f"{base} is an adapter of {tuned}: the base comes first, so swap the two.")
     require_plots()
     wanted = [named_metric(composition), named_metric(retention)]
     chosen = choose(list(dict.fromkeys(name for name, _ in wanted)), data=data, images=images, options=options)
@@ -105,3 +112,8 @@ def merge(
         plot_curve(curve, new / PLOT_FILE, point)
         card.save(new / CARD_FILE)
     return curve, point
+
+
+def _same(one: str, other: str | os.PathLike[str]) -> bool:
+    """Whether two names are of one directory or repository."""
+    return one == os.fspath(other) or (os.path.isdir(one) and os.path.isdir(other) and os.path.samefile(one, other))

@@ -31,17 +31,13 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.generation.engine import Job
 from hf_tripletclip.generation.filters import FilterSettings, apply_filters
+from hf_tripletclip.generation.layout import ASSETS_FOLDER, DATA_FOLDER, LEFT_OUT_FILE, PLAN_FILE, REPORT_FILE
 from hf_tripletclip.generation.plan import Unit
 from hf_tripletclip.generation.source import OpenSource
 from hf_tripletclip.generation.stage import ERROR
 from hf_tripletclip.generation.units import encode
+from hf_tripletclip.hub.files import CARD_FILE
 
-REPORT_FILE = "report.json"  # written last: a folder that has it is finished
-LEFT_OUT_FILE = "left_out.jsonl"
-CARD_FILE = "README.md"
-PLAN_FILE = "plan.json"  # of the dataset; in the work folder, of the one in the making
-DATA_FOLDER = "data"
-ASSETS_FOLDER = "assets"  # the pictures of the card
 STAGED_FOLDER = "staged"  # in the work folder: the dataset until it is whole
 LOGS_FOLDER = "logs"  # in the work folder: of the tasks of a cluster
 FILTER = "filter: "  # begins the reasons of rows that the filters leave out

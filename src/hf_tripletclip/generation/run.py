@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from hf_tripletclip.data.schema import NEG_CAPTION, VQA_SCORE
 from hf_tripletclip.generation.engine import WORK_FOLDER, Job, StageStep, current_columns
 from hf_tripletclip.generation.filters import FilterSettings
+from hf_tripletclip.generation.layout import PLAN_FILE
 from hf_tripletclip.generation.plan import Plan
 from hf_tripletclip.generation.publish import (
     LOGS_FOLDER,
-    PLAN_FILE,
     GenerationReport,
     remove_work,
     write_dataset,

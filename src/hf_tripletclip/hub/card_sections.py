@@ -91,7 +91,9 @@ def training_section(
         objective,
         towers,
         "\n".join(f"- {name}: {value}" for name, value in hardware.items()),
-        _table(["hyperparameter", "value"], values.items()) if values else None,
+        _table(["hyperparameter", "value"], [(name, _number(value)) for name, value in values.items()])
+        if values
+        else None,
         f"![Loss]({loss_plot})" if loss_plot else None,
     ]
     return _section("Training", parts)
@@ -227,6 +229,10 @@ def _title(result: EvaluationResult) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _number(value: Any) -> Any:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _cell(value: Any) -> str:

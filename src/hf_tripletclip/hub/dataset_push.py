@@ -9,13 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.generation.publish import (
-    ASSETS_FOLDER,
-    DATA_FOLDER,
-    LEFT_OUT_FILE,
-    REPORT_FILE,
-)
-from hf_tripletclip.generation.run import PLAN_FILE
+from hf_tripletclip.generation.layout import ASSETS_FOLDER, DATA_FOLDER, LEFT_OUT_FILE, PLAN_FILE, REPORT_FILE
 from hf_tripletclip.hub.files import CARD_FILE, read_json, without_paths, without_tokens
 from hf_tripletclip.hub.upload import Destination
 

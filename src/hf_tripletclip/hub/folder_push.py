@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hf_tripletclip.generation.layout import PLAN_FILE
+
 
 def push(
     folder: str | os.PathLike[str],
@@ -37,8 +39,6 @@ def push(
         ValueError: It is neither a model nor a dataset, or not finished.
         OSError: The Hub cannot be reached or refuses the upload.
     """
-    from hf_tripletclip.generation.publish import PLAN_FILE
-
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")

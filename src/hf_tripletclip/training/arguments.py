@@ -103,7 +103,15 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         return self.eval_benchmarks if isinstance(self.eval_benchmarks, dict) else {}
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "bf16/gpu" not in str(error):
+                raise
+            raise ValueError(
+                "`bf16` is set, and there is no GPU that has it: turn it off (`--bf16 false`), or train on the CPU in "
+                "bfloat16 (`--use_cpu`)."
+            ) from error
         accelerator_config: Any = self.accelerator_config
         if accelerator_config.dispatch_batches is None:
             # Streams: each process reads its own rows, for batches are as long as their longest caption and rank 0

@@ -122,7 +122,6 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         run_model_args.check()
         check_push(run_args, base, adapter=run_model_args.has_lora)
         get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
-        require_writable(run_args.output_dir)
         resolve_checkpoint(run_args.resume_from_checkpoint, run_args.output_dir)
     check_lora_is_used(argv, [run_model_args for run_model_args, _, _ in runs.values()])
     with loading(base, "a CLIP-like model"):
@@ -134,6 +133,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     for benchmark, metric in (composition, retention):
         if metric is not None:
             metric_of(blank_result(benchmark, model, processor), metric)
+    for _, _, run_args in runs.values():
+        require_writable(run_args.output_dir)
     del model  # memory, while others train
     encoding = {
         "device": str(args.device),
@@ -185,7 +186,9 @@ def _measures(tuning: FinetuningArguments) -> tuple[Measure, Measure]:
         except ValueError as error:
             if name in settings or name not in BENCHMARKS:
                 raise
-            raise ValueError(f'{name} needs settings: give `benchmarks`, {{"{name}": ...}}. {error}') from error
+            raise ValueError(
+                f'{error} Here that is in `benchmarks`, such as --benchmarks \'{{"{name}": {{"SETTING": ...}}}}\'.'
+            ) from error
     if unused := [name for name in settings if name not in {benchmark.name for benchmark, _ in found}]:
         raise ValueError(f"`benchmarks` has settings of {', '.join(unused)}, which nothing here measures.")
     return found[0], found[1]

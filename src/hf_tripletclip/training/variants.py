@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,7 +42,9 @@ def make_runs(
             raise ValueError(f"`variants` has {changes!r} for {name}: give the flags that differ.")
         for flag in changes:
             if not any(_field(part, flag) for part in given):
-                raise ValueError(f"`variants`: {name} sets `{flag}`, which is no flag.")
+                known = [entry.name for part in given for entry in dataclasses.fields(part)]
+                near = "".join(f" (did you mean {one}?)" for one in difflib.get_close_matches(str(flag), known, 1))
+                raise ValueError(f"`variants`: {name} sets `{flag}`, which is no flag{near}.")
             if flag in COMMON:
                 raise ValueError(f"`variants`: {name} sets `{flag}`, which is one for all variants.")
         folder = str(Path(_of(given, "output_dir")) / str(name))

@@ -158,7 +158,7 @@ def left_out_reasons(folder: Path) -> dict[str, Counter[str]] | None:
     Reason -> split -> rows that generation left out, the most frequent first; `None` of a dataset without the file
     that lists them.
     """
-    from hf_tripletclip.generation.publish import LEFT_OUT_FILE
+    from hf_tripletclip.generation.layout import LEFT_OUT_FILE
 
     path = folder / LEFT_OUT_FILE
     if not path.is_file():

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a dataset's folder holds, by name."""
+
+DATA_FOLDER = "data"
+ASSETS_FOLDER = "assets"  # the pictures of the card
+REPORT_FILE = "report.json"  # written last: a folder that has it is finished
+LEFT_OUT_FILE = "left_out.jsonl"
+PLAN_FILE = "plan.json"  # in the work folder, of the dataset in the making
