@@ -6,6 +6,7 @@ Usage: towers_worker.py OUT.pt
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -86,5 +87,7 @@ if __name__ == "__main__":
     results["not shared", "tripletclip"] = mean_over_processes(values), gradients
     if dist.get_rank() == 0:
         torch.save({"world_size": dist.get_world_size(), "results": results}, sys.argv[1])
+    del model, alone  # a reducer that outlives the group aborts the process
+    gc.collect()
     dist.barrier()
     dist.destroy_process_group()

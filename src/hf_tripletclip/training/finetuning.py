@@ -169,6 +169,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         table = format_gains(curve, rows)
         _write(Path(str(args.output_dir)), table, rows)
         print(table)
+    PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
     return rows
 

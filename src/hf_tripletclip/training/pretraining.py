@@ -48,7 +48,7 @@ from hf_tripletclip.training.towers import (
     describe_towers,
     prepare_towers,
 )
-from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training
+from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training, release_wrappers
 
 logger = logging.get_logger(__name__)
 
@@ -222,6 +222,8 @@ def run_training(
     if last:
         push_run(run)  # `train` has waited for what `Trainer` uploads itself
         end_training(trainer)
+    else:
+        release_wrappers(trainer)
     return run
 
 

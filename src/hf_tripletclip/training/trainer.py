@@ -386,12 +386,19 @@ class TripletCLIPTrainer(PushingTrainer):
             )
 
 
-def end_training(trainer: Trainer) -> None:
-    """Close the process group, so that gloo does not abort when the process exits."""
-    # DDP's reducer holds the group: where it outlives the group's end, the process may hang when it exits.
+def release_wrappers(trainer: Trainer) -> None:
+    """
+    Let go of DDP's wrapper of the model: its reducer holds the process group, and where it outlives the group's end,
+    the process may hang or abort when it exits.
+    """
     trainer.accelerator.wait_for_everyone()
     trainer.model_wrapped = cast(nn.Module, trainer.model)
     trainer.accelerator.free_memory()
+
+
+def end_training(trainer: Trainer) -> None:
+    """Close the process group, so that gloo does not abort when the process exits."""
+    release_wrappers(trainer)
     trainer.accelerator.end_training()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
