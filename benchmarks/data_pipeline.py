@@ -31,6 +31,7 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image
+from result_page import write_page
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers.utils import logging
 
@@ -211,11 +212,7 @@ def main() -> None:
                 )
         difference = _difference(folder, processor, options)
     lines += ["", *difference]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+    write_page(lines, options.output)
 
 
 def _difference(folder: Path, processor: Any, options: argparse.Namespace) -> list[str]:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from result_page import write_page
 from transformers import CLIPConfig, CLIPModel
 from transformers.utils import logging
 
@@ -170,11 +171,7 @@ def main() -> None:
     for way, (wall, cpu) in medians.items():
         lines.append(f"| {way} | {wall:.1f} | {wall / base[0]:.2f} | {cpu:.1f} | {cpu / base[1]:.2f} |")
     lines += ["", f"The accuracies of the seven categories differ by {differing:.4f} at most."]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+    write_page(lines, options.output)
 
 
 if __name__ == "__main__":

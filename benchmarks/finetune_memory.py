@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_page import write_page
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.training.teacher import Teacher
@@ -153,10 +154,7 @@ def main() -> None:
             f"{ratio['activations']:.2f} | {found['gradients']:.0f} | {found['optimizer']:.0f} | {found['sum']:.0f} | "
             f"{ratio['sum']:.2f} | {found['resident']:.0f} | {ratio['resident']:.2f} |"
         )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    write_page(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset
+from result_page import write_page
 
 from hf_tripletclip.data.schema import CAPTION, ID
 from hf_tripletclip.generation import GenerationSettings, Source, Stage, generate, get_stage
@@ -85,10 +86,7 @@ def main() -> None:
             f"| {name} | {options.rows / reference:,.0f} | {options.rows / engine:,.0f} | {engine / reference:.2f} | "
             f"{(engine - reference) / options.rows * 1e6:,.0f} |"
         )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    write_page(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_page import write_page
 
 from hf_tripletclip.objectives import Embeddings, get_objective
 
@@ -123,10 +124,7 @@ def main() -> None:
             f"{ours['memory'] / reference['memory']:.2f} | {reference['time']:.3f} | {ours['time']:.3f} | "
             f"{ours['time'] / reference['time']:.2f} |"
         )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    write_page(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_page import write_page
 from safetensors.torch import load_file, save_file
 
 from hf_tripletclip.evaluation.recall import CELLS, rank
@@ -115,10 +116,7 @@ def main() -> None:
             f"{ours['memory'] / reference['memory']:.3f} | {reference['time']:.1f} | {ours['time']:.1f} | "
             f"{ours['time'] / reference['time']:.2f} |"
         )
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    write_page(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class TripletCLIPPreTrainedModel(CLIPModel):
             return super().from_pretrained(source, *model_args, **kwargs)
         if published.find_file(source, published.CONFIG_FILE, kwargs):
             return cls._from_clip(source, *model_args, **kwargs)
-        if published.is_split_encoder_layout(source, **kwargs):
+        if published.find_file(source, f"{published.TEXT_FOLDER}/{published.CONFIG_FILE}", kwargs):
             config, state_dict, kwargs = published.load_split_encoders(source, **kwargs)
             loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded

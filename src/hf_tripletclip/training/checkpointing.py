@@ -17,8 +17,7 @@ from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME
 
-from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE
-from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
 
 COMPLETE_MARKER = "checkpoint_complete.json"
 PREVIOUS = "_previous"  # an older run's checkpoints; `Trainer` pushes no folder that starts so

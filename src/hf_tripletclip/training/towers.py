@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_tripletclip.checkpoints.clip_like import ADAPTER_CONFIG
+from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG
 from hf_tripletclip.checkpoints.published import find_file
 from hf_tripletclip.modeling import TripletCLIPModel
 
