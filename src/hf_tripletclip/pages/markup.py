@@ -10,6 +10,9 @@ from html import escape
 # What a browser does not show, or what would turn the text around it.
 UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 
+MARKDOWN = re.compile(r"[\\`*_\[\]<>|#~$]|&(?=#?\w+;)")  # what has a meaning there inside a line
+ADDRESS = re.compile(r"((?:https?|ftp)|www)(:|\.)", re.IGNORECASE)  # becomes a link even without brackets
+
 
 class Html(str):
     """HTML, not text."""
@@ -19,6 +22,13 @@ def text(value: object) -> str:
     """Any text as HTML."""
     clean = str(value).encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be written
     return escape(UNSHOWN.sub("\ufffd", clean))
+
+
+def escape_markdown(value: object) -> str:
+    """Any text as Markdown that shows it as it is, on one line: no HTML, link, picture, emphasis or table cell."""
+    clean = " ".join(UNSHOWN.sub("\ufffd", str(value).encode("utf-8", "replace").decode("utf-8")).split())
+    clean = MARKDOWN.sub(r"\\\g<0>", clean)
+    return ADDRESS.sub(lambda found: f"{found[1]}\\{found[2]}", clean)
 
 
 def table(

@@ -234,6 +234,8 @@ def test_examples_of_a_real_evaluation(tmp_path, model, processor):
         wrong = sum(one["verdict"] == "wrong" for one in cards(text))
         outcome = {"neg_image": "accuracy", "neg_caption": "image_accuracy"}.get(dropped, "group_score")
         assert wrong == 6 - round(6 * result.metrics[outcome])
+        head = "share right (group score)" if outcome == "group_score" else "share right"  # not the accuracy's share
+        assert f">{head}</th>" in text
 
 
 def test_without_predictions_there_are_no_examples(tmp_path):

@@ -16,6 +16,7 @@ from tests.evaluation.report.conftest import make_result
 from tests.pages.looking import browse, needs_browser, stands_alone, visit
 
 HALF = [index % 2 == 0 for index in range(40)]
+WHOLE = {"rows": 7_511}  # what SugarCrepe's published figures are of
 MOST = [index % 10 != 0 for index in range(40)]
 
 
@@ -24,6 +25,7 @@ def zeroshot(value: float, name: str, source: str = "clip-benchmark/wds_imagenet
         "zeroshot",
         {"top1": value},
         primary="top1",
+        counts={"rows": 50_000, "classes": 1_000},
         means={"top1": Mean("top1", where={"set": "imagenet1k"})},
         model={"name": name, "fingerprint": f"weights of {name}"},
         data={"source": source, "fingerprint": "1"},
@@ -47,8 +49,8 @@ def similarity(name: str) -> EvaluationResult:
 def results(save):
     blind = {"text tower": {"macro": 0.611, "micro": 0.622}}
     probe = {"real or drawn": {"accuracy": 0.933, "accuracy_low": 0.91, "accuracy_high": 0.95}}
-    first = make_result(HALF, baselines={**blind, **probe}, counts={"rows": 40, "missing": 3})
-    second = make_result(MOST, "/runs/<b>b")
+    first = make_result(HALF, baselines={**blind, **probe}, counts={**WHOLE, "missing": 3})
+    second = make_result(MOST, "/runs/<b>b", counts=WHOLE)
     return save(first, second, zeroshot(0.25, "/runs/a"), zeroshot(0.2, "/runs/<b>b"), similarity("/runs/a"))
 
 
@@ -80,6 +82,11 @@ def test_everything_is_in_the_page_and_in_markdown(results, tmp_path):
     for found in (page, markdown):
         for words in ("Patel et al. 2024, Table 4", "arXiv 2411.02545", "74.45", "chance", "3 missing", "text tower"):
             assert words in found, words
+    # Folded away: below all that is of this report, and closed on the page.
+    section = page.split('id="sugarcrepe"')[1].split("</section>")[0]
+    assert section.count("<details><summary>Published figures</summary>") == 1
+    assert "Patel" not in section.split("<details>")[0] + section.split("</details>")[1]
+    assert "Patel" not in markdown.split("### Published figures")[0]
     assert page.count('<svg class="plot"') == 5
     assert markdown.count(".png)") == 5
 
@@ -88,7 +95,7 @@ def test_numbers_are_right(results, tmp_path):
     markdown = write_report([results], tmp_path / "out")[1].read_text(encoding="utf-8")
     own, *_ = rows(markdown.split("## SugarCrepe")[1], "a ")
     assert own[1].startswith("50.0 (")
-    assert own[3:] == ["0.0", "40 (3 missing)", "this report"]
+    assert own[3:] == ["0.0", "7,511 (3 missing)", "this report"]
     other, *_ = rows(markdown.split("## SugarCrepe")[1], r"\<b\>b ")
     assert other[1].startswith("**90.0** (")
     assert rows(markdown, "↳ text tower")[0][1:3] == ["61.1", "62.2"]
@@ -124,7 +131,7 @@ def test_other_data_is_not_compared(save, tmp_path):
 
 def test_published_points_are_shown_beside_the_same_data_only(save, tmp_path):
     def section(source):
-        folder = save(make_result(HALF), zeroshot(0.25, "/runs/a", source))
+        folder = save(make_result(HALF, counts=WHOLE), zeroshot(0.25, "/runs/a", source))
         page = write_report([folder], tmp_path / "out")[0].read_text(encoding="utf-8")
         return page.split('id="composition-and-retention"')[1]
 
@@ -148,9 +155,34 @@ def test_many_metrics_stand_below_each_other(save, tmp_path):
     markdown = written[1].read_text(encoding="utf-8")
     assert "### All metrics" in markdown
     assert rows(markdown, "score 11") == [["score 11", "50.0", ""]]
-    assert "TripletCLIP (CC3M, from scratch)" in markdown  # published ones stand beside the main metrics
+    assert "TripletCLIP (CC3M, from scratch)" not in markdown  # nobody has published figures of these rows
     assert rows(markdown, "kind7") == [["kind7", "7", "50.0"]]
     assert "the 24 of most rows" in markdown
+
+
+def test_figures_of_other_rows_are_left_out_and_said_to_be(save, tmp_path):
+    whole, part = make_result(HALF, counts=WHOLE), make_result(MOST, "/runs/b")  # 40 rows
+    markdown = write_report([save(whole, part)], tmp_path / "out")[1].read_text(encoding="utf-8")
+    assert "Patel" not in markdown
+    assert "not the rows that they are of: SugarCrepe (7,511 rows)." in markdown
+
+
+def test_names_and_kinds_are_words_in_markdown(save, tmp_path):
+    name = "/runs/<img src=x>`|`[a](b) https:&lt;www.c.d"
+    result = make_result(HALF, name)
+    kind = "<script>|![a](b)"
+    result.predictions["category"] = [kind] * 20 + ["add_att"] * 20
+    result.means = {kind: Mean("accuracy", where={"category": kind}), "macro": Mean("accuracy", by="category")}
+    result.metrics, result.intervals, result.chance = {kind: 0.5, "macro": 0.5}, {}, {}
+    result.save(tmp_path / "result" / "sugarcrepe.json")
+    page, markdown = (p.read_text("utf-8") for p in write_report([tmp_path / "result"], tmp_path / "out")[:2])
+    for piece in ("<img", "<script>|", "![a](b)", "[a](b)", "https:", "&lt;www", "www.c"):
+        assert not re.search(rf"(?<!\\){re.escape(piece)}", markdown), piece
+    assert r"\<script\>\|!\[a\](b)" in markdown
+    table = markdown.split("### By category")[1].split("###")[0].strip().splitlines()
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table  # no cell was cut in two
+    assert "<script>|" not in page
+    assert "<img src=x" not in page
 
 
 def test_what_cannot_be_written_is_said(save, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hf_tripletclip.pages.markup import Html, figure, table, text
+from hf_tripletclip.pages.markup import Html, escape_markdown, figure, table, text
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,28 @@ class Picture:
         return f"![{escape_markdown(self.caption)}]({self.name}.png)"
 
 
-Block = Heading | Note | Table | Picture
+@dataclass(frozen=True)
+class Folded:
+    """
+    What is there for whoever asks for it: closed on the page until it is clicked, under a heading in Markdown.
+
+    Args:
+        words (`str`): What it is.
+        blocks (`Sequence[Note | Table]`): What is in it.
+    """
+
+    words: str
+    blocks: Sequence[Note | Table]
+
+    def html(self) -> str:
+        inside = "".join(block.html() for block in self.blocks)
+        return f"<details><summary>{text(self.words)}</summary>{inside}</details>"
+
+    def markdown(self) -> str:
+        return "\n\n".join([f"### {escape_markdown(self.words)}", *(block.markdown() for block in self.blocks)])
+
+
+Block = Heading | Note | Table | Picture | Folded
 
 
 @dataclass
@@ -150,11 +171,3 @@ class Section:
 
     def markdown(self) -> str:
         return "\n\n".join([f"## {escape_markdown(self.title)}", *(block.markdown() for block in self.blocks)])
-
-
-def escape_markdown(words: str) -> str:
-    """Words that Markdown shows as they are, on one line."""
-    clean = " ".join(words.encode("utf-8", "replace").decode("utf-8").split())
-    for sign in "\\`*_[]<>|#":
-        clean = clean.replace(sign, f"\\{sign}")
-    return clean

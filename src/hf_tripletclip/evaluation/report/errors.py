@@ -197,10 +197,14 @@ def _write(
         if name in result.metrics
     ]
     facts = f" The model's {', '.join(metrics)}." if metrics else ""
+    counted = _counted_as(result.predictions, outcomes, right)
+    rule = f" A row counts as right if all of it is right: {counted}." if len(outcomes) > 1 else ""
+    share = f"share right ({counted})" if len(outcomes) > 1 else "share right"
+    counts = table(["category", "rows", "right", "wrong", share, "shown here"], lines)
     overview = (
-        f"<p class='note'>{text(note)}{text(facts)} Numbers are cosines. ✓ marks a pair that scores higher than all "
-        "that it is compared with, ✗ one that does not, though it should; a tie is wrong. Words in which captions "
-        f"differ are marked.</p>{table(['category', 'rows', 'right', 'wrong', 'share right', 'shown here'], lines)}"
+        f"<p class='note'>{text(note)}{text(facts)}{text(rule)} Numbers are cosines. ✓ marks a pair that scores "
+        "higher than all that it is compared with, ✗ one that does not, though it should; a tie is wrong. Words in "
+        f"which captions differ are marked.</p>{counts}"
     )
     body = f"{boxes}{grid(map(card, rows))}" if rows else "<p>There is no such row.</p>"
     return write_page(
@@ -212,6 +216,14 @@ def _write(
         command="hf_tripletclip.evaluation",
         style=Path(__file__).with_name("match.css").read_text(encoding="utf-8"),
     )
+
+
+def _counted_as(predictions: Mapping[str, Sequence[Any]], outcomes: Sequence[str], right: Sequence[bool]) -> str:
+    """The outcome that is right in just the rows that are right in every respect, or all of them, in words."""
+    same = next(
+        (name for name in reversed(outcomes) if [v is not False for v in predictions[name]] == list(right)), ""
+    )
+    return _words(same) if same else " and ".join(map(_words, outcomes))
 
 
 def _verdicts(rows: Sequence[Row]) -> list[tuple[str, str]]:

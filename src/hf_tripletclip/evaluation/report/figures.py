@@ -7,8 +7,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hf_tripletclip.evaluation.items import places
 from hf_tripletclip.evaluation.report.document import Picture
@@ -20,22 +21,23 @@ from hf_tripletclip.evaluation.report.drawings import (
     draw_scatter,
     inline_svg,
 )
-from hf_tripletclip.evaluation.report.published import published_of
+from hf_tripletclip.evaluation.report.published import Published, published_beside
 from hf_tripletclip.evaluation.report.reading import Entry, title_of
 from hf_tripletclip.evaluation.report.scores import category_metrics, is_raw
 from hf_tripletclip.evaluation.result import EvaluationResult
 
 MAX_CATEGORIES = 24
+IMAGENET = "imagenet1k"  # what metrics of several sets call it
 SCORE = "score_"
 # Captions beside the first that are true of the first image.
 ALSO_TRUE = {"sugarcrepe_pp": ("i0c1",)}
 # What stands for composition, and for what is left of everything else.
-COMPOSITION = (("sugarcrepe", "macro", ""), ("triplets", "group_score", "tripletdata"))
+COMPOSITION = (("sugarcrepe", "macro"), ("triplets", "group_score"))
 RETENTION = (
-    ("zeroshot", "top1", "imagenet"),
-    ("retrieval", "image_to_text_recall@5", "coco"),
-    ("retrieval", "text_to_image_recall@5", "coco"),
-)  # benchmark, metric, and the data that the published figures are of
+    ("zeroshot", "top1"),
+    ("retrieval", "image_to_text_recall@5"),
+    ("retrieval", "text_to_image_recall@5"),
+)
 
 
 def save_picture(figure: Any, folder: str | os.PathLike[str], name: str, caption: str) -> Picture:
@@ -138,25 +140,27 @@ def _numbers(values: Sequence[Any]) -> list[float]:
 def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLike[str]) -> list[Picture]:
     """Composition against retention, for each pair of benchmarks that a model was evaluated on."""
     pictures = []
-    for composition, score, part in COMPOSITION:
-        asked = [entry for entry in benchmarks.get(composition, ()) if score in entry.result.metrics]
-        ups = {entry.label: entry.result.metrics[score] for entry in asked}
-        same = all(part in str(entry.result.data.get("source", "")).lower() for entry in asked)
-        for retention, metric, data in RETENTION:
-            found = {e.label: _kept(e.result, metric, data) for e in benchmarks.get(retention, ())}
-            kept = {label: value for label, value in found.items() if value is not None and label in ups}
-            if not kept:
+    for composition, score in COMPOSITION:
+        ups = {e.label: e.result for e in benchmarks.get(composition, ()) if score in e.result.metrics}
+        for retention, metric in RETENTION:
+            found = {e.label: _of_imagenet(e.result) for e in benchmarks.get(retention, ())}
+            kept = {label: result for label, result in found.items() if metric in result.metrics}
+            both = [label for label in kept if label in ups]
+            if not both:
                 continue
-            comparable = same and all(of_data for _, of_data in kept.values())
-            own = [Point(label, x, ups[label], 0, "models of this report") for label, (x, _) in kept.items()]
-            others = _published(composition, score, retention, metric, data) if comparable else []
+            own = [
+                Point(label, kept[label].metrics[metric], ups[label].metrics[score], 0, "models of this report")
+                for label in both
+            ]
+            # Of the same rows, of both benchmarks and all models, or none.
+            beside = [published_beside([results[label] for label in both]) for results in (ups, kept)]
+            others, data = _published(beside[0], score, beside[1], metric)
             caption = "Composition against what is left of everything else: up and to the right is better."
             if not others:
                 caption += " No figures are published of this pair on the same data."
-            of = f"{title_of(retention)}{f' ({others[0].data})' if others else ''}"
             drawing = draw_scatter(
-                [*own, *(other.point for other in others)],
-                f"{of}: {_words(metric)}, %",
+                [*own, *others],
+                f"{title_of(retention)}{f' ({data})' if data else ''}: {_words(metric)}, %",
                 f"{title_of(composition)}: {_words(score)}, %",
             )
             name = f"tradeoff_{composition}_{re.sub('[^a-z0-9]+', '_', f'{retention}_{metric}')}"
@@ -164,45 +168,36 @@ def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLi
     return pictures
 
 
-def _kept(result: EvaluationResult, metric: str, data: str) -> tuple[float, bool] | None:
-    """The value, and whether it is of this data: of several sets that of the one, if it is among them."""
-    of_one = next((name for name in result.metrics if name.startswith(data) and name.endswith(f"_{metric}")), None)
-    if of_one is not None:
-        return result.metrics[of_one], True
-    source = str(result.data.get("source", "")).lower()
-    value = result.metrics.get(metric)
-    return None if value is None else (value, data in source and "," not in source)
-
-
 def _words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-class _Other(NamedTuple):
-    point: Point
-    data: str
+def _of_imagenet(result: EvaluationResult) -> EvaluationResult:
+    """Of several sets of images with classes, the part of a result that is of ImageNet; any other result as it is."""
+    metrics = {metric: value for metric in ("top1", "top5") if (value := result.metrics.get(f"{IMAGENET}_{metric}"))}
+    if result.benchmark != "zeroshot" or not metrics:
+        return result
+    counts = {"rows": result.counts.get(IMAGENET, 0), "classes": 1000}
+    return replace(result, metrics=metrics, counts=counts, data={"source": IMAGENET})
 
 
-def _published(composition: str, score: str, retention: str, kept: str, data: str) -> list[_Other]:
-    ups = {
-        (figure.group, figure.model, figure.training): figure.metrics[score]
-        for figure in published_of(composition)
-        if score in figure.metrics
-    }
-    acrosses = {
-        (figure.group, figure.model, figure.training): figure.metrics[kept]
-        for figure in published_of(retention)
-        if kept in figure.metrics and figure.data.lower().startswith(data)
-    }
+def _published(
+    composition: Sequence[Published], score: str, retention: Sequence[Published], metric: str
+) -> tuple[list[Point], str]:
+    """The points of models that are in both lists of figures, and what the second ones are of."""
+    ups = {(f.group, f.model, f.training): f.metrics[score] for f in composition if score in f.metrics}
+    acrosses = {(f.group, f.model, f.training): (f.metrics[metric], f.data) for f in retention if metric in f.metrics}
     both = [name for name in ups if name in acrosses]
     groups = list(dict.fromkeys((group, training) for group, _, training in both))
-    return [
-        _Other(
-            Point(
-                model, acrosses[name], ups[name], 1 + groups.index((group, training)), f"{group}: {training}", False
-            ),
-            next(figure.data for figure in published_of(retention) if figure.data.lower().startswith(data)),
+    points = [
+        Point(
+            model,
+            acrosses[group, model, training][0],
+            ups[group, model, training],
+            1 + groups.index((group, training)),
+            f"{group}: {training}",
+            False,
         )
-        for name in both
-        for group, model, training in [name]
+        for group, model, training in both
     ]
+    return points, acrosses[both[0]][1] if both else ""

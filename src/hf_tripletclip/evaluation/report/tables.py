@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a report: scores beside baselines and published figures, categories, differences."""
+"""The tables of a report: scores beside baselines, categories, differences, and what others have published."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from hf_tripletclip.evaluation.report.document import Block, CellValue, Heading, Note, Table, Value
-from hf_tripletclip.evaluation.report.published import Published, published_of
+from hf_tripletclip.evaluation.report.document import Block, CellValue, Folded, Heading, Note, Table, Value
+from hf_tripletclip.evaluation.report.published import Published, published_beside, published_of, rows_of
 from hf_tripletclip.evaluation.report.reading import Entry, short_name, title_of
 from hf_tripletclip.evaluation.report.scores import (
     Draws,
@@ -27,6 +27,10 @@ HOW_TO_COMPARE = (
     "In percentage points, by a paired bootstrap: each model is measured on the same resampled rows, and rows of "
     "one image are drawn together. A difference is clear where its interval leaves out zero. The intervals are not "
     "widened for the number of comparisons: of twenty, one may be clear by chance."
+)
+ABOUT_PUBLISHED = (
+    "As printed by others on the same data, not measured here. Their scripts may let a tie win, and the decoder and "
+    "the resizing of images make small differences."
 )
 
 
@@ -54,50 +58,19 @@ def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
     return Table(head, rows)
 
 
-# Rows that published figures are of, where the benchmark has one set (see the benchmarks' files).
-PUBLISHED_ROWS = {
-    "sugarcrepe": 7_511,
-    "sugarcrepe_pp": 4_757,
-    "valse": 7_702,
-    "bivlc": 2_933,
-    "winoground": 400,
-    "colorswap": 300,
-}
-
-
 def scores(entries: Sequence[Entry]) -> list[Block]:
-    """The overall metrics of the models, their baselines, chance, and what others have published."""
+    """The overall metrics of the models, their baselines and chance."""
     benchmark = entries[0].result.benchmark
     metrics = shared([entry.result for entry in entries])
-    figures = published_of(benchmark)
-    caveat = _other_rows(entries) if figures else []
     if len(metrics) <= MAX_COLUMNS:
-        return [*caveat, *_scores(entries, metrics, figures), *_other_baselines(entries), *_remarks(figures)]
-    main = {entry.result.primary for entry in entries} | {name for figure in figures for name in figure.metrics}
+        return [*_scores(entries, metrics), *_other_baselines(entries)]
+    main = {entry.result.primary for entry in entries}
     chosen = [name for name in metrics if name in main]
-    blocks: list[Block] = []
-    if not is_raw(benchmark) and chosen:
-        blocks += _scores(entries, chosen, figures)
-    return [*caveat, *blocks, *_other_baselines(entries), *_remarks(figures), *_all(entries, metrics, bool(blocks))]
+    blocks = _scores(entries, chosen) if chosen and not is_raw(benchmark) else []
+    return [*blocks, *_other_baselines(entries), *_all(entries, metrics, bool(blocks))]
 
 
-def _other_rows(entries: Sequence[Entry]) -> list[Block]:
-    """What to say where the rows are not those that the published figures are of."""
-    benchmark = entries[0].result.benchmark
-    whole = PUBLISHED_ROWS.get(benchmark)
-    here = dict.fromkeys(entry.result.counts.get("rows") for entry in entries)
-    if whole is None or list(here) == [whole]:
-        return []
-    rows = " and ".join(f"{number:,}" for number in here if number is not None)
-    return [
-        Note(
-            f"Not the same rows: published figures are of the {whole:,} rows of {title_of(benchmark)}, and here are "
-            f"{rows}."
-        )
-    ]
-
-
-def _scores(entries: Sequence[Entry], metrics: Sequence[str], figures: Sequence[Published]) -> list[Block]:
+def _scores(entries: Sequence[Entry], metrics: Sequence[str]) -> list[Block]:
     raw = is_raw(entries[0].result.benchmark)
     flags = {name: best([entry.result.metrics.get(name) for entry in entries]) for name in metrics}
     rows: list[list[CellValue]] = []
@@ -117,11 +90,6 @@ def _scores(entries: Sequence[Entry], metrics: Sequence[str], figures: Sequence[
     if any(name in chance for name in metrics):
         rows.append(["chance", *(_plain(chance.get(name), raw) for name in metrics), None, None, None])
         quiet.append(True)
-    for figure in figures:
-        cells = [_printed(figure, name) for name in metrics]
-        if any(cells):
-            rows.append([_published_name(figure), *cells, None, None, _source(figure, entries)])
-            quiet.append(True)
     head = ["model", *map(_words, metrics), "ties", "rows", "source"]
     return [Table(head, rows, quiet, words=("source",))]
 
@@ -146,21 +114,12 @@ def _counted(entry: Entry) -> Value | None:
     return Value(f"{counts['rows']:,}", ", ".join(left_out)) if "rows" in counts else None
 
 
-def _published_name(figure: Published) -> str:
-    return f"{figure.model} ({figure.training})"
-
-
 def _printed(figure: Published, name: str) -> Value | None:
     """A figure with the digits of its publication, one or two."""
     if name not in figure.metrics:
         return None
     digits = f"{100 * figure.metrics[name]:.2f}"
     return Value(digits.removesuffix("0"))
-
-
-def _source(figure: Published, entries: Sequence[Entry]) -> str:
-    title = title_of(entries[0].result.benchmark)
-    return figure.cite if figure.data == title else f"{figure.cite}, on {figure.data}"
 
 
 def _has_interval(values: Mapping[str, float]) -> bool:
@@ -186,12 +145,41 @@ def _other_baselines(entries: Sequence[Entry]) -> list[Block]:
     return [Table(["model", "baseline", "accuracy"], rows, words=("baseline",)), Note(note)]
 
 
-def _remarks(figures: Sequence[Published]) -> list[Block]:
+def published(entries: Sequence[Entry]) -> list[Block]:
+    """What others have published of the same rows, below the models of the report; or why that cannot stand here."""
+    results = [entry.result for entry in entries]
+    there = published_of(results[0].benchmark)
+    figures = published_beside(results)
+    if not figures:
+        return (
+            [Note(f"No published figures are shown, because these are not the rows that they are of: {_of(there)}.")]
+            if there
+            else []
+        )
+    metrics = [
+        name
+        for name in dict.fromkeys(name for figure in figures for name in figure.metrics)
+        if any(name in result.metrics for result in results)
+    ]
+    rows: list[list[CellValue]] = [
+        [entry.label, *(_value(entry, name, False) for name in metrics), "this report"] for entry in entries
+    ]
+    for figure in figures:
+        cells = [_printed(figure, name) for name in metrics]
+        if any(cells):
+            rows.append([f"{figure.model} ({figure.training})", *cells, f"{figure.cite}, on {figure.data}"])
+    if len(rows) == len(entries):
+        return []
+    quiet = [place >= len(entries) for place in range(len(rows))]
+    table = Table(["model", *map(_words, metrics), "source"], rows, quiet, words=("source",))
     references = dict.fromkeys(f"{figure.cite}: {figure.reference}." for figure in figures)
     remarks = dict.fromkeys(f"{figure.cite}: {figure.remark}" for figure in figures if figure.remark)
-    if not figures:
-        return []
-    return [Note(" ".join(["Published figures are as printed by others, not measured here.", *references, *remarks]))]
+    return [Folded("Published figures", [Note(" ".join([ABOUT_PUBLISHED, *references, *remarks])), table])]
+
+
+def _of(figures: Sequence[Published]) -> str:
+    every = dict.fromkeys(figure.data for figure in figures)
+    return "; ".join(f"{data} ({rows})" if (rows := rows_of(data)) else data for data in every)
 
 
 def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> list[Block]:
@@ -208,8 +196,7 @@ def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> lis
 
 
 def categories(entries: Sequence[Entry]) -> list[Block]:
-    """The metric of each category; of few categories beside what others have published of them."""
-    benchmark = entries[0].result.benchmark
+    """The metric of each category."""
     of = {entry.label: category_metrics(entry.result) for entry in entries}
     names = list(dict.fromkeys(name for found in of.values() for name in found))
     if not names:
@@ -240,10 +227,6 @@ def categories(entries: Sequence[Entry]) -> list[Block]:
     guesses = [chance.get(next((found[name] for found in of.values() if name in found), "")) for name in names]
     if any(guesses):
         rows.append(["chance", *(_plain(guess, raw=False) for guess in guesses), None])
-    for figure in published_of(benchmark):
-        if any(name in figure.metrics for name in names):
-            cells = [_printed(figure, name) for name in names]
-            rows.append([_published_name(figure), *cells, _source(figure, entries)])
     quiet = [place >= len(entries) for place in range(len(rows))]
     return [Heading("By category"), Table(["model", *names, "source"], rows, quiet, words=("source",))]
 

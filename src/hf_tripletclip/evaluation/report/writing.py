@@ -13,6 +13,7 @@ from hf_tripletclip.evaluation.report import tables
 from hf_tripletclip.evaluation.report.document import Note, Picture, Section
 from hf_tripletclip.evaluation.report.figures import category_bars, similarity_histograms, tradeoffs
 from hf_tripletclip.evaluation.report.reading import Entry, read_entries, title_of
+from hf_tripletclip.pages.markup import escape_markdown
 from hf_tripletclip.pages.page import write_page
 from hf_tripletclip.version import __version__
 
@@ -69,7 +70,7 @@ def write_report(paths: Sequence[str | os.PathLike[str]], output: str | os.PathL
         style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
     )
     written = folder / "report.md"
-    parts = [f"# Evaluation of {heading}", *(section.markdown() for section in [overview, *sections])]
+    parts = [f"# Evaluation of {escape_markdown(heading)}", *(section.markdown() for section in [overview, *sections])]
     parts.append(f"Written by tripletclip report, hf_tripletclip {__version__}.")
     written.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     drawn = [block.name for section in sections for block in section.blocks if isinstance(block, Picture)]
@@ -94,4 +95,5 @@ def benchmark_section(entries: Sequence[Entry], folder: str | os.PathLike[str]) 
     section.blocks += category_bars(entries, folder)
     section.blocks += similarity_histograms(entries, folder)
     section.blocks += tables.about(entries)
+    section.blocks += tables.published(entries)
     return section
