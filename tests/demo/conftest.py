@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,18 @@ def models(folders) -> DemoModels:
     return DemoModels.from_pretrained(folders, device="cpu")
 
 
+@pytest.fixture(scope="session")
+def uploads(tmp_path_factory) -> Iterator[Path]:
+    """The folder in which Gradio puts uploads."""
+    folder = tmp_path_factory.mktemp("uploads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+
+
 @pytest.fixture
-def picture(tmp_path) -> str:
-    path = tmp_path / "picture.png"
+def picture(uploads) -> str:
+    path = Path(tempfile.mkdtemp(dir=uploads), "picture.png")
     image = Image.new("RGB", (40, 30), "orange")
     image.paste("blue", (5, 5, 20, 20))
     image.save(path)
@@ -39,14 +49,14 @@ def picture(tmp_path) -> str:
 
 
 @pytest.fixture
-def text_file(tmp_path) -> str:
-    path = tmp_path / "renamed.png"
+def text_file(uploads) -> str:
+    path = Path(tempfile.mkdtemp(dir=uploads), "renamed.png")
     path.write_text("I am a text file")
     return str(path)
 
 
 @pytest.fixture(scope="session")
-def url(models) -> Iterator[str]:
+def url(models, uploads) -> Iterator[str]:
     """The page's address; without Gradio, Playwright or Chromium the test is skipped."""
     pytest.importorskip("gradio")
     pytest.importorskip("playwright.sync_api")

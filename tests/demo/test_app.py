@@ -9,9 +9,13 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from hf_tripletclip.cli import main
 from hf_tripletclip.demo.app import build_app, launch, require_gradio
@@ -38,7 +42,7 @@ def no_network(monkeypatch) -> list[str]:
 
 
 @pytest.fixture
-def served(models, no_network) -> Iterator[tuple[str, list[str]]]:
+def served(models, no_network, uploads) -> Iterator[tuple[str, list[str]]]:
     pytest.importorskip("gradio")
     writer = NegativeWriter()
     app = build_app(models, writer=writer, examples=False)
@@ -48,7 +52,7 @@ def served(models, no_network) -> Iterator[tuple[str, list[str]]]:
         app.close()
 
 
-def _upload(url: str, name: str, content: bytes) -> int:
+def _upload(url: str, name: str, content: bytes) -> tuple[int, str]:
     border = b"border"
     body = b'--%b\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n%b\r\n--%b--\r\n' % (
         border,
@@ -59,9 +63,9 @@ def _upload(url: str, name: str, content: bytes) -> int:
     headers = {"Content-Type": "multipart/form-data; boundary=border"}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
-            return answer.status
+            return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code
+        return error.code, ""
 
 
 def test_the_server_is_local_silent_and_limits_uploads(served, capsys):
@@ -72,12 +76,73 @@ def test_the_server_is_local_silent_and_limits_uploads(served, capsys):
     assert config["analytics_enabled"] is False
     assert config["max_file_size"] == MAX_BYTES
     assert not any(dependency["api_visibility"] == "public" for dependency in config["dependencies"])
-    assert _upload(f"{url}gradio_api/upload", "small.png", b"x" * 100) == 200
-    assert _upload(f"{url}gradio_api/upload", "large.png", b"x" * (MAX_BYTES + 1)) == 413
+    assert _upload(f"{url}gradio_api/upload", "small.png", b"x" * 100)[0] == 200
+    assert _upload(f"{url}gradio_api/upload", "large.png", b"x" * (MAX_BYTES + 1))[0] == 413
     with urllib.request.urlopen(url, timeout=30) as answer:
         page = answer.read().decode()
     assert "fonts.googleapis.com" not in page
     assert "cdn" not in page
+    assert asked == []
+
+
+def _ask(url: str, function: int, data: list[Any]) -> str:
+    """What the queue answers to a request, whoever makes it: the answer without times and without what was sent."""
+    session = uuid.uuid4().hex
+    body = json.dumps({"fn_index": function, "data": data, "session_hash": session}).encode()
+    request = urllib.request.Request(f"{url}gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).close()
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={session}", timeout=60) as events:
+        for line in events:
+            if b"process_completed" in line:
+                answer = json.loads(line.removeprefix(b"data:"))
+                return json.dumps([answer["success"], answer["output"].get("data"), answer["output"].get("error")])
+    pytest.fail("no answer")
+
+
+META = {"_type": "gradio.FileData"}
+
+
+def test_only_uploads_are_read_whoever_asks(served, uploads, picture, tmp_path):
+    url, asked = served
+    with urllib.request.urlopen(f"{url}config", timeout=30) as answer:
+        functions = {one["api_name"]: one["id"] for one in json.load(answer)["dependencies"]}
+    questions = {functions["checked"]: [], functions["compare"]: ["a red cat\na blue dog"]}
+    questions |= {functions[name]: ["a red cat", "a blue dog", {}, 0] for name in ("kept", "kept_1")}
+    (uploaded,) = json.loads(_upload(f"{url}gradio_api/upload", "mine.png", Path(picture).read_bytes())[1])
+    for file in ({"path": uploaded}, {"path": uploaded, "meta": META}):
+        assert all("tc-problem" not in _ask(url, number, [file, *rest]) for number, rest in questions.items())
+
+    secret, missing = tmp_path / "secret.png", tmp_path / "missing.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    link = uploads / f"{uuid.uuid4().hex}.png"
+    link.symlink_to(secret)
+    inside = Path("..") / Path(uploads).resolve().relative_to(Path(uploads).resolve().parent)
+    pairs = [  # of a file that exists and of one that does not: the answers are the same
+        ({"path": str(secret)}, {"path": str(missing)}),
+        ({"path": str(secret), "meta": META}, {"path": str(missing), "meta": META}),
+        ({"path": str(secret), "url": f"{url}config"}, {"path": str(missing)}),
+        ({"path": f"file://{secret}"}, {"path": f"file://{missing}"}),
+        ({"path": str(link)}, {"path": str(missing)}),
+        ({"path": f"{uploads}/{inside}/../{secret.name}"}, {"path": f"{uploads}/{inside}/../{missing.name}"}),
+        ({"path": "http://example.org/a.png"}, {"path": str(missing)}),
+        (str(secret), str(missing)),
+        ([str(secret)], [str(missing)]),
+        ({"path": [str(secret)]}, {"path": [str(missing)]}),
+    ]
+    for number, rest in questions.items():
+        for file, other in pairs:
+            first, second = _ask(url, number, [file, *rest]), _ask(url, number, [other, *rest])
+            assert first == second, file
+            assert "There is no picture yet" in first or first == "[false, null, null]", file
+    # Gradio itself would fetch an address that stands in a file's place, in any field.
+    address = {"path": "http://example.org/a.png", "meta": META}
+    for number, rest in questions.items():
+        assert json.loads(_ask(url, number, [address, *rest]))[0] is False
+    assert "is text" in _ask(url, functions["compare"], [{"path": uploaded}, {"a": 1}])
+    assert json.loads(_ask(url, functions["compare"], [{"path": uploaded}, address]))[0] is False
+    for path in (secret, missing, link, "http://example.org/a.png"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{url}gradio_api/file={path}", timeout=30)
     assert asked == []
 
 

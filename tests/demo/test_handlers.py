@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hf_tripletclip.demo.handlers import Handlers
@@ -14,10 +16,10 @@ NO_WORDNET = "WordNet is not installed"
 
 
 @pytest.fixture
-def handlers(models) -> Handlers:
+def handlers(models, uploads) -> Handlers:
     writer = NegativeWriter()
     writer.problem = NO_WORDNET
-    return Handlers(models, writer)
+    return Handlers(models, writer, [uploads])
 
 
 def test_captions_are_compared(handlers, picture):
@@ -68,9 +70,33 @@ def test_a_composition_that_cannot_be_tested(handlers, picture, caption, negativ
     assert message in page
 
 
+def test_files_elsewhere_are_not_read(handlers, models, picture, tmp_path):
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(picture).read_bytes())
+    answers = [
+        (handlers.check(upload), handlers.compare(upload, CAPTION), handlers.compose(upload, CAPTION, "a dog", {}, 0))
+        for upload in ({"path": str(copy)}, {"path": str(tmp_path / "missing.png")})
+    ]
+    assert answers[0] == answers[1]
+    assert "no picture yet" in answers[0][0]
+    assert "no picture yet" in Handlers(models, handlers.writer).check({"path": picture})  # without any folder
+
+
+def test_words_that_a_model_does_not_know_are_no_verdict(handlers, picture):
+    _, _, _, page = handlers.compose({"path": picture}, CAPTION, "a red cat\na purple giraffe\n<b>зебра</b>", {}, 0)
+    assert page.count("“purple” and “giraffe” unknown to this model") == 2  # of both models
+    assert page.count("“зебра” unknown to this model") == 2
+    assert page.count(" of 1</strong>") == page.count("2 not tested: this model does not know all the words") == 2
+    _, _, _, page = handlers.compose({"path": picture}, "a zebra", CAPTION, {}, 0)
+    assert "Right on" not in page
+    assert "1 not tested" in page
+    page = handlers.compare({"path": picture}, f"{CAPTION}\na zebra")
+    assert "first does not know “zebra”: the score of “a zebra” tells nothing." in page
+
+
 @needs_wordnet
-def test_negatives_are_written_where_none_are_typed(models, picture):
-    handlers = Handlers(models, NegativeWriter(number=3))
+def test_negatives_are_written_where_none_are_typed(models, uploads, picture):
+    handlers = Handlers(models, NegativeWriter(number=3), [uploads])
     typed, kinds, seed, page = handlers.compose({"path": picture}, CAPTION, "", {}, 0)
     assert typed.split("\n") == list(kinds)
     assert len(kinds) == 3

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,43 +12,62 @@ import pytest
 from PIL import Image
 
 from hf_tripletclip.demo import inputs
-from hf_tripletclip.demo.inputs import MAX_BYTES, DemoError, check_image, either, read_captions
+from hf_tripletclip.demo.inputs import MAX_BYTES, NO_PICTURE, DemoError, check_image, either, read_captions
 
 
 def test_a_picture_is_taken(picture):
-    assert check_image({"path": picture, "orig_name": "picture.png"}) == picture
+    assert check_image({"path": picture, "orig_name": "picture.png"}, [Path(picture).parent]) == picture
 
 
-@pytest.mark.parametrize("upload", [None, {}, {"path": None}, {"path": "/does/not/exist.png"}, "text"])
-def test_no_picture(upload):
+@pytest.mark.parametrize(
+    "upload", [None, {}, {"path": None}, {"path": "/does/not/exist.png"}, {"path": "\0"}, {"path": 5}, "text"]
+)
+def test_no_picture(upload, uploads):
     with pytest.raises(DemoError, match="no picture yet"):
-        check_image(upload)
+        check_image(upload, [uploads, "/does/not"])
+
+
+def test_a_picture_elsewhere_is_as_one_that_does_not_exist(picture, uploads, tmp_path):
+    elsewhere = tmp_path / "elsewhere.png"
+    elsewhere.write_bytes(Path(picture).read_bytes())
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "link.png").symlink_to(elsewhere)
+    (tmp_path / "given" / "circle.png").symlink_to(tmp_path / "given" / "circle.png")
+    os.mkfifo(tmp_path / "given" / "pipe.png")
+    for path in ("elsewhere.png", "given/link.png", "given/../elsewhere.png", "given-too.png", "given/circle.png",
+                 "given/pipe.png", "given", "given/none.png"):  # fmt: skip
+        with pytest.raises(DemoError, match=f"^{NO_PICTURE}$"):
+            check_image({"path": str(tmp_path / path)}, [tmp_path / "given"])
+    with pytest.raises(DemoError, match="no picture yet"):
+        check_image({"path": picture})  # nothing is allowed that is not named
+    (tmp_path / "other").symlink_to(uploads)
+    assert check_image({"path": picture}, [tmp_path / "other"]) == picture  # the folder may be a link
 
 
 def test_a_renamed_text_file(text_file):
     with pytest.raises(DemoError, match="no picture that can be read: give a JPEG, PNG"):
-        check_image({"path": text_file})
+        check_image({"path": text_file}, [Path(text_file).parent])
 
 
 def test_a_truncated_picture(picture, tmp_path):
     path = tmp_path / "cut.png"
     path.write_bytes(Path(picture).read_bytes()[:90])
     with pytest.raises(DemoError, match="no picture that can be read"):
-        check_image({"path": str(path)})
+        check_image({"path": str(path)}, [tmp_path])
 
 
 def test_a_format_that_is_not_allowed(tmp_path):
     path = tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(path, format="TIFF")
     with pytest.raises(DemoError, match="give a JPEG"):
-        check_image({"path": str(path)})
+        check_image({"path": str(path)}, [tmp_path])
 
 
 def test_a_large_file(tmp_path):
     path = tmp_path / "large.png"
     path.write_bytes(bytes(MAX_BYTES + 1))
     with pytest.raises(DemoError, match="larger than 10 MB"):
-        check_image({"path": str(path)})
+        check_image({"path": str(path)}, [tmp_path])
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -66,7 +86,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path, side, monkeypatch):
     path.write_bytes(_png_header(side, side))
     monkeypatch.setattr(inputs, "decode_image", lambda path: pytest.fail("it was decoded"))
     with pytest.raises(DemoError, match="more than 40 million pixels"):
-        check_image({"path": str(path)})
+        check_image({"path": str(path)}, [tmp_path])
 
 
 def test_captions_are_lines():
@@ -80,8 +100,10 @@ def test_captions_are_lines():
         ("\n".join(map(str, range(51))), "51 captions: give at most 50"),
         ("a" * 1_001, "1001 characters: give at most 1000"),
         ("\udc80", "not UTF-8"),
+        ({"path": "a"}, "A caption is text"),
+        (["a"], "A caption is text"),
     ],
-    ids=["too many", "too long", "surrogate"],
+    ids=["too many", "too long", "surrogate", "a file", "a list"],
 )
 def test_captions_that_are_refused(typed, message):
     with pytest.raises(DemoError, match=message):

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPModel
+from transformers import AutoProcessor, BertTokenizer, CLIPModel
 
 from hf_tripletclip.demo.inputs import DemoError
-from hf_tripletclip.demo.scoring import CaptionScore, Comparison, Composition, DemoModels, Trial, display_names
+from hf_tripletclip.demo.scoring import (
+    CaptionScore,
+    Comparison,
+    Composition,
+    DemoModels,
+    Trial,
+    display_names,
+    unknown_words,
+)
 from tests.checkpoints import BASE, small_processor, write_published
 from tests.loopback_hub import run_python
 
@@ -71,6 +79,27 @@ def test_strictly_greater_wins():
     assert [trial.right for trial in trials] == [True, False, False]
     assert [trial.tie for trial in trials] == [False, True, False]
     assert Composition("m", "c", trials).right == 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "unknown"),
+    [
+        ("a red cat, above a blue dog!", ()),
+        ("A RED cats", ("cats",)),
+        ("a zebra and a 7 zebra", ("zebra",)),
+        ("naïve 猫", ("naïve", "猫")),
+        ("", ()),
+    ],
+)
+def test_words_that_a_trained_tokenizer_only_spells_are_unknown(models, caption, unknown):
+    found = unknown_words(models.encoders[0].processor.tokenizer, caption)
+    assert tuple(word for word in found if word != "and") == unknown
+
+
+def test_words_of_other_tokenizers(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ncat\n猫\n犬\n##犬\nd\n##o\n##g\n##s\n")
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    assert unknown_words(tokenizer, "a cats 猫犬 dog zebra") == ("dog", "zebra")
 
 
 @pytest.mark.parametrize(("cosines", "best"), [([0.1, 0.3, 0.2], 1), ([0.3, 0.1, 0.3], None), ([0.3], None)])

@@ -13,7 +13,7 @@ from typing import Any
 from hf_tripletclip.demo import rendering
 from hf_tripletclip.demo.examples import Example, draw_examples
 from hf_tripletclip.demo.handlers import Handlers
-from hf_tripletclip.demo.inputs import FORMATS, MAX_BYTES, MAX_MEGABYTES, either
+from hf_tripletclip.demo.inputs import FORMATS, MAX_BYTES, MAX_MEGABYTES, NO_PICTURE, either
 from hf_tripletclip.demo.negatives import NegativeWriter
 from hf_tripletclip.demo.scoring import DemoModels
 
@@ -56,8 +56,8 @@ def build_app(models: DemoModels, *, writer: NegativeWriter | None = None, examp
     """
     gr = require_gradio()
     writer = NegativeWriter() if writer is None else writer
-    handlers = Handlers(models, writer)
     folder = tempfile.TemporaryDirectory(prefix="tripletclip-demo-")
+    handlers = Handlers(models, writer, [gr.utils.get_upload_folder(), folder.name])
     drawn = draw_examples(Path(folder.name)) if examples else []
 
     with gr.Blocks(
@@ -100,7 +100,35 @@ def build_app(models: DemoModels, *, writer: NegativeWriter | None = None, examp
                 **quiet,
             )
             app.load(None, js=_labels([example.caption for example in drawn]))
+        for block in app.blocks.values():
+            _forbid_downloads(gr, block)
     return app
+
+
+def _forbid_downloads(gr: Any, block: Any) -> None:
+    """Let a component take no address for a file: Gradio would download whatever a request names, for any field."""
+    move = block.async_move_resource_to_block_cache
+
+    async def move_local(path: Any) -> Any:
+        if "://" in str(path):
+            raise gr.Error(NO_PICTURE, print_exception=False)
+        return await move(path)
+
+    block.async_move_resource_to_block_cache = move_local
+
+
+class _NoRelay:
+    """ASGI middleware that refuses addresses of other servers, whose files Gradio would fetch and pass on."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and "://" in scope["path"]:
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"Files of other servers are not passed on."})
+            return
+        await self.app(scope, receive, send)
 
 
 def _refusing(gr: Any, check: Callable[[Any], str]) -> Callable[[Any], tuple[Any, str]]:
@@ -251,6 +279,8 @@ def launch(
         OSError: The port is taken.
     """
     gr = require_gradio()
+    from starlette.middleware import Middleware  # Gradio brings it along
+
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
     _, url, public = app.launch(
         server_name=host,
@@ -266,6 +296,7 @@ def launch(
         ssr_mode=False,
         pwa=False,
         inline=False,
+        app_kwargs={"middleware": [Middleware(_NoRelay)]},
         quiet=True,
         prevent_thread_lock=True,
     )

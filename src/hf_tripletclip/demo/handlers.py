@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_tripletclip.demo import rendering
@@ -19,23 +20,29 @@ class Handlers:
     Args:
         models ([`DemoModels`]): The models to ask.
         writer (`NegativeWriter`): Writes hard negatives by rules.
+        folders (`Sequence[str or os.PathLike]`): Where pictures may lie, see
+            [`~hf_tripletclip.demo.inputs.check_image`]: that of uploads and that of the examples. Without any, every
+            picture is refused.
     """
 
-    def __init__(self, models: DemoModels, writer: NegativeWriter) -> None:
+    def __init__(
+        self, models: DemoModels, writer: NegativeWriter, folders: Sequence[str | os.PathLike[str]] = ()
+    ) -> None:
         self.models = models
         self.writer = writer
+        self.folders = list(folders)
 
     def check(self, upload: Any) -> str:
         """What to say of a picture that was dropped; empty where it can be used."""
         try:
-            check_image(upload)
+            self._picture(upload)
         except DemoError as error:
             return rendering.problem(str(error))
         return ""
 
     def compare(self, upload: Any, typed: str) -> str:
         """The tab of captions."""
-        return _told(lambda: rendering.comparisons(self.models.compare(check_image(upload), read_captions(typed))))
+        return _told(lambda: rendering.comparisons(self.models.compare(self._picture(upload), read_captions(typed))))
 
     def write(self, typed: str, seed: int) -> tuple[str | None, dict[str, str], int, str]:
         """Hard negatives by rules: for the text field, their kinds, the next seed, and what to say."""
@@ -51,7 +58,7 @@ class Handlers:
     ) -> tuple[str | None, dict[str, str], int, str]:
         """The tab of composition: negatives are written where none are typed."""
         try:
-            path, caption = check_image(upload), _one_caption(typed)
+            path, caption = self._picture(upload), _one_caption(typed)
             texts = read_captions(negatives, "hard negative")
             if not texts:
                 kinds = self.writer.write(caption, seed)
@@ -60,6 +67,9 @@ class Handlers:
         except ValueError as error:
             return None, dict(kinds), seed, rendering.problem(str(error))
         return "\n".join(texts), dict(kinds), seed, rendering.compositions(answers)
+
+    def _picture(self, upload: Any) -> str:
+        return check_image(upload, self.folders)
 
 
 def _told(answer: Callable[[], str]) -> str:

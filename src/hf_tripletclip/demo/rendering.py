@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from hf_tripletclip.demo.scoring import Comparison, Composition, Trial
+from hf_tripletclip.demo.scoring import Comparison, Composition, Trial, listed
 from hf_tripletclip.pages.markup import text
 from hf_tripletclip.pages.words import differing_words
 
@@ -82,10 +82,12 @@ def _comparison(answer: Comparison) -> str:
 
 
 def _composition(answer: Composition) -> str:
-    total = len(answer.trials)
+    total = answer.tested
     wrong = total - answer.right
     told = "it confuses none" if not wrong else f"it confuses {wrong}"
     summary = f"<strong>Right on {answer.right} of {total}</strong>: {told}."
+    if strange := len(answer.trials) - total:
+        summary = f"{summary if total else ''} {strange} not tested: this model does not know all the words.".strip()
     rows = "".join(_trial(answer.caption, trial) for trial in answer.trials)
     cosine = answer.trials[0].caption_cosine
     table = (
@@ -100,13 +102,22 @@ def _composition(answer: Composition) -> str:
 
 
 def _trial(caption: str, trial: Trial) -> str:
+    if trial.unknown:
+        return _row(
+            caption, trial, "unknown", "?", "not tested", f"{text(listed(trial.unknown))} unknown to this model"
+        )
     verdict, sign = ("right", "✓") if trial.right else ("tie", "=") if trial.tie else ("confused", "✗")
+    lead = f'<span class="tc-number">{_number(trial.difference, "+.4f")}</span>'
+    return _row(caption, trial, "right" if trial.right else "wrong", sign, verdict, lead)
+
+
+def _row(caption: str, trial: Trial, style: str, sign: str, verdict: str, detail: str) -> str:
     kind = KINDS.get(trial.kind, trial.kind) if trial.kind else UNKNOWN_KIND
     return (
-        f'<tr class="tc-{"right" if trial.right else "wrong"}"><th scope="row" dir="auto">'
+        f'<tr class="tc-{style}"><th scope="row" dir="auto">'
         f'{marked(caption, trial.negative)}<span class="tc-kind">{text(kind)}</span></th>'
         f'<td class="tc-verdict"><strong><span aria-hidden="true">{sign}</span> {verdict}</strong> '
-        f'<span class="tc-number">{_number(trial.difference, "+.4f")}</span></td></tr>'
+        f"{detail}</td></tr>"
     )
 
 

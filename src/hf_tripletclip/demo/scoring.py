@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from hf_tripletclip.evaluation.scoring import cosines
 
 DEFAULT_SCALE = 100.0  # of models that hold none: what CLIP's training ends with
 MAX_MODELS = 2
+WORD = re.compile(r"[^\W\d_]+")
+FIRST_IDEOGRAPH = "\u2e80"
+SPELT = 2  # lone letters of a word: one is an ending, such as the "s" of a word that is known
 
 
 @dataclass(frozen=True)
@@ -73,21 +77,24 @@ class Trial:
         negative (`str`): The hard negative.
         kind (`str`, *optional*): What was changed, one of `NEGATIVE_TYPES`, where that is known.
         caption_cosine, negative_cosine (`float`): Of the picture with each.
+        unknown (`Sequence[str]`): Words of the two that the model does not know, see [`unknown_words`]. With any,
+            the scores tell nothing, and the model is neither right nor wrong.
     """
 
     negative: str
     kind: str | None
     caption_cosine: float
     negative_cosine: float
+    unknown: Sequence[str] = ()
 
     @property
     def right(self) -> bool:
         """Whether the caption scores strictly more: a tie is wrong."""
-        return self.caption_cosine > self.negative_cosine
+        return not self.unknown and self.caption_cosine > self.negative_cosine
 
     @property
     def tie(self) -> bool:
-        return self.caption_cosine == self.negative_cosine
+        return not self.unknown and self.caption_cosine == self.negative_cosine
 
     @property
     def difference(self) -> float:
@@ -114,6 +121,11 @@ class Composition:
     @property
     def right(self) -> int:
         return sum(trial.right for trial in self.trials)
+
+    @property
+    def tested(self) -> int:
+        """Trials whose words the model knows: only these are right or wrong."""
+        return sum(not trial.unknown for trial in self.trials)
 
 
 class DemoModels:
@@ -182,7 +194,8 @@ class DemoModels:
             probabilities = torch.softmax(found.double() * scale, dim=0)
             rows = zip(captions, found.tolist(), probabilities.tolist(), strict=True)
             scores = tuple(CaptionScore(*row) for row in rows)
-            comparisons.append(Comparison(encoder.name, scale, scores, self._cuts(encoder, captions)))
+            notes = (*self._strange(encoder, captions), *self._cuts(encoder, captions))
+            comparisons.append(Comparison(encoder.name, scale, scores, notes))
         return comparisons
 
     def compose(self, path: str, caption: str, negatives: Mapping[str, str | None]) -> list[Composition]:
@@ -204,8 +217,12 @@ class DemoModels:
         compositions = []
         for encoder in self.encoders:
             own, *others = self._cosines(encoder, path, [caption, *texts]).tolist()
+            tokenizer = encoder.processor.tokenizer
+            with self._lock:
+                unknown = [unknown_words(tokenizer, f"{caption} {negative}") for negative in texts]
             trials = tuple(
-                Trial(negative, negatives[negative], own, other) for negative, other in zip(texts, others, strict=True)
+                Trial(negative, negatives[negative], own, other, strange)
+                for negative, other, strange in zip(texts, others, unknown, strict=True)
             )
             compositions.append(Composition(encoder.name, caption, trials, self._cuts(encoder, [caption, *texts])))
         return compositions
@@ -223,6 +240,16 @@ class DemoModels:
             texts = encoder.texts([captions[places.index(place)] for place in range(len(first))])
             return cosines(texts, image)[places]
 
+    def _strange(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
+        """A note for each caption with words that the model does not know."""
+        with self._lock:
+            found = [(caption, unknown_words(encoder.processor.tokenizer, caption)) for caption in captions]
+        return tuple(
+            f"{encoder.name} does not know {listed(words)}: the score of “{_shortened(caption)}” tells nothing."
+            for caption, words in found
+            if words
+        )
+
     def _cuts(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
         """A note for each caption that is longer than the text tower takes, with what the model does not see."""
         limit = max_text_length(encoder.model, encoder.processor)
@@ -239,6 +266,39 @@ class DemoModels:
                 lost = f"; {encoder.name} does not see “{_shortened(unseen)}”" if unseen else ""
                 notes.append(f"“{_shortened(caption)}” is cut after {limit} tokens{lost}.")
         return tuple(notes)
+
+
+def unknown_words(tokenizer: Any, caption: str) -> tuple[str, ...]:
+    """
+    Words of a caption that a model cannot know: its tokenizer has no token for them, or spells them, letter by letter,
+    as one that was trained on few words does with all others. A model learns nothing from single letters.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's.
+        caption (`str`): The caption.
+
+    Returns:
+        `tuple[str, ...]`: Each once, in their order.
+    """
+    found: dict[str, None] = {}
+    for word in WORD.findall(caption):
+        pieces = tokenizer.tokenize(word)
+        letters = sum(_is_letter(piece) for piece in pieces)
+        if tokenizer.unk_token in pieces or letters >= SPELT:
+            found[word] = None
+    return tuple(found)
+
+
+def _is_letter(piece: str) -> bool:
+    """Whether a token is a lone letter or byte; one of a script in which a letter is a word does not count."""
+    core = piece.removesuffix("</w>").removeprefix("##").strip("▁Ġ")
+    return (len(core) == 1 and core < FIRST_IDEOGRAPH) or core.startswith("<0x")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in quotation marks, as a sentence lists them."""
+    quoted = [f"“{_shortened(word)}”" for word in words]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 def _shortened(caption: str, length: int = 60) -> str:
