@@ -123,7 +123,7 @@ def test_kinds_become_codes(collator):
         ({"image": {"bytes": None, "path": None}}, "missing image in image"),
         ({"image": b"no image"}, "unreadable image in image"),
         ({"image": encoded(picture(size=256), "JPEG")[:400]}, "unreadable image in image"),
-        ({"neg_image": "no/such/file.png"}, "unreadable image in neg_image"),
+        ({"neg_image": "no/such/file.png"}, "no such file in neg_image"),
         ({"neg_image": 3}, "unreadable image in neg_image"),
         ({"caption": None}, "missing caption in caption"),
         ({"caption": " \n"}, "empty caption in caption"),

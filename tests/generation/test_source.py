@@ -81,7 +81,7 @@ def test_tars_of_the_published_layout(tmp_path):
 
 
 def test_what_is_wrong_with_rows(tmp_path):
-    missing = tmp_path / "missing.png"
+    missing = tmp_path / "pairs" / "missing.png"
     broken = {
         1: {"caption": " "},
         2: {"caption": None},
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_rows(tmp_path):
         "source: missing caption in caption",
         "source: unreadable image in image",
         "source: missing image in image",
-        "source: unreadable image in image",
+        "source: no such file in image",
         None,
         None,
     ]

@@ -5,33 +5,42 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
+from hf_tripletclip.data.reading import FORMATS, BrokenValue, check_size, decode_bytes, read_image_file
+from hf_tripletclip.data.rgb import to_levels, to_rgb
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, FILE, KEY_COLUMNS
 
-MAX_ASPECT_RATIO = 100  # a longer strip is no photograph, and scaling its short side to 224 fills the memory
-
-
-class BrokenValue(ValueError):
-    """A value of a row that cannot be used; its message is the reason, with details after a colon."""
+__all__ = [
+    "BrokenValue",
+    "decode_caption",
+    "decode_image",
+    "is_several",
+    "known_reason",
+    "row_name",
+]
 
 
 def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
     """
-    An RGB image from whatever a dataset holds: PIL, bytes, `{"bytes", "path"}`, a path or URL, a numpy array or a
-    tensor of shape `(H, W)`, `(H, W, 3)` or `(3, H, W)`, uint8.
+    An RGB image from whatever a dataset holds: PIL, bytes, `{"bytes", "path"}`, a path, a numpy array or a tensor of
+    shape `(H, W)` of any numbers, or `(H, W, 3)`, `(H, W, 4)` or `(3, H, W)` uint8. What is transparent shows white,
+    more than 8 bits are scaled, see [`~hf_tripletclip.data.rgb.to_rgb`].
 
     Files are turned as their EXIF orientation says, as `datasets.Image` does. Truncated files are refused whatever
-    `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` says, and so are files of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+    `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` says, and so are files of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels or of
+    more than 256 MiB, and files of other formats than [`~hf_tripletclip.data.reading.FORMATS`].
+
+    A path is followed wherever it leads, to regular files only; URLs are not fetched, except files of Hub datasets
+    (`hf://`). Paths of a dataset are checked when it is loaded: [`load_tripletdata`] leaves those only that stay in
+    the dataset's own folder.
 
     Args:
         value: What the dataset holds.
@@ -39,7 +48,7 @@ def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
             leaves both sides at least this long.
 
     Raises:
-        BrokenValue: It is missing, truncated, no image or too large to be opened safely.
+        BrokenValue: It is missing, truncated, no image, too large to be opened safely, or no file that may be read.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
@@ -47,45 +56,40 @@ def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
         raise BrokenValue("missing image")
     try:
         with _strict_pillow():
-            image = _as_image(value, decode_size)
-            if 0 in image.size:
-                raise BrokenValue("unreadable image: it has no pixels")
-            if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
-                raise BrokenValue(f"image too large: a strip of {image.width} x {image.height}")
-            if image.mode == "RGB":
-                image.load()  # decodes, so that a truncated file shows here
-                return image
-            return image.convert("RGB")
+            image = to_rgb(_as_image(value, decode_size))
+            image.load()  # a picture that was given may be a file that is not decoded yet
+            return image
     except BrokenValue:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenValue(f"image too large: {error}") from error
-    except UnidentifiedImageError as error:  # its message holds a memory address
-        raise BrokenValue("unreadable image: not a format that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise all kinds on corrupt files: RuntimeError, struct.error...
         raise BrokenValue(f"unreadable image: {error or type(error).__name__}") from error
 
 
 def _as_image(value: Any, decode_size: int | None) -> Image.Image:
-    if isinstance(value, Image.Image):
-        return value
-    if isinstance(value, np.ndarray) or _is_tensor(value):
-        array = np.asarray(value)
-        if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
-            array = array.transpose(1, 2, 0)
-        return Image.fromarray(array.squeeze(-1) if array.ndim == 3 and array.shape[2] == 1 else array)
-    if isinstance(value, str) and "://" in value:  # a stream of an image folder on the Hub
-        from datasets import Image as ImageFeature
-
-        return ImageFeature().decode_example({"bytes": None, "path": value})
     if isinstance(value, (str, os.PathLike)):
-        value = Path(value).read_bytes()
-    if not isinstance(value, (bytes, bytearray)):
+        value = read_image_file(value)
+    if isinstance(value, (bytes, bytearray)):
+        return decode_bytes(value, decode_size)
+    if isinstance(value, np.ndarray) or _is_tensor(value):
+        value = _from_array(np.asarray(value))
+    if not isinstance(value, Image.Image):
         raise BrokenValue(f"unreadable image: a {type(value).__name__} is no image")
-    image: Image.Image = Image.open(io.BytesIO(value))
-    if decode_size:
-        image.draft(None, (decode_size, decode_size))  # other formats than JPEG ignore it
-    return ImageOps.exif_transpose(image) if ExifTags.Base.Orientation in image.getexif() else image
+    if value.format not in (None, *FORMATS) and getattr(value, "tile", None):  # not decoded yet
+        raise BrokenValue(f"unreadable image: {value.format} files are not read, only {', '.join(FORMATS)}")
+    check_size(value)
+    return value
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array.squeeze(-1)
+    if array.ndim == 2 and array.size:
+        array = to_levels(array)
+    return Image.fromarray(array)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -99,6 +103,7 @@ def _strict_pillow() -> Iterator[None]:
     tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is raised
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     finally:

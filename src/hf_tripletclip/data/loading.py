@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import (
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     Features,
     Image,
@@ -30,7 +32,9 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from hf_tripletclip.data.places import Home, image_columns, settle
 from hf_tripletclip.data.presets import resolve_columns
+from hf_tripletclip.data.reading import is_url
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, IMAGE_COLUMNS
 from hf_tripletclip.data.tars import open_tars
 
@@ -91,12 +95,13 @@ def load_tripletdata(
         from hf_tripletclip.data.scenes import load_scenes
 
         dataset: AnyDataset = _streamed(load_scenes(split, **kwargs), streaming)
+        home = Home()
     else:
-        dataset, renames = load_raw(name, split, streaming, renames, kwargs)
+        dataset, renames, home = load_raw(name, split, streaming, renames, kwargs)
     parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
     for key, part in parts.items():
         try:
-            part = _with_our_columns(part, renames)
+            part = _with_our_columns(part, renames, home)
             check_columns(part, required_columns)
             if isinstance(part, Dataset) and len(part) == 0:
                 raise ValueError("it has no rows")
@@ -115,8 +120,11 @@ def not_found(name: str, error: Exception) -> FileNotFoundError:
 
 def load_raw(
     name: str, split: str | None, streaming: bool, columns: dict[str, str], kwargs: dict[str, Any]
-) -> tuple[AnyDataset, dict[str, str]]:
-    """The dataset with its own columns, and those that are still to be renamed; raises as [`load_tripletdata`]."""
+) -> tuple[AnyDataset, dict[str, str], Home]:
+    """
+    The dataset with its own columns, those that are still to be renamed, and where paths of images may lead: those in
+    columns of the type `Image` have been resolved. Raises as [`load_tripletdata`].
+    """
     path = Path(name)
     source: dict[str, Any] = {"path": name}
     pattern = "://" in name or (glob.has_magic(name) and not path.exists())
@@ -125,7 +133,8 @@ def load_raw(
             raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
         source = {"path": BUILDERS[path.suffix], "data_files": name}
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-        return _from_disk(name, split, streaming, kwargs), columns
+        home = Home.of((), name)
+        return _with_images_in(home, _from_disk(name, split, streaming, kwargs)), columns, home
     elif not path.exists() and (
         path.is_absolute()
         or name.startswith(".")
@@ -137,10 +146,12 @@ def load_raw(
     try:
         of_builder = {key: value for key, value in kwargs.items() if key not in OF_LOADING}
         builder = load_dataset_builder(**source, **of_builder)
+        home = _home(builder, name, kwargs)
         if isinstance(builder, WebDataset):
             ours = {key: value for key, value in kwargs.items() if key in OF_TARS}
-            return open_tars(builder, name, split, streaming, columns, **ours), {}
-        return load_dataset(**source, split=split, streaming=streaming, **kwargs), columns
+            return open_tars(builder, name, split, streaming, columns, **ours), {}, home  # its rows hold no paths
+        loaded = load_dataset(**source, split=split, streaming=streaming, **kwargs)
+        return _with_images_in(home, loaded), columns, home
     except (DatasetNotFoundError, ConnectionError) as error:
         raise not_found(name, error) from error
     except NonMatchingSplitsSizesError as error:
@@ -157,6 +168,46 @@ def load_raw(
         if isinstance(error, pa.ArrowInvalid):
             raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
         raise
+
+
+def _home(builder: DatasetBuilder, name: str, kwargs: Mapping[str, Any]) -> Home:
+    """Where the images of a dataset may lie, by the files that its rows are in."""
+    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    path = Path(name)
+    if path.is_dir():
+        folder: str | None = str(path.resolve())
+        inside = os.path.join(path.resolve(), "")
+        outside = [file for file in files if not is_url(file) and not os.path.normpath(file).startswith(inside)]
+        named = "the folder"
+    else:
+        folder = str(kwargs["data_dir"]) if kwargs.get("data_dir") and Path(kwargs["data_dir"]).is_dir() else None
+        if glob.has_magic(name) and "://" not in name:  # what the pattern names is all the user's
+            folder = os.path.join(*itertools.takewhile(lambda part: not glob.has_magic(part), path.absolute().parts))
+        of_hub = builder.repo_id is not None and not kwargs.get("data_files")
+        outside = [file for file in files if of_hub and not is_url(file)]
+        named = "the repository"
+    if outside:
+        raise ValueError(
+            f"{name}: its card names data outside {named}, such as {outside[0]}, which is not read. Give `data_files` "
+            "if that is yours."
+        )
+    return Home.of(files, folder, repository=builder.repo_id)
+
+
+def _with_images_in(home: Home, dataset: AnyDataset) -> AnyDataset:
+    """The dataset with the paths of its images resolved, in columns that are typed as images."""
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        return type(dataset)({key: _with_images_in(home, part) for key, part in dataset.items()})
+    columns = image_columns(dataset.features)
+    return _retyped(settle(_retyped(dataset, columns, decode=False), columns, home), columns, decode=True)
+
+
+def _retyped(dataset: Dataset | IterableDataset, columns: Sequence[str], decode: bool) -> Dataset | IterableDataset:
+    for name in columns:
+        feature = dataset.features[name]
+        image = Image(decode=decode)
+        dataset = dataset.cast_column(name, type(feature)(image) if isinstance(feature, (List, LargeList)) else image)
+    return dataset
 
 
 def _other_sizes(error: NonMatchingSplitsSizesError) -> str:
@@ -213,7 +264,9 @@ def _streamed(dataset: Dataset | DatasetDict, streaming: bool) -> AnyDataset:
     return IterableDatasetDict({key: part.to_iterable_dataset() for key, part in dataset.items()})
 
 
-def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:
+def _with_our_columns(
+    dataset: Dataset | IterableDataset, columns: dict[str, str], home: Home
+) -> Dataset | IterableDataset:
     names = dataset.column_names
     if names is None:  # a stream without known columns: look at a row
         names = list(next(iter(dataset), {}))
@@ -243,6 +296,7 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
             if _is_value(features[name]) and not _is_value(features[name], "string", "binary", "large"):
                 raise ValueError(f"its column {name!r} holds {features[name].dtype}, no images")
             targets[name] = Image()
+            dataset = settle(dataset.cast_column(name, Image(decode=False)), [name], home)
     for name, feature in targets.items():
         dataset = dataset.cast_column(name, feature)
     return dataset

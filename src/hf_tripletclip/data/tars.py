@@ -33,12 +33,13 @@ from datasets import (
 )
 from datasets.packaged_modules.webdataset.webdataset import WebDataset, base_plus_ext
 
+from hf_tripletclip.data.reading import MAX_BYTES
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, FILE, IMAGE_COLUMNS
 
 KEY, URL = "__key__", "__url__"  # as `datasets` calls them
 TEXT_EXTENSIONS = ("txt", "text", "json", "cls", "id")
 SAMPLES_LOOKED_AT = 20  # for the members that samples have
-READER = "1"  # part of the cache's key: raise it when the rows that come out change
+READER = "2"  # part of the cache's key: raise it when the rows that come out change
 
 # In `tarfile` for long, but not in its documentation.
 END_OF_ARCHIVE = tarfile.EOFHeaderError  # type: ignore[attr-defined]
@@ -219,7 +220,7 @@ def read_tars(
                     sample, seen = {**empty, KEY: key, URL: name}, set()
                 if (column := columns.get(member)) is None:
                     continue
-                value, problem = _value(features[column], f"{key}.{member}", content())
+                value, problem = _value(features[column], content)
                 if column in seen:
                     value, problem = None, "member is there twice"
                 seen.add(column)
@@ -250,9 +251,13 @@ def _what(error: BaseException, tar: str) -> str:
     return "tar cut short" if cut or ("://" not in tar and os.path.getsize(tar) == 0) else "damaged tar"
 
 
-def _value(feature: Any, name: str, content: bytes) -> tuple[Any, str | None]:
+def _value(feature: Any, member: BinaryIO) -> tuple[Any, str | None]:
+    content = member.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        return None, f"member too large: more than {MAX_BYTES:,} bytes"
     if isinstance(feature, Image):
-        return {"bytes": content, "path": name}, None
+        # Without a path: where a local file has that name, `datasets` drops the contents and reads the file.
+        return {"bytes": content, "path": None}, None
     if feature.dtype != "string":
         return content, None
     try:
@@ -262,7 +267,7 @@ def _value(feature: Any, name: str, content: bytes) -> tuple[Any, str | None]:
 
 
 def _files(tar: str, token: str | bool | None) -> Iterator[tuple[str, str, Any]]:
-    """Key, extension and a function that reads the contents, of each member; hidden files are no members."""
+    """Key, extension and contents, as a file, of each member; hidden files are no members."""
     with _open(tar, token) as file:
         # A local file is read where it is asked for, one from afar as it comes.
         mode: Any = "r|*" if "://" in tar else "r:*"
@@ -277,7 +282,7 @@ def _files(tar: str, token: str | bool | None) -> Iterator[tuple[str, str, Any]]
                     continue
                 key, member = base_plus_ext(info.name)
                 if key is not None:
-                    yield key, member, cast(BinaryIO, archive.extractfile(info)).read
+                    yield key, member, cast(BinaryIO, archive.extractfile(info))
 
 
 def _open(tar: str, token: str | bool | None) -> Any:

@@ -115,7 +115,7 @@ def load_table(
     options = {key: value for key, value in (("name", config), ("revision", revision)) if value is not None}
     try:
         with _without_bars():
-            loaded, _ = load_raw(name, None, False, {}, options | _of_split(name, split, options))
+            loaded, _, _ = load_raw(name, None, False, {}, options | _of_split(name, split, options))
     except (OSError, ValueError) as error:
         if _is_gated(error):
             raise PermissionError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.reading import BrokenValue, read_image_file
 from hf_tripletclip.data.schema import CAPTION, ERROR, HELD_OUT, ID, IMAGE, IMAGE_COLUMNS, KEY_COLUMNS
 from hf_tripletclip.generation.stage import Batch
 
@@ -154,7 +156,7 @@ class _Loaded(OpenSource):
         return batch
 
     def problems(self, split: str, start: int, stop: int) -> list[str | None]:
-        from hf_tripletclip.data.decoding import BrokenValue, decode_caption, decode_image, known_reason
+        from hf_tripletclip.data.decoding import decode_caption, decode_image, known_reason
 
         part = self.parts[split]
         known = [ERROR] if ERROR in part.column_names else []
@@ -230,8 +232,9 @@ def _with_bytes(image: Any) -> Any:
     if not isinstance(image, dict):
         return image
     content, path = image.get("bytes"), image.get("path")
-    if content is None and path and Path(path).is_file():
-        content = Path(path).read_bytes()
+    if content is None and path:
+        with contextlib.suppress(BrokenValue):  # which `problems` reports
+            content = read_image_file(path)
     return image if content is None else {"bytes": content, "path": None}
 
 

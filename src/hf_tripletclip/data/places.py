@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the images of a dataset may lie: paths in its rows are followed inside its own folder only."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Image, IterableDataset, LargeList, List, concatenate_datasets
+from datasets.fingerprint import Hasher
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
+from hf_tripletclip.data.reading import ARCHIVES, REFUSED, is_url
+
+OUTSIDE = "image outside the dataset's folder"
+REPOSITORY = re.compile(r"hf://datasets/(?P<id>[^@/]+(?:/[^@/]+)?)(?=[@/])")
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Home:
+    """
+    Where the images of a dataset lie.
+
+    Args:
+        bases (`tuple[str, ...]`): Folders that relative paths are looked up in, the first that has the file.
+        folders (`tuple[str, ...]`): Folders that paths may lead to, symbolic links resolved.
+        repositories (`tuple[str, ...]`): Ids of the Hub datasets that URLs may lead to.
+    """
+
+    bases: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        files: Iterable[str],
+        folder: str | None = None,
+        images: str | os.PathLike[str] | None = None,
+        repository: str | None = None,
+    ) -> Home:
+        """
+        Args:
+            files: The data files, local paths or URLs.
+            folder (`str`, *optional*): The dataset's folder; by default those that the local files are in.
+            images (`str` or `os.PathLike`, *optional*): Another folder of images, which relative paths are looked up
+                in first.
+            repository (`str`, *optional*): The id of the Hub dataset.
+        """
+        files = [file.rpartition("::")[2] for file in files]
+        repositories = {match["id"] for file in files if (match := REPOSITORY.match(file))}
+        if repository is not None:
+            repositories.add(repository)
+        beside = sorted({os.path.dirname(os.path.abspath(file)) for file in files if not is_url(file)})
+        given = [os.path.abspath(os.path.expanduser(images))] if images is not None else []
+        bases = [*given, *beside, *([os.path.abspath(folder)] if folder is not None else [])]
+        allowed = [*given, *(beside if folder is None else [folder])]
+        allowed += [
+            os.path.join(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+            for name in repositories
+        ]
+        real = [os.path.realpath(path) for path in allowed]
+        real += [str(blobs) for path in real if (blobs := _blobs(Path(path))) is not None]
+        return cls(tuple(dict.fromkeys(bases)), tuple(dict.fromkeys(real)), tuple(sorted(repositories)))
+
+    def find(self, path: str) -> str:
+        """The file that a path in a row names; of one that must not be followed, what says so when it is decoded."""
+        if "\0" in path:
+            return f"{REFUSED}no such file: {path!r}"
+        if is_url(path):
+            return self._find_url(path)
+        candidates = [os.path.realpath(os.path.join(base, path)) for base in self.bases or ("",)]
+        inside = [candidate for candidate in candidates if self.holds(candidate)]
+        if not inside:
+            return f"{REFUSED}{OUTSIDE}: {path}; if it is yours, name its folder with `images`"
+        return next((candidate for candidate in inside if os.path.exists(candidate)), inside[0])
+
+    def _find_url(self, path: str) -> str:
+        *archives, last = path.split("::")
+        allowed = all(archive.partition("://")[0] in ARCHIVES for archive in archives)
+        if not is_url(last):
+            found = self.find(last)
+            if found.startswith(REFUSED):
+                return found
+            last = found
+        else:
+            match = REPOSITORY.match(last)
+            allowed &= match is not None and match["id"] in self.repositories and ".." not in last.split("/")
+        return "::".join([*archives, last]) if allowed else f"{REFUSED}{OUTSIDE}: {path} is not fetched"
+
+    def holds(self, path: str) -> bool:
+        """Whether a path without symbolic links is in one of the folders."""
+        return any(os.path.commonpath([folder, path]) == folder for folder in self.folders)
+
+
+def _blobs(folder: Path) -> Path | None:
+    """Where the files of a folder lie that `huggingface_hub` has downloaded: its snapshots hold symbolic links."""
+    for parent in (folder, *folder.parents):
+        if parent.parent.name == "snapshots" and (blobs := parent.parent.parent / "blobs").is_dir():
+            return blobs
+    return None
+
+
+def image_columns(features: Features | None) -> list[str]:
+    """The columns that hold images, or lists of images."""
+    return [name for name, feature in (features or {}).items() if isinstance(_inner(feature), Image)]
+
+
+def _inner(feature: Any) -> Any:
+    return feature.feature if isinstance(feature, (List, LargeList)) else feature
+
+
+def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Home) -> Dataset | IterableDataset:
+    """
+    The dataset with the paths of its images resolved: each is that of a file in the dataset's own folder, or says that
+    it was refused when it is decoded. Images that are in the rows themselves stay where they are.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): It leaves these columns undecoded.
+        columns (`Sequence[str]`): Columns of images.
+        home ([`Home`]): Where paths may lead.
+    """
+    if not columns:
+        return dataset
+    if isinstance(dataset, IterableDataset):
+        features = dataset.features
+        mapped = dataset.map(_settle_row, fn_kwargs={"columns": list(columns), "find": home.find})
+        return mapped.cast(features) if features is not None else mapped
+    for name in columns:
+        chunks, changed = [], False
+        for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+            for chunk in table[name].chunks:
+                settled = _settle_array(chunk, home.find)
+                changed |= settled is not chunk
+                chunks.append(settled)
+        if changed:
+            order, features = dataset.column_names, dataset.features
+            column = Dataset(  # in memory: the paths only, contents of images stay in the file that they are in
+                pa.table({name: pa.chunked_array(chunks)}),
+                fingerprint=Hasher.hash([dataset._fingerprint, name, home]),
+            ).cast(Features({name: features[name]}))
+            rest = dataset.remove_columns([name])
+            dataset = concatenate_datasets([rest, column], axis=1) if rest.column_names else column
+            dataset = dataset.select_columns(order)
+    return dataset
+
+
+def _settle_row(row: dict[str, Any], columns: list[str], find: Callable[[str], str]) -> dict[str, Any]:
+    return {name: _settle_value(row.get(name), find) for name in columns}
+
+
+def _settle_value(value: Any, find: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_settle_value(one, find) for one in value]
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, dict):
+        return value
+    if value.get("bytes") is not None:
+        # Without its path: where a local file has that name, `datasets` drops the contents and reads the file.
+        return {"bytes": value["bytes"], "path": None}
+    return {"bytes": None, "path": None if value.get("path") is None else find(value["path"])}
+
+
+def _settle_array(array: Any, find: Callable[[str], str]) -> Any:
+    """The array itself if no image is a path."""
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        values = array.flatten()
+        settled = _settle_array(values, find)
+        if settled is values:
+            return array
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        offsets = pa.array([0, *lengths.cumsum()], pa.int64() if pa.types.is_large_list(array.type) else pa.int32())
+        return type(array).from_arrays(offsets, settled, mask=array.is_null())
+    contents, paths = pc.struct_field(array, "bytes"), pc.struct_field(array, "path")
+    followed = pc.and_(pc.is_null(contents), pc.is_valid(paths))
+    if not pc.any(followed).as_py():
+        return array
+    found = [
+        path if path is None or not follow else find(path)
+        for path, follow in zip(paths.to_pylist(), followed.to_pylist(), strict=True)
+    ]
+    return pa.StructArray.from_arrays(
+        [contents, pa.array(found, pa.string())], ["bytes", "path"], mask=array.is_null()
+    )

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that opens image files: regular files only, of formats and sizes that are known to be safe."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+# Pillow knows more formats. Some start other programs (EPS, WMF), some have no magic number, so that any file may be
+# taken for one (TGA, PCX).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "MPO")
+MAX_BYTES = 2**28 + 2**16  # of a file: as many pixels as Pillow allows, uncompressed, and a header
+REFUSED = "[refused] "  # stands before the reason, in place of a path that must not be followed
+ARCHIVES = ("zip",)  # what `datasets` chains: "zip://1.png::hf://datasets/name/images.zip"
+
+MAX_ASPECT_RATIO = 100  # a longer strip is no photograph, and scaling its short side to 224 fills the memory
+
+APPLICATION = [bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)]  # segments of JPEG files, and comments
+ADOBE = b"\xee"  # of these the one that says how colours are stored
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenValue(ValueError):
+    """A value of a row that cannot be used; its message is the reason, with details after a colon."""
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something that is no local file, or a file inside an archive."""
+    return _SCHEME.match(path) is not None
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """
+    The contents of an image file.
+
+    Args:
+        path (`str` or `os.PathLike`): A local file, a file on the Hub (`hf://`) or one in a zip archive there or here
+            (`zip://1.png::images.zip`), as `datasets` names them.
+
+    Raises:
+        BrokenValue: There is no such file, it is no regular one (a folder, a device, a pipe), it is larger than 256
+            MiB, it is at a URL of another kind, or it is a path that the loader has refused.
+    """
+    name = os.fspath(path)
+    if name.startswith(REFUSED):
+        raise BrokenValue(name.removeprefix(REFUSED))
+    if "\0" in name:
+        raise BrokenValue(f"no such file: {name!r}")
+    if is_url(name):
+        return _read_url(name)
+    try:
+        _check_regular(os.stat(name), name)  # before it is opened: that alone may block, or start a device
+        with open(os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            _check_regular(os.fstat(file.fileno()), name)
+            return _at_most(file, name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BrokenValue(f"no such file: {name}") from None
+    except OSError as error:
+        raise BrokenValue(f"file cannot be read: {name}, {error.strerror or error}") from error
+
+
+def _check_regular(status: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+        raise BrokenValue(f"no regular file: {name} is {kind}")
+    if status.st_size > MAX_BYTES:
+        raise BrokenValue(f"image too large: {name} has {status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
+
+
+def _at_most(file: Any, name: str) -> bytes:
+    content: bytes = file.read(MAX_BYTES + 1)  # a file in an archive, or of /proc, may be larger than it says
+    if len(content) > MAX_BYTES:
+        raise BrokenValue(f"image too large: {name} has more than {MAX_BYTES:,} bytes")
+    return content
+
+
+def _read_url(name: str) -> bytes:
+    *archives, last = name.split("::")
+    schemes = [link.partition("://")[0] for link in archives]
+    if not set(schemes) <= set(ARCHIVES) or (is_url(last) and not last.startswith("hf://")):
+        raise BrokenValue(f"image at a URL: {name} is not fetched; download it, and give the file")
+    if not is_url(last):
+        try:
+            if not stat.S_ISREG(os.stat(last).st_mode):
+                raise BrokenValue(f"no regular file: {last} is no archive")
+        except OSError:
+            raise BrokenValue(f"no such file: {last}") from None
+    from datasets.utils.file_utils import xopen  # what `datasets` opens its own chains with
+
+    try:
+        with xopen(name, "rb") as file:
+            return _at_most(file, name)
+    except (FileNotFoundError, KeyError):
+        raise BrokenValue(f"no such file: {name}") from None
+
+
+def decode_bytes(content: bytes | bytearray, decode_size: int | None = None) -> Image.Image:
+    """
+    The image in a file's contents, decoded in its own mode, turned as its EXIF orientation says.
+
+    Metadata that Pillow stumbles over, such as a broken EXIF chunk or a colour profile of more than 1 MB, is left out:
+    the pixels are sound.
+
+    Args:
+        content (`bytes`): The file.
+        decode_size (`int`, *optional*): Decode JPEG files at a half, a quarter or an eighth of their size where that
+            leaves both sides at least this long.
+
+    Raises:
+        BrokenValue: It is too large, a strip, or of no format that is read.
+        Exception: Pillow's own, of all kinds, for corrupt files.
+    """
+    if len(content) > MAX_BYTES:
+        raise BrokenValue(f"image too large: {len(content):,} bytes, the limit is {MAX_BYTES:,}")
+    try:
+        return _decode(content, decode_size)
+    except (BrokenValue, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise
+    except Exception as error:
+        for bare in _without_metadata(content):
+            with contextlib.suppress(Exception):
+                return _decode(bare, decode_size)
+        if isinstance(error, UnidentifiedImageError):  # its message holds a memory address
+            raise BrokenValue(f"unreadable image: {_what_format(content)}") from error
+        raise
+
+
+def _decode(content: bytes | bytearray, decode_size: int | None) -> Image.Image:
+    image: Image.Image = Image.open(io.BytesIO(content), formats=_readers())
+    check_size(image)
+    if decode_size:
+        image.draft(None, (decode_size, decode_size))  # other formats than JPEG ignore it
+    image.load()  # a truncated file shows here; a TIFF file is turned here
+    turn = None
+    with contextlib.suppress(Exception):  # broken EXIF says nothing
+        turn = _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info  # transparency
+    return turned
+
+
+@functools.cache
+def _readers() -> tuple[str, ...]:
+    """The formats that this Pillow has a reader of; JPEG's reads MPO too, and some builds lack AVIF or WEBP."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def check_size(image: Image.Image) -> None:
+    """Raises `BrokenValue` of an image that has no pixels or is a strip; reads its header only."""
+    if 0 in image.size:
+        raise BrokenValue("unreadable image: it has no pixels")
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise BrokenValue(f"image too large: a strip of {image.width} x {image.height}")
+
+
+def _what_format(content: bytes | bytearray) -> str:
+    """Why no reader takes it."""
+    prefix = bytes(content[:16])
+    for name, (_, accepts) in Image.OPEN.items():
+        # These look at the first bytes only; a format without such a test takes anything.
+        if name not in FORMATS and accepts and accepts(prefix):
+            return f"{name} files are not read, only {', '.join(FORMATS)}"
+    return "not a format that Pillow knows"
+
+
+def _without_metadata(content: bytes | bytearray) -> Iterator[bytes]:
+    """The file without its metadata; first with the EXIF chunk, which may hold the orientation, then without that."""
+    content = bytes(content)
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        parts, exif = list(_png_chunks(content)), b"eXIf"
+        needed = [not name[:1].islower() or name == b"tRNS" for name, _ in parts]
+    elif content.startswith(b"\xff\xd8\xff"):
+        parts, exif = list(_jpeg_segments(content)), b"\xe1"
+        needed = [name not in APPLICATION or (name == ADOBE and len(part) >= 16) for name, part in parts]
+    else:
+        return
+    for keeps_exif in (True, False):
+        kept = zip(parts, needed, strict=True)
+        yield b"".join(part for (name, part), need in kept if need or (keeps_exif and name == exif))
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and whole chunk; names of chunks that a reader may pass over begin with a small letter."""
+    yield b"", content[:8]
+    start = 8
+    while start + 12 <= len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        yield content[start + 4 : start + 8], content[start:end]
+        start = end
+    yield b"", content[start:]
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Marker and whole segment; the pixels, and what follows them, as one."""
+    yield b"", content[:2]
+    start = 2
+    while content[start : start + 1] == b"\xff" and content[start + 1 : start + 2] not in (b"\xda", b""):
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        yield content[start + 1 : start + 2], content[start:end]
+        start = end
+    yield b"", content[start:]
