@@ -19,7 +19,7 @@ def parse_with_config(
     *,
     description: str,
     prog: str | None = None,
-    bare: Mapping[str, str] | None = None,
+    bare: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """
     Fill dataclasses from command-line flags named like their fields.
@@ -30,7 +30,7 @@ def parse_with_config(
         default_config (`str` or `Path`, *optional*): The YAML file to use without `--config`.
         description (`str`): For `--help`.
         prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
-        bare (`Mapping[str, str]`, *optional*): Flags that may stand without a value -> what that means.
+        bare (`Mapping[str, Any]`, *optional*): Flags that may stand without a value -> what that means.
 
     Returns:
         `tuple`: An instance of each dataclass.

@@ -184,7 +184,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         if input_ids is None or pixel_values is None:
             raise ValueError("Hard negatives come beside positive pairs: give `input_ids` and `pixel_values` too.")
         vision_output = self.get_image_features(
-            pixel_values=_concatenate_images(pixel_values, negative_pixel_values),
+            pixel_values=_not_empty(_concatenate_images(pixel_values, negative_pixel_values)),
             interpolate_pos_encoding=interpolate_pos_encoding,
             **kwargs,
         )
@@ -192,13 +192,14 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             (input_ids, attention_mask, position_ids),
             (negative_input_ids, negative_attention_mask, negative_position_ids),
         )
+        text_inputs = {name: None if values is None else _not_empty(values) for name, values in text_inputs.items()}
         text_output = self.get_text_features(**text_inputs, **kwargs)
 
         image_embeds, negative_image_embeds = _split(
-            _normalize(vision_output.pooler_output), len(pixel_values), negative_pixel_values is not None
+            _normalize(vision_output.pooler_output), len(pixel_values), negative_pixel_values
         )
         text_embeds, negative_text_embeds = _split(
-            _normalize(text_output.pooler_output), len(input_ids), negative_input_ids is not None
+            _normalize(text_output.pooler_output), len(input_ids), negative_input_ids
         )
         # Under `device_map` the towers may sit on different devices.
         device = text_embeds.device
@@ -285,9 +286,19 @@ def _concatenate_captions(positive: TextInputs, negative: TextInputs) -> dict[st
     return joined
 
 
-def _split(embeds: torch.Tensor, positives: int, negatives: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _not_empty(inputs: torch.Tensor) -> torch.Tensor:
+    """
+    The inputs, or one row in place of none, for the towers need some. One of several processes may have no rows of a
+    batch: the row's embeddings are cut off, and its gradients are zero.
+    """
+    return inputs if len(inputs) else inputs.new_ones((1, *inputs.shape[1:]))
+
+
+def _split(
+    embeds: torch.Tensor, positives: int, negatives: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Positives and negatives, of which there may be none in a batch that has a place for them."""
-    return embeds[:positives], embeds[positives:] if negatives else None
+    return embeds[:positives], None if negatives is None else embeds[positives : positives + len(negatives)]
 
 
 def _first_rows(output: BaseModelOutputWithPooling, rows: int) -> BaseModelOutputWithPooling:

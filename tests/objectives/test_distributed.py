@@ -55,7 +55,11 @@ def test_negatives_that_are_not_shared(two_processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("counts", "mini_batch_size"), [((5, 3), None), ((4, 4), 3)], ids=["model", "gradcache"])
+@pytest.mark.parametrize(
+    ("counts", "mini_batch_size"),
+    [((5, 3), None), ((8, 0), None), ((4, 4), 3)],
+    ids=["model", "a process without rows", "gradcache"],
+)
 def test_model_and_gradient_caching_in_two_processes(tmp_path, pytestconfig, counts, mini_batch_size):
     out = tmp_path / "results.pt"
     arguments = [str(out), *map(str, counts)] + ([] if mini_batch_size is None else [str(mini_batch_size)])

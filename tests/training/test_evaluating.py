@@ -100,5 +100,5 @@ def test_a_batch_keeps_a_place_for_every_row(processor, tmp_path):
 
     batch = collator(rows(2, broken=(0, 1)))
     assert batch[USABLE].tolist() == [False, False]
-    assert len(batch["pixel_values"]) == len(batch["negative_input_ids"]) == 1  # blank, to keep processes together
-    assert spread(torch.ones(1, 3), batch[USABLE]).tolist() == [[0.0] * 3] * 2
+    assert len(batch["pixel_values"]) == len(batch["negative_input_ids"]) == 0
+    assert spread(torch.ones(0, 3), batch[USABLE]).tolist() == [[0.0] * 3] * 2

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from hf_tripletclip.training.script_arguments import parse_arguments
@@ -11,7 +13,14 @@ def test_flags_by_their_own_names(tmp_path):
         [
             *("--output_dir", str(tmp_path), "--max_steps", "7", "--per_device_train_batch_size", "3", "--seed", "5"),
             *("--objective", "negclip", "--objective_kwargs", '{"chunk_size": 32}', "--mini_batch_size", "2"),
-            *("--model_config", '{"projection_dim": 8}', "--columns", '{"image": "img"}', "--scenes_nouns", "all"),
+            *(
+                "--model_config",
+                '{"projection_dim": 8}',
+                "--dataset_name_or_path",
+                "D",
+                "--columns",
+                '{"image": "img"}',
+            ),
         ]
     )
     assert (training.max_steps, training.per_device_train_batch_size, training.seed) == (7, 3, 5)
@@ -21,7 +30,7 @@ def test_flags_by_their_own_names(tmp_path):
         2,
     )
     assert model.model_config == {"projection_dim": 8}
-    assert (data.columns, data.scenes_nouns) == ({"image": "img"}, "all")
+    assert (data.columns, data.scenes_nouns) == ({"image": "img"}, "24")
 
 
 def test_defaults_that_contrastive_training_needs(tmp_path):
@@ -121,3 +130,59 @@ def test_values_of_the_file_may_be_left_open_where_flags_may(tmp_path):
 def test_json_that_is_none_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="`model_config` is not valid JSON"):
         parse_arguments(["--output_dir", str(tmp_path), "--model_config", "{bad"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--label_smoothing_factor 0.1", "`label_smoothing_factor` is 0.1, which has no place here: a contrastive"),
+        ("--auto_find_batch_size", "`auto_find_batch_size` is True.*halves the batch"),
+        ("--do_train false", "`do_train` is false"),
+        ("--do_eval false --eval_strategy steps", "`do_eval` is false, but `eval_strategy`"),
+        ("--do_predict", "`do_predict`"),
+        ("--label_names labels", "`label_names`"),
+        ("--use_liger_kernel", "`use_liger_kernel`"),
+        ("--include_num_input_tokens_seen true", "`include_num_input_tokens_seen` is 'all'"),
+        ("--average_tokens_across_devices false", "`average_tokens_across_devices` is False"),
+        ("--eval_do_concat_batches false", "`eval_do_concat_batches` is False"),
+        ("--batch_eval_metrics", "`batch_eval_metrics`"),
+        ("--bf16_full_eval --use_cpu", "`bf16_full_eval`.*rounded"),
+        ("--train_sampling_strategy batch_rebalance", "`train_sampling_strategy` is 'batch_rebalance'"),
+        ("--length_column_name size", "`length_column_name` is for"),
+        ('--accelerator_config {"even_batches":false}', "`even_batches`"),
+        ('--accelerator_config {"split_batches":true}', "`split_batches`"),
+        ("--weights_dtype half", "`weights_dtype` is 'half': give float32, bfloat16, float16"),
+        ("--weights_dtype float16 --fp16 --use_cpu", "`fp16` computes in float16 from weights in float32"),
+        ("--columns bivlc", "`columns` is for other data than `scenes`"),
+        ("--streaming", "`streaming` is for other data than `scenes`"),
+        ("--dataset_name_or_path D --scenes_nouns all", "`scenes_nouns` is for `scenes`, but the data is 'D'"),
+        ("--logit_scale_max nan", "`logit_scale_max` is nan: give a finite number"),
+        ("--logit_scale_max inf", "`logit_scale_max` is inf"),
+        ("--learning_rate nan", "`learning_rate` is nan"),
+        ("--learning_rate=-1e-4", "`learning_rate` is -0.0001: give 0 or more"),
+        ("--weight_decay -1", "`weight_decay` is -1.0"),
+        ("--warmup_steps nan", "`warmup_steps` is nan"),
+        ("--max_grad_norm nan", "`max_grad_norm` is nan"),
+        ("--max_grad_norm -1", "`max_grad_norm` is -1.0"),
+        ("--adam_beta2 1", "`adam_beta2` is 1.0: give 0 or more and less than 1"),
+        ("--logging_steps nan", "`logging_steps` is nan"),
+        ("--max_steps 0", "`max_steps` is 0"),
+        ("--num_train_epochs -1", "`num_train_epochs` is -1"),
+        ("--per_device_train_batch_size 0", "`per_device_train_batch_size` is 0: give at least 1"),
+        ("--gradient_accumulation_steps 0", "`gradient_accumulation_steps` is 0"),
+        ("--max_train_samples -3", "`max_train_samples` is -3"),
+        ("--seed -1", "`seed` is -1"),
+        ("--lora_dropout nan", "`lora_dropout` is nan"),
+        ('--model_config {"text_config":{"layer_norm_eps":.nan}}', "`model_config.text_config` has nan as"),
+        ('--lr_scheduler_kwargs {"min_lr":NaN}', "`lr_scheduler_kwargs` has nan as 'min_lr'"),
+    ],
+)  # fmt: skip
+def test_what_would_be_without_effect_or_means_nothing_is_refused(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--output_dir", str(tmp_path), *flags.split()])
+
+
+def test_what_says_the_default_is_allowed(tmp_path):
+    flags = "--do_train --do_eval false --do_predict false --max_grad_norm inf --label_smoothing_factor 0"
+    _, _, args = parse_arguments(["--output_dir", str(tmp_path), *flags.split()])
+    assert dataclasses.replace(args, max_steps=3).max_steps == 3

@@ -40,7 +40,8 @@ class Rows(torch.utils.data.Dataset):
 
 def make_trainer(tmp_path: Path, model=None, **kwargs) -> TripletCLIPTrainer:
     torch.manual_seed(0)
-    datasets = {name: kwargs.pop(name) for name in ("train_dataset", "eval_dataset") if name in kwargs}
+    of_trainer = ("train_dataset", "eval_dataset", "data_collator", "processing_class", "compute_metrics")
+    given = {name: kwargs.pop(name) for name in of_trainer if name in kwargs}
     arguments = {
         "output_dir": str(tmp_path),
         "max_steps": 4,
@@ -56,7 +57,7 @@ def make_trainer(tmp_path: Path, model=None, **kwargs) -> TripletCLIPTrainer:
     return TripletCLIPTrainer(
         model=model if model is not None else TripletCLIPModel(tiny_config()),
         args=TripletCLIPTrainingArguments(**arguments),
-        **{"train_dataset": Rows(), **datasets},
+        **{"train_dataset": Rows(), **given},
     )
 
 

@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch.distributed as dist
 from transformers import TrainingArguments
+
+from hf_tripletclip.training.argument_checks import check_numbers, check_settings
+
+WEIGHTS_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -28,6 +35,11 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             device. Memory is that of the mini-batch, loss and gradients are those of the whole batch, the towers'
             forward runs twice. It need not divide the batch. `None` turns it off. Note that
             `gradient_accumulation_steps` does *not* enlarge a contrastive batch; this does.
+        weights_dtype (`str`, defaults to `"float32"`):
+            What the weights are held in while they are trained, and saved as, whatever the model was loaded in:
+            `float32`, or, where memory is worth more than the result, `bfloat16` or `float16`. In half precision a
+            small step changes most weights not at all; for speed give `bf16`, which computes in half precision from
+            weights in float32. Weights of 4 bits stay what they are.
         logit_scale_max (`float`, *optional*):
             Bound on `exp(logit_scale)`, kept after every step; defaults to the model's config's, 100.
         eval_benchmarks (`dict` or JSON `str`, *optional*):
@@ -48,6 +60,12 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             As in `TrainingArguments`, but on: a short last batch would have fewer negatives than the others.
         ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`):
             As in `TrainingArguments`, but off: every parameter of a CLIP model takes part in the loss.
+        ddp_timeout (`int`, defaults to 1800):
+            As in `TrainingArguments`, also on CPUs: seconds after which a process that waits for another ends.
+
+    Raises:
+        ValueError: A number is not finite or out of range, or a setting of `TrainingArguments` would be without effect
+            here, such as `label_smoothing_factor`.
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objective_kwargs", "eval_benchmarks"]  # noqa: RUF012
@@ -67,6 +85,10 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     mini_batch_size: int | None = field(
         default=None,
         metadata={"help": "Gradient caching: rows per device that go through the towers at a time (less memory)."},
+    )
+    weights_dtype: str = field(
+        default="float32",
+        metadata={"help": "What the weights are held in: float32; or bfloat16 or float16, which lose small steps."},
     )
     logit_scale_max: float | None = field(
         default=None, metadata={"help": "Bound on exp(logit_scale) in training. Default: that of the model's config."}
@@ -92,6 +114,14 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Let DDP search for parameters without a gradient; CLIP has none."}
     )
 
+    # None tells what was left out from what was turned off.
+    do_train: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Training is what this does."}
+    )
+    do_eval: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Follows from `eval_strategy`."}
+    )
+
     @property
     def objective_arguments(self) -> dict[str, Any]:
         """`objective_kwargs` as a dict."""
@@ -103,6 +133,9 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         return self.eval_benchmarks if isinstance(self.eval_benchmarks, dict) else {}
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.do_eval is False and str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no":
+            raise ValueError("`do_eval` is false, but `eval_strategy` asks for evaluations: leave one out.")
         try:
             super().__post_init__()
         except ValueError as error:
@@ -112,6 +145,9 @@ class TripletCLIPTrainingArguments(TrainingArguments):
                 "`bf16` is set, and there is no GPU that has it: turn it off (`--bf16 false`), or train on the CPU in "
                 "bfloat16 (`--use_cpu`)."
             ) from error
+        check_numbers(self)  # of mappings too, which may have been JSON
+        check_settings(self)
+        self.do_train = True
         accelerator_config: Any = self.accelerator_config
         if accelerator_config.dispatch_batches is None:
             # Streams: each process reads its own rows, for batches are as long as their longest caption and rank 0
@@ -129,9 +165,21 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             self.eval_on_start = True  # what may be lost from
         elif self.max_retention_loss != type(self).max_retention_loss:
             raise ValueError("`max_retention_loss` bounds `retention_metric`: name one, such as zeroshot_top1.")
-        if self.max_retention_loss < 0:
-            raise ValueError(f"`max_retention_loss` is {self.max_retention_loss}: give 0 or more.")
         if self.logit_scale_max is not None and self.logit_scale_max < 1:
             raise ValueError(f"`logit_scale_max` is {self.logit_scale_max}: give at least 1.")
-        if self.mini_batch_size is not None and self.mini_batch_size < 1:
-            raise ValueError(f"`mini_batch_size` is {self.mini_batch_size}: give at least 1, or None to turn it off.")
+        if self.weights_dtype not in WEIGHTS_DTYPES:
+            raise ValueError(f"`weights_dtype` is {self.weights_dtype!r}: give {', '.join(WEIGHTS_DTYPES)}.")
+        if self.fp16 and self.weights_dtype == "float16":
+            raise ValueError(
+                "`fp16` computes in float16 from weights in float32: leave out `weights_dtype`, or leave out `fp16`."
+            )
+
+    @cached_property
+    def _setup_devices(self) -> Any:
+        # `TrainingArguments` passes `ddp_timeout` on for GPUs only; the group that is there already is used.
+        cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        launched = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+        if cpu and launched and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+            dist.init_process_group(self.ddp_backend or "gloo", timeout=self.ddp_timeout_delta)
+        setup: Any = TrainingArguments._setup_devices
+        return setup.func(self)

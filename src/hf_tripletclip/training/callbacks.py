@@ -15,9 +15,14 @@ class ClampLogitScale(TrainerCallback):
     """
     Keeps `exp(logit_scale)` within 1 and `maximum` after every optimizer step (Radford et al. 2021, section 2.5; the
     lower bound is OpenCLIP's).
+
+    Raises:
+        ValueError: `maximum` is less than 1 or not finite.
     """
 
     def __init__(self, maximum: float) -> None:
+        if not 1 <= maximum < math.inf:
+            raise ValueError(f"`logit_scale_max` is {maximum}: give a finite number of at least 1.")
         self.maximum = math.log(maximum)
 
     def on_optimizer_step(

@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import EvalPrediction
 
 from hf_tripletclip.data import TripletCollator
-from hf_tripletclip.data.schema import IMAGE_COLUMNS, NEGATIVE_TYPES
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.evaluation.triplets import CHANCE
+from hf_tripletclip.training.batches import empty_batch
 from hf_tripletclip.training.gradcache import FIELDS
 
 USABLE = "usable"  # in a batch: bool `(rows,)`, False where the row is broken and so not in the other tensors
 UNKNOWN, BROKEN = -1, -2  # in the labels, beside the indices into NEGATIVE_TYPES
-
-BLANK_IMAGE = Image.new("RGB", (32, 32))
 
 Metrics = Callable[..., dict[str, float]]  # of an `EvalPrediction`
 
@@ -39,19 +37,16 @@ class EvaluationCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch, usable = self.collator.collate(rows)
         there = {id(row) for row in usable}
-        if not usable:  # all processes run the model and gather: a blank row keeps this one with the others
-            blank = {name: BLANK_IMAGE if name in IMAGE_COLUMNS else "blank" for name in self.collator.columns}
-            batch, _ = self.collator.collate([{**rows[0], **blank}])
+        if not usable:  # all processes run the model and gather: this one stays with the others
+            batch = empty_batch(self.collator)
         # First in the batch: `Trainer` takes the number of rows from the first tensor.
         return {USABLE: torch.tensor([id(row) in there for row in rows]), **batch}
 
 
-def spread(values: torch.Tensor, usable: torch.Tensor | None, fill: int = 0) -> torch.Tensor:
+def spread(values: torch.Tensor, usable: torch.Tensor, fill: int = 0) -> torch.Tensor:
     """One entry per row of the batch, in shape `(rows, ...)`: `values` where usable, `fill` elsewhere."""
-    if usable is None:
-        return values
     places = values.new_full((len(usable), *values.shape[1:]), fill)
-    places[usable] = values[: int(usable.sum())]  # without the blank row
+    places[usable] = values
     return places
 
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
 from hf_tripletclip.objectives import Embeddings
+from hf_tripletclip.objectives.base import ObjectiveOutput
 
 Batch = dict[str, Any]
 
@@ -28,6 +29,9 @@ FIELDS = {
     "negative_image": "negative_image_embeds",
     "negative_text": "negative_text_embeds",
 }
+
+
+WITHOUT_LOSS = {"return_loss": False, "return_logits": False}
 
 
 class RandomState:
@@ -96,33 +100,15 @@ def cached_backward(
     """
     batch = {name: value for name, value in batch.items() if value is not None}
     mini_batches = split_batch(batch, mini_batch_size)
-    forward_kwargs = {"return_loss": False, "return_logits": False}
 
     # (1) no graph; the random state is kept for (3)
     states: list[RandomState] = []
-    pieces: dict[str, list[torch.Tensor]] = {role: [] for role in FIELDS}
-    taught: dict[str, list[torch.Tensor]] = {}
-    with torch.no_grad():
-        for mini_batch in mini_batches:
-            states.append(RandomState(mini_batch))
-            output: TripletCLIPOutput = model(**mini_batch, **forward_kwargs)
-            for role, field in FIELDS.items():
-                if (embeds := output.get(field)) is not None:
-                    pieces[role].append(embeds)
-            for role, embeds in (teach(mini_batch) if teach else {}).items():
-                taught.setdefault(role, []).append(embeds)
+    pieces, taught = _embed(model, mini_batches, teach, before=lambda one: states.append(RandomState(one)))
 
     # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
     leaves = {role: torch.cat(parts).requires_grad_() for role, parts in pieces.items() if parts}
     log_scale = core.logit_scale.detach().clone().requires_grad_()
-    scale = log_scale.exp().to(leaves["text"].device)
-    output_of_objective = core.objective(
-        Embeddings(
-            **{role: leaf.to(scale.device) for role, leaf in leaves.items()},
-            teacher={role: torch.cat(parts) for role, parts in taught.items()},
-        ),
-        scale,
-    )
+    output_of_objective, scale = _of_objective(core, leaves, taught, log_scale)
     loss = output_of_objective.loss
     inputs = [*leaves.values(), log_scale]
     *embed_grads, log_scale_grad = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
@@ -135,7 +121,7 @@ def cached_backward(
         last = index == len(mini_batches) - 1
         with contextlib.nullcontext() if last else no_sync():
             with state.restored():
-                output = model(**mini_batch, **forward_kwargs)
+                output = model(**mini_batch, **WITHOUT_LOSS)
             surrogate = sum((output[FIELDS[role]] * parts[index]).sum() for role, parts in grads.items())
             if last:
                 surrogate = surrogate + core.logit_scale * log_scale_grad
@@ -144,3 +130,60 @@ def cached_backward(
 
     parts = {**output_of_objective.parts, "logit_scale": scale.detach()}
     return loss.detach(), parts
+
+
+def loss_in_mini_batches(
+    model: nn.Module,
+    core: TripletCLIPModel,
+    batch: Batch,
+    *,
+    mini_batch_size: int,
+    teach: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
+) -> torch.Tensor:
+    """The objective's loss over a whole batch, without gradients; arguments as of `cached_backward`."""
+    batch = {name: value for name, value in batch.items() if value is not None}
+    mini_batches = split_batch(batch, mini_batch_size) or [batch]  # one without rows, where others have some
+    pieces, taught = _embed(model, mini_batches, teach)
+    whole = {role: torch.cat(parts) for role, parts in pieces.items() if parts}
+    with torch.no_grad():
+        return _of_objective(core, whole, taught, core.logit_scale)[0].loss
+
+
+Pieces = dict[str, list[torch.Tensor]]
+
+
+@torch.no_grad()
+def _embed(
+    model: nn.Module,
+    mini_batches: list[Batch],
+    teach: Callable[[Batch], dict[str, torch.Tensor]] | None,
+    before: Callable[[Batch], None] | None = None,
+) -> tuple[Pieces, Pieces]:
+    """Embeddings by role of each mini-batch, and the teacher's."""
+    pieces: Pieces = {role: [] for role in FIELDS}
+    taught: Pieces = {}
+    for mini_batch in mini_batches:
+        if before is not None:
+            before(mini_batch)
+        output: TripletCLIPOutput = model(**mini_batch, **WITHOUT_LOSS)
+        for role, field in FIELDS.items():
+            if (embeds := output.get(field)) is not None:
+                pieces[role].append(embeds)
+        for role, embeds in (teach(mini_batch) if teach else {}).items():
+            taught.setdefault(role, []).append(embeds)
+    return pieces, taught
+
+
+def _of_objective(
+    core: TripletCLIPModel, embeddings: dict[str, torch.Tensor], taught: Pieces, log_scale: torch.Tensor
+) -> tuple[ObjectiveOutput, torch.Tensor]:
+    """What the objective makes of embeddings, and the scale."""
+    scale = log_scale.exp().to(embeddings["text"].device)
+    output = core.objective(
+        Embeddings(
+            **{role: values.to(scale.device) for role, values in embeddings.items()},
+            teacher={role: torch.cat(parts) for role, parts in taught.items()},
+        ),
+        scale,
+    )
+    return output, scale

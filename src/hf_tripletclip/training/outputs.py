@@ -79,6 +79,7 @@ HYPERPARAMETERS = (
     "adam_epsilon",
     "max_grad_norm",
     "logit_scale_max",
+    "weights_dtype",
     "bf16",
     "fp16",
     "seed",

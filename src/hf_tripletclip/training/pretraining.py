@@ -41,11 +41,13 @@ from hf_tripletclip.training.outputs import (
     write_run_record,
 )
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
+from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.towers import (
     check_lora_is_used,
     check_no_adapter,
     check_same_towers,
     describe_towers,
+    hold_weights_in,
     prepare_towers,
 )
 from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training, release_wrappers
@@ -129,6 +131,7 @@ def run_training(
     set_seed(args.seed)
     processor = make_processor(model_args, data_args, splits)
     model = make_model(model_args, processor)
+    hold_weights_in(model, args.weights_dtype)
     trained: Any = prepare_towers(model, model_args, gradient_checkpointing=bool(args.gradient_checkpointing))
     towers = describe_towers(trained, model_args)
     if args.should_log:
@@ -182,6 +185,9 @@ def run_training(
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except TrainingStoppedError:  # on all processes
+        end_training(trainer)
+        raise
     except (OSError, ValueError, ImportError) as error:
         if trainer.state.global_step == 0:
             raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
+from hf_tripletclip.training.argument_checks import check_data, check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments
 
@@ -108,7 +109,7 @@ def parse_arguments(
 
     Raises:
         FileNotFoundError: The YAML file does not exist.
-        ValueError: A flag or a key of the file is unknown, or a value is not allowed.
+        ValueError: A flag or a key of the file is unknown, or a value is not allowed or would be without effect.
     """
     arguments = parse_with_config(
         (ModelArguments, DataArguments, TripletCLIPTrainingArguments, *further),
@@ -116,8 +117,11 @@ def parse_arguments(
         default_config,
         description=description,
         prog=prog,
-        bare={"resume_from_checkpoint": "true"},
+        bare={"resume_from_checkpoint": "true", "do_train": True, "do_eval": True},
     )
     as_mapping(arguments[0], "model_config")
     as_columns(arguments[1])
+    for part in arguments:
+        check_numbers(part)
+    check_data(arguments[1])
     return arguments

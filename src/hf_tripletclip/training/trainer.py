@@ -25,13 +25,13 @@ from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import load_logit_scale, save_logit_scale
 from hf_tripletclip.data import TripletCollator, check_columns
-from hf_tripletclip.data.collator import NEGATIVE_MASK
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.base import MODEL_INPUTS
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.batches import first_rows, model_inputs, rows_in
 from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmarks
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
 from hf_tripletclip.training.checkpointing import mark_complete, unmark
@@ -44,15 +44,16 @@ from hf_tripletclip.training.evaluating import (
     spread,
     without_broken_rows,
 )
-from hf_tripletclip.training.gradcache import FIELDS, cached_backward
-from hf_tripletclip.training.pushing import PushingTrainer
+from hf_tripletclip.training.gradcache import FIELDS
 from hf_tripletclip.training.retention import StopAtRetentionLoss
+from hf_tripletclip.training.steps import StepTrainer
 from hf_tripletclip.training.teacher import Teacher
+from hf_tripletclip.training.towers import hold_weights_in
 
 logger = logging.get_logger(__name__)
 
 
-class TripletCLIPTrainer(PushingTrainer):
+class TripletCLIPTrainer(StepTrainer):
     r"""
     Trains a [`TripletCLIPModel`], also inside a `PeftModel`.
 
@@ -111,6 +112,7 @@ class TripletCLIPTrainer(PushingTrainer):
         if not args.negatives_across_devices:
             settings["negatives_across_devices"] = False
         core.set_objective(args.objective or core.objective.name, **settings)
+        hold_weights_in(model, args.weights_dtype)
         if args.logit_scale_max is not None:
             core.config.logit_scale_max = args.logit_scale_max
         if args.n_gpu > 1:
@@ -150,8 +152,6 @@ class TripletCLIPTrainer(PushingTrainer):
             self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
         # Now, before a checkpoint is loaded: a resumed run has the same teacher.
         self.teacher = Teacher(model, args.device) if core.objective.distillation is not None else None
-        self._part_sums: dict[str, torch.Tensor] = {}
-        self._part_count = 0
         self._evaluating: str | None = None  # the prefix of the metrics of the evaluation that runs
         self._benchmarks_due = False
         self._check()
@@ -204,50 +204,9 @@ class TripletCLIPTrainer(PushingTrainer):
             except ValueError as error:
                 raise ValueError(f"`{name}` does not fit the objective {objective.name!r}: {error}") from error
 
-    # ---- Loss ----
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        inputs = _model_inputs(inputs)
-        taught = {} if self.teacher is None else {"teacher_embeds": self.teacher(self._bare(model), inputs)}
-        outputs = model(**inputs, **taught, return_loss=True, return_logits=False)
-        if model.training:
-            self._add_parts(outputs["loss_parts"])
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        if self.args.mini_batch_size is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
-        set_optimizer_mode = getattr(self.optimizer, "train", None)  # schedule-free optimizers have modes too
-        if callable(set_optimizer_mode):
-            set_optimizer_mode()
-        inputs = self._prepare_inputs(inputs)
-        weight = 1.0 / self.current_gradient_accumulation_steps
-        with self.compute_loss_context_manager():
-            loss, parts = cached_backward(
-                model,
-                self.core,
-                _model_inputs(inputs),
-                mini_batch_size=self.args.mini_batch_size,
-                backward=self.accelerator.backward,
-                no_sync=functools.partial(self.accelerator.no_sync, model),
-                loss_weight=weight,
-                teach=None if self.teacher is None else self.teacher.bound_to(self._bare(model)),
-            )
-        self._add_parts(parts)
-        return loss * weight
-
-    def _bare(self, model: Any) -> Any:
-        """The model without `accelerate`'s wrappers: the teacher must not meet DDP's hooks."""
-        return self.accelerator.unwrap_model(model)
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        hold_weights_in(self._bare(self.model), self.args.weights_dtype)  # somebody may have called `model.half()`
+        return super().train(*args, **kwargs)
 
     # ---- Evaluation ----
 
@@ -308,35 +267,44 @@ class TripletCLIPTrainer(PushingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
         inputs = self._prepare_inputs(inputs)
-        usable = inputs.pop(USABLE, None)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        if usable is not None and not usable.any():
-            loss = torch.full_like(loss, torch.nan)  # `Trainer` leaves it out of the mean
-        if prediction_loss_only:
-            return loss.detach(), None, None
-        found = {role: outputs[field] for role, field in FIELDS.items() if outputs.get(field) is not None}
-        # Several negatives per row belong to the loss; the metrics compare a pair with its one negative.
-        embeddings = {role: values for role, values in found.items() if len(values) == len(found["image"])}
+        rows = rows_in(inputs)
+        usable = inputs.pop(USABLE, torch.ones(rows, dtype=torch.bool, device=self.args.device))
+        usable = usable & self._own_rows(len(usable)).to(usable.device)
+        kept = int(usable.sum())
         kinds = inputs.get(NEGATIVE_TYPE)
         if kinds is None:
-            kinds = torch.full((len(embeddings["image"]),), UNKNOWN, device=loss.device)
-        embeddings = {role: spread(values, usable) for role, values in embeddings.items()}
-        return loss.detach(), embeddings, spread(kinds, usable, fill=BROKEN)
+            kinds = torch.full((rows,), UNKNOWN, device=self.args.device)
+        # Several negatives per row belong to the loss; the metrics compare a pair with its one negative.
+        roles = [role for role, name in MODEL_INPUTS.items() if name in inputs and len(inputs[name]) == rows]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self._evaluation_loss(model, first_rows(model_inputs(inputs), kept, rows))
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        embeddings = {role: spread(outputs[FIELDS[role]], usable) for role in roles}
+        return loss.detach(), embeddings, spread(kinds[:kept], usable, fill=BROKEN)
 
-    # ---- Log ----
+    def _own_rows(self, rows: int) -> torch.Tensor:
+        """Which rows of a batch are not those that accelerate has filled the last one up with; they come first."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return torch.ones(rows, dtype=torch.bool)
+        return torch.arange(rows) < state.remainder - self.args.process_index * rows
 
-    def _add_parts(self, parts: dict[str, torch.Tensor]) -> None:
-        for name, value in parts.items():
-            self._part_sums[name] = self._part_sums.get(name, 0) + value.detach()
-        self._part_count += 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._part_count:
-            means = {name: total / self._part_count for name, total in self._part_sums.items()}
-            logs = {**logs, **{name: value.item() for name, value in self.accelerator.reduce(means, "mean").items()}}
-            self._part_sums, self._part_count = {}, 0
-        super().log(logs, start_time)
+    def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """The loss of the rows of all processes, the same on each, and the outputs. Of no rows it is NaN: left out."""
+        rows = rows_in(inputs)
+        if int(self.accelerator.reduce(torch.tensor(rows, device=self.args.device), "sum")) == 0:
+            outputs = model(**inputs, return_loss=False, return_logits=False)
+            return torch.full((), torch.nan, device=self.args.device), outputs
+        loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if self.args.world_size > 1:
+            # Where rows are shared, the mean over the processes is the loss; else each has one of its own rows.
+            weight = 1 if self._shares_rows else rows
+            total = self.accelerator.reduce(
+                torch.stack([loss.float() * weight, loss.new_tensor(weight).float()]), "sum"
+            )
+            loss = total[0] / total[1]
+        return loss, outputs
 
     # ---- Checkpoints ----
 
@@ -402,10 +370,6 @@ def end_training(trainer: Trainer) -> None:
     trainer.accelerator.end_training()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in (NEGATIVE_TYPE, NEGATIVE_MASK)}
 
 
 def _columns(dataset: Any) -> list[str] | None:
