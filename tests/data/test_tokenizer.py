@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -113,12 +116,39 @@ def test_the_smallest_vocabulary():
         train_tokenizer(CAPTIONS, vocab_size=513)
 
 
+# Every word once, so that nearly all merges are of equal frequency.
+TIES = [f"{a}{b}{c} {c}{a}{b}lo" for a, b, c in itertools.product(("ka", "ri", "mo", "zu"), repeat=3)]
+
+
+def digest(tokenizer: CLIPTokenizer) -> str:
+    ids = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer(TIES)["input_ids"]])
+    return hashlib.sha256(ids.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "expected"), [(520, "c4be39fc2c721ca4"), (600, "a3591e0cf9ef6af5"), (4096, "c74366a2bc5f7d78")]
+)
+def test_merges_of_equal_frequency_are_the_same_every_time(vocab_size, expected):
+    shuffled = random.Random(0).sample(TIES, len(TIES))
+    for captions in (TIES, TIES[::-1], shuffled):  # the digest is that of other processes and machines too
+        assert digest(train_tokenizer(captions, vocab_size=vocab_size)) == expected
+
+
+def test_frequent_pairs_come_first_and_ties_go_by_the_alphabet():
+    words = ["low"] * 5 + ["lower"] * 2 + ["newest"] * 6 + ["widest"] * 3 + ["aaaa"]
+    vocabulary = train_tokenizer([" ".join(words)]).get_vocab()
+    learned = sorted(vocabulary, key=vocabulary.__getitem__)[512:-2]
+    assert learned == ["es", "est</w>", "lo", "ew", "ewest</w>", "newest</w>", "low</w>", "dest</w>", "idest</w>",
+                       "widest</w>", "aa", "er</w>", "low", "lower</w>", "aa</w>", "aaaa</w>"]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_the_same_in_another_process(tokenizer):
+@pytest.mark.parametrize("seed", ["0", "12345"])
+def test_the_same_in_another_process(seed):
     code = (
         "import json; from hf_tripletclip.data import train_tokenizer; "
-        f"print(json.dumps(train_tokenizer({CAPTIONS!r}).get_vocab()))"
+        f"print(json.dumps(train_tokenizer({TIES!r}).get_vocab()))"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "TOKENIZERS_PARALLELISM": str(seed == "0").lower()}
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert json.loads(printed.stdout) == tokenizer.get_vocab()
+    assert json.loads(printed.stdout) == train_tokenizer(TIES).get_vocab()

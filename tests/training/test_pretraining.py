@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import pytest
+from accelerate import PartialState
+from datasets import Dataset
 
-from hf_tripletclip.data import build_processor
-from hf_tripletclip.training.pretraining import make_model
-from hf_tripletclip.training.script_arguments import ModelArguments
+from hf_tripletclip.data import build_processor, train_tokenizer
+from hf_tripletclip.training import pretraining
+from hf_tripletclip.training.pretraining import make_model, make_processor
+from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -47,3 +50,34 @@ def test_random_weights_of_the_sizes_asked_for(processor):
 def test_what_describes_no_model_is_one_clear_error(processor, model_config, message):
     with pytest.raises(ValueError, match=message):
         make_model(ModelArguments(model_config=model_config), processor)
+
+
+def trained(checkpoint=None, **rows):
+    model_args = ModelArguments(processor_name_or_path="train")
+    return make_processor(model_args, DataArguments(), {"train": Dataset.from_dict(rows)}, checkpoint)
+
+
+def test_a_tokenizer_is_trained_on_all_usable_captions(processor):
+    rows = {"caption": ["a red cat", None, ""], "neg_caption": [["a red dog", None], [], ["a blue cat"]]}
+    learned = trained(**rows).tokenizer
+    assert learned.get_vocab() == train_tokenizer(["a red cat", "a red dog", "a blue cat"]).get_vocab()
+    binary = trained(caption=[b"a red cat", b"\xff", b"a blue dog"]).tokenizer
+    assert binary.get_vocab() == processor.tokenizer.get_vocab()
+
+
+def test_other_processes_take_the_tokenizer_of_the_main_one(processor, monkeypatch):
+    monkeypatch.setattr(PartialState(), "process_index", 1)
+    monkeypatch.setattr(pretraining, "build_processor", lambda *_, **__: pytest.fail("it is trained once"))
+    monkeypatch.setattr(pretraining, "broadcast_object_list", lambda shared: shared.__setitem__(0, processor))
+    assert trained(caption=["something else"]) is processor
+
+
+def test_a_resumed_run_takes_the_processor_of_its_checkpoint(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = trained(tmp_path, caption=["something else"])
+    assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    named = ModelArguments(processor_name_or_path="no/processor")
+    again = make_processor(named, DataArguments(), {}, str(tmp_path))
+    assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    empty = trained(tmp_path / "without", caption=["something else"])  # of an older version
+    assert empty.tokenizer.tokenize("something") == ["something</w>"]

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import is_torchvision_available
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
 
 
 def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, vocab_size: int = 4096) -> CLIPTokenizer:
@@ -28,34 +31,84 @@ def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, voca
             as ends of words, so any text can be encoded.
 
     Returns:
-        [`~transformers.CLIPTokenizer`], the same for the same captions.
+        [`~transformers.CLIPTokenizer`], the same for the same captions in whatever order, process or machine.
 
     Raises:
         ValueError: `vocab_size` has no room for the bytes.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    base = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
-    if vocab_size < len(base) + 2:
-        raise ValueError(f"`vocab_size` is {vocab_size}; bytes and special tokens alone take {len(base) + 2}.")
-    template = CLIPTokenizer()
-    trained = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
-    trained.normalizer = template.backend_tokenizer.normalizer
-    trained.pre_tokenizer = template.backend_tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(base),
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-        special_tokens=[],
-    )
-    trained.train_from_iterator(captions, trainer)
-    learned = trained.get_vocab()
-    vocabulary: dict[str, int] = {}
     # As in CLIP's own vocabulary: letters, letters that end a word, merges, and the special tokens last.
-    for token in [*base, *sorted(learned, key=learned.__getitem__), START, END]:
-        vocabulary.setdefault(token, len(vocabulary))
-    merges: Any = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    tokens = dict.fromkeys([*alphabet, *(f"{letter}{WORD_END}" for letter in alphabet)])
+    if vocab_size < len(tokens) + 2:
+        raise ValueError(f"`vocab_size` is {vocab_size}; bytes and special tokens alone take {len(tokens) + 2}.")
+    template = CLIPTokenizer().backend_tokenizer
+    normalize, split = template.normalizer.normalize_str, template.pre_tokenizer.pre_tokenize_str
+    words: Counter[str] = Counter()
+    for caption, times in Counter(captions).items():
+        for word, _ in split(normalize(caption)):
+            words[word] += times
+    merges: Any = _learn_merges(words, vocab_size - len(tokens) - 2)
+    tokens |= dict.fromkeys(left + right for left, right in merges)
+    vocabulary = {token: number for number, token in enumerate([*tokens, START, END])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=model_max_length)
+
+
+def _learn_merges(words: Mapping[str, int], limit: int) -> list[tuple[str, str]]:
+    """
+    The merges of byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1), most frequent pair first;
+    of equally frequent pairs the one that comes first in the alphabet.
+
+    `tokenizers` has this too, but breaks those ties at random.
+
+    Args:
+        words (`Mapping[str, int]`): Words, as letters of the byte alphabet, and how often each occurs.
+        limit (`int`): Upper bound of the number of different tokens that merges make.
+    """
+    spelled = [[*word[:-1], f"{word[-1]}{WORD_END}"] for word in words]
+    frequencies = list(words.values())
+    counts: Counter[tuple[str, str]] = Counter()
+    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # which words a pair may occur in
+    for place, symbols in enumerate(spelled):
+        for pair in pairwise(symbols):
+            counts[pair] += frequencies[place]
+            places[pair].add(place)
+    queue = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(queue)
+    merges: dict[tuple[str, str], None] = {}  # a pair may come up again, once other merges have made its halves
+    made: set[str] = set()
+    while queue and len(made) < limit:
+        expected, pair = heapq.heappop(queue)
+        if (count := counts[pair]) != -expected:  # other merges have taken some away
+            if count > 0:
+                heapq.heappush(queue, (-count, pair))
+            continue
+        merges[pair] = None
+        left, right = pair
+        joined = left + right
+        made.add(joined)
+        new = set()
+        for place in places.pop(pair):
+            symbols, times = spelled[place], frequencies[place]
+            at = 0
+            while at < len(symbols) - 1:
+                if symbols[at] == left and symbols[at + 1] == right:
+                    symbols[at : at + 2] = [joined]
+                    counts[pair] -= times
+                    neighbours = []
+                    if at > 0:
+                        counts[symbols[at - 1], left] -= times
+                        neighbours.append((symbols[at - 1], joined))
+                    if at + 1 < len(symbols):
+                        counts[right, symbols[at + 1]] -= times
+                        neighbours.append((joined, symbols[at + 1]))
+                    for neighbour in neighbours:
+                        counts[neighbour] += times
+                        places[neighbour].add(place)
+                        new.add(neighbour)
+                at += 1
+        for neighbour in new:
+            heapq.heappush(queue, (-counts[neighbour], neighbour))
+    return list(merges)
 
 
 def default_image_processor() -> type[Any]:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, TrainerState, set_seed
@@ -20,12 +23,15 @@ from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
+from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION_COLUMNS
 from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
+from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -129,7 +135,7 @@ def run_training(
     with args.main_process_first(desc="preparing the dataset"):
         splits = load_splits(data_args, model_args, required_columns=objective.columns, seed=args.seed)
     set_seed(args.seed)
-    processor = make_processor(model_args, data_args, splits)
+    processor = make_processor(model_args, data_args, splits, checkpoint)
     model = make_model(model_args, processor)
     hold_weights_in(model, args.weights_dtype)
     trained: Any = prepare_towers(model, model_args, gradient_checkpointing=bool(args.gradient_checkpointing))
@@ -284,14 +290,19 @@ def load_splits(
     return splits
 
 
-def make_processor(model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any]) -> CLIPProcessor:
+def make_processor(
+    model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any], checkpoint: str | None = None
+) -> CLIPProcessor:
     """
-    The processor asked for, the starting checkpoint's, or one whose tokenizer is trained on the captions, which is the
-    default on `scenes`.
+    The processor of the checkpoint that training goes on from; else the one asked for, the starting model's, or one
+    whose tokenizer is trained on the captions, which is the default on `scenes`. A tokenizer is trained in one process
+    and shared with the others.
 
     Raises:
         ValueError: A tokenizer is to be trained on a stream.
     """
+    if checkpoint is not None and any((Path(checkpoint) / name).is_file() for name in PROCESSOR_FILES):
+        return load_processor(checkpoint)
     source = model_args.processor_name_or_path or model_args.model_name_or_path
     if source is None:
         source = TRAIN_TOKENIZER if data_args.dataset_name_or_path == "scenes" else DEFAULT_PROCESSOR
@@ -303,11 +314,20 @@ def make_processor(model_args: ModelArguments, data_args: DataArguments, splits:
             f"`--processor_name_or_path {TRAIN_TOKENIZER}` reads all captions first: leave out `--streaming`, or "
             "name a processor."
         )
-    captions: list[str] = []
+    main = PartialState().is_main_process
+    image_size = model_args.image_size or 224
+    shared = [in_all_processes(lambda: build_processor(_captions(train), image_size=image_size) if main else None)]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def _captions(dataset: Dataset) -> Iterator[str]:
+    """All captions that can be used, hard negatives included."""
     for name in CAPTION_COLUMNS:
-        for caption in train[name] if name in train.column_names else ():
-            captions += caption if isinstance(caption, list) else [caption or ""]
-    return build_processor(captions, image_size=model_args.image_size or 224)
+        for value in dataset[name] if name in dataset.column_names else ():
+            for caption in value if is_several(value) else [value]:
+                with contextlib.suppress(BrokenValue):
+                    yield decode_caption(caption)
 
 
 def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletCLIPModel:
