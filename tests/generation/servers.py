@@ -24,6 +24,8 @@ class Reply(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012
     delay: float = 0.0  # seconds before it
     hang_up: bool = False  # close the connection instead
+    drip: float = 0.0  # seconds between its bytes
+    drip_headers: bool = False  # from the first byte on
 
 
 class Received(NamedTuple):
@@ -134,10 +136,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(reply.status)
             for name, value in {**sent, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
+            if reply.drip_headers:
+                content = b"".join([*self._headers_buffer, b"\r\n", content])  # type: ignore[attr-defined]
+            else:
+                self.end_headers()
+            for place in range(len(content)) if reply.drip else ():
+                self.wfile.write(content[place : place + 1])
+                self.wfile.flush()
+                time.sleep(reply.drip)
+            self.wfile.write(b"" if reply.drip else content)
         except OSError:
             self.close_connection = True  # the client has given up waiting
+            self.wfile = io.BytesIO()  # what is left to send is not sent when the handler ends
 
     def log_message(self, *arguments: object) -> None:
         pass

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
+import threading
 import time
+import traceback
 from collections import Counter
+from urllib.parse import quote
 
 import pytest
 
@@ -35,6 +39,7 @@ FOR_A_WHILE = {
     "a number": Reply(200, {"choices": 3}),
     "hang-up": Reply(hang_up=True),
     "timeout": Reply(delay=1.0),
+    "a byte now and then": Reply(*chat("a blue cat")[:2], drip=0.05),
 }
 
 
@@ -84,6 +89,7 @@ ROWS_OWN = {
     "unreadable answer": Reply(200, b"<html>"),
     "no connection": Reply(hang_up=True),
     "timeout": Reply(delay=0.5),
+    "timeout: no whole answer": Reply(*chat("a blue cat")[:2], drip=0.05),
 }
 
 
@@ -163,3 +169,68 @@ def test_a_wait_of_hours_is_not_waited_for():
         made = stage_for(server, concurrency=1)(with_bad(2))
         assert made[ERROR][1] == "HTTP 429: tomorrow"
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("headers", [False, True])
+def test_a_server_that_drips_does_not_hang_the_run(headers):
+    """Neither its body, nor its headers; from every row, and the process may end at once."""
+    slow = Reply(*chat("a blue cat")[:2], drip=0.1, drip_headers=headers)
+    with InferenceServer(lambda body, number: slow) as server:
+        started = time.monotonic()
+        with pytest.raises(ServerError, match="timeout"):
+            stage_for(server, timeout=0.2, max_retries=0)(rows(40))
+    assert time.monotonic() - started < 10
+
+
+def test_the_answer_that_is_given_up_is_closed():
+    """Otherwise its thread and its connection stay for as long as the server likes."""
+    with InferenceServer(fails_at_bad(Reply(*chat("a blue cat")[:2], drip=0.02))) as server:
+        stage_for(server, timeout=0.1, max_retries=0, concurrency=1)(with_bad(2))
+        deadline = time.monotonic() + 10
+        while any(thread.name == "inference request" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+KEY = "sk-proj/Ab+12cd34EF56gh78"
+ECHOES = {
+    "plain": f"Incorrect API key provided: {KEY}.",
+    "in JSON": {"error": {"message": f"headers were {{'Authorization': 'Bearer {KEY}'}}"}},
+    "in a URL": f"GET /v1?api_key={quote(KEY, safe='')} is refused",
+    "in base64": f"bad header Basic {base64.b64encode(f'user:{KEY}'.encode()).decode()}",
+    "masked": f"no such key: {KEY[:7]}****{KEY[-4:]}",
+    "cut": f"no such key: {KEY[:15]}",
+    "far behind": f"{'x ' * 95}{KEY}",
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_key_that_the_server_echoes_is_not_told(echo, status, monkeypatch, caplog):
+    monkeypatch.setenv("MY_KEY", KEY)
+    reply = Reply(status, echo if isinstance(echo, dict) else {"error": echo})
+    settings = {"api_key_env": "MY_KEY", "max_retries": 1, "concurrency": 1}
+    with caplog.at_level("INFO"), InferenceServer(lambda body, number: reply) as server:
+        with pytest.raises(ServerError, match=f"HTTP {status}") as caught:
+            stage_for(server, **settings)(rows(2))
+        server.rule = fails_at_bad(reply)
+        told = "" if status == 401 else stage_for(server, **settings)(with_bad(2))[ERROR][1]
+    shown = "".join(traceback.format_exception(caught.value)) + told + caplog.text
+    assert not any(KEY[start : start + 8] in shown for start in range(len(KEY) - 7))
+    assert KEY[:7] + "*" not in shown
+    assert base64.b64encode(KEY.encode())[4:-8].decode() not in shown
+
+
+def test_a_key_in_the_address_is_not_told():
+    with InferenceServer(lambda body, number: Reply(404, {"error": "no ab12secret"})) as server:
+        url = server.url.replace("http://", "http://me:ab12secret@")
+        with pytest.raises(ServerError, match="HTTP 404") as caught:
+            InferenceCaptions(model="m", base_url=url)(rows(1))
+    assert "ab12secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_a_terminal_or_a_file_cannot_take_is_replaced():
+    with InferenceServer(fails_at_bad(Reply(400, {"error": "bad \ud83d\x1b[2J\x07 end"}))) as server:
+        error = stage_for(server)(with_bad(2))[ERROR][1]
+    assert error == "HTTP 400: bad \ufffd\ufffd[2J\ufffd end"
+    error.encode()

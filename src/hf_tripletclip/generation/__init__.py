@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hf_tripletclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from hf_tripletclip.generation.captions.content import content_problem
     from hf_tripletclip.generation.filters import FilterSettings, filter_dataset
     from hf_tripletclip.generation.publish import GenerationReport
     from hf_tripletclip.generation.registry import get_stage
@@ -21,6 +22,7 @@ __all__ = [
     "GenerationSettings",
     "Source",
     "Stage",
+    "content_problem",
     "filter_dataset",
     "generate",
     "get_stage",
@@ -35,6 +37,7 @@ __getattr__, __dir__ = lazy_exports(
         "GenerationSettings": "run",
         "Source": "source",
         "Stage": "stage",
+        "content_problem": "captions.content",
         "filter_dataset": "filters",
         "generate": "run",
         "get_stage": "registry",

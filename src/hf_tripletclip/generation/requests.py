@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import logging
+import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 from hf_tripletclip.generation.answer_cache import AnswerCache, Request
+from hf_tripletclip.redact import one_line, redact
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +41,18 @@ class Outcome(NamedTuple):
 class Failure(Exception):
     """A request that failed: words for counting, a colon and detail."""
 
-    def __init__(self, reason: str, *, again: bool, status: int | None = None, after: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        again: bool,
+        status: int | None = None,
+        after: float | None = None,
+        answered: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.again = again  # whether the same request may succeed later
+        self.answered = answered  # the server works, and what it answered is of no use: the row's own error
         self.status = status
         self.after = after  # seconds that the server asks to wait
         self.successes_before = 0  # requests that had succeeded when this one was sent
@@ -65,13 +77,19 @@ class Requests:
     succeeds, the failure is the row's own. What servers say of a row's content (HTTP 400, 403, 413 and 422) is
     believed without a probe if a request succeeded since the last failure.
 
+    Keys do not leave it: what a server says is told without them (see [`~hf_tripletclip.redact.redact`]), on one line.
+
     Args:
-        send (`Callable[[dict], Any]`): Sends the content of a request and returns the answer as JSON.
+        send (`Callable[[dict], Any]`): Sends the content of a request and returns the answer as JSON. It may raise a
+            `Failure` that says that the server has `answered` with something of no use, which is the row's own error.
         probe (`dict`): The content of a request that nothing is wrong with.
         server (`str`): What errors call the server.
         concurrency (`int`): Requests at once.
         max_retries (`int`): Times that a request is sent again.
         backoff (`float`): Seconds before the first of them.
+        deadline (`float`, *optional*): Seconds after which a request is given up, however it is going: a server that
+            sends a byte now and then never times out otherwise. Its thread is left behind.
+        secrets (`Sequence[str]`): Keys that no message may hold.
     """
 
     def __init__(
@@ -83,10 +101,14 @@ class Requests:
         concurrency: int,
         max_retries: int,
         backoff: float,
+        deadline: float | None = None,
+        secrets: Sequence[str | None] = (),
     ) -> None:
         self.send = send
         self.probe = probe
-        self.server = server
+        self.server = redact(server, *secrets)
+        self.deadline = deadline
+        self.secrets = tuple(secrets)
         self.concurrency = concurrency
         self.max_retries = max_retries
         self.backoff = backoff
@@ -130,7 +152,11 @@ class Requests:
         try:
             value = self._attempts(request.content)
         except Failure as failure:
-            self._check_server(failure)
+            if failure.answered:
+                with self._lock:
+                    self._successes += 1
+            else:
+                self._check_server(failure)
             return Outcome(None, str(failure))
         cache.add(request, value)
         return Outcome(value)
@@ -156,9 +182,11 @@ class Requests:
 
     def _once(self, content: dict[str, Any]) -> Any:
         try:
-            return self.send(content)
+            return self.send(content) if self.deadline is None else within(self.deadline, self.send, content)
         except Exception as error:  # clients and decoders raise all kinds on garbage
-            raise as_failure(error) from error
+            failure = as_failure(error, self.secrets)
+            told = "\n".join(map(str, _causes(error)))  # a traceback shows them all
+            raise failure from (error if redact(told, *self.secrets) == told else None)
 
     def _back_off(self, failure: Failure, attempt: int) -> None:
         wait = failure.after
@@ -196,6 +224,8 @@ class Requests:
             try:
                 self._once(self.probe)
             except Failure as second:
+                if second.answered:
+                    return
                 self._stop.set()
                 last = "" if str(second) == str(failure) else f", and for a test request: {second}"
                 raise ServerError(
@@ -206,9 +236,52 @@ class Requests:
                 self._successes += 1
 
 
-def as_failure(error: Exception) -> Failure:
-    """What an exception of `InferenceClient`, or of reading its answer, means."""
+def within(seconds: float, function: Callable[[Any], Any], argument: Any) -> Any:
+    """
+    What a function returns; `Failure` if it has not returned after so many seconds. The answer that it was reading is
+    then closed; a thread that does not notice ends with the process.
+    """
+    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((function(argument), None))
+        except Exception as error:
+            outcome.put((None, error))
+
+    thread = threading.Thread(target=run, name="inference request", daemon=True)
+    thread.start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        if (response := getattr(thread, "response", None)) is not None:
+            with contextlib.suppress(Exception):  # of what was being read just now
+                response.close()
+        raise Failure(f"timeout: no whole answer within {seconds:g} s", again=True) from None
+    if error is not None:
+        raise error
+    return value
+
+
+def remember_response(response: Any) -> None:
+    """A hook of the HTTP client: which answer this thread is about to read, for [`within`]."""
+    threading.current_thread().response = response  # type: ignore[attr-defined]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def as_failure(error: Exception, secrets: Sequence[str | None] = ()) -> Failure:
+    """What an exception of `InferenceClient`, or of reading its answer, means; without these keys."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError
+
+    def said(text: str) -> str:
+        return one_line(text, *secrets, longest=MAX_DETAIL)
 
     if isinstance(error, Failure):
         return error
@@ -217,21 +290,22 @@ def as_failure(error: Exception) -> Failure:
         status = response.status_code
         again = status in RETRIED or status >= 500
         return Failure(
-            f"HTTP {status}: {_shorten(_said(error))}",
+            f"HTTP {status}: {said(_message(error))}",
             again=again,
             status=status,
             after=_retry_after(response.headers),
         )
     if isinstance(error, InferenceTimeoutError):
-        return Failure(f"timeout: {_shorten(str(error))}", again=True)
+        return Failure(f"timeout: {said(str(error))}", again=True)
     if isinstance(error, HTTPError):
-        return Failure(f"no connection: {_shorten(str(error) or type(error).__name__)}", again=True)
-    if type(error) is ValueError:  # the client's own refusal, such as of a model that a provider does not have
-        return Failure(f"request failed: {_shorten(str(error))}", again=False)
-    return Failure(f"unreadable answer: {_shorten(f'{type(error).__name__}: {error}')}", again=True)
+        return Failure(f"no connection: {said(str(error) or type(error).__name__)}", again=True)
+    if isinstance(error, UnicodeEncodeError) or type(error) is ValueError:
+        # What cannot be sent, or the client's own refusal, such as of a model that a provider does not have.
+        return Failure(f"request failed: {said(str(error))}", again=False)
+    return Failure(f"unreadable answer: {said(f'{type(error).__name__}: {error}')}", again=True)
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     """The server's own message; `str(error)` leaves out FastAPI's `detail`."""
     if error.server_message:
         return error.server_message
@@ -239,11 +313,6 @@ def _said(error: Any) -> str:
         return error.response.text or str(error)
     except RuntimeError:  # it was never read
         return str(error)
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_DETAIL else f"{text[:MAX_DETAIL]}..."
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -257,5 +326,5 @@ def _retry_after(headers: Any) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

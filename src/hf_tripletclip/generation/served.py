@@ -6,18 +6,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from hf_tripletclip.generation.answer_cache import AnswerCache, Request
-from hf_tripletclip.generation.requests import Outcome, Requests
+from hf_tripletclip.generation.requests import Outcome, Requests, remember_response
 from hf_tripletclip.generation.stage import Stage
+from hf_tripletclip.redact import printable, redact
 
 MAX_CONCURRENCY = 100  # connections of huggingface_hub's client
 CONNECT_SECONDS = 10.0
 INT32 = 0x7FFFFFFF  # some providers take no larger seeds
+KEY_NAME = re.compile("key|token|secret|password|sig", re.IGNORECASE)  # of a parameter of an address
 HUGGING_FACE = ("huggingface.co", "huggingface.cloud")  # who gets HF_TOKEN
 
 
@@ -75,6 +78,7 @@ class ServedModel(Stage):
         if self._requests is not None:
             return
         client = self._client()
+        connecting = min(CONNECT_SECONDS, self.timeout)
         self._requests = Requests(
             lambda content: send(client, content),
             probe,
@@ -82,10 +86,12 @@ class ServedModel(Stage):
             concurrency=self.concurrency,
             max_retries=self.max_retries,
             backoff=self.backoff,
+            deadline=connecting + self.timeout,
+            secrets=self._secrets(),
         )
 
     def _client(self) -> Any:
-        from huggingface_hub import InferenceClient, is_offline_mode
+        from huggingface_hub import InferenceClient, get_session, is_offline_mode
 
         if is_offline_mode():
             raise OSError(
@@ -96,6 +102,10 @@ class ServedModel(Stage):
         # No key for a server of one's own means none, not that of `hf auth login`: the client drops headers of `None`.
         headers: dict[str, Any] = {} if key or self.base_url is None else {"authorization": None}
         timeout: Any = (min(CONNECT_SECONDS, self.timeout), self.timeout, self.timeout, None)  # the last: of the pool
+        session = get_session()  # the one that the client uses
+        hooks = session.event_hooks
+        if remember_response not in hooks["response"]:
+            session.event_hooks = {**hooks, "response": [*hooks["response"], remember_response]}
         return InferenceClient(
             base_url=self.base_url,
             provider=self.provider,  # type: ignore[arg-type] # any that huggingface_hub knows
@@ -114,10 +124,23 @@ class ServedModel(Stage):
         is_ours = any(host == domain or host.endswith(f".{domain}") for domain in HUGGING_FACE)
         return os.environ.get("HF_TOKEN") or None if is_ours else None
 
+    def _secrets(self) -> list[str | None]:
+        """What nothing that a server says may tell: the key, the token of `hf auth login`, what an address holds."""
+        from huggingface_hub import get_token
+
+        address = urlsplit(self.base_url or "")
+        in_query = [value for name, value in parse_qsl(address.query) if KEY_NAME.search(name)]
+        return [self._api_key(), get_token(), address.username, address.password, *in_query]
+
     def _send(self, requests: Sequence[Request], ids: Sequence[str]) -> list[Outcome]:
         """The outcomes of requests for some rows of the batch whose rows have these ids."""
         assert self._requests is not None
         return self._requests(requests, self._open_cache(ids))
+
+    def _told(self, text: str) -> str:
+        """What the server answered, without keys and what no file can hold."""
+        assert self._requests is not None
+        return printable(redact(text, *self._requests.secrets))
 
     def _open_cache(self, ids: Sequence[str]) -> AnswerCache:
         if self.cache_dir is None:

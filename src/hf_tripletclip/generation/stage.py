@@ -73,7 +73,7 @@ class Stage(ABC):
 
 def row_seed(seed: int, row_id: str, purpose: str = "") -> int:
     """A seed in 0..2**32-1 for a row: the same on every machine, another for every purpose."""
-    digest = hashlib.sha256(f"{seed}\x1f{purpose}\x1f{row_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\x1f{purpose}\x1f{row_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4], "big")
 
 

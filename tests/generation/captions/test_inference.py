@@ -13,6 +13,7 @@ import time
 import urllib.request
 
 import pytest
+from transformers.utils import logging as transformers_logging
 
 from hf_tripletclip.data.schema import CAPTION, ID, NEG_CAPTION, NEGATIVE_TYPE
 from hf_tripletclip.generation.captions.inference import InferenceCaptions
@@ -66,6 +67,71 @@ def test_answers_without_a_caption_are_errors_of_their_row(reply, error):
     with InferenceServer(fails_at_bad(reply)) as server:
         made = stage_for(server, max_attempts=1)(with_bad(3))
     assert made[ERROR] == [None, error, None]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "a blue cat"}],
+        [{"type": "text", "text": "a blue "}, {"type": "text", "text": "cat"}],
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a blue cat"}],
+        [{"type": "output_text", "text": "a blue cat", "annotations": []}],
+        ["a blue ", "cat"],
+        {"type": "text", "text": "a blue cat"},
+        {"content": "a blue cat"},
+    ],
+)
+def test_an_answer_in_parts(content):
+    with InferenceServer(lambda body, number: chat(content)) as server:
+        made = stage_for(server)({ID: ["a"], CAPTION: ["a red cat"]})
+    assert made[NEG_CAPTION] == ["a blue cat"]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (3, "unreadable answer: its content is a int"),
+        ({"weird": 1}, "unreadable answer: its content is a dict"),
+        ([1], "unreadable answer: its content is a int"),
+        ([], "empty answer"),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "empty answer"),
+        ("a blue \ud83d cat", "undecodable characters: a blue \ufffd cat"),
+        ("\udfff", "empty answer: \ufffd"),
+    ],
+)
+def test_an_answer_that_is_no_text_is_the_error_of_its_row_alone(content, error):
+    """It is not asked for again as a failure of the server would be, also if all answers are so."""
+    with InferenceServer(lambda body, number: chat(content)) as server:
+        made = stage_for(server, max_attempts=1)(rows(3))
+        assert len(server.received) == 3
+        server.rule = fails_at_bad(chat(content))
+        alone = stage_for(server, max_attempts=1)(with_bad(3))
+    assert made[ERROR] == [error] * 3
+    assert alone[ERROR] == [None, error, None]
+    assert alone[NEG_CAPTION] == expected(with_bad(3))
+    "".join(made[ERROR]).encode()
+
+
+@pytest.mark.parametrize(
+    "content", ["", None, "<think>The cat could be", "analysisWe need to change", "[THINK] red", []]
+)
+def test_a_model_whose_thoughts_use_up_the_length_is_asked_once_and_the_user_told(content, caplog):
+    transformers_logging.warning_once.cache_clear()
+    with InferenceServer(lambda body, number: chat(content, "length")) as server:
+        made = stage_for(server, max_tokens=50)(rows(4))
+        assert len(server.received) == 4
+    assert {error.partition(":")[0] for error in made[ERROR]} == {"no answer within `max_tokens`"}
+    assert "50 tokens are too few" in made[ERROR][0]
+    assert len(caplog.records) == 1
+    assert "`max_tokens`" in caplog.records[0].message
+
+
+def test_an_answer_that_echoes_the_key_is_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_KEY", "sk-12345678")
+    with InferenceServer(lambda body, number: chat("I cannot, your key is sk-12345678")) as server:
+        made = stage_for(server, api_key_env="MY_KEY", cache_dir=str(tmp_path), max_attempts=1)(rows(1))
+    assert made[ERROR] == ["refusal: I cannot, your key is [token]"]
+    assert "sk-12345678" not in "".join(file.read_text() for file in tmp_path.iterdir())
 
 
 def test_rows_without_a_caption_are_not_sent():

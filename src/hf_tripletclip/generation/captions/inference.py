@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from hf_tripletclip.generation.answer_cache import Request
 from hf_tripletclip.generation.captions.instructed import Answer, InstructedCaptions, Question
 from hf_tripletclip.generation.captions.prompts import build_messages
+from hf_tripletclip.generation.requests import Failure
 from hf_tripletclip.generation.served import INT32, ServedModel
 
 
@@ -35,7 +36,8 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
             `"all"`; a row's is drawn from its id, and told in `negative_type`. By default the model is free.
         temperature (`float`, defaults to 0.7): Of sampling.
         top_p (`float`, defaults to 0.95): Of sampling.
-        max_tokens (`int`, defaults to 96): Largest length of an answer.
+        max_tokens (`int`, defaults to 96): Largest length of an answer, in tokens, thoughts included: a model that
+            thinks first needs some 2,000.
         extra_body (`dict`, *optional*): Further parameters of the server. `transformers serve` samples only with
             `{"generation_config": '{"do_sample": true}'}`.
         max_attempts (`int`, defaults to 3): Answers that a row may have until one is accepted.
@@ -56,6 +58,7 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
     """
 
     name: ClassVar[str] = "inference"
+    length: ClassVar[str] = "max_tokens"
 
     max_tokens: int = 96
 
@@ -66,7 +69,7 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
             raise ValueError(f"`max_tokens` is {self.max_tokens}; give at least 1.")
 
     def setup(self) -> None:
-        self._connect(_complete, self._content(build_messages("A red cup on a wooden table"), 0))
+        self._connect(self._complete, self._content(build_messages("A red cup on a wooden table"), 0))
 
     def answer(self, questions: list[Question], ids: list[str]) -> list[Answer]:
         requests = [Request(question.id, self._content(question.messages, question.seed)) for question in questions]
@@ -86,13 +89,36 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
             "extra_body": self.extra_body,
         }
 
+    def _complete(self, client: Any, content: dict[str, Any]) -> list[Any]:
+        """The text of an answer, whether it was cut, and the error of a row that the server refuses to answer."""
+        choices = client.chat_completion(**content).choices
+        if not isinstance(choices, list) or not choices:
+            raise Failure("unreadable answer: it has no choices", again=True)
+        choice = choices[0]
+        if not hasattr(choice.message, "content"):
+            raise Failure("unreadable answer: it has no message", again=True)
+        if choice.finish_reason == "content_filter":
+            return ["", False, "refusal: content filter of the server"]
+        return [self._told(_text(choice.message.content)), choice.finish_reason == "length", None]
 
-def _complete(client: Any, content: dict[str, Any]) -> list[Any]:
-    """The text of an answer, whether it was cut, and the error of a row that the server refuses to answer."""
-    choice = client.chat_completion(**content).choices[0]
-    if choice.finish_reason == "content_filter":
-        return ["", False, "refusal: content filter of the server"]
-    text = choice.message.content or ""
-    if not isinstance(text, str):
-        raise TypeError(f"the answer is a {type(text).__name__}")
-    return [text, choice.finish_reason == "length", None]
+
+def _text(content: Any) -> str:
+    """
+    The words of a message's content: a text, or a list of parts, of which the model's thoughts are left out.
+
+    Raises:
+        Failure: It is none of these.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_text(part) for part in content)
+    if isinstance(content, dict):
+        if content.get("type", "text") not in ("text", "output_text"):
+            return ""  # "thinking", "reasoning", "image_url"
+        for name in ("text", "content", "value"):
+            if isinstance(content.get(name), str | list | dict):
+                return _text(content[name])
+    raise Failure(f"unreadable answer: its content is a {type(content).__name__}", again=False, answered=True)

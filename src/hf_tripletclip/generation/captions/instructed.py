@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from datasets import Features, Value
+from transformers.utils import logging
 
 from hf_tripletclip.data.schema import CAPTION, ID, NEG_CAPTION, NEGATIVE_TYPE
 from hf_tripletclip.generation.captions.parsing import parse_answer
 from hf_tripletclip.generation.captions.prompts import EXAMPLES, build_messages, check_kinds, choose_kind, instruction
+from hf_tripletclip.generation.captions.unwrapping import without_thoughts
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
+from hf_tripletclip.redact import one_line
+
+logger = logging.get_logger(__name__)
 
 MAX_DETAIL = 120  # characters of a rejected answer that its row's error tells
 
@@ -46,10 +51,12 @@ class InstructedCaptions(Stage):
     A language model that is asked for negative captions; [`LLMCaptions`] and [`InferenceCaptions`] say where it runs.
 
     An answer that [`~hf_tripletclip.generation.captions.parsing.parse_answer`] rejects is asked for again, from
-    another seed, at most `max_attempts` times in all; the row's error is the reason of the last one.
+    another seed, at most `max_attempts` times in all; the row's error is the reason of the last one. A model that has
+    used up the length of an answer for its thoughts is not asked again: it would do so again.
     """
 
     requires: ClassVar[tuple[str, ...]] = (CAPTION,)
+    length: ClassVar[str]  # the setting that bounds an answer
 
     model: str = "mistralai/Mistral-7B-Instruct-v0.2"
     seed: int = 0
@@ -110,15 +117,28 @@ class InstructedCaptions(Stage):
                     errors[row] = answer.error
                     del captions[row]
                     continue
+                if answer.cut and not (without_thoughts(answer.text) or "").strip():
+                    errors[row] = self._no_answer()
+                    del captions[row]
+                    continue
                 parsed = parse_answer(answer.text, captions[row], kinds[row], answer.cut)
                 negatives[row], errors[row] = parsed.caption, None
                 if parsed.reason is None:
                     del captions[row]
                 else:
-                    said = " ".join(answer.text.split())
-                    errors[row] = parsed.reason + (f": {said[:MAX_DETAIL]}" if said else "")
+                    said = one_line(answer.text)[:MAX_DETAIL]
+                    errors[row] = parsed.reason + (f": {said}" if said else "")
         types = [kind if negative is not None else None for kind, negative in zip(kinds, negatives, strict=True)]
         return {NEG_CAPTION: negatives, NEGATIVE_TYPE: types, ERROR: errors}
+
+    def _no_answer(self) -> str:
+        """The error of a row whose answer is all thoughts, cut at its largest length; told once as a warning, too."""
+        hint = (
+            f"{getattr(self, self.length)} tokens are too few for a model that thinks before it answers: give more, "
+            "such as 2048, or turn its thinking off where it can be"
+        )
+        logger.warning_once(f"{self.label} gives no answer within `{self.length}`: {hint}. Such rows are left out.")
+        return f"no answer within `{self.length}`: {hint}"
 
     @property
     def _kinds(self) -> tuple[str, ...] | None:

@@ -11,7 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from hf_tripletclip.generation.captions.instructed import Answer, InstructedCaptions, Question
 from hf_tripletclip.generation.captions.prompts import build_messages
+from hf_tripletclip.generation.captions.unwrapping import opened_thought
 from hf_tripletclip.generation.stage import row_seed
+
+PROMPT_END = 12  # tokens at the end of a prompt that are looked at for an opened thought
 
 
 class Loaded(NamedTuple):
@@ -43,7 +46,8 @@ class LLMCaptions(InstructedCaptions):
             first answer was rejected are sampled.
         temperature (`float`, defaults to 0.7): Of sampling; more than 0.
         top_p (`float`, defaults to 0.95): Of sampling. Further settings are the model's `generation_config.json`.
-        max_new_tokens (`int`, defaults to 96): Largest length of an answer.
+        max_new_tokens (`int`, defaults to 96): Largest length of an answer, in tokens, thoughts included: a model
+            that thinks first needs some 2,000.
         max_attempts (`int`, defaults to 3): Answers that a row may have until one is accepted.
         seed (`int`, defaults to 0): Another seed gives other captions.
         batch_size (`int`, defaults to 256): Rows that are sorted by their length together.
@@ -59,6 +63,7 @@ class LLMCaptions(InstructedCaptions):
     """
 
     name: ClassVar[str] = "llm"
+    length: ClassVar[str] = "max_new_tokens"
 
     revision: str | None = None
     dtype: str = "auto"
@@ -137,12 +142,14 @@ class LLMCaptions(InstructedCaptions):
         with torch.inference_mode(), _seeded(seed):
             inputs = {name: value.to(model.device) for name, value in padded.items()}
             ids = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :].tolist()
+        # Some templates begin the thoughts themselves, so that the answer lacks their opening mark.
+        opened = opened_thought(tokenizer.decode(padded["input_ids"][0, -PROMPT_END:].tolist()))
         stops = set(ends if isinstance(ends, list) else [ends])
         answers = []
         for row in ids:
             end = next((place for place, token in enumerate(row) if token in stops), None)
             text = tokenizer.decode(row[:end], skip_special_tokens=True)
-            answers.append(Answer(text, cut=end is None and len(row) >= self.max_new_tokens))
+            answers.append(Answer(f"{opened}{text}", cut=end is None and len(row) >= self.max_new_tokens))
         return answers
 
 

@@ -7,6 +7,10 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from hf_tripletclip.generation.captions.content import ADDED, content_problem, find_words
+from hf_tripletclip.generation.captions.lines import beside_the_original, first_line, is_more, refusal_in
+from hf_tripletclip.generation.captions.unwrapping import unwrap, without_thoughts
+
 # Bounds of a negative's length in words, relative to the caption's; a few words more or less always pass.
 MIN_RATIO, MAX_RATIO, SLACK = 0.5, 2.0, 3
 MAX_WORDS = 200
@@ -21,49 +25,12 @@ AUXILIARY = frozenset(
     {"a", "an", "the", "is", "are", "was", "were", "has", "have", "and"}
 )  # words that change along with others
 
-THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-UNFINISHED_THINKING = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 # Marks of chat templates, such as <|im_end|>, [/INST], <end_of_turn>, </s>; `<person>` of a caption is none.
 TEMPLATE = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|\[/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS)\]|<</?SYS>>|<(?:start|end)_of_turn>"
-    r"|</?s>|<(?:unk|pad|bos|eos)>|<end▁of▁sentence>",
+    r"|</?s>|<(?:unk|pad|bos|eos|eot|end|stop)>|<end▁of▁sentence>",
 )
 AT_END = re.compile(rf"(?:\s*(?:{TEMPLATE.pattern}))+\s*$")
-LABEL = re.compile(
-    r"^(?:the\s+|my\s+|your\s+)?"
-    r"(?:(?:(?:hard|new|changed|modified|altered|revised|different|possible)\s+)*(?:negative\s+|new\s+)?"
-    r"(?:caption|description|answer|output|response|result|negative))"
-    r"(?:\s*\([^()]*\))?(?:\s+\d+)?\s*[:：]\s*",
-    re.IGNORECASE,
-)
-PREAMBLE = re.compile(
-    r"^(?:(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|yes)\b[^\w:]*)?"
-    r"(?:(?:here(?:'s|’s| is| are| you go)|i (?:have |would )?(?:change|suggest|propose|write)d?)\b[^:：]{0,120})?"
-    r"[:：]\s*",
-    re.IGNORECASE,
-)
-POLITE = re.compile(r"^(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|yes)\s*[!.,]*$", re.IGNORECASE)
-MARKER = re.compile(r"^(?:#{1,6}\s+|>\s+|[-*•–—]\s+|\(?\d{1,2}[.)]\s+|\(?[a-zA-Z][)]\s+)")
-FENCE = re.compile(r"^(?:```|~~~)\w*$")
-EMPHASIS = re.compile(r"(\*\*|__|\*|_|`)(?=\S)(.+?)(?<=\S)\1")
-REMARK = re.compile(
-    r"\s*[(\[](?:note|change[ds]?|replac|swap|add(?:ed|ing)|instead|negative|(?:instead|rather) of|originally|was|"
-    r"explanation|different)\b[^()\[\]]*[)\]]\s*\.?$",
-    re.IGNORECASE,
-)
-QUOTES = {'"': '"', "“": "”", "”": "”", "„": "“", "«": "»", "‘": "’", "'": "'", "`": "`"}
-REFUSAL = re.compile(
-    r"^(?:(?:i(?:'|’)?m|i am) (?:very |so |really )?(?:sorry|unable|not able|afraid|just an? |an? )"
-    r"|i (?:can(?:'|’)?t|cannot|can not|could(?:n(?:'|’)t| not)|won(?:'|’)t|will not|don(?:'|’)t|do not)\b"
-    r"|i apologi[sz]e\b"
-    r"|sorry\b|apologies\b|my apologies\b|as an? (?:ai|artificial|language|large|helpful|text)\b|unfortunately\b"
-    r"|(?:it is|it's|it’s) not possible\b|please (?:provide|give|specify|share|clarify)\b"
-    r"|(?:could|can|would) you (?:please )?(?:provide|give|specify|share|clarify)\b|there is no caption\b"
-    r"|no caption (?:was|is|has)\b)",
-    re.IGNORECASE,
-)
-# A word; each character of a script that writes no spaces counts as one.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’\-][^\W_]+)*")
 
 
 class Parsed(NamedTuple):
@@ -77,84 +44,53 @@ def parse_answer(answer: str, caption: str, kind: str | None = None, cut: bool =
     """
     The negative caption that a model's answer holds.
 
-    What models put around it is taken off: thinking, quotation marks, markdown, list markers, labels such as
-    "Negative caption:", sentences of courtesy, remarks and what follows the first line. Its first letter and its
-    final full stop then follow the caption's, so that neither gives negatives away.
+    What models put around it is taken off: thoughts and the channels of gpt-oss, JSON, tags, code fences, quotation
+    marks, markdown, list markers, labels such as "Negative caption:" and "Option A:", the original beside it,
+    sentences of courtesy, explanations and what follows the first line. An answer that still looks as if it held more
+    than a caption is rejected. First letter and final full stop then follow the caption's, so that neither gives
+    negatives away.
+
+    What is left must say something else than the caption, see
+    [`~hf_tripletclip.generation.captions.content.content_problem`].
 
     Args:
         answer (`str`): What the model wrote.
         caption (`str`): The caption that it was given.
         kind (`str`, *optional*): The kind of change that was asked for. Only `add_obj` and `add_att` may leave the
-            caption as it is and add to its end.
+            caption as it is and add to it.
         cut (`bool`, defaults to `False`): The answer was cut at its largest length.
 
     Returns:
-        [`Parsed`]: The caption, or a reason: `empty answer`, `unfinished answer`, `template tokens`,
-        `undecodable characters`, `refusal`, `same as the caption`, `prefix of the caption`,
-        `extension of the caption`, `too short`, `too long`, `unlike the caption` or `another kind of change`.
+        [`Parsed`]: The caption, or a reason: `empty answer`, `unfinished answer`,
+        `template tokens`, `undecodable characters`, `refusal`, `question`, `more than a caption`,
+        `same as the caption`, `prefix of the caption`, `extension of the caption`, `same words as the caption`,
+        `words of the caption left out`, `words added to the caption`, `too short`, `too long`, `unlike the caption` or
+        `another kind of change`.
     """
-    text = THINKING.sub("", answer)
-    if UNFINISHED_THINKING.search(text):
+    text = without_thoughts(answer)
+    if text is None:
         return Parsed(None, "unfinished answer")
-    text = text.rpartition("</think>")[2]  # templates that open the thought themselves
     text = AT_END.sub("", text)
-    line, is_last = _first_line(text)
-    if not _words(line):
+    text = beside_the_original(unwrap(text, caption), caption)
+    line, is_last = first_line(text, caption)
+    if not find_words(line):
         return Parsed(None, "unfinished answer" if cut else "empty answer")
     if TEMPLATE.search(line):
         return Parsed(None, "template tokens")
     if not line.isprintable() or "\ufffd" in line:
         return Parsed(None, "undecodable characters")
-    if REFUSAL.match(line):
-        return Parsed(None, "refusal")
+    if reason := refusal_in(line, caption):
+        return Parsed(None, reason)
     if cut and is_last and line[-1] not in ".!?":
         return Parsed(None, "unfinished answer")
-    reason = _problem(_words(line), _words(caption), kind)
+    if is_more(line, caption):
+        return Parsed(None, "more than a caption")
+    reason = _problem(line, caption, kind)
     return Parsed(None, reason) if reason else Parsed(_in_style_of(caption, line), None)
 
 
-def _first_line(text: str) -> tuple[str, bool]:
-    """The first line that is more than courtesy or a label, without what surrounds it; whether it is the last."""
-    lines = [line for line in map(str.strip, text.splitlines()) if line and not FENCE.match(line)]
-    for number, line in enumerate(lines):
-        stripped = _strip(line)
-        if stripped and not POLITE.match(stripped):
-            return stripped, number == len(lines) - 1
-    return "", True
-
-
-def _strip(line: str) -> str:
-    """A line without markers, markdown, labels, quotation marks and remarks, in whatever order they come."""
-    before = None
-    while line != before:
-        before = line
-        line = MARKER.sub("", line.strip())
-        line = EMPHASIS.sub(r"\2", line)
-        line = LABEL.sub("", line)
-        line = PREAMBLE.sub("", line)
-        line = REMARK.sub("", line)
-        line = _unquote(line)
-    return " ".join(line.split())
-
-
-def _unquote(line: str) -> str:
-    closing = QUOTES.get(line[:1])
-    if closing is None:
-        return line
-    end = line.rfind(closing, 1)
-    if end == -1:  # opened and never closed; an apostrophe may open a word
-        return line if line[0] in "'’" else line[1:]
-    inside, after = line[1:end], line[end + 1 :].strip()
-    if closing in inside and not (closing in "'’" and '"' not in inside):
-        return line  # '"Stop" and "go" signs': the marks are the caption's own
-    return inside if not _words(after) or after[0] in "([-–—" else line
-
-
-def _words(text: str) -> list[str]:
-    return [word.casefold().replace("’", "'") for word in WORD.findall(text)]
-
-
-def _problem(negative: list[str], caption: list[str], kind: str | None) -> str | None:
+def _problem(line: str, positive: str, kind: str | None) -> str | None:
+    negative, caption = find_words(line), find_words(positive)
     if negative == caption:
         return "same as the caption"
     if negative == caption[: len(negative)]:
@@ -165,10 +101,15 @@ def _problem(negative: list[str], caption: list[str], kind: str | None) -> str |
         return "too short"
     if len(negative) > max(MAX_RATIO * len(caption), len(caption) + SLACK) or len(negative) > MAX_WORDS:
         return "too long"
+    problem = content_problem(positive, line)
+    if problem is not None and problem != ADDED:
+        return problem
     known = set(caption)
     if len(known) >= SHORT and len(known.intersection(negative)) < MIN_SHARED * len(known):
         return "unlike the caption"
-    return None if kind is None or _is_kind(negative, caption, kind) else "another kind of change"
+    if kind is not None and not _is_kind(negative, caption, kind):
+        return "another kind of change"
+    return None if kind in ADDING else problem
 
 
 def _is_kind(negative: list[str], caption: list[str], kind: str) -> bool:

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What others wrote (a server, the Hub, a library) made fit to print and to store: without keys, on one line."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
+
+MARK = "[token]"  # what stands in the place of a key
+PIECE = 8  # characters of a key that give it away
+HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # as the Hub makes them
+
+_VALUE = r"[^\s\"'`,;&<>(){}\[\]\\]"
+# What is a key by its shape, whosoever it is.
+_SHAPES = re.compile(
+    r"\b(?:hf|api_org|gh[pousr]|github_pat|glpat|gsk|r8|fw|xox[abprs]|nvapi|tgp|pplx|csk)[_-][A-Za-z0-9_-]{16,}"
+    r"|\b[sprk]k[-_](?=[\w-]*\d)[A-Za-z0-9_-]{16,}"
+    r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+)
+# What is a key by what stands before it; only that stays.
+_NAMED = (
+    re.compile(
+        r"(?P<name>\bauthorization\b\\?[\"']?\s*[:=]\s*\\?[\"']?(?:(?:bearer|basic|token|key)\s+)?)"
+        rf"(?P<key>{_VALUE}{{4,}})",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"(?P<name>\b(?:bearer|basic)\s+)(?P<key>(?=\S*\d){_VALUE}{{8,}}|{_VALUE}{{24,}})", re.IGNORECASE),
+    re.compile(
+        r"(?P<name>\b(?:x-)?(?:api|access|auth|secret|private|subscription|hf|hub)[-_ ]?(?:api[-_ ]?)?"
+        r"(?:key|token|secret)\b\\?[\"']?\s*(?:[:=]|is|provided:)\s*\\?[\"']?)"
+        rf"(?P<key>(?=\S*\d){_VALUE}{{6,}}|{_VALUE}{{16,}})",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        r"(?P<name>[?&](?:[\w.-]*(?:key|token|secret|password|signature|credential)|sig|auth)=)(?P<key>[^&\s\"'<>]+)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<name>\b[a-z][a-z0-9+.-]*://)(?P<key>[^\s/?#@\"'<>]+)(?=@)", re.IGNORECASE),
+)
+_MASK = re.compile(r"\*{2,}|\.{2,}|…+|•{2,}|[xX]{4,}")  # `sk-ab...wxyz`, `sk-ab****wxyz`
+
+
+def redact(text: str, *secrets: str | bool | None) -> str:
+    """
+    A text in which keys are blanked: those that are given, however they are written, and whatever looks like one.
+
+    Of a given key, also its forms in JSON, in a URL, in HTML and in base64, a masked echo such as `sk-ab...wxyz`, and
+    any part of it of 8 characters or more. Of other keys, those of well-known shapes, and what follows
+    `Authorization:`, `Bearer`, `api_key=` and their like, in URLs too.
+
+    Args:
+        text (`str`): A message.
+        *secrets (`str`, *optional*): Keys and tokens; `None` and `bool` stand for none.
+    """
+    for secret in {secret for secret in secrets if isinstance(secret, str) and secret.strip()}:
+        text = _without(text, secret.strip())
+    for pattern in _NAMED:
+        text = pattern.sub(lambda match: f"{match['name']}{MARK}", text)
+    return _SHAPES.sub(MARK, text)
+
+
+def one_line(text: str, *secrets: str | bool | None, longest: int | None = None) -> str:
+    """
+    A text of somebody else's for a message of ours: without keys (see [`redact`]), on one line, without control
+    characters and halves of surrogate pairs, which no file takes.
+
+    Args:
+        text (`str`): What was said.
+        *secrets (`str`, *optional*): Keys and tokens.
+        longest (`int`, *optional*): Where it is cut.
+    """
+    text = " ".join(printable(redact(text, *secrets)).split())
+    return text if longest is None or len(text) <= longest else f"{text[:longest]}..."
+
+
+def printable(text: str) -> str:
+    """A text with `\\ufffd` for what cannot be printed or encoded, but for its white space."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in text)
+
+
+def _without(text: str, secret: str) -> str:
+    if len(secret) < PIECE:  # as a word, for it may be one: "EMPTY" is what servers without keys are given
+        return re.sub(rf"(?<![\w-]){re.escape(secret)}(?![\w-])", MARK, text) if len(secret) >= 4 else text
+    for form in _forms(secret):
+        text = text.replace(form, MARK)
+
+    return _without_pieces(_without_masked(text, secret), secret)
+
+
+def _without_masked(text: str, secret: str) -> str:
+    kept, start = [], 0
+    for mask in _MASK.finditer(text):
+        before, after = text[start : mask.start()], text[mask.end() :]
+        head = next((n for n in range(min(len(before), len(secret)), 1, -1) if before.endswith(secret[:n])), 0)
+        tail = next((n for n in range(min(len(after), len(secret)), 0, -1) if after.startswith(secret[-n:])), 0)
+        if head and head + tail >= 4:
+            kept += [before[:-head], MARK]
+            start = mask.end() + tail
+    return "".join([*kept, text[start:]])
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The ways in which a key is written, the longest first."""
+    plain = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}
+    plain |= {html.escape(secret), quote(quote(secret, safe=""), safe=""), secret.encode().hex()}
+    content = secret.encode("utf-8", "surrogatepass")
+    for before in range(3):  # within a longer text, such as `user:key`, base64 depends on what stands before
+        encoded = base64.b64encode(b"\0" * before + content).decode()
+        start = -(-before * 8 // 6)
+        whole = (before + len(content)) * 8 // 6
+        inside = encoded[start:whole]
+        plain |= {inside, inside.replace("+", "-").replace("/", "_")}
+    return iter(sorted((form for form in plain if len(form) >= PIECE), key=len, reverse=True))
+
+
+def _without_pieces(text: str, secret: str) -> str:
+    """Blank what text and key have in common over at least `PIECE` characters: an echo that was cut."""
+    pieces = {secret[start : start + PIECE] for start in range(len(secret) - PIECE + 1)}
+    kept, place = [], 0
+    while place < len(text):
+        stop = place
+        while text[stop : stop + PIECE] in pieces:
+            stop += 1
+        if stop == place:
+            kept.append(text[place])
+            place += 1
+        else:
+            kept.append(MARK)
+            place = stop + PIECE - 1
+    return "".join(kept)
