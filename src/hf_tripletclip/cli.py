@@ -27,7 +27,7 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
     except (OSError, ValueError, ImportError) as error:
         if os.environ.get("TRIPLETCLIP_DEBUG") == "1":
             raise
-        sys.stderr.write(f"error: {error}\n")  # in one piece: several processes may say it at a time
+        sys.stderr.write(f"error: {_public(error)}\n")  # in one piece: several processes may say it at a time
         return 1
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("TRIPLETCLIP_DEBUG") == "1":
@@ -38,6 +38,15 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _public(error: Exception) -> str:
+    """The message of an error, which may quote a server, without keys."""
+    import huggingface_hub
+
+    from hf_tripletclip.redact import redact
+
+    return redact(str(error), huggingface_hub.get_token())
 
 
 def _convert(options: argparse.Namespace) -> None:

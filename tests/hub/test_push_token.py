@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import logging
 import pickle
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+from hf_tripletclip.hub.upload import Destination
 from hf_tripletclip.training import TripletCLIPTrainingArguments
 from hf_tripletclip.training.pushing import _tokens_not_pickled
 from tests.hub import FAKE
 from tests.loopback_hub import run_python
 from tests.training.test_trainer import make_trainer
+
+SECRET = "my-own-hubs-token-1234"  # of no shape that is known
 
 
 def holders(folder: Path) -> list[str]:
@@ -39,6 +45,37 @@ def test_no_file_of_a_run_has_it(tmp_path, caplog, capsys):
     # The arguments themselves still have it, and so have their copies.
     assert trainer.args.hub_token == copy.deepcopy(trainer.args).hub_token == FAKE
     assert FAKE.encode() in pickle.dumps(trainer.args)
+
+
+ECHOES = {
+    "plain": SECRET,
+    "in a header": f"{{'authorization': 'Bearer {SECRET}'}}",
+    "in base64": base64.b64encode(f"user:{SECRET}".encode()).decode(),
+    "in a URL": f"https://user:{SECRET}@hub.example/x",
+    "masked": f"{SECRET[:6]}****{SECRET[-4:]}",
+}
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "of the environment"])
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+def test_what_the_hub_says_of_a_card_is_told_without_it(echo, given, monkeypatch, tmp_path, recwarn):
+    """Its answer to `validate-yaml` comes as a `ValueError` and as warnings of the client."""
+    monkeypatch.setenv("HF_TOKEN", "" if given else SECRET)
+
+    def refuses(*arguments, **options):
+        warnings.warn(f"Warnings while validating metadata in README.md:\n- {echo}", stacklevel=2)
+        raise ValueError(f"Invalid metadata in README.md.\n- {echo}")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", refuses)
+    with pytest.raises(ValueError, match="The Hub refuses user/name: Invalid metadata") as caught:
+        Destination("user/name", token=SECRET if given else None).send(tmp_path, "upload")
+    (warned,) = recwarn
+    shown = "".join(traceback.format_exception(caught.value)) + str(warned.message)
+    assert "Warnings while validating metadata" in str(warned.message)
+    assert "[token]" in str(warned.message)
+    assert not any(SECRET[start : start + 8] in shown for start in range(len(SECRET) - 7))
+    assert ECHOES["in base64"] not in shown
+    assert ECHOES["masked"] not in shown
 
 
 def test_while_it_is_not_pickled_it_is_of_use(tmp_path):

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import REPOCARD_NAME
 
+from hf_tripletclip.redact import HUB_TOKEN, MARK
+
 CARD_FILE = REPOCARD_NAME
-TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # as the Hub makes them
 
 
 def read_text(path: Path, name: str | None = None) -> str:
@@ -67,11 +67,13 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def without_tokens(text: str, token: str | bool | None = None) -> str:
-    """A text in which what looks like a token of the Hub is blanked, and the one given whatever it looks like."""
+    """
+    A text for the Hub in which what looks like its tokens is blanked, and the one given whatever it looks like. For
+    what others say, [`~hf_tripletclip.redact.redact`] knows more forms.
+    """
     if isinstance(token, str) and token:
-        for shown in (token, repr(token)[1:-1]):  # the second in messages about tokens that are no text
-            text = text.replace(shown, "[token]")
-    return TOKEN.sub("[token]", text)
+        text = text.replace(token, MARK)
+    return HUB_TOKEN.sub(MARK, text)
 
 
 def without_paths(value: Any) -> Any:

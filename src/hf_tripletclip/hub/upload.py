@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
-from hf_tripletclip.hub.files import without_tokens
+from hf_tripletclip.redact import redact
 
 logger = logging.get_logger(__name__)
 
@@ -211,7 +213,8 @@ class Destination:
     @contextlib.contextmanager
     def _errors(self, purpose: str | None = None, repo_id: str | None = None) -> Iterator[None]:
         try:
-            yield
+            with self._warnings():
+                yield
         except HfHubHTTPError as error:
             subject = repo_id or self.repo_id
             self._fail(f"The Hub refuses {subject}: {self._refusal(error)}", error)
@@ -222,14 +225,39 @@ class Destination:
                 raise
             # Of the header that the token stands in; the error holds it.
             raise OSError("The token holds characters that no token of the Hub has: copy it anew.") from None
+        except ValueError as error:  # of a card that the Hub does not accept, in its words; or of an answer in no JSON
+            public = redact(str(error), *self._tokens)
+            raise ValueError(f"The Hub refuses {repo_id or self.repo_id}: {public}") from (
+                error if public == str(error) else None
+            )
         except RuntimeError as error:  # of a single file
             detail = f"{error} {error.__cause__ or ''}".strip()
             self._fail(f"{detail} The same command continues the upload.", error)
 
     def _fail(self, message: str, error: Exception) -> None:
-        public = without_tokens(message, self.token)
+        public = redact(message, *self._tokens)
         # A traceback shows the message of the cause, too.
         raise OSError(public) from (error if public == message else None)
+
+    @property
+    def _tokens(self) -> tuple[str | bool | None, ...]:
+        """What nothing that the Hub says may tell."""
+        return self.token, get_token()
+
+    @contextlib.contextmanager
+    def _warnings(self) -> Iterator[None]:
+        """Warnings of the client, such as the Hub's remarks on a card, are given without tokens."""
+        if threading.current_thread() is not threading.main_thread():  # what filters them is the whole process's
+            yield
+            return
+        given: list[warnings.WarningMessage] = []
+        try:
+            with warnings.catch_warnings(record=True) as given:
+                yield
+        finally:
+            for told in given:
+                text = redact(str(told.message), *self._tokens)
+                warnings.warn_explicit(text, told.category, told.filename, told.lineno)
 
     def _refusal(self, error: HfHubHTTPError) -> str:
         """What the answer of the Hub means, and what to do."""
