@@ -7,9 +7,10 @@ import pytest
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
+from hf_tripletclip.evaluation.images import find_image
 from hf_tripletclip.evaluation.parts import ImageFinder, image_cells, listed_rows
 from hf_tripletclip.evaluation.registry import get_benchmark
-from tests.evaluation.benchmarks import picture, write_images, write_table
+from tests.evaluation.benchmarks import picture, write_images, write_json, write_table
 
 
 def test_the_longest_end_of_a_path_that_is_there_counts(tmp_path):
@@ -22,7 +23,57 @@ def test_the_longest_end_of_a_path_that_is_there_counts(tmp_path):
     assert ImageFinder([base, other])("x/b.png").path == str(tmp_path / "other" / "b.png")
     assert ImageFinder([other])(str(tmp_path / "a.png")).path == str(tmp_path / "a.png")  # a path that is right
     missing = ImageFinder([base, other])("x/c.png")
-    assert (missing.path, missing.exists()) == (str(tmp_path / "c.png"), False)
+    assert (missing.path, missing.exists()) == (str(tmp_path / "x" / "c.png"), False)  # as the annotations say
+
+
+PRESENT = ["patient1/study1/view1.png", "patient3/study1/view1.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "there", "missing"),
+    [
+        # One patient's folder is there and another's is not.
+        (["patient2/study1/view1.png"], PRESENT, {0}),
+        (["patient2/study1/view1.png"], PRESENT[:1], {0}),
+        (["data/patient2/study1/view1.png", "data/patient1/study1/view1.png"], PRESENT, {0}),
+        (["alice/view1.png", "bob/view1.png"], ["bob/view1.png"], {0}),
+        (["alice/view2.png", "bob/view1.png"], ["bob/view1.png", "bob/view2.png"], {0}),  # no name says bob/view2.png
+        # The folder of one patient was given: which of the two it is, nothing tells.
+        (["patient1/study1/view1.png", "patient2/study1/view1.png"], ["study1/view1.png"], {0, 1}),
+        (["Alice/1.png", "alice/1.png"], ["alice/1.png"], {0}),  # capitals tell files apart
+        # What is left out is the same of all, or says nothing: other people's machines.
+        (["/home/x/val/1.png", "/home/x/val/2.png"], ["val/1.png", "val/2.png"], set()),
+        (["/home/x/val/1.png", "/home/x/val/2.png"], ["1.png", "2.png"], set()),
+        (["/home/x/val/1.png", "/home/x/val/2.png"], ["photos/1.png", "photos/2.png"], set()),
+        (["x/coco/1.png", "x/voc/2.png"], ["coco/1.png", "voc/2.png"], set()),
+        (["./val/1.png", "val/1.png"], ["val/1.png"], set()),
+        (["1.png", "1.png"], ["photos/1.png"], set()),
+    ],
+)
+def test_no_image_is_replaced_by_another_whose_path_ends_alike(tmp_path, names, there, missing):
+    write_images(tmp_path, there)
+    rows = [{"filename": name, "caption": "a", "negative_caption": "b"} for name in names]
+    write_json(tmp_path / "json" / "swap_obj.json", rows)
+    folders = {"annotations": str(tmp_path / "json"), "images": str(tmp_path)}
+    images = [item.images[0] for item in get_benchmark("sugarcrepe", folders).items()]
+    assert {place for place, image in enumerate(images) if not image.exists()} == missing
+    for name, image in zip(names, images, strict=True):
+        assert image.path.endswith(name.removeprefix("./").split("/")[-1])
+
+
+def test_copies_and_links_are_one_image_and_others_are_not(tmp_path):
+    write_images(tmp_path, ["a/1.png"])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.png").write_bytes((tmp_path / "a" / "1.png").read_bytes())
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    folders = [tmp_path, *sorted(tmp_path.iterdir())]
+    assert ImageFinder(folders)("1.png").load().tobytes() == picture("a/1.png").tobytes()
+    picture("another").save(tmp_path / "b" / "1.png")
+    with pytest.raises(ValueError, match=r"which image is it, .*a/1.png or .*b/1.png\? They differ"):
+        ImageFinder(folders)("1.png")
+    assert not ImageFinder(folders)("x/1.png").exists()
+    with pytest.raises(ValueError, match="They differ: say which folder"):
+        find_image(folders, "1.png")
 
 
 @pytest.mark.parametrize("column", ["image", "images"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,9 @@ def _karpathy(found: dict[str, Any], path: Path, images: str | None, split: str)
     folders = image_folders(path, images)
     rows: list[Captioned] = []
     splits: dict[Any, None] = {}
-    for number, image in enumerate(_list(found["images"], f"{path}, images")):
+    entries = _list(found["images"], f"{path}, images")
+    names_in_all = Counter(str(image.get("filename")) for image in entries if isinstance(image, dict))
+    for number, image in enumerate(entries):
         where = f"{path}, images[{number}]"
         name, of, sentences = take(image, ("filename", "split", "sentences"), where)
         if not isinstance(name, str) or not isinstance(of, str):
@@ -84,8 +87,9 @@ def _karpathy(found: dict[str, Any], path: Path, images: str | None, split: str)
         if of != split:
             continue
         captions = [_caption(take(one, ("raw",), where)[0], where) for one in _list(sentences, f"{where}, sentences")]
-        names = [f"{image['filepath']}/{name}"] if image.get("filepath") else []
-        names.append(name)
+        names = [f"{image['filepath']}/{name}"] if image.get("filepath") else [name]
+        if names_in_all[name] == 1:  # then the folder tells it from no other image
+            names.append(name)
         if isinstance(image.get("cocoid"), int):
             names.append(f"{image['cocoid']:012d}.jpg")  # what COCO called the same photograph from 2017 on
         rows.append(Captioned(name, _first(folders, names), captions))

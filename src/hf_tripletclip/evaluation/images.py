@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,13 @@ from PIL import Image
 
 from hf_tripletclip.data.decoding import decode_image
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # by archives and file managers
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is none of the data: hidden (`._x.jpg`, `.DS_Store`), or of an archive's own."""
+    return name.startswith(".") or name in LEFT_BEHIND
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,12 @@ class ImageFile:
     Args:
         path (`str`): The file.
         box (`tuple[int, int, int, int]`, *optional*): Only this part of it: left, top, right, bottom in pixels.
+        said (`str`, *optional*): What the annotations call it, where the file was found by the end of that alone.
     """
 
     path: str
     box: tuple[int, int, int, int] | None = None
+    said: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -124,6 +133,28 @@ def _digest(value: Any, row: int, column: str) -> str:
 
 
 def find_image(folders: Sequence[str | os.PathLike[str]], name: str) -> ImageFile:
-    """The image file of this name in the first folder that has it; in the first folder where none has."""
-    paths = [Path(folder) / name for folder in folders]
-    return ImageFile(str(next((path for path in paths if path.is_file()), paths[0])))
+    """
+    The image file of this name in the first folder, or in the others where that has none; in the first folder where
+    none has it.
+
+    Raises:
+        ValueError: Several of the other folders have it, and these files differ.
+    """
+    first, *others = (str(Path(folder) / name) for folder in folders)
+    return ImageFile(first if os.path.isfile(first) else the_one(filter(os.path.isfile, others)) or first)
+
+
+def the_one(paths: Iterable[str]) -> str | None:
+    """
+    The file, of which there may be copies and links; `None` where there is none.
+
+    Raises:
+        ValueError: Two of the files differ.
+    """
+    found = list(paths)
+    for other in found[1:]:
+        if not filecmp.cmp(found[0], other, shallow=False):
+            raise ValueError(
+                f"which image is it, {found[0]} or {other}? They differ: say which folder it is in (`images`)"
+            )
+    return found[0] if found else None

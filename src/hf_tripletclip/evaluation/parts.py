@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -19,7 +21,7 @@ from transformers.utils import logging
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, is_left_behind, the_one
 from hf_tripletclip.evaluation.item_benchmark import ItemBenchmark
 from hf_tripletclip.evaluation.items import Item, choice
 from hf_tripletclip.evaluation.predictions import CATEGORY
@@ -131,7 +133,7 @@ class PartsBenchmark(ItemBenchmark):
         if self.images is None and not self.folder.exists():
             raise ValueError(f"{self.title}: {self.annotations} has no images: say where they are (`images`)")
         base = image_folders(self.annotations, self.images)[0]
-        return [base, *sorted(path for path in base.iterdir() if path.is_dir())]
+        return [base, *sorted(path for path in base.iterdir() if path.is_dir() and not is_left_behind(path.name))]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -245,25 +247,94 @@ def check_text(value: Any, where: str) -> str:
 
 class ImageFinder:
     """
-    Finds image files by names that may be paths of other people's folders: the longest end of it that is there counts.
+    Finds image files by names that may be paths of other people's folders: the longest end of it that is there counts,
+    unless what it leaves out tells two images apart.
 
     Args:
         folders (`Sequence[Path]`): Where to look, in this order.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = [os.fspath(folder) for folder in folders]
+        self.roots = [os.fspath(path) for path in folders if path.parent != folders[0]]
+        self.inside: dict[str, list[str]] = {}  # what is directly in a folder inside the first one -> these folders
+        for folder in folders:
+            if folder.parent == folders[0] and folder.is_dir():
+                for name in os.listdir(folder):
+                    self.inside.setdefault(name, []).append(os.fspath(folder))
         self.known: dict[str, ImageFile] = {}
+        self.names: dict[str, set[tuple[str, ...]]] = {}  # file -> the names that it was found by
+        self.spoken_of: set[str] = set()  # the folders in the names
 
     def __call__(self, name: str) -> ImageFile:
-        """The image file; where there is none, that of the last part of the name in the first folder."""
+        """
+        The image file; where there is none, that of the whole name in the first folder. With all names known,
+        [`settle`] says whether it is certain.
+
+        Raises:
+            ValueError: Two files of the whole name differ.
+        """
         if name not in self.known:
-            self.known[name] = ImageFile(self._path(PurePosixPath(name.replace("\\", "/")).parts))
+            steps = _steps(name)
+            path, dropped = self._find(steps)
+            self.names.setdefault(path, set()).add(steps)
+            self.spoken_of.update(steps[:-1])
+            self.known[name] = ImageFile(path, said=name if dropped else None)
         return self.known[name]
 
-    def _path(self, steps: tuple[str, ...]) -> str:
-        paths = (os.path.join(folder, *steps[start:]) for folder in self.folders for start in range(len(steps)))
-        return next(filter(os.path.isfile, paths), os.path.join(self.folders[0], steps[-1]))
+    def settled(self, items: Sequence[Item]) -> list[Item]:
+        """The items, with each image [`settle`]d."""
+        return [replace(item, images=tuple(map(self.settle, item.images))) for item in items]
+
+    def settle(self, image: ImageRef) -> ImageRef:
+        """
+        The image, or a missing one instead, if it was found by the end of its name alone and either another name leads
+        to the same file, or the file is in a folder that other names speak of and this one does not.
+        """
+        if not isinstance(image, ImageFile) or image.said is None:
+            return image
+        steps = _steps(image.said)
+        elsewhere = (self.spoken_of - set(steps)) & set(self._within(image.path))
+        if len(self.names[image.path]) == 1 and not elsewhere:
+            return image
+        return replace(image, path=self._missing(steps))
+
+    def _within(self, path: str) -> tuple[str, ...]:
+        """The folders between the first one and the file."""
+        return () if self.roots[0] not in path else Path(os.path.relpath(path, self.roots[0])).parts[:-1]
+
+    def _find(self, steps: tuple[str, ...]) -> tuple[str, bool]:
+        """The path, and whether it has only the end of the name."""
+        for start in range(len(steps)):
+            end = steps[start:]
+            paths = [os.path.join(root, *end) for root in self.roots]
+            if found := next(filter(os.path.isfile, paths), None):
+                return found, start > 0
+            folders = self.inside.get(end[0], ())
+            if start:  # of `patient2/a.png` none is in `patient1`
+                folders = [
+                    folder for folder in folders if not _same_series(os.path.basename(folder), steps[start - 1])
+                ]
+            inside = [path for folder in folders if os.path.isfile(path := os.path.join(folder, *end))]
+            try:
+                if found := the_one(inside):
+                    return found, start > 0
+            except ValueError:
+                if start == 0:
+                    raise
+                break  # what the end leaves out says which of them it is
+        return self._missing(steps), False
+
+    def _missing(self, steps: tuple[str, ...]) -> str:
+        return os.path.join(self.roots[0], *steps)
+
+
+def _steps(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts
+
+
+def _same_series(one: str, other: str) -> bool:
+    """Whether two names differ in their numbers only."""
+    return one != other and re.sub(r"\d+", "0", one) == re.sub(r"\d+", "0", other)
 
 
 def image_cells(table: Dataset, source: str) -> list[ImageCell]:
@@ -309,13 +380,14 @@ def listed_rows(source: str, images: str | None) -> Iterator[tuple[int, dict[str
     path = path / EXAMPLES if (path / EXAMPLES).is_file() else path
     lists = ("positive_caption", "negative_caption")
     table = load_table(path if path.exists() else source, columns=lists)
-    cells: list[ImageCell] | None = None
-    find = ImageFinder([])
+    files: list[ImageRef] | None = None
     if "image_file_name" in table.column_names:
         base = image_folders(path, images)[0]
         find = ImageFinder([base, base / "images"])
-    else:
-        cells = image_cells(table, source)
+        names = enumerate(table["image_file_name"])
+        files = [find(check_text(name, f"{source}, row {number}: image_file_name")) for number, name in names]
+        files = [find.settle(image) for image in files]
+    found: Sequence[ImageRef] = image_cells(table, source) if files is None else files
     texts = table.select_columns([name for name in table.column_names if name not in ("image", "images")])
     for number, row in enumerate(texts):
         where = f"{source}, row {number}"
@@ -324,6 +396,4 @@ def listed_rows(source: str, images: str | None) -> Iterator[tuple[int, dict[str
                 raise ValueError(f"{where}: {name} is {row[name]!r}, where a list of captions is expected")
             for caption in row[name]:
                 check_text(caption, f"{where}: {name}")
-        if cells is None:
-            check_text(row["image_file_name"], f"{where}: image_file_name")
-        yield number, row, find(row["image_file_name"]) if cells is None else cells[number], where
+        yield number, row, found[number], where

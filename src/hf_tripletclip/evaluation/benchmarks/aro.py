@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from hf_tripletclip.evaluation.images import ImageCell, ImageFile
+from hf_tripletclip.evaluation.images import ImageCell
 from hf_tripletclip.evaluation.items import Item
 from hf_tripletclip.evaluation.parts import (
     ChoiceBenchmark,
@@ -149,7 +149,7 @@ class ARO(ChoiceBenchmark):
             find = ImageFinder([base / self.FOLDERS[part], base])
             of_row = _relation if "vg" in part else _order
             rows = read_rows(file)
-            found += [of_row(f"{part}/{number}", part, row, where, find) for number, row, where in rows]
+            found += find.settled([of_row(f"{part}/{number}", part, row, where, find) for number, row, where in rows])
         return _grouped(found)
 
     def _tables(self) -> dict[str, str]:
@@ -179,7 +179,7 @@ class ARO(ChoiceBenchmark):
 
 def _relation(key: str, part: str, row: Any, where: str, find: ImageFinder) -> Item:
     image, true, false = strings(row, ("image_path", "true_caption", "false_caption"), where)
-    file = ImageFile(find(image).path, box=_box(take(row, BOX, where), where))
+    file = replace(find(image), box=_box(take(row, BOX, where), where))
     kind = _kind(part, take(row, ("relation_name" if part == RELATION else "attributes",), where)[0], where)
     return question(key, file, [false, true], 1, category=part, columns={KIND: kind})
 

@@ -59,8 +59,12 @@ class NegBench(ChoiceBenchmark):
         files = self.files()
         if not files:
             files = self._one_file()
-        find = ImageFinder(self.image_folders())
-        return [item for part, file in files.items() for item in _questions(part, file, find)]
+        folders = self.image_folders()
+        found: list[Item] = []
+        for part, file in files.items():
+            find = ImageFinder(folders)  # of each file its own: their authors' folders may be others
+            found += find.settled(_questions(part, file, find))
+        return found
 
     def _one_file(self) -> dict[str, Path]:
         if not self.folder.is_file() or self.folder.suffix != ".csv":

@@ -50,7 +50,7 @@ class SugarCrepe(PartsBenchmark):
             for number, row, where in read_rows(file):  # ids have holes
                 image, *captions = strings(row, ("filename", "caption", "negative_caption"), where)
                 items.append(pair(f"{category}/{number}", find(image), captions, category))
-        return items
+        return find.settled(items)
 
     def _of_table(self) -> list[Item]:
         table = load_table(self.annotations, columns=("caption", "negative_caption"))

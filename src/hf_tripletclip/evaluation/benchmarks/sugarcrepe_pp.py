@@ -68,7 +68,7 @@ class SugarCrepePP(PartsBenchmark):
                     category=category,
                 )
             )
-        return items
+        return find.settled(items)
 
     def _rows(self) -> Iterator[tuple[str, str, Any, str]]:
         for category, file in (files := self.files()).items():

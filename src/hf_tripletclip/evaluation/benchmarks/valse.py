@@ -78,7 +78,7 @@ class VALSE(PartsBenchmark):
                 if _votes(row, where) >= VOTES:
                     image, *captions = strings(row, ("image_file", "caption", "foil"), where)
                     items.append(pair(f"{piece}/{key}", find(image), captions, piece))
-        return items
+        return find.settled(items)
 
     def _of_table(self) -> list[Item]:
         items = []

@@ -70,13 +70,15 @@ class WhatsUp(ChoiceBenchmark):
         if not (files := self.files()):
             return self._of_table()
         base = self.image_folders()[0]
-        items = []
+        items: list[Item] = []
         for part, file in files.items():
             # Not in other folders too: both controlled ones have images of one name.
             find = ImageFinder([base / self.FOLDERS[part], base])
+            of_part = []
             for number, row, where in read_rows(file):
                 image, captions = _controlled(row, where) if "controlled" in part else _two(part, row, where)
-                items.append(_question(f"{part}/{number}", find(image), image, captions, part))
+                of_part.append(_question(f"{part}/{number}", find(image), image, captions, part))
+            items += find.settled(of_part)
         return items
 
     def _of_table(self) -> list[Item]:
