@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset
+from transformers.utils import logging
 
 from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.evaluation.benchmark import LISTED
 from hf_tripletclip.evaluation.captioned import pick_column, pick_image_column
-from hf_tripletclip.evaluation.images import EXTENSIONS, ImageCell, ImageFile, ImageRef
+from hf_tripletclip.evaluation.images import EXTENSIONS, ImageCell, ImageFile, ImageRef, is_left_behind
 from hf_tripletclip.evaluation.prompts import imagenet_classes, read_classnames
 from hf_tripletclip.evaluation.sources import load_table
 from hf_tripletclip.evaluation.tar_sets import find_tar_set, read_lines, read_tar_set
+
+logger = logging.get_logger(__name__)
 
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 LABELS = ("label", "labels", "cls", "fine_label")  # names of the column that are recognised
 SPLITS = {"train", "test", "val", "validation"}  # these folders are no classes
+ALIKE = {"val": ("val", "validation"), "validation": ("validation", "val")}  # what the folder of a split is called
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
@@ -104,37 +110,103 @@ def _tars(folder: Path, split: str, names: list[str] | None) -> LabelledSet:
 
 def _class_folders(path: Path, split: str) -> list[Path]:
     """The folders of the classes, in the folder or in that of the split; none where they hold no images."""
-    base = path / split if (path / split).is_dir() else path
-    folders = sorted(child for child in base.iterdir() if child.is_dir() and not child.name.startswith("."))
+    inside = [path / name for name in ALIKE.get(split, (split,)) if (path / name).is_dir()]
+    base = inside[0] if inside else path
+    folders = [child for child in base.iterdir() if child.is_dir() and not is_left_behind(child.name)]
     if {folder.name for folder in folders} & SPLITS:
         return []
-    return folders if any(_pictures(folder) for folder in folders) else []
+    numbered = all(folder.name.isdecimal() for folder in folders)
+    folders.sort(key=lambda folder: (int(folder.name) if numbered else 0, folder.name))
+    return folders if any(_pictures(folder)[0] for folder in folders) else []
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.suffix.lower() in EXTENSIONS)
+def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures in and below a folder, in their order, and the files that are none."""
+    pictures, others, seen = [], [], set()
+    for place, below, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not is_left_behind(name))
+        for name in sorted(name for name in names if not is_left_behind(name)):
+            file = Path(place, name)
+            (pictures if file.suffix.lower() in EXTENSIONS else others).append(file)
+    return pictures, others
 
 
 def _folder(folders: Sequence[Path], names: list[str] | None) -> LabelledSet:
-    where = str(folders[0].parent)
-    if names is None:
-        names = read_lines(folders[0].parent / CLASSNAMES) or [_name_of(folder.name) for folder in folders]
-    if len(names) != len(folders):
-        raise ValueError(f"{where} has {len(folders)} folders of classes, and there are {len(names)} class names")
-    files = [(label, file) for label, folder in enumerate(folders) for file in _pictures(folder)]
+    base = folders[0].parent
+    labels, names = _places([folder.name for folder in folders], names or read_lines(base / CLASSNAMES), str(base))
+    files: list[tuple[int, Path]] = []
+    skipped = [file for file in sorted(base.iterdir()) if _is_stray(file)]
+    for label, folder in zip(labels, folders, strict=True):
+        pictures, others = _pictures(folder)
+        files += [(label, file) for file in pictures]
+        skipped += others
+    if skipped:
+        some = ", ".join(str(file.relative_to(base)) for file in skipped[:LISTED])
+        logger.warning(f"{base}: {len(skipped)} files are no pictures of a class and are skipped, such as {some}.")
     return LabelledSet(
-        keys=[f"{file.parent.name}/{file.name}" for _, file in files],
+        keys=[file.relative_to(base).as_posix() for _, file in files],
         images=[ImageFile(str(file)) for _, file in files],
         labels=[label for label, _ in files],
         classnames=names,
     )
 
 
-def _name_of(folder: str) -> str:
-    """The class of a folder: ImageNet's folders are called by WordNet ids."""
-    if WORDNET_ID.fullmatch(folder):
-        return imagenet_classes().get(folder, folder)
-    return folder.replace("_", " ")
+def _is_stray(file: Path) -> bool:
+    """Whether it is a picture that lies beside the folders of the classes."""
+    return file.is_file() and file.suffix.lower() in EXTENSIONS and not is_left_behind(file.name)
+
+
+def _places(classes: Sequence[str], names: list[str] | None, where: str) -> tuple[list[int], list[str]]:
+    """
+    Of each class of a folder or a table its place among the class names, and these.
+
+    Args:
+        classes (`Sequence[str]`): What the classes are called there: numbers are places, WordNet ids are ImageNet's.
+        names (`list[str]`, *optional*): The class names that are given. Defaults to those of ImageNet, or to what the
+            classes are called.
+        where (`str`): For messages.
+
+    Raises:
+        ValueError: A class has no name, or two have one.
+    """
+    imagenet = imagenet_classes()
+    numbered = all(name.isdecimal() for name in classes)
+    ids = all(map(WORDNET_ID.fullmatch, classes))
+    if names is None:
+        if ids and (unknown := [name for name in classes if name not in imagenet]):
+            raise ValueError(
+                f"{where}: {', '.join(unknown[:LISTED])} are not among the 1,000 classes of ImageNet whose names are "
+                "known here: give the class names (`classnames`)"
+            )
+        if numbered:
+            logger.warning(
+                f"{where}: the classes are called {classes[0]} to {classes[-1]}, and so the prompts speak of numbers: "
+                "give the class names (`classnames`) if these are their places."
+            )
+        return list(range(len(classes))), [imagenet[n] if ids else n.replace("_", " ") for n in classes]
+    if numbered:
+        places = [int(name) for name in classes]
+        if len(set(places)) < len(places):
+            raise ValueError(f"{where}: two classes have the same number, such as 1 and 01")
+        if max(places) >= len(names):
+            raise ValueError(
+                f"{where} has {len(classes)} folders of classes, and there are {len(names)} class names: folders that "
+                f"are called by numbers are places among them, 0 to {len(names) - 1}, and these are {min(places)} to "
+                f"{max(places)}"
+            )
+        return places, names
+    if ids and names == list(imagenet.values()):
+        order = {name: place for place, name in enumerate(imagenet)}
+        if unknown := [name for name in classes if name not in order]:
+            raise ValueError(f"{where}: {', '.join(unknown[:LISTED])} are not among the 1,000 classes of ImageNet")
+        return [order[name] for name in classes], names
+    if len(names) != len(classes):
+        raise ValueError(f"{where} has {len(classes)} folders of classes, and there are {len(names)} class names")
+    return list(range(len(classes))), names
 
 
 def _table(
@@ -145,6 +217,7 @@ def _table(
     known = [*classes, *LABELS] if len(classes) == 1 else LABELS
     column = pick_column(table.column_names, label_column, known, "label_column", where)
     feature = table.features[column]
+    given = names is not None
     if names is None:
         if not isinstance(feature, ClassLabel):
             raise ValueError(f"{where}: column {column!r} has no class names: give them (`classnames`)")
@@ -152,6 +225,9 @@ def _table(
         if len(names) == len(imagenet_classes()) and names[0] == "tench, Tinca tinca":  # ILSVRC/imagenet-1k
             names = list(imagenet_classes().values())
     labels = [_label(value, f"{where}, row {row}") for row, value in enumerate(table[column][:])]
+    if isinstance(feature, ClassLabel) and given and all(name.isdecimal() for name in feature.names):
+        places, _ = _places(feature.names, names, where)  # `datasets` sorts the names of folders as texts
+        labels = [places[label] if 0 <= label < len(places) else label for label in labels]
     _check_labels(labels, names, where)
     raw = undecoded(table, [image])
     assert isinstance(raw, Dataset)

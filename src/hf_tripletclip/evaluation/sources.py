@@ -23,7 +23,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 
 from hf_tripletclip.data.loading import load_raw, not_found, undecoded
-from hf_tripletclip.evaluation.images import EXTENSIONS
+from hf_tripletclip.evaluation.images import EXTENSIONS, is_left_behind
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
@@ -188,9 +188,17 @@ def image_folders(annotations: str | os.PathLike[str], images: str | os.PathLike
         return [folder]
     base = Path(annotations).expanduser()
     base = base.parent if base.is_file() else base
-    below = [path for path in sorted(base.iterdir()) if path.is_dir() and _has_images(path)] if base.is_dir() else []
+    below = (
+        [
+            path
+            for path in sorted(base.iterdir())
+            if path.is_dir() and not is_left_behind(path.name) and _has_images(path)
+        ]
+        if base.is_dir()
+        else []
+    )
     return [base, *below]
 
 
 def _has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
+    return any(path.suffix.lower() in EXTENSIONS and not is_left_behind(path.name) for path in folder.iterdir())

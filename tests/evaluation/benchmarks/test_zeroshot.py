@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from transformers.utils import logging
 
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.zeroshot import ZeroShot, same_names
@@ -233,6 +234,70 @@ def test_folders_of_imagenet(tmp_path):
     found = ZeroShot(data=str(tmp_path), split="val").read(str(tmp_path))
     assert found.classnames == ["tench", "goldfish"]
     assert found.keys == ["n01440764/a.JPEG", "n01443537/b.JPEG"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        ([str(number) for number in range(12)], list(range(12))),  # as text, 10 comes before 2
+        ([f"{number:03d}" for number in range(12)], list(range(12))),
+        (["0", "2", "10", "11"], [0, 2, 10, 11]),  # a class that no image has
+        (["7", "08", "9"], [7, 8, 9]),
+    ],
+)
+def test_folders_called_by_numbers_are_places_among_the_names(tmp_path, folders, labels, caplog):
+    names = [f"thing {number}" for number in range(12)]
+    write_images(tmp_path / "set", [f"{name}/x.png" for name in folders])
+    found = ZeroShot(data=str(tmp_path / "set"), classnames=names).read(str(tmp_path / "set"))
+    assert found.classnames == names
+    assert dict(zip([key.split("/")[0] for key in found.keys], found.labels, strict=True)) == dict(
+        zip(folders, labels, strict=True)
+    )
+    # Also through `datasets`, which sorts them as text: it is asked for a split that no folder is called by.
+    write_images(tmp_path / "other" / "valid", [f"{name}/x.png" for name in folders])
+    write_images(tmp_path / "other" / "train", ["0/y.png"])
+    table = ZeroShot(data="x", split="validation", classnames=names).read(str(tmp_path / "other"))
+    assert sorted(table.labels) == labels
+    alone = ZeroShot(data="x").read(str(tmp_path / "set"))  # without names the numbers are what is asked for
+    assert [alone.classnames[label] for label in alone.labels] == folders
+
+
+def test_numbers_that_are_no_places_are_refused(tmp_path):
+    write_images(tmp_path / "from1", ["1/x.png", "2/x.png"])
+    with pytest.raises(ValueError, match=r"2 class names: .* 0 to 1, and these are 1 to 2"):
+        ZeroShot(data="x", classnames=["cat", "dog"]).read(str(tmp_path / "from1"))
+    write_images(tmp_path / "twice", ["1/x.png", "01/x.png"])
+    with pytest.raises(ValueError, match="two classes have the same number"):
+        ZeroShot(data="x", classnames=["cat", "dog"]).read(str(tmp_path / "twice"))
+
+
+def test_what_archives_leave_is_no_class_and_nested_pictures_are_read(tmp_path, caplog):
+    there = ["cat/1.png", "cat/more/deep/2.png", "dog/1.TIF", "dog/__MACOSX/3.png", "__MACOSX/cat/._1.png"]
+    write_images(tmp_path, there)
+    for name in ("cat/._1.png", "cat/.DS_Store", ".cache/1.png", "dog/notes.txt", "dog/1.heic", "stray.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    (tmp_path / "dog" / "around").symlink_to(tmp_path / "dog")
+    with caplog.at_level("WARNING"):
+        logging.enable_propagation()
+        found = ZeroShot(data="x").read(str(tmp_path))
+        logging.disable_propagation()
+    assert found.keys == ["cat/1.png", "cat/more/deep/2.png", "dog/1.TIF"]
+    assert (found.labels, found.classnames) == ([0, 0, 1], ["cat", "dog"])
+    assert all(image.load().size == (20, 16) for image in found.images)
+    assert (
+        "3 files are no pictures of a class and are skipped, such as stray.jpg, dog/1.heic, dog/notes.txt"
+        in caplog.text
+    )
+
+
+def test_folders_of_imagenet_beside_all_its_names(tmp_path):
+    write_images(tmp_path, ["n02084071/x.png", "n01443537/x.png"])
+    with pytest.raises(ValueError, match="n02084071 are not among the 1,000 classes of ImageNet"):
+        ZeroShot(data="x").read(str(tmp_path))
+    (tmp_path / "n02084071").rename(tmp_path / "n15075141")
+    found = ZeroShot(data="x", classnames="imagenet1k").read(str(tmp_path))
+    assert (len(found.classnames), found.labels) == (1000, [1, 999])  # goldfish, toilet paper
 
 
 def test_folders_without_a_file_of_names(tmp_path):
