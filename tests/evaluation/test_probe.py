@@ -73,6 +73,33 @@ def test_it_agrees_with_an_independent_logistic_regression():
     assert 0.5 < found.accuracy < 1
 
 
+def test_the_interval_allows_for_images_that_are_tried_by_each_other(monkeypatch):
+    def narrow(columns, means):
+        return {name: (0.5, 0.9) for name in means}
+
+    monkeypatch.setattr("hf_tripletclip.evaluation.probe.intervals", narrow)
+    found = probe(pairs(10), embeddings(pairs(10), apart=8))
+    low, high = found.interval
+    assert low == pytest.approx(found.accuracy + 2**0.5 * (0.5 - found.accuracy))
+    assert high == pytest.approx(min(1.0, found.accuracy + 2**0.5 * (0.9 - found.accuracy)))
+
+
+@pytest.mark.slow
+def test_without_a_difference_the_interval_holds_one_half():
+    held = 0
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        rows = pairs(50)
+        known = {
+            image: torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
+            for row in rows
+            for image in row
+        }
+        low, high = probe(rows, known).interval
+        held += low <= 0.5 <= high
+    assert held / 300 >= 0.94  # 0.88 before it was made wider
+
+
 def test_both_classes_weigh_the_same():
     rows = [(ImageFile(f"real-{index // 9}"), ImageFile(f"drawn-{index}")) for index in range(270)]
     found = probe(rows, embeddings(rows, apart=0))

@@ -122,7 +122,9 @@ def _class_folders(path: Path, split: str) -> list[Path]:
 
 def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     """The pictures in and below a folder, in their order, and the files that are none."""
-    pictures, others, seen = [], [], set()
+    pictures: list[Path] = []
+    others: list[Path] = []
+    seen: set[str] = set()
     for place, below, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
             below.clear()

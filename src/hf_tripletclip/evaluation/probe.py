@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 BASELINE = "real or drawn"
 CHANCE = 0.5
 FOLDS = 5
+# Of the bootstrap's interval. It takes tries as independent, but each of two images in different folds is tried by a
+# classifier that was fitted on the other: what makes one of them right makes the other right too. At most that doubles
+# the variance (of a sum over all pairs each counts twice); unstretched, intervals held the truth in 90 % of simulations
+# without any difference instead of 95 %, with this in 97 %.
+STRETCH = 2**0.5
 STEPS = 100  # of the optimiser at most
 DRAWN = "drawn"  # column: the class
 RIGHT = "right"  # column: whether the classifier says so
@@ -40,7 +45,8 @@ class RealOrDrawn:
 
     Args:
         accuracy (`float`): Mean of the accuracies on real and on drawn images, 0 to 1. Chance is 0.5.
-        interval (`tuple[float, float]`): Its 95 % bootstrap interval.
+        interval (`tuple[float, float]`): Its 95 % interval: that of the bootstrap, made wider by `STRETCH`, because
+            the tries of a cross-validation are not independent.
         real, drawn (`int`): Images of each class.
         both (`int`): Images that are real in one row and drawn in another, and were left out.
         broken (`int`): Images that could not be read.
@@ -134,9 +140,11 @@ def probe(
         right[tried] = guesses.numpy() == labels[tried]
     columns = {RIGHT: right.tolist(), DRAWN: labels.tolist(), CLUSTER: clusters.tolist()}
     mean = Mean(RIGHT, by=DRAWN)
+    accuracy = tally(columns, mean)
+    low, high = (accuracy + STRETCH * (edge - accuracy) for edge in intervals(columns, {RIGHT: mean})[RIGHT])
     return RealOrDrawn(
-        accuracy=tally(columns, mean),
-        interval=intervals(columns, {RIGHT: mean})[RIGHT],
+        accuracy=accuracy,
+        interval=(max(0.0, low), min(1.0, high)),
         real=int((~labels).sum()),
         drawn=int(labels.sum()),
         both=len(both),
