@@ -20,6 +20,7 @@ from hf_tripletclip.data import build_processor
 from hf_tripletclip.training.checkpointing import is_complete
 from tests.end_to_end.conftest import ACCELERATE, QUIET, TWO_PROCESSES, losses
 from tests.loopback_hub import run_command
+from tests.training.test_overlap import data as pictures
 
 
 def test_a_run_leaves_everything_it_promises(example, tmp_path):
@@ -223,3 +224,17 @@ def test_a_run_is_pushed_with_its_own_card(example, hub, tmp_path):
     assert card.text.split("## Training")[1] == here.split("## Training")[1]
     assert "patel2024tripletclip" in card.text
     assert not [name for name in files if "checkpoint" in name]
+
+
+def test_the_log_and_the_card_of_a_run_say_it(example, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pictures(*range(16)).to_parquet(folder / "train-0.parquet")
+    pictures(1, 2, 40, 41).to_parquet(folder / "test-0.parquet")
+    finished = example.run(
+        tmp_path / "run",
+        *("--dataset_name_or_path", str(folder), "--processor_name_or_path", "train", "--max_steps", "2"),
+    )
+    sentence = "2 of 4 rows of the test data have a picture that is also trained on"
+    assert f"Evaluated on training data: {sentence}" in finished.stderr
+    assert f"**Evaluated on training data.** {sentence}" in ModelCard.load(tmp_path / "run" / "README.md").text

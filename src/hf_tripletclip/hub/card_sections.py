@@ -107,6 +107,7 @@ def evaluation_section(
     entries: Sequence[EvalResultEntry] = (),
     validation: tuple[int, Mapping[str, float]] | None = None,
     plot: str | None = None,
+    overlap: Sequence[str] = (),
     otherwise: str | None = None,
 ) -> str:
     """
@@ -118,9 +119,10 @@ def evaluation_section(
         entries (`Sequence[EvalResultEntry]`): As they are for the Hub, in `.eval_results`.
         validation (`tuple[int, Mapping[str, float]]`, *optional*): Step and metrics of the trainer's last evaluation.
         plot (`str`, *optional*): File of a picture of before and after.
+        overlap (`Sequence[str]`): Sentences on what of the evaluation was trained on.
         otherwise (`str`, *optional*): What to say where there is nothing of all that.
     """
-    parts: list[str | None] = []
+    parts: list[str | None] = [f"**Evaluated on training data.** {sentence}" for sentence in overlap]
     if after is not None:
         parts.append(_before_after(before, after))
     if plot:

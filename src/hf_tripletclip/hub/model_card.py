@@ -67,6 +67,7 @@ def create_model_card(
     learned_scale: bool = False,
     config: Any = None,
     plots: Sequence[str] = (),
+    overlap: Sequence[str] = (),
     license: str | None = None,
 ) -> ModelCard:
     """
@@ -95,6 +96,7 @@ def create_model_card(
             beside it.
         config ([`~transformers.CLIPConfig`] or `Mapping`, *optional*): The model's, for its limits.
         plots (`Sequence[str]`): Which of `loss_curve.png` and `evaluation.png` lie beside the card.
+        overlap (`Sequence[str]`): Sentences on what of the evaluation was trained on.
         license (`str`, *optional*): Of the weights, an identifier of the Hub; what training started from and what it
             saw may ask for one. The card names none by default.
 
@@ -138,6 +140,7 @@ def create_model_card(
             entries=entries,
             validation=validation,
             plot=EVALUATION_PLOT if EVALUATION_PLOT in plots else None,
+            overlap=overlap,
             otherwise="It was not evaluated." if trained and retention is None else None,
         ),
         retention_section(retention, bound),

@@ -37,8 +37,8 @@ from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
-from hf_tripletclip.training.outputs import check_push, push_run, write_card
-from hf_tripletclip.training.pretraining import require_writable, run_training
+from hf_tripletclip.training.outputs import can_plot, check_push, push_run, write_card
+from hf_tripletclip.training.pretraining import hide_bars, require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs
@@ -98,6 +98,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         description="Fine-tune a CLIP on hard negative pairs, and measure what it costs.",
     )
     model_args, data_args, args, tuning = parse(argv)
+    hide_bars(args)
     base = model_args.model_name_or_path
     if base is None:
         raise ValueError("Fine-tuning starts from a model: name it with `--model_name_or_path`.")
@@ -150,15 +151,21 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
             return Interpolation(base, base).measure([0.0], composition, retention, **encoding).points[0]
 
     rows: list[Row] = []
+    plots = can_plot()
     for name, arguments in runs.items():
-        run = run_training(*arguments, last=False, when_checked=start)
+        run = run_training(
+            *arguments, last=False, when_checked=start, benchmarks=[measure[0] for measure in (composition, retention)]
+        )
         known = [start()]
         curve = Interpolation(base, run.output_dir).measure(alphas, composition, retention, known=known, **encoding)
         chosen = curve.choose(tuning.max_loss)
-        run.retention = Retention(curve, alpha=1.0, chosen=chosen, max_loss=tuning.max_loss, plot=PLOT_FILE)
+        run.retention = Retention(
+            curve, alpha=1.0, chosen=chosen, max_loss=tuning.max_loss, plot=PLOT_FILE if plots else None
+        )
         if PartialState().is_main_process:
             curve.save(run.output_dir / CURVE_FILE, chosen)
-            plot_curve(curve, run.output_dir / PLOT_FILE, chosen)
+            if plots:
+                plot_curve(curve, run.output_dir / PLOT_FILE, chosen)
             write_card(run)
         push_run(run)
         PartialState().wait_for_everyone()

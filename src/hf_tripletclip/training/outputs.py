@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE
 from hf_tripletclip.configuration import TripletCLIPConfig
@@ -34,6 +34,8 @@ from hf_tripletclip.training.towers import TowerArguments
 if TYPE_CHECKING:
     from hf_tripletclip.training.pushing import PushingTrainer
 
+logger = logging.get_logger(__name__)
+
 
 @dataclass
 class RunRecord:
@@ -54,11 +56,17 @@ class RunRecord:
     hardware: dict[str, str] = field(default_factory=dict)
     retention: Retention | None = None
     repo_id: str | None = None  # where it is pushed to
+    overlap: list[str] = field(default_factory=list)  # what of the evaluation was trained on
 
 
-def require_output_tools() -> None:
-    """Raise `ImportError` before training where the plots could not be drawn after it."""
-    require_plots()
+def can_plot() -> bool:
+    """Whether pictures can be drawn; where they cannot, a run is told of in numbers only, and says so once."""
+    try:
+        require_plots()
+    except ImportError as error:
+        logger.warning_once(f"No picture of this run is drawn: {error}")
+        return False
+    return True
 
 
 HYPERPARAMETERS = (
@@ -89,12 +97,14 @@ HYPERPARAMETERS = (
 def write_run_record(run: RunRecord) -> None:
     """Write metrics, plots, the page of examples and the card into the run's output folder."""
     folder = run.output_dir
-    plot_loss_curve(run.log_history, folder / LOSS_PLOT)
+    plots = can_plot()
+    if plots:
+        plot_loss_curve(run.log_history, folder / LOSS_PLOT)
     if run.before is not None:
         run.before.save_json(folder / "evaluation_before.json")
     if run.after is not None:
         run.after.save_json(folder / "evaluation_after.json")
-        if run.before is not None:
+        if run.before is not None and plots:
             plot_evaluation(run.before, run.after, folder / EVALUATION_PLOT)
         if run.after.predictions:
             write_examples_page(folder / "examples.html", run.test, run.after)
@@ -106,7 +116,7 @@ def write_run_record(run: RunRecord) -> None:
 
 def write_card(run: RunRecord) -> None:
     """Write the run's card, also once more where more is known."""
-    both = run.before is not None and run.after is not None
+    plots = [name for name in (LOSS_PLOT, EVALUATION_PLOT) if can_plot() and (run.output_dir / name).is_file()]
     card = create_model_card(
         name=run.output_dir.name,
         dataset=run.dataset,
@@ -116,7 +126,8 @@ def write_card(run: RunRecord) -> None:
         base_model=_base_model(run.args, run.base_model),
         kind=PEFT if run.adapter else TRANSFORMERS,
         learned_scale=(run.output_dir / LOGIT_SCALE_FILE).is_file(),
-        plots=[LOSS_PLOT, *([EVALUATION_PLOT] if both else [])],
+        plots=plots,
+        overlap=run.overlap,
         license=run.license,
         towers=run.towers,
         hardware=run.hardware,
@@ -151,7 +162,7 @@ def write_trainer_card(
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     evaluated = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), None)
-    has_plot = any("loss" in entry for entry in state.log_history) and importlib.util.find_spec("matplotlib")
+    has_plot = any("loss" in entry for entry in state.log_history) and can_plot()
     if has_plot:
         plot_loss_curve(state.log_history, folder / LOSS_PLOT)
     total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))
@@ -163,6 +174,7 @@ def write_trainer_card(
         learned_scale=(folder / LOGIT_SCALE_FILE).is_file(),
         kind=TRANSFORMERS if unwrap_peft_model(model) is model else PEFT,
         plots=[LOSS_PLOT] if has_plot else [],
+        overlap=trainer.overlap or [],
         license=license,
         towers=f"{trained:,} of {total:,} parameters were trained.",
         hardware=describe_hardware(args, seconds),

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, disable_progress_bars
+from huggingface_hub import utils as hub_utils
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -31,6 +32,7 @@ from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION_COLUMNS
 from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
+from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
@@ -40,10 +42,10 @@ from hf_tripletclip.training.checkpointing import check_same_run, resolve_checkp
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.outputs import (
     RunRecord,
+    can_plot,
     check_push,
     describe_lora,
     push_run,
-    require_output_tools,
     write_run_record,
 )
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
@@ -100,6 +102,7 @@ def run_training(
     *,
     last: bool = True,
     when_checked: Callable[[], object] | None = None,
+    benchmarks: Sequence[Benchmark] = (),
 ) -> RunRecord:
     """
     Run a training job; see [`main`].
@@ -110,11 +113,12 @@ def run_training(
             `push_to_hub` asks for it, and they part.
         when_checked (`Callable`, *optional*): Called once arguments and data are known to fit, before the first
             evaluation.
+        benchmarks (`Sequence[Benchmark]`): What is measured afterwards: it is looked up whether that was trained on.
 
     Returns:
         [`~hf_tripletclip.training.outputs.RunRecord`]: What its folder tells.
     """
-    logging.disable_progress_bar()  # of loading and writing weights, which takes no time here
+    hide_bars(args)
     # Said here rather than left to a starting checkpoint's config, which may name what it was trained with.
     args.objective = args.objective or TripletCLIPConfig.objective
     objective = get_objective(args.objective, **args.objective_arguments)
@@ -129,7 +133,7 @@ def run_training(
     checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
     if checkpoint is None and args.resume_from_checkpoint:
         logger.warning(f"{output_dir} has no complete checkpoint to resume from: training starts from the beginning.")
-    require_output_tools()
+    can_plot()
     _warn_about_single_process(args)
 
     with args.main_process_first(desc="preparing the dataset"):
@@ -171,6 +175,7 @@ def run_training(
     check_retention_metric(args.retention_metric, trainer.benchmarks, model, processor)
     if when_checked is not None:
         when_checked()
+    trainer.look_at_data(**{"the test data": test}, **{benchmark.title: benchmark for benchmark in benchmarks})
     evaluate = functools.partial(
         evaluate_triplets,
         processor=processor,
@@ -223,6 +228,7 @@ def run_training(
         towers=f"{towers}.{describe_lora(model_args)}",
         hardware=hardware,
         repo_id=trainer.hub_model_id,
+        overlap=trainer.overlap or [],
     )
     if trainer.is_world_process_zero():
         write_run_record(run)
@@ -237,6 +243,14 @@ def run_training(
     else:
         release_wrappers(trainer)
     return run
+
+
+def hide_bars(args: TripletCLIPTrainingArguments) -> None:
+    """Hide the bars of loading and writing weights, which takes no time here; with `disable_tqdm` all."""
+    logging.disable_progress_bar()
+    if args.disable_tqdm:
+        disable_progress_bars()
+        hub_utils.disable_progress_bars()
 
 
 def load_splits(
@@ -273,6 +287,9 @@ def load_splits(
         "validation": (data_args.validation_split, data_args.max_eval_samples),
         "test": (data_args.test_split, data_args.max_eval_samples),
     }
+    for role, (split, _) in wanted.items():
+        if split not in loaded and split != role:
+            raise ValueError(f"{name!r} has no split {split!r}, which `{role}_split` names; it has {sorted(loaded)}.")
     splits = {}
     for role, (split, limit) in wanted.items():
         if split in loaded:

@@ -39,6 +39,7 @@ class PushingTrainer(Trainer):
     args: TripletCLIPTrainingArguments
     hub_model_id: Any
     push_in_progress: Any
+    overlap: list[str] | None = None  # what of the evaluation was trained on, once that was looked up
 
     @property
     def core(self) -> TripletCLIPModel:

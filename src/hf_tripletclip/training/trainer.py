@@ -45,6 +45,7 @@ from hf_tripletclip.training.evaluating import (
     without_broken_rows,
 )
 from hf_tripletclip.training.gradcache import FIELDS
+from hf_tripletclip.training.overlap import describe_twins, find_overlap
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.steps import StepTrainer
 from hf_tripletclip.training.teacher import Teacher
@@ -204,8 +205,33 @@ class TripletCLIPTrainer(StepTrainer):
             except ValueError as error:
                 raise ValueError(f"`{name}` does not fit the objective {objective.name!r}: {error}") from error
 
+    def look_at_data(self, **evaluated: Any) -> None:
+        """
+        Say what of the evaluation is trained on, and what stands in the training data twice, where that is known
+        beforehand. `train` does so once.
+
+        Args:
+            evaluated (`Dataset` or `Benchmark`): What is evaluated besides, by name.
+        """
+        if self.overlap is not None:
+            return
+        self.overlap = []
+        if not self.is_world_process_zero() or not isinstance(self.data_collator, TripletCollator):
+            return
+        parts = (
+            self.eval_dataset if isinstance(self.eval_dataset, dict) else {"the validation data": self.eval_dataset}
+        )
+        benchmarks = {benchmark.title: benchmark for benchmark in self.benchmarks}
+        self.overlap = find_overlap(self.train_dataset, {**parts, **benchmarks, **evaluated})
+        for sentence in self.overlap:
+            logger.warning(f"Evaluated on training data: {sentence}")
+        processes = self.args.world_size if self.args.negatives_across_devices else 1
+        if (twins := describe_twins(self.train_dataset, self.args.train_batch_size * processes)) is not None:
+            logger.warning(twins)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         hold_weights_in(self._bare(self.model), self.args.weights_dtype)  # somebody may have called `model.half()`
+        self.look_at_data()
         return super().train(*args, **kwargs)
 
     # ---- Evaluation ----

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of the evaluation is in the training data, and what stands in the training data twice; looked up beforehand.
+
+Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.leakage` also finds resized copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.reading import BrokenValue, is_url, read_image_file
+from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS
+from hf_tripletclip.evaluation.benchmark import Benchmark
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile
+
+MAX_READ = 100_000  # pictures of the training data whose contents are read: those as long as one of the evaluation
+MAX_EVALUATED = 20_000  # rows of an evaluation that are looked up
+MAX_TWINS = 5_000  # rows of the training data among which others alike are looked for
+ROWS_AT_ONCE = 1_000
+
+
+@dataclass
+class Picture:
+    """A picture of a row, not read yet."""
+
+    row: int
+    size: int  # bytes
+    value: Any = field(repr=False)  # its contents as Arrow holds them, or its path
+
+    def digest(self) -> str | None:
+        """Of its bytes; `None` where they cannot be read."""
+        try:
+            content = read_image_file(self.value) if isinstance(self.value, str) else self.value.as_py()
+        except (OSError, BrokenValue):
+            return None
+        return hashlib.sha256(content).hexdigest()
+
+
+def pictures_of(dataset: Dataset, columns: Iterable[str] = IMAGE_COLUMNS) -> Iterator[Picture]:
+    """The pictures of a dataset, without reading them: of those in the data Arrow knows how long they are."""
+    for name in columns:
+        if name not in dataset.column_names:
+            continue
+        start = 0
+        for table in undecoded(dataset).select_columns([name]).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+            column = table[name].combine_chunks()
+            if pa.types.is_struct(column.type):
+                contents, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path").to_pylist()
+            elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+                contents, paths = column, [None] * len(column)
+            else:
+                return
+            for index, length in enumerate(pc.binary_length(contents).to_pylist()):
+                if length is not None:
+                    yield Picture(start + index, length, contents[index])
+                elif (path := paths[index]) and not is_url(path) and os.path.isfile(path):
+                    yield Picture(start + index, os.path.getsize(path), path)
+            start += len(column)
+
+
+def captions_of(dataset: Dataset, row: int) -> set[str]:
+    """The captions of a row."""
+    found: set[str] = set()
+    for name in CAPTION_COLUMNS:
+        if name in dataset.column_names:
+            value = dataset[row][name]
+            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)}
+    return found
+
+
+@dataclass
+class Evaluated:
+    """What is looked up of an evaluation: the digest of each picture, its size, and the captions beside it."""
+
+    rows: int
+    pictures: dict[str, list[tuple[int, set[str]]]]  # digest -> its rows, and their captions
+    sizes: set[int]
+
+    @classmethod
+    def of(cls, source: Dataset | Benchmark) -> Evaluated:
+        """Of a split or of a benchmark; of a benchmark that does not tell what is in it, nothing."""
+        found: dict[str, list[tuple[int, set[str]]]] = defaultdict(list)
+        sizes: set[int] = set()
+        entries = _of_split(source) if isinstance(source, Dataset) else _of_benchmark(source)
+        rows = set()
+        for picture, captions in entries:
+            if (digest := picture.digest()) is not None:
+                found[digest].append((picture.row, captions))
+                sizes.add(picture.size)
+            rows.add(picture.row)
+        return cls(len(rows), dict(found), sizes)
+
+
+def _of_split(dataset: Dataset) -> Iterator[tuple[Picture, set[str]]]:
+    if len(dataset) > MAX_EVALUATED:
+        dataset = dataset.select(range(0, len(dataset), -(-len(dataset) // MAX_EVALUATED)))
+    texts = dataset.select_columns([name for name in CAPTION_COLUMNS if name in dataset.column_names])
+    for picture in pictures_of(dataset):
+        yield picture, captions_of(texts, picture.row)
+
+
+def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
+    if type(benchmark).contents is Benchmark.contents:
+        return  # it does not tell
+    for row, (_, images, captions) in enumerate(benchmark.contents()):
+        if row == MAX_EVALUATED:
+            return
+        for image in images:
+            if isinstance(image, ImageFile) and image.box is None and image.exists():
+                yield Picture(row, os.path.getsize(image.path), image.path), set(captions)
+            elif isinstance(image, ImageCell):
+                one = image.dataset.select([image.row])
+                for picture in pictures_of(one, [image.column]):
+                    yield Picture(row, picture.size, picture.value), set(captions)
+
+
+def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
+    """
+    Look up which rows of an evaluation are training rows. Of a stream, and of rows that are no pictures, nothing is
+    known.
+
+    Args:
+        train (`datasets.Dataset`): The training data.
+        evaluated (`Mapping[str, Dataset or Benchmark]`): What is evaluated, by name.
+
+    Returns:
+        `list[str]`: A sentence for each evaluation that has pictures of the training data.
+    """
+    sources = {name: Evaluated.of(one) for name, one in evaluated.items() if isinstance(one, (Dataset, Benchmark))}
+    wanted = {size for source in sources.values() for size in source.sizes}
+    if not isinstance(train, Dataset) or not wanted:
+        return []
+    texts = train.select_columns([name for name in CAPTION_COLUMNS if name in train.column_names])
+    pictures: dict[str, set[int]] = {name: set() for name in sources}
+    whole: dict[str, set[int]] = {name: set() for name in sources}
+    read = 0
+    for picture in pictures_of(train):
+        if picture.size not in wanted:
+            continue
+        read += 1
+        if read > MAX_READ:
+            break
+        digest = picture.digest()
+        for name, source in sources.items():
+            for row, captions in source.pictures.get(digest or "", ()):
+                pictures[name].add(row)
+                if row not in whole[name] and captions & captions_of(texts, picture.row):
+                    whole[name].add(row)
+    sample = f" (of the first {picture.row + 1:,} training rows)" if read > MAX_READ else ""
+    return [
+        f"{len(pictures[name]):,} of {source.rows:,} rows of {name} have a picture that is also trained on, and "
+        f"{len(whole[name]):,} a caption with it{sample}: what is measured there is no measure of new pictures."
+        for name, source in sources.items()
+        if pictures[name]
+    ]
+
+
+def describe_twins(train: Any, batch: int) -> str | None:
+    """
+    What rows of the training data have in common with others, and how often they meet in a batch.
+
+    Args:
+        train (`datasets.Dataset`): The training data; of others nothing is known.
+        batch (`int`): Rows of a batch, of all processes that share them.
+
+    Returns:
+        `str`, *optional*: A sentence; `None` where less than one row in ten batches meets another.
+    """
+    if (
+        not isinstance(train, Dataset)
+        or len(train) < 2
+        or not any(name in train.column_names for name in IMAGE_COLUMNS)
+    ):
+        return None
+    looked_at = train.select(range(min(len(train), MAX_TWINS)))
+    captions = looked_at["caption"] if "caption" in train.column_names else []
+    groups = {
+        "picture": Counter(digest for picture in pictures_of(looked_at, [IMAGE]) if (digest := picture.digest())),
+        "caption": Counter(caption for caption in captions if isinstance(caption, str)),
+    }
+    apart = 1 - (min(batch, len(train)) - 1) / (len(train) - 1)  # that a certain other row is not in the batch
+    met = {
+        what: sum(size * (1 - apart ** (size - 1)) for size in sizes.values()) * batch / len(looked_at)
+        for what, sizes in groups.items()
+    }
+    if max(met.values()) < 0.1:
+        return None
+    shared = {what: sum(size for size in sizes.values() if size > 1) for what, sizes in groups.items()}
+    return (
+        f"Of {len(looked_at):,} training rows {shared['picture']:,} have the picture and {shared['caption']:,} the "
+        f"caption of another row. In a batch of {batch:,} about {met['picture']:.1f} and {met['caption']:.1f} of them "
+        "meet it, and count it as a wrong answer. The log counts them (`repeated_images`, `repeated_captions`)."
+    )

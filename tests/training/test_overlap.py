@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of the evaluation is trained on, and what stands in the training data twice."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Pillow
+
+from hf_tripletclip.evaluation.build import build_benchmark
+from hf_tripletclip.training.overlap import describe_twins, find_overlap
+
+FEATURES = Features(
+    {"image": Image(), "caption": Value("string"), "neg_image": Image(), "neg_caption": Value("string")}
+)
+
+
+def png(number: int) -> bytes:
+    content = io.BytesIO()
+    Pillow.new("RGB", (8, 8), (number, 255 - number, 7 * number % 256)).save(content, "PNG")
+    return content.getvalue()
+
+
+def data(*numbers: int, folder: Path | None = None, caption: str = "picture {}") -> Dataset:
+    """Rows with the pictures of these numbers, in the rows or as files of a folder."""
+    rows = []
+    for number in numbers:
+        row = {"caption": caption.format(number), "neg_caption": f"no picture {number}"}
+        for name, content in (("image", png(number)), ("neg_image", png(number + 100))):
+            if folder is None:
+                row[name] = {"bytes": content, "path": None}
+            else:
+                folder.mkdir(exist_ok=True)
+                path = folder / f"{name}{number}.png"
+                path.write_bytes(content)
+                row[name] = {"bytes": None, "path": str(path)}
+        rows.append(row)
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def test_rows_and_pictures_that_are_trained_on_are_counted(tmp_path):
+    train = data(*range(20))
+    assert find_overlap(train, {"the test data": data(*range(30, 40)), "none": None}) == []
+    [sentence] = find_overlap(train, {"the test data": data(3, 4, 30), "others": data(31)})
+    assert sentence.startswith("2 of 3 rows of the test data have a picture that is also trained on, and 2 a caption")
+    # the same picture under other words, and as a file elsewhere
+    [sentence] = find_overlap(train, {"x": data(5, 31, folder=tmp_path / "a", caption="another view of {}")})
+    assert sentence.startswith("1 of 2 rows of x have a picture that is also trained on, and 1 a caption")
+    other = data(5, 31, caption="another view of {}").remove_columns("neg_caption")
+    assert "and 0 a caption" in find_overlap(data(*range(20), folder=tmp_path / "b"), {"x": other})[0]
+    # a negative picture of the training is the picture of an evaluation
+    negative = (
+        data(7).rename_columns({"image": "neg_image", "neg_image": "image"}).select_columns(["image", "caption"])
+    )
+    assert find_overlap(train, {"x": negative})[0].startswith("1 of 1 rows of x")
+
+
+def test_large_data_is_looked_at_in_part_and_said_so(monkeypatch):
+    monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_READ", 5)
+    [sentence] = find_overlap(data(*range(20)), {"x": data(*range(20))})
+    assert sentence.startswith("5 of 20 rows")
+    assert "(of the first 6 training rows)" in sentence
+    monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_EVALUATED", 5)
+    assert "of 5 rows" in find_overlap(data(*range(20)), {"x": data(*range(20))})[0]
+
+
+def test_a_benchmark_of_training_rows_is_seen(tmp_path):
+    train = data(*range(12))
+    train.to_parquet(tmp_path / "test-0.parquet")
+    benchmark = build_benchmark("triplets", options={"data": str(tmp_path), "split": "test"})
+    assert find_overlap(train, {benchmark.title: benchmark})[0].startswith("12 of 12 rows of")
+
+
+def test_twins_are_foreseen():
+    assert describe_twins(data(*range(20)), 10) is None
+    five = data(*[number for number in range(8) for _ in range(5)])
+    found = describe_twins(five, 40)
+    assert found.startswith("Of 40 training rows 40 have the picture and 40 the caption of another row.")
+    assert "In a batch of 40 about 40.0 and 40.0 of them meet it" in found
+    expected = 10 * (1 - (1 - 9 / 39) ** 4)
+    assert f"In a batch of 10 about {expected:.1f} and" in describe_twins(five, 10)
+    assert describe_twins(iter(()), 10) is None
