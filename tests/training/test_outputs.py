@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import re
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainingArguments
+from hf_tripletclip.training import outputs
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.outputs import check_push, describe_bound, describe_lora
 from hf_tripletclip.training.pretraining import run_training
@@ -133,3 +136,20 @@ def test_the_card_of_an_adapter_replaces_pefts_template(tmp_path):
     assert card.data.library_name == "peft"
     assert "More Information Needed" not in card.text
     assert r"\rVert^2" in card.text  # of distillation
+
+
+def test_a_run_without_matplotlib_trains_and_says_that_no_picture_was_drawn(tmp_path, monkeypatch, caplog):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    outputs.logger.warning_once.cache_clear()
+    monkeypatch.setattr(logging.getLogger("hf_tripletclip"), "propagate", True)
+    args = arguments(tmp_path)
+    args.max_steps = 1
+    run = outputs.RunRecord(tmp_path, tiny_config(), args, "scenes", [{"step": 1, "loss": 1.0}], None, None, None)
+    with caplog.at_level("WARNING"):
+        outputs.write_run_record(run)
+    assert "No picture of this run is drawn" in caplog.text
+    assert "hf_tripletclip[plots]" in caplog.text
+    assert (tmp_path / "metrics.json").is_file()
+    assert "loss_curve.png" not in ModelCard.load(tmp_path / "README.md").text
+    assert not (tmp_path / "loss_curve.png").exists()

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import pytest
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, are_progress_bars_disabled, enable_progress_bars
+from huggingface_hub import utils as hub_utils
 
 from hf_tripletclip.data import build_processor, train_tokenizer
 from hf_tripletclip.training import pretraining
-from hf_tripletclip.training.pretraining import make_model, make_processor
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.pretraining import hide_bars, load_splits, make_model, make_processor
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
+from tests.training.test_overlap import data
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -81,3 +84,24 @@ def test_a_resumed_run_takes_the_processor_of_its_checkpoint(processor, tmp_path
     assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     empty = trained(tmp_path / "without", caption=["something else"])  # of an older version
     assert empty.tokenizer.tokenize("something") == ["something</w>"]
+
+
+def test_a_split_that_was_named_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    data(1, 2).to_parquet(tmp_path / "train-0.parquet")
+    kwargs = {"dataset_name_or_path": str(tmp_path)}
+    assert list(load_splits(DataArguments(**kwargs), ModelArguments(), ("image", "caption"))) == ["train"]
+    for role in ("validation", "test"):
+        with pytest.raises(ValueError, match=rf"has no split 'tset', which `{role}_split` names; it has \['train'\]"):
+            load_splits(DataArguments(**kwargs, **{f"{role}_split": "tset"}), ModelArguments(), ("image", "caption"))
+
+
+def test_no_bar_is_left_where_none_is_wanted(tmp_path):
+    args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    try:
+        hide_bars(args)
+        assert are_progress_bars_disabled()
+        assert hub_utils.are_progress_bars_disabled()
+    finally:
+        enable_progress_bars()
+        hub_utils.enable_progress_bars()

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from hf_tripletclip.training.finetuning import FinetuningArguments
 from hf_tripletclip.training.script_arguments import parse_arguments
 
 
@@ -90,6 +91,15 @@ def test_errors_name_the_file_the_key_and_what_was_meant(tmp_path):
         parse_arguments(["--model_config", "3", "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="mini_batch_size"):
         parse_arguments(["--mini_batch_size", "0", "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["finetune_lora", "finetune_full"])
+def test_fine_tuning_starts_on_any_machine(name, tmp_path, pytestconfig):
+    config = pytestconfig.rootpath / "examples" / "configs" / f"{name}.yaml"
+    given = ["--config", str(config), "--output_dir", str(tmp_path), "--dataset_name_or_path", "D"]
+    _, _, args, _ = parse_arguments(given, further=(FinetuningArguments,))
+    assert not args.bf16
+    assert args.dataloader_num_workers <= 2
 
 
 @pytest.mark.parametrize("name", ["scenes_cpu", "cc3m_vit_b32", "cc12m_vit_b32"])
