@@ -15,7 +15,7 @@ from datasets import Features, Image, List, Value
 
 from hf_tripletclip.data import load_tripletdata
 from hf_tripletclip.generation.engine import StageStep
-from hf_tripletclip.generation.publish import _choose
+from hf_tripletclip.generation.publish import GenerationReport, _choose
 from hf_tripletclip.generation.run import generate
 from tests.data.test_tars import write_tar
 from tests.generation.processes import environment, result
@@ -246,10 +246,19 @@ def test_the_folder_opens_anywhere_without_this_package(pairs, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.parametrize(
+    ("rows", "seconds", "shown"),
+    [(17, 100.0, "0.17"), (3, 2000.0, "0.0015"), (1, 1.0, "1"), (12345, 1.0, "12,345"), (96, 10.0, "10"),
+     (95, 11.0, "8.6"), (0, 5.0, "0")],
+)  # fmt: skip
+def test_a_rate_is_told_however_low(rows, seconds, shown):
+    assert f"; {seconds:.0f} s, {shown} rows/s" in GenerationReport(rows, {"train": rows}, seconds=seconds).summary()
+
+
 def test_writing_that_was_interrupted_is_done_again(pairs, tmp_path, monkeypatch):
     make(pairs, tmp_path / "whole" / "out")
     output = tmp_path / "cut" / "out"
-    for place in ("_write_left_out", "_write_split", "remove_work"):
+    for place in ("_write_left_out", "_write_rows", "put_in_place", "remove_work"):
 
         def fail(*arguments, **named):
             raise KeyboardInterrupt
@@ -264,26 +273,27 @@ def test_writing_that_was_interrupted_is_done_again(pairs, tmp_path, monkeypatch
     assert result(output) == result(tmp_path / "whole" / "out")
 
 
-def test_a_dataset_that_was_half_replaced_is_replaced_by_the_same_call(pairs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["plan.json", "data", "README.md", "report.json"])
+def test_a_dataset_that_was_half_replaced_is_whole_after_the_next_call(pairs, tmp_path, monkeypatch, name):
+    """Where the system cannot exchange folders; see `test_replacing.py` for all moments, and for where it can."""
     make(pairs, tmp_path / "whole" / "out", plain={"seed": 1})
-    replace = os.replace
-    for name in ("plan.json", "data", "README.md", "report.json"):
-        output = tmp_path / name / "out"
+    replace, output = os.replace, tmp_path / "out"
+    make(pairs, output)
+
+    def fail(staged, path):
+        if path == output / name:
+            raise KeyboardInterrupt
+        replace(staged, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_tripletclip.generation.replacing._system_call", lambda: None)
+        patch.setattr("os.replace", fail)
+        with pytest.raises(KeyboardInterrupt):
+            make(pairs, output, plain={"seed": 1}, overwrite=True)
+    with pytest.raises(FileExistsError, match=r"images.seed was 1 and is 0"):
         make(pairs, output)
-
-        def fail(staged, path, output=output, name=name):
-            if path == output / name:
-                raise KeyboardInterrupt
-            replace(staged, path)
-
-        with monkeypatch.context() as patch:
-            patch.setattr("os.replace", fail)
-            with pytest.raises(KeyboardInterrupt):
-                make(pairs, output, plain={"seed": 1}, overwrite=True)
-        with pytest.raises(FileExistsError, match=r"images.seed was 1 and is 0"):
-            make(pairs, output)
-        make(pairs, output, plain={"seed": 1})
-        assert result(output) == result(tmp_path / "whole" / "out")
+    assert make(pairs, output, plain={"seed": 1}).seconds == 0  # it is finished
+    assert result(output) == result(tmp_path / "whole" / "out")
 
 
 def test_columns_about_replaced_negatives_are_not_kept(pairs, tmp_path):

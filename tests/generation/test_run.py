@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -15,8 +17,10 @@ from filelock import FileLock
 from hf_tripletclip.generation.filters import FilterSettings
 from hf_tripletclip.generation.run import GenerationSettings, generate
 from hf_tripletclip.generation.source import Source
-from tests.generation.processes import result, units
-from tests.generation.stages_for_tests import Lengths, Plain, Reversed, settings, write_source
+from tests.generation.processes import RESULT, result, units
+from tests.generation.stages_for_tests import Lengths, Plain, Reversed, png, settings, write_source
+
+UNIT_1 = ".generation/1-images/unit-000001.parquet"
 
 
 def made(log, stage="reversed"):
@@ -67,6 +71,138 @@ def test_a_stopped_run_goes_on_where_it_was(pairs, tmp_path):
     again = [line.split()[2] for line in log.read_text().splitlines() if line.startswith("reversed row")]
     assert sorted(again) == [f"test-{row:04d}" for row in range(5)]
     assert result(output) == result(whole)
+
+
+@pytest.mark.parametrize("step", ["0-captions", "1-images"])
+def test_damaged_units_are_named_and_made_again(pairs, tmp_path, caplog, step):
+    make(pairs, tmp_path / "whole" / "out")
+    output, log = tmp_path / "out", tmp_path / "log"
+    with pytest.raises(ValueError, match="no such setting at test-0003"):
+        make(pairs, output, plain={"raise_at": "test-0003"})
+    for number in (0, 2):
+        path = output / ".generation" / step / f"unit-{number:06d}.parquet"
+        content = bytearray(path.read_bytes())
+        content[10:40] = bytes(30)  # its footer is sound
+        path.write_bytes(content)
+    make(pairs, output, log=str(log))
+    assert f"{step}/unit-000000.parquet is damaged" in caplog.text
+    assert "It is made again." in caplog.text
+    rows = [f"train-{row:04d}" for row in (*range(8), *range(16, 20))]
+    assert sorted(made(log, "reversed")) == (rows if step == "0-captions" else [])
+    assert set(rows) <= set(made(log, "plain")) if step == "1-images" else True
+    assert result(output) == result(tmp_path / "whole" / "out")
+
+
+def test_a_unit_that_is_removed_while_the_run_is_at_work_is_made_again(pairs, tmp_path, monkeypatch):
+    make(pairs, tmp_path / "whole" / "out")
+    output = tmp_path / "out"
+    monkeypatch.setattr(Lengths, "begin", lambda self, batch: (output / UNIT_1).unlink(missing_ok=True))
+    make(pairs, output)
+    assert result(output) == result(tmp_path / "whole" / "out")
+
+
+def write_pictures(folder, **changed):
+    """An image folder, as photographs lie on a disk."""
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for row in range(12):
+        name = f"{row:02d}.png"
+        if not (folder / name).exists():
+            (folder / name).write_bytes(png(row))
+        lines.append(json.dumps({"file_name": name, "caption": f"a cat number {row}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_pictures_that_change_between_two_runs_are_noticed(tmp_path, own_cache):
+    pictures, output = write_pictures(tmp_path / "pictures"), tmp_path / "out"
+    with pytest.raises(ValueError, match="no such setting"):
+        make(pictures, output, plain={"raise_at": "train-000000009"})
+    (pictures / "03.png").write_bytes(png(99))
+    with pytest.raises(FileExistsError, match=r"source.files was '\w+' and is '\w+'.*`--overwrite`"):
+        make(pictures, output)
+    make(pictures, output, overwrite=True)
+    make(pictures, tmp_path / "new" / "out")
+    assert result(output) == result(tmp_path / "new" / "out")
+    (pictures / "notes.txt").write_text("of another kind")
+    assert make(pictures, output).seconds == 0
+
+
+@pytest.mark.parametrize("when", ["captions", "images", "write"])
+def test_a_picture_that_changes_during_a_run_is_named(tmp_path, own_cache, monkeypatch, when):
+    pictures, output = write_pictures(tmp_path / "pictures"), tmp_path / "out"
+    stage, row = {"captions": (Reversed, 11), "images": (Plain, 0), "write": (Lengths, 0)}[when]
+
+    def change(self, batch):
+        if f"train-{row:09d}" in batch["id"]:
+            (pictures / "03.png").write_bytes(png(99))
+
+    monkeypatch.setattr(stage, "begin", change)
+    with pytest.raises(
+        OSError, match=r"The image of row 3 of 'train' in .*pictures was changed while this dataset was"
+    ):
+        make(pictures, output)
+    assert not (output / "report.json").exists()
+
+
+def test_a_caption_that_changes_during_a_run_is_named(pairs, tmp_path, monkeypatch):
+    def change(self, batch):
+        write_source(pairs, {9: {"caption": "another"}}, train=20, test=5)
+        Source(str(pairs)).open(anew=True)
+
+    monkeypatch.setattr(Plain, "begin", change)
+    with pytest.raises(OSError, match=r"The caption of row 9 of 'train' in .*pairs was changed"):
+        make(pairs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("left", ["plan.tmp", "report.json.tmp"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_killed_run_left_of_its_own_stops_nobody(pairs, tmp_path, left, overwrite):
+    output = tmp_path / "out"
+    (output / ".generation").mkdir(parents=True)
+    for name in (left, ".generation/lock", ".generation/plan.json.77.tmp"):
+        (output / name).write_text("")
+    make(pairs, output, overwrite=overwrite)
+    assert result(output)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_start_that_the_disk_stops_is_repeated(pairs, tmp_path, monkeypatch, call):
+    """At each call in turn, while the plan is written: a full disk, and then a kill."""
+    own = getattr(os, call)
+    for number in range(3):
+        output, counted = tmp_path / str(number) / "out", itertools.count()
+
+        def fail(*arguments, number=number, counted=counted):
+            if next(counted) == number:
+                raise OSError(28, "No space left on device")
+            return own(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with contextlib.suppress(OSError):
+                make(pairs, output, plain=None, lengths=None)
+        assert make(pairs, output, plain=None, lengths=None).rows == 25
+        assert {path.name for path in output.iterdir()} <= {*RESULT, "data", "assets", ".generation"}
+
+
+@pytest.mark.parametrize("damaged", ["report.json", "plan.json"])
+def test_a_damaged_report_or_plan_is_named_and_overwritten(pairs, tmp_path, damaged):
+    make(pairs, tmp_path / "out")
+    (tmp_path / "out" / damaged).write_bytes(b"\xff\x00" * 20)
+    with pytest.raises(ValueError, match=rf"{damaged} is (damaged|no plan).*`--overwrite`"):
+        make(pairs, tmp_path / "out")
+    make(pairs, tmp_path / "out", overwrite=True)
+    assert result(tmp_path / "out")
+
+
+def test_no_progress_means_no_bar_of_any_library(pairs, tmp_path, capfd):
+    make(pairs, tmp_path / "out")
+    assert "%|" not in capfd.readouterr().err
+    assert "examples/s" not in capfd.readouterr().err
+    import datasets
+
+    assert not datasets.utils.are_progress_bars_disabled()
 
 
 def test_changed_settings_are_refused_and_named(pairs, tmp_path):

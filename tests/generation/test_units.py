@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import signal
+import socket
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Features, Image, List, Value
 
 from hf_tripletclip.generation.plan import Unit
-from hf_tripletclip.generation.units import UnitFiles, encode
+from hf_tripletclip.generation.units import DamagedUnit, UnitFiles, encode
 from tests.generation.stages_for_tests import png
 
 UNIT = Unit(3, "train", 6, 8)
@@ -56,6 +59,53 @@ def test_what_is_not_done(files):
         assert not files.is_done(UNIT)
     path.write_bytes(whole)
     assert files.is_done(UNIT)
+
+
+def test_every_changed_byte_is_found_when_it_is_read(files):
+    """The footer may be sound, and its number of rows right: the checksums of what is read are not."""
+    files.write(UNIT, ROWS)
+    path = files.path(UNIT)
+    whole = path.read_bytes()
+    undone = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        if not files.is_done(UNIT):
+            undone += 1
+            continue
+        with contextlib.suppress(DamagedUnit):
+            assert files.read(UNIT) == ROWS  # where it does not matter, such as in what wrote the file
+            continue
+        assert not path.exists()
+    assert undone < len(whole) / 14  # most are not in the footer
+    path.write_bytes(whole[:30] + bytes(30) + whole[60:])
+    with pytest.raises(DamagedUnit, match=r"unit-000003.parquet is damaged \(.*\) and was removed"):
+        files.read(UNIT)
+    with pytest.raises(DamagedUnit, match=r"unit-000003.parquet is gone"):
+        files.read(UNIT)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:4] + bytes(len(content) - 1000) + content[-996:],
+                                    lambda content: content[:500] + content[600:]])  # fmt: skip
+def test_a_damaged_unit_is_removed_by_a_look_at_all(files, damage):
+    files.write(UNIT, ROWS)
+    assert not files.check(UNIT)
+    files.path(UNIT).write_bytes(damage(files.path(UNIT).read_bytes()))
+    assert files.check(UNIT) or not files.is_done(UNIT)
+    files.write(UNIT, ROWS)
+    assert files.read(UNIT) == ROWS
+
+
+def test_only_old_leftovers_are_removed(files):
+    files.folder.mkdir()
+    host, mine = socket.gethostname(), os.getpid()
+    names = [f"{host}-{mine}", f"{host}-{2**22 + 1}", "a.node-7-12", "4711"]
+    for name in names:
+        (files.folder / f"unit-000001.parquet.{name}.tmp").write_bytes(b"half")
+    files.remove_leftovers()
+    assert {path.name[20:-4] for path in files.folder.iterdir()} == {names[0], names[2]}
+    os.utime(files.folder / "unit-000001.parquet.a.node-7-12.tmp", (0, 0))
+    files.remove_leftovers()
+    assert {path.name[20:-4] for path in files.folder.iterdir()} == {names[0]}
 
 
 def test_a_wrong_number_of_rows_is_refused(files):

@@ -32,7 +32,16 @@ class GenerationArguments:
         default="scenes",
         metadata={"help": "The image-caption pairs: `scenes`, a local folder or file, or the id of a Hub dataset."},
     )
-    splits: list[str] | None = field(default=None, metadata={"help": "Splits of the source. Default: all."})
+    splits: list[str] | None = field(
+        default=None, metadata={"help": "Splits of the source that are read. Default: all."}
+    )
+    validation_share: float = field(
+        default=0.0, metadata={"help": "Share of the pictures that becomes a split `validation`."}
+    )
+    test_share: float = field(
+        default=0.0,
+        metadata={"help": "Share that becomes a split `test`: all rows of a picture, by a hash of its pixels."},
+    )
     columns: dict[str, str] | str | None = field(
         default=None,
         metadata={"help": 'The source\'s own column names: a preset, or JSON such as {"caption": "text"}.'},
@@ -69,7 +78,8 @@ class GenerationArguments:
     executor_options: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Of a cluster, as JSON: tasks, time, partition, gpus_per_task, venv_path, ... as datatrove's."
+            "help": "Of a cluster, as JSON: tasks, time, partition, gpus_per_task, cpus_per_task, mem_per_cpu_gb, "
+            "venv_path, ... as datatrove's."
         },
     )
     dry_run: bool = field(
@@ -81,6 +91,10 @@ class GenerationArguments:
         metadata={
             "help": "Start anew where the output has other settings; the old dataset stays until the new is whole."
         },
+    )
+    status: str | None = field(
+        default=None,
+        metadata={"help": "Say how far the run of this output folder is, on any executor, and why units failed."},
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
 
@@ -134,6 +148,8 @@ def parse_generation_arguments(
         unit_rows=arguments.unit_rows,
         rows_per_file=arguments.rows_per_file,
         license=arguments.license,
+        validation_share=arguments.validation_share,
+        test_share=arguments.test_share,
     )
     return arguments, settings
 
@@ -161,6 +177,8 @@ def _refuse_without_effect(arguments: GenerationArguments, options: dict[str, di
     """Raise `ValueError` for an argument that would be ignored: whoever gives one expects something of it."""
     if options["executor_options"] and arguments.executor == "local":
         raise ValueError("`executor_options` are a cluster's: name it with `--executor slurm` or `--executor ray`")
+    if arguments.status is not None:
+        raise ValueError("`status` looks at a folder and starts nothing: give it alone, as `--status OUTPUT`")
     if arguments.price_per_hour is not None and not arguments.dry_run:
         raise ValueError("`price_per_hour` is for the estimate: add `--dry_run`")
     if arguments.source == "scenes" and (arguments.revision or arguments.columns):
@@ -177,24 +195,46 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, prog: st
     Run a generation job from command-line arguments; see [`parse_generation_arguments`] and
     [`~hf_tripletclip.generation.generate`]. `prog` is what `--help` calls the program.
     """
+    if (looked_at := _status_alone(argv)) is not None:
+        from hf_tripletclip.generation.status import status
+
+        print(status(looked_at))
+        return
     arguments, settings = parse_generation_arguments(argv, default_config, prog)
+    progress = not arguments.disable_tqdm
+    options = as_mapping(arguments, "executor_options")
     if arguments.dry_run:
+        from hf_tripletclip.generation.engine import bars
         from hf_tripletclip.generation.estimate import estimate
 
-        print(estimate(settings, workers=arguments.workers, price_per_hour=arguments.price_per_hour))
-    elif arguments.executor == "local":
-        report = generate(
-            settings,
-            workers=arguments.workers,
-            overwrite=arguments.overwrite,
-            progress=not arguments.disable_tqdm,
-        )
-        print(report.summary())
-        if not report.seconds:
-            print("It was finished already: nothing was made.")
-        print(f"The dataset is in {arguments.output}: load_dataset({arguments.output!r})")
-    else:
+        with bars(progress):
+            print(estimate(settings, workers=arguments.workers, price_per_hour=arguments.price_per_hour))
+        return
+    if arguments.executor == "slurm":
         from hf_tripletclip.generation.cluster import submit
+        from hf_tripletclip.generation.engine import bars
 
-        options = as_mapping(arguments, "executor_options")
-        print(submit(settings, arguments.executor, arguments.workers, options, arguments.overwrite))
+        with bars(progress):
+            print(submit(settings, "slurm", arguments.workers, options, arguments.overwrite))
+        return
+    if arguments.executor == "ray":
+        from hf_tripletclip.generation.cluster import generate_on_ray
+
+        report = generate_on_ray(
+            settings, arguments.workers, options, overwrite=arguments.overwrite, progress=progress
+        )
+    else:
+        report = generate(settings, workers=arguments.workers, overwrite=arguments.overwrite, progress=progress)
+    print(report.summary())
+    if not report.seconds:
+        print("It was finished already: nothing was made.")
+    print(f"The dataset is in {arguments.output}: load_dataset({arguments.output!r})")
+
+
+def _status_alone(argv: Sequence[str]) -> str | None:
+    """The folder of `--status FOLDER` or `--status=FOLDER` with nothing else; all else is read as usual."""
+    if len(argv) == 2 and argv[0] == "--status":
+        return argv[1]
+    if len(argv) == 1 and argv[0].startswith("--status="):
+        return argv[0].partition("=")[2]
+    return None

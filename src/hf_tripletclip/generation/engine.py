@@ -8,6 +8,7 @@ the units' files, not by datatrove's records of finished tasks, so the number of
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Features
+import datasets
+import huggingface_hub.utils
+from datasets import Features, Value
 from datatrove.pipeline.base import PipelineStep
 
 from hf_tripletclip.data.schema import CLIP_SCORE, ID, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES, SEED
+from hf_tripletclip.generation.layout import PLAN_FILE, REPORT_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan, Unit
-from hf_tripletclip.generation.source import OpenSource, Source
+from hf_tripletclip.generation.source import CHECKED, DIGEST, OpenSource, Source, value_digest
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage
+from hf_tripletclip.generation.tasks import recorded
 from hf_tripletclip.generation.units import UnitFiles
-
-WORK_FOLDER = ".generation"  # in the output folder; gone once the dataset is written
 
 
 @dataclass
@@ -49,9 +52,24 @@ class Job:
         return self.output / WORK_FOLDER
 
     def files(self, step: str) -> UnitFiles:
-        """The unit files of a step."""
-        number = list(self.stages).index(step)
-        return UnitFiles(self.work / f"{number}-{step}", self.plan.hash_of(step), self.stages[step].produces)
+        """The unit files of a step. Those of the first also tell what the source had in each row."""
+        number, columns = list(self.stages).index(step), self.stages[step].produces
+        if number == 0:
+            columns = Features({**columns, DIGEST: Value("string")})
+        return UnitFiles(self.work / f"{number}-{step}", self.plan.hash_of(step), columns)
+
+    def is_to_do(self) -> bool:
+        """
+        Whether the dataset is still to be made.
+
+        Raises:
+            OSError: A run of other settings has taken the folder: this job is an older one.
+        """
+        making, made = self.work / PLAN_FILE, self.output / PLAN_FILE
+        current = making if making.is_file() else made if (self.output / REPORT_FILE).is_file() else None
+        if current is None or self.plan.is_in(current):
+            return current != made
+        raise OSError(f"{self.output} is made anew, with other settings: what is left of the older run ends here.")
 
     def origin(self, column: str, before: str | None = None) -> str | None:
         """The step, before another one, that makes a column; `None` where the source has it."""
@@ -75,25 +93,38 @@ class Job:
         `id`, `error` (the first of the steps before, and which) and columns of a unit's rows.
 
         Raises:
-            OSError: The source has other rows than when the unit was made.
+            DamagedUnit: A unit's file was not what had been written; it is removed.
+            OSError: The source has other rows, images or captions than when the unit was made.
         """
         steps = list(self.stages) if before is None else list(self.stages)[: list(self.stages).index(before)]
         origins = {column: self.origin(column, before) for column in columns}
         own = [column for column, origin in origins.items() if origin is None]
         rows = source.read(unit.split, unit.start, unit.stop, own)
         errors: list[str | None] = [None] * unit.rows
-        for step in steps:
+        seen = [name for name in CHECKED if name in own]
+        for number, step in enumerate(steps):
             files = self.files(step)
-            made = files.read(unit, [ID, ERROR, *(name for name, origin in origins.items() if origin == step)])
+            extra = [DIGEST] if number == 0 and seen else []
+            made = files.read(unit, [ID, ERROR, *extra, *(name for name, origin in origins.items() if origin == step)])
             if made.pop(ID) != rows[ID]:
                 raise OSError(
                     f"{files.path(unit)} is of other rows than {unit.start} to {unit.stop} of {unit.split!r} in "
                     f"{self.source.name} are now: the source was changed. Restore it, or name another output."
                 )
+            for place, digest in enumerate(made.pop(DIGEST, [])):
+                self._check_unchanged(unit, place, digest, {name: rows[name][place] for name in seen})
             found = made.pop(ERROR)
             errors = [error or new for error, new in zip(errors, found, strict=True)]
             rows |= made
         return {**rows, ERROR: errors}
+
+    def _check_unchanged(self, unit: Unit, place: int, digest: str | None, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if digest is not None and digest.split("-")[CHECKED.index(name)] != value_digest(value):
+                raise OSError(
+                    f"The {name} of row {unit.start + place} of {unit.split!r} in {self.source.name} was changed "
+                    "while this dataset was made: restore it, or start anew with `--overwrite`."
+                )
 
 
 def current_columns(features: Features, stages: Iterable[Stage]) -> Features:
@@ -116,22 +147,50 @@ class StageStep(PipelineStep):
     name = "stage"
     type = "TRIPLETCLIP"
 
-    def __init__(self, job: Job, step: str) -> None:
+    def __init__(self, job: Job, step: str, progress: bool = True) -> None:
         super().__init__()
         self.job = job
         self.step = step
+        self.progress = progress  # whether libraries may show their bars
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Make the units of a task. Nothing is handed on: the rows are in the units' files."""
         job, files = self.job, self.job.files(self.step)
+        if not job.is_to_do():
+            return iter(())
         missing = [unit for unit in job.plan.units() if unit.number % world_size == rank and not files.is_done(unit)]
-        if missing:
-            stage = ready(job.stages[self.step], rank)
-            source = job.source.open()
+        with bars(self.progress), recorded(job.work, self.step, rank) as task:
+            if missing:
+                stage = ready(job.stages[self.step], rank)
+                source = job.source.open()
             for unit in missing:
-                files.write(unit, run_unit(job, self.step, stage, source, unit))
+                task.unit = unit.number
+                task.save(job.work)
+                rows = run_unit(job, self.step, stage, source, unit)
+                if DIGEST in files.features:
+                    rows[DIGEST] = source.digests(unit.split, unit.start, unit.stop)
+                if not job.is_to_do():
+                    break
+                files.write(unit, rows)
                 self.stat_update("rows", value=unit.rows)
         return iter(())
+
+
+@contextlib.contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """With the bars of `datasets` and of the Hub's client, or without."""
+    if shown or datasets.utils.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    hub_shown = not huggingface_hub.utils.are_progress_bars_disabled()
+    huggingface_hub.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+        if hub_shown:
+            huggingface_hub.utils.enable_progress_bars()
 
 
 def run_unit(job: Job, step: str, stage: Stage, source: OpenSource, unit: Unit) -> Batch:

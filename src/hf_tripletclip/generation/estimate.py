@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from hf_tripletclip.data.schema import ID
 from hf_tripletclip.generation.plan import Unit
+from hf_tripletclip.generation.publish import rate
 from hf_tripletclip.generation.run import GenerationSettings
 from hf_tripletclip.generation.stage import ERROR, Batch
 
@@ -73,7 +74,7 @@ def estimate(settings: GenerationSettings, *, workers: int = 1, price_per_hour: 
         rows = {name: [column[place] for place in usable] for name, column in {**rows, **results}.items()}
     total = sum(per_row.values()) * job.plan.rows
     for name, seconds in per_row.items():
-        lines.append(f"{name}: {1 / max(seconds, 1e-9):,.1f} rows/s per worker")
+        lines.append(f"{name}: {rate(1 / max(seconds, 1e-9))} rows/s per worker")
     time_needed = timedelta(seconds=round(total / workers))
     lines.append(f"about {time_needed} on {workers} worker{'s' if workers > 1 else ''}")
     if price_per_hour is not None:

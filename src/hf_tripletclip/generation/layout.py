@@ -6,3 +6,7 @@ ASSETS_FOLDER = "assets"  # the pictures of the card
 REPORT_FILE = "report.json"  # written last: a folder that has it is finished
 LEFT_OUT_FILE = "left_out.jsonl"
 PLAN_FILE = "plan.json"  # in the work folder, of the dataset in the making
+
+WORK_FOLDER = ".generation"  # all but its lock is gone once the dataset is written
+LOCK_FILE = "lock"  # in the work folder, where it stays
+LOGS_FOLDER = "logs"  # in the work folder: of the tasks

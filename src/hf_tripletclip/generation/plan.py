@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1  # of the plan and its units; raised when older ones cannot be continued
+FORMAT = 2  # of the plan and its units; raised when older ones cannot be continued
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,22 @@ class Plan:
             if was.get(name) != now.get(name)
         ]
 
-    def save(self, path: Path) -> None:
-        """Write the plan, whole or not at all."""
+    def save(self, path: Path, staging: Path | None = None) -> None:
+        """Write the plan, whole or not at all; what is half-written lies in the folder `staging`, or beside it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(".tmp")
-        staged.write_text(self.to_json(), encoding="utf-8")
-        os.replace(staged, path)
+        staged = (staging or path.parent) / f"{path.name}.{os.getpid()}.tmp"
+        try:
+            with open(staged, "w", encoding="utf-8") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def is_in(self, path: Path) -> bool:
+        """Whether a file holds this plan and no other."""
+        return path.is_file() and path.read_bytes() == self.to_json().encode()
 
     @classmethod
     def load(cls, path: Path) -> Plan:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hf_tripletclip.data.schema import (
     GENERATOR,
     HELD_OUT,
     ID,
+    IMAGE,
     NEGATIVE_TYPE,
     SCORES,
     SEED,
@@ -31,15 +33,22 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.generation.engine import Job
 from hf_tripletclip.generation.filters import FilterSettings, apply_filters
-from hf_tripletclip.generation.layout import ASSETS_FOLDER, DATA_FOLDER, LEFT_OUT_FILE, PLAN_FILE, REPORT_FILE
+from hf_tripletclip.generation.layout import (
+    DATA_FOLDER,
+    LEFT_OUT_FILE,
+    LOCK_FILE,
+    LOGS_FOLDER,
+    PLAN_FILE,
+    REPORT_FILE,
+)
 from hf_tripletclip.generation.plan import Unit
-from hf_tripletclip.generation.source import OpenSource
-from hf_tripletclip.generation.stage import ERROR
+from hf_tripletclip.generation.replacing import put_in_place
+from hf_tripletclip.generation.source import DIGEST, OpenSource, picture_digest
+from hf_tripletclip.generation.splitting import Shares
+from hf_tripletclip.generation.stage import ERROR, short_reason
 from hf_tripletclip.generation.units import encode
-from hf_tripletclip.hub.files import CARD_FILE
 
 STAGED_FOLDER = "staged"  # in the work folder: the dataset until it is whole
-LOGS_FOLDER = "logs"  # in the work folder: of the tasks of a cluster
 FILTER = "filter: "  # begins the reasons of rows that the filters leave out
 ROW_GROUP = 100  # images are large, and readers take a group at a time
 
@@ -61,24 +70,38 @@ class GenerationReport:
 
     def save(self, output: Path) -> None:
         fields = {name: value for name, value in asdict(self).items() if name != "seconds"}
-        staged = output / f"{REPORT_FILE}.tmp"
-        staged.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(staged, output / REPORT_FILE)
+        text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        (output / REPORT_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, output: Path) -> GenerationReport | None:
-        """Of a finished dataset; `None` where it is not finished."""
+        """
+        Of a finished dataset; `None` where it is not finished.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
         path = output / REPORT_FILE
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}. `--overwrite` makes the dataset anew.") from error
 
     def summary(self) -> str:
         """A few lines for the end of a run."""
         kept = sum(self.kept.values())
         lines = [f"{kept:,} of {self.rows:,} rows: " + ", ".join(f"{n:,} {split}" for split, n in self.kept.items())]
         if self.seconds:
-            lines[0] += f"; {self.seconds:.0f} s, {self.rows / self.seconds:,.0f} rows/s"
+            lines[0] += f"; {self.seconds:.0f} s, {rate(self.rows / self.seconds)} rows/s"
         lines += [f"  {number:>8,} × {reason}" for reason, number in self.left_out.items()]
         return "\n".join(lines)
+
+
+def rate(number: float) -> str:
+    """A number with two digits that tell something: `12,345`, `12`, `1.2`, `0.17`, `0.0012`."""
+    return f"{number:,.0f}" if number >= 9.5 else np.format_float_positional(number, 2, fractional=False, trim="-")
 
 
 def dataset_features(job: Job, source: OpenSource) -> Features:
@@ -105,41 +128,30 @@ def write_dataset(job: Job, filters: FilterSettings, *, progress: bool) -> Gener
 
     source = job.source.open()
     units = list(job.plan.units())
-    choice = _choose(job, source, units, filters)
-    counts = choice.counts()
-    sizes = {split: sum(len(choice.kept(unit)) for unit in units if unit.split == split) for split in source.sizes}
+    shares = Shares.of_plan(job.plan.output)
+    choice = _choose(job, source, units, filters, shares)
+    counts, sizes = choice.counts(), choice.sizes()
     if not any(sizes.values()):
         hint = "; settings of filters may be changed with `--overwrite`"
         raise ValueError(
             f"None of the {job.plan.rows} rows is left: {counts}. The units are kept in {job.work}"
             f"{hint if any(reason.startswith(FILTER) for reason in counts) else ''}."
         )
+    shares.warn_of_empty(sizes)
     features = dataset_features(job, source)
     report = GenerationReport(rows=job.plan.rows, kept={split: n for split, n in sizes.items() if n}, left_out=counts)
     shutil.rmtree(job.work / STAGED_FOLDER, ignore_errors=True)
     staged = job.work / STAGED_FOLDER / job.output.resolve().name  # by the name that the card gives it
-    data = staged / DATA_FOLDER
-    data.mkdir(parents=True)
+    (staged / DATA_FOLDER).mkdir(parents=True)
     with tqdm(total=sum(sizes.values()), unit="rows", desc="writing", disable=not progress) as bar:
-        for split, rows in report.kept.items():
-            part = [unit for unit in units if unit.split == split]
-            _write_split(data, split, rows, features, _rows(job, source, part, choice, features), job, bar)
+        _write_rows(job, source, units, choice, features, report.kept, staged / DATA_FOLDER, bar)
     _write_left_out(staged / LEFT_OUT_FILE, source, units, choice)
     write_dataset_card(staged, plan=job.plan.to_dict(), report=report, features=features)
     job.plan.save(staged / PLAN_FILE)
     report.save(staged)
-    _put_in_place(staged, job.output)
+    put_in_place(staged, job.output)
     remove_work(job)
     return report
-
-
-def _put_in_place(staged: Path, output: Path) -> None:
-    """Replace the files of the dataset that was there. Without the report, the last, the output is not finished."""
-    (output / REPORT_FILE).unlink(missing_ok=True)
-    for name in (PLAN_FILE, DATA_FOLDER, LEFT_OUT_FILE, CARD_FILE, ASSETS_FOLDER, REPORT_FILE):
-        if (output / name).is_dir():
-            shutil.rmtree(output / name)
-        os.replace(staged / name, output / name)
 
 
 def remove_work(job: Job) -> None:
@@ -147,21 +159,37 @@ def remove_work(job: Job) -> None:
     for path in job.work.iterdir():
         if path.is_dir() and path.name != LOGS_FOLDER:
             shutil.rmtree(path)
+        elif path.is_file() and path.name not in (LOCK_FILE, PLAN_FILE):
+            path.unlink()
     (job.work / PLAN_FILE).unlink(missing_ok=True)  # the last: it says whose units are there
 
 
 class _Choice:
-    """Which rows are kept, and why the others are not: a number per row, for there are millions."""
+    """Which rows are kept and in which split, and why the others are not: numbers per row, for there are millions."""
 
-    def __init__(self, units: list[Unit]) -> None:
+    def __init__(self, units: list[Unit], splits: Sequence[str]) -> None:
         starts = np.cumsum([0, *(unit.rows for unit in units)]).tolist()
         self._starts = {unit.number: start for unit, start in zip(units, starts, strict=False)}
         self.codes = np.zeros(starts[-1], np.int32)  # of the reasons; 0 where the row is kept
         self._reasons: dict[str, int] = {}
+        self._splits = list(splits)
+        self._sides = np.zeros(starts[-1], np.int8)  # of the splits
 
     def of(self, unit: Unit) -> np.ndarray:
         """A view of the codes of a unit's rows."""
         return self.codes[self._starts[unit.number] :][: unit.rows]
+
+    def put(self, unit: Unit, splits: Sequence[str]) -> None:
+        """Say which splits a unit's rows are of."""
+        self._sides[self._starts[unit.number] :][: unit.rows] = [self._splits.index(split) for split in splits]
+
+    def splits(self, unit: Unit) -> list[str]:
+        return [self._splits[side] for side in self._sides[self._starts[unit.number] :][: unit.rows].tolist()]
+
+    def sizes(self) -> dict[str, int]:
+        """Split -> rows that are kept."""
+        numbers = np.bincount(self._sides[self.codes == 0], minlength=len(self._splits)).tolist()
+        return dict(zip(self._splits, numbers, strict=True))
 
     def code(self, reason: str) -> int:
         return self._reasons.setdefault(reason, len(self._reasons) + 1)
@@ -181,8 +209,11 @@ class _Choice:
         return dict(Counter(dict(zip(self._reasons, numbers, strict=True))).most_common())
 
 
-def _choose(job: Job, source: OpenSource, units: list[Unit], filters: FilterSettings) -> _Choice:
-    choice = _Choice(units)
+def _choose(
+    job: Job, source: OpenSource, units: list[Unit], filters: FilterSettings, shares: Shares | None = None
+) -> _Choice:
+    shares = shares or Shares()
+    choice = _Choice(units, shares.splits(list(source.sizes)))
     columns: dict[str, Any] = {name: np.full(len(choice.codes), np.nan, np.float32) for name in filters.columns()}
     start = 0
     for unit in units:
@@ -190,7 +221,11 @@ def _choose(job: Job, source: OpenSource, units: list[Unit], filters: FilterSett
         codes = choice.of(unit)
         for place, error in enumerate(rows[ERROR]):
             if error is not None:
-                codes[place] = choice.code(_reason(error))
+                codes[place] = choice.code(short_reason(error))
+        if shares:
+            choice.put(unit, [shares.split_of(picture) for picture in _pictures(job, source, unit, rows[ERROR])])
+        else:
+            choice.put(unit, [unit.split] * unit.rows)
         for name, values in columns.items():
             values[start : start + unit.rows] = np.asarray(rows[name], np.float32)  # `None` is not a number
         start += unit.rows
@@ -202,28 +237,47 @@ def _choose(job: Job, source: OpenSource, units: list[Unit], filters: FilterSett
     return choice
 
 
-def _reason(error: str) -> str:
-    """`captions: refusal: I cannot ...` counts as `captions: refusal`."""
-    return ":".join(error.split(":")[:2])
+def _pictures(job: Job, source: OpenSource, unit: Unit, errors: Sequence[str | None]) -> list[str]:
+    """What tells the images of a unit's rows from each other; of rows that are left out it does not matter."""
+    first = next(iter(job.stages))
+    digests = job.files(first).read(unit, [DIGEST])[DIGEST]
+    if None in digests:  # a source that cannot change, and has no digests
+        images = source.read(unit.split, unit.start, unit.stop, [IMAGE])[IMAGE]
+        return ["" if error else picture_digest(image) for image, error in zip(images, errors, strict=True)]
+    return [digest.rpartition("-")[2] for digest in digests]
 
 
-def _rows(
-    job: Job, source: OpenSource, units: list[Unit], choice: _Choice, features: Features
-) -> Iterator[dict[str, Any]]:
+def _write_rows(
+    job: Job,
+    source: OpenSource,
+    units: list[Unit],
+    choice: _Choice,
+    features: Features,
+    sizes: Mapping[str, int],
+    folder: Path,
+    bar: Any,
+) -> None:
     constants = {SOURCE: public_name(job.source.name)}
     if (generator := _generator(job)) is not None or GENERATOR not in source.features:
         constants[GENERATOR] = generator or "the source"
     readable = [name for name in features if name != ID and name not in constants]
-    for unit in units:
-        places = choice.kept(unit)
-        if not places:
-            continue
-        rows = job.read(unit, readable, source)
-        chosen = {name: [rows[name][place] for place in places] for name in features if name not in constants}
-        chosen |= {name: [value] * len(places) for name, value in constants.items()}
-        encoded = encode(chosen, features)
-        for number in range(len(places)):
-            yield {name: encoded[name][number] for name in features}
+    per_file = job.plan.output["rows_per_file"]
+    with contextlib.ExitStack() as stack:
+        files = {
+            split: stack.enter_context(contextlib.closing(_SplitFiles(folder, split, number, per_file, features)))
+            for split, number in sizes.items()
+        }
+        for unit in units:
+            places, splits = choice.kept(unit), choice.splits(unit)
+            if not places:
+                continue
+            rows = job.read(unit, readable, source)
+            chosen = {name: [rows[name][place] for place in places] for name in features if name not in constants}
+            chosen |= {name: [value] * len(places) for name, value in constants.items()}
+            encoded = encode(chosen, features)
+            for number, place in enumerate(places):
+                files[splits[place]].add({name: encoded[name][number] for name in features})
+                bar.update()
 
 
 def public_name(name: str) -> str:
@@ -241,20 +295,37 @@ def _generator(job: Job) -> str | None:
     return " + ".join(labels) or None
 
 
-def _write_split(
-    folder: Path, split: str, rows: int, features: Features, stream: Iterator[dict[str, Any]], job: Job, bar: Any
-) -> None:
-    size = job.plan.output["rows_per_file"]
-    files = math.ceil(rows / size)
-    for number in range(files):
-        path = folder / f"{split}-{number:05d}-of-{files:05d}.parquet"
-        left = min(size, rows - number * size)
-        with pq.ParquetWriter(path, features.arrow_schema) as writer:
-            while left:
-                chunk = [next(stream) for _ in range(min(left, ROW_GROUP))]
-                writer.write_table(pa.Table.from_pylist(chunk, schema=features.arrow_schema))
-                left -= len(chunk)
-                bar.update(len(chunk))
+class _SplitFiles:
+    """The files of a split, whose number of rows is known, row by row."""
+
+    def __init__(self, folder: Path, split: str, rows: int, per_file: int, features: Features) -> None:
+        self._paths = [
+            folder / f"{split}-{number:05d}-of-{math.ceil(rows / per_file):05d}.parquet"
+            for number in range(math.ceil(rows / per_file))
+        ]
+        self._rows, self._per_file, self._schema = rows, per_file, features.arrow_schema
+        self._chunk: list[dict[str, Any]] = []
+        self._written = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._chunk.append(row)
+        number, place = divmod(self._written, self._per_file)
+        left = min(self._per_file, self._rows - number * self._per_file) - place
+        if len(self._chunk) < min(left, ROW_GROUP):
+            return
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._paths[number], self._schema)
+        self._writer.write_table(pa.Table.from_pylist(self._chunk, schema=self._schema))
+        self._written += len(self._chunk)
+        if len(self._chunk) == left:
+            self.close()
+        self._chunk = []
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 def _write_left_out(path: Path, source: OpenSource, units: list[Unit], choice: _Choice) -> None:

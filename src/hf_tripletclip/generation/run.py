@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,20 +19,25 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hf_tripletclip.data.schema import NEG_CAPTION, VQA_SCORE
-from hf_tripletclip.generation.engine import WORK_FOLDER, Job, StageStep, current_columns
+from hf_tripletclip.generation.engine import Job, StageStep, bars, current_columns
 from hf_tripletclip.generation.filters import FilterSettings
-from hf_tripletclip.generation.layout import PLAN_FILE
+from hf_tripletclip.generation.jobs import refuse_while_queued
+from hf_tripletclip.generation.layout import LOCK_FILE, LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan
-from hf_tripletclip.generation.publish import (
-    LOGS_FOLDER,
-    GenerationReport,
-    remove_work,
-    write_dataset,
-)
+from hf_tripletclip.generation.publish import GenerationReport, remove_work, write_dataset
+from hf_tripletclip.generation.replacing import READY_FOLDER, finish_replacing
 from hf_tripletclip.generation.source import Source
+from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import Stage
+from hf_tripletclip.generation.tasks import TASKS_FOLDER
+from hf_tripletclip.generation.units import DamagedUnit
 
-LOCK_FILE = "lock"  # in the work folder, where it stays
+logger = logging.getLogger(__name__)  # not that of transformers, which workers need not import
+
+LOCK_SECONDS = 1.0  # to wait for it: whoever asks how far a run is holds it for a moment
+# What versions of this package have left in an output folder itself when they were killed.
+LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
+REPAIRS = 3  # times that damaged units are made again in one run
 POLL_SECONDS = 0.5  # at least, for the progress bar
 POLLED_UNITS = 2_000  # that are counted in a second: with many units it is looked less often
 EXECUTORS = ("local", "slurm", "ray")
@@ -53,6 +59,9 @@ class GenerationSettings:
             work is a good size.
         rows_per_file (`int`, defaults to 10,000): Rows of a parquet file of the dataset.
         license (`str`, *optional*): Of the dataset, an identifier of the Hub.
+        validation_share, test_share (`float`, defaults to 0): Shares of the source's pictures that become splits of
+            these names, see [`~hf_tripletclip.generation.splitting.Shares`]; the rest is `train`. For a source of one
+            split.
     """
 
     source: Source
@@ -64,6 +73,8 @@ class GenerationSettings:
     unit_rows: int = 256
     rows_per_file: int = 10_000
     license: str | None = None
+    validation_share: float = 0.0
+    test_share: float = 0.0
 
     def stages(self) -> dict[str, Stage]:
         """Copies of the stages by step, in the order in which they run."""
@@ -87,6 +98,7 @@ class GenerationSettings:
         for name in ("unit_rows", "rows_per_file"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
+        shares = Shares(self.validation_share, self.test_share)
         if len({check.name for check in self.checks}) < len(self.checks):
             raise ValueError("A check is named twice.")
         stages = self.stages()
@@ -98,6 +110,7 @@ class GenerationSettings:
                 f"The output {self.output} is, holds or lies in the source {self.source.name}: name another output."
             )
         opened = source.open(anew=True)
+        shares.check(self.source.name, list(opened.sizes))
         available = dict(current_columns(opened.features, stages.values()))
         for step, stage in stages.items():
             if missing := [name for name in stage.requires if name not in available]:
@@ -116,10 +129,15 @@ class GenerationSettings:
             checks = dict.fromkeys("vqa" if name == VQA_SCORE else "clip" for name in missing)
             raise ValueError(f"The filters need {', '.join(missing)}: add `--checks {' '.join(checks)}`.")
         plan = Plan(
-            source=opened.identity(),
+            source=opened.identity() | ({} if (files := opened.files()) is None else {"files": files}),
             unit_rows=self.unit_rows,
             stages={step: stage.settings() for step, stage in stages.items()},
-            output={"filters": asdict(self.filters), "rows_per_file": self.rows_per_file, "license": self.license},
+            output={
+                "filters": asdict(self.filters),
+                "rows_per_file": self.rows_per_file,
+                "license": self.license,
+                **shares.to_dict(),
+            },
         )
         return Job(plan=plan, source=source, stages=stages, output=absolute(self.output))
 
@@ -155,17 +173,61 @@ def generate(
     """
     if workers < 1:
         raise ValueError(f"`workers` is {workers}; give at least 1.")
-    job = settings.job()
-    with locked(job.output):
-        started = time.monotonic()
-        report = prepare(job, overwrite)
-        if report is None:
+    from hf_tripletclip.generation.local import LocalExecutor
+
+    def execute(job: Job, step: str) -> None:
+        count = min(workers, sum(1 for _ in job.plan.units()))
+        LocalExecutor(
+            [StageStep(job, step, progress)],
+            tasks=count,
+            workers=count,
+            logging_dir=str(job.work / LOGS_FOLDER / step),
+            skip_completed=False,
+        ).run()
+
+    return run_here(settings, execute, overwrite=overwrite, progress=progress)
+
+
+def run_here(
+    settings: GenerationSettings, execute: Callable[[Job, str], None], *, overwrite: bool, progress: bool
+) -> GenerationReport:
+    """
+    A run that this process leads from the first step to the dataset; see [`generate`].
+
+    Args:
+        settings ([`GenerationSettings`]): What to make.
+        execute (`Callable`): Makes the units of a step, and returns when they are made.
+        overwrite, progress (`bool`): As of [`generate`].
+    """
+    with bars(progress):
+        job = settings.job()
+        with locked(job.output):
+            refuse_while_queued(job.output, job.work)
+            started = time.monotonic()
+            report = prepare(job, overwrite)
+            if report is None:
+                report = _make(job, settings.filters, execute, progress)
+                report.seconds = time.monotonic() - started
+            shutil.rmtree(job.work / LOGS_FOLDER, ignore_errors=True)
+            return report
+
+
+def _make(job: Job, filters: FilterSettings, execute: Callable[[Job, str], None], progress: bool) -> GenerationReport:
+    """Make the units and the dataset; units that turn out to be damaged on the way are made again."""
+    for repairs in range(REPAIRS + 1):
+        try:
             for step in job.stages:
-                _run_step(job, step, workers, progress)
-            report = write_dataset(job, settings.filters, progress=progress)
-            report.seconds = time.monotonic() - started
-        shutil.rmtree(job.work / LOGS_FOLDER, ignore_errors=True)
-        return report
+                _run_step(job, step, execute, progress)
+            return write_dataset(job, filters, progress=progress)
+        except DamagedUnit as error:
+            if repairs == REPAIRS:
+                raise
+            logger.warning(str(error).replace("The same command makes it again.", "It is made again."))
+            # Who finds one looks at all: each is made again in the next turn.
+            damaged = sum(job.files(step).check(unit) for step in job.stages for unit in job.plan.units())
+            if damaged:
+                logger.warning(f"{damaged} more units are damaged, and made again.")
+    raise AssertionError("unreachable")
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -174,9 +236,9 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
+def locked(output: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
     """
-    Hold the lock of an output folder.
+    Hold the lock of an output folder, waiting for it some seconds. What killed runs have left there is put in order.
 
     Raises:
         FileExistsError: It holds something that is not ours.
@@ -184,19 +246,30 @@ def locked(output: Path) -> Iterator[None]:
     """
     work = output / WORK_FOLDER
     others = sorted(path.name for path in output.iterdir() if path.name != WORK_FOLDER) if output.is_dir() else []
-    if others and not ((output / PLAN_FILE).is_file() and (work / LOCK_FILE).is_file()):
+    if (work / LOCK_FILE).is_file():
+        # Ours by its lock and a plan; what killed runs have left of their own is theirs to remove.
+        plans = (output / PLAN_FILE, work / PLAN_FILE, work / READY_FOLDER / PLAN_FILE)
+        ours = any(path.is_file() for path in plans) or not set(others) - set(LEFTOVERS)
+    else:
+        ours = not others
+    if not ours:
         raise FileExistsError(
             f"{output} holds {', '.join(others[:3])} and is no dataset in the making: name another output."
         )
     lock = FileLock(work / LOCK_FILE)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout as error:
         raise OSError(f"Another run is working on {output}: wait for it, or name another output.") from error
     except OSError as error:
         raise OSError(f"The output folder {output} cannot be written: {error}") from error
     try:
+        for name in LEFTOVERS:
+            (output / name).unlink(missing_ok=True)
+        for path in work.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+        finish_replacing(output)
         yield
     finally:
         lock.release()
@@ -217,23 +290,25 @@ def prepare(job: Job, overwrite: bool) -> GenerationReport | None:
         FileExistsError: It holds a dataset of other settings.
     """
     making, made = job.work / PLAN_FILE, job.output / PLAN_FILE
-    report = GenerationReport.load(job.output)
+    finished = (job.output / REPORT_FILE).is_file()
     if not overwrite:
-        at_stake = making if making.is_file() and _has_units(job.work) else None if report is None else made
+        at_stake = making if making.is_file() and _has_units(job.work) else made if finished else None
         differences = [] if at_stake is None else job.plan.differences(Plan.load(at_stake).to_dict())
         if differences:
             raise FileExistsError(
                 f"{job.output} was started with other settings: {'; '.join(differences[:5])}. Use the same "
                 "settings, name another output, or start anew with `--overwrite`."
             )
-        if report is not None and made.read_text(encoding="utf-8") == job.plan.to_json():
+        if finished and job.plan.is_in(made):
+            report = GenerationReport.load(job.output)
             remove_work(job)  # the run may have been killed before it could
             return report
-    elif not (making.is_file() and making.read_text(encoding="utf-8") == job.plan.to_json()):
+    elif not job.plan.is_in(making):
         _keep_units(job)
     job.plan.save(making)
-    if report is None:
-        job.plan.save(made)
+    if not finished:
+        job.plan.save(made, staging=job.work)
+    shutil.rmtree(job.work / TASKS_FOLDER, ignore_errors=True)
     for step in job.stages:
         job.files(step).remove_leftovers()
     return None
@@ -257,20 +332,10 @@ def _keep_units(job: Job) -> None:
                 path.unlink()
 
 
-def _run_step(job: Job, step: str, workers: int, progress: bool) -> None:
-    from hf_tripletclip.generation.local import LocalExecutor
-
+def _run_step(job: Job, step: str, execute: Callable[[Job, str], None], progress: bool) -> None:
     units, files = list(job.plan.units()), job.files(step)
     if all(files.is_done(unit) for unit in units):
         return
-    workers = min(workers, len(units))
-    executor = LocalExecutor(
-        [StageStep(job, step)],
-        tasks=workers,
-        workers=workers,
-        logging_dir=str(job.work / LOGS_FOLDER / step),
-        skip_completed=False,
-    )
     sizes = {files.path(unit).name: unit.rows for unit in units}
     done = files.count_done(sizes)
     with tqdm(total=job.plan.rows, initial=done, unit="rows", desc=step, disable=not progress) as bar:
@@ -283,8 +348,13 @@ def _run_step(job: Job, step: str, workers: int, progress: bool) -> None:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            executor.run()
+            execute(job, step)
         finally:
             stop.set()
             watcher.join()
         bar.update(job.plan.rows - bar.n)
+    if missing := [unit.number for unit in units if not files.is_done(unit)]:
+        raise OSError(
+            f"{step}: {len(missing)} of {len(units)} units were not made, such as unit {missing[0]}. `tripletclip "
+            f"generate --status {job.output}` tells why; the same command continues."
+        )

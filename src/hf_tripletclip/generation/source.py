@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.loading import BUILDERS, load_tripletdata, undecoded
 from hf_tripletclip.data.reading import BrokenValue, read_image_file
 from hf_tripletclip.data.schema import CAPTION, ERROR, HELD_OUT, ID, IMAGE, IMAGE_COLUMNS, KEY_COLUMNS
+from hf_tripletclip.generation.layout import WORK_FOLDER
 from hf_tripletclip.generation.stage import Batch
 
 HASHED_ROWS = 100_000  # at a time
+DATA_FILES = {*BUILDERS, ".arrow"}  # ends of the names of files that rows are in
+# What a row had when its first unit was made: digests of each of these, as they are stored, and of the image's pixels.
+CHECKED = (CAPTION, IMAGE)
+DIGEST = "source_digest"
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,14 @@ class OpenSource(ABC):
         """What is wrong with the image or the caption of some rows; `None` where they are whole."""
         return [None] * (stop - start)
 
+    def digests(self, split: str, start: int, stop: int) -> list[str | None]:
+        """What some rows hold, see `DIGEST`; `None` where rows cannot change."""
+        return [None] * (stop - start)
+
+    def files(self) -> str | None:
+        """What tells the files that the rows are in from changed ones; `None` where there are none on this machine."""
+        return None
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What tells this source from another, as JSON knows it."""
@@ -130,6 +143,7 @@ class _Loaded(OpenSource):
         loaded = load_tripletdata(name, columns=columns, required_columns=(IMAGE, CAPTION), **options)
         assert isinstance(loaded, DatasetDict)  # neither a stream nor one split was asked for
         self.name, self.columns, self.revision = name, columns, revision
+        self._examined: tuple[tuple[str, int, int], list[tuple[str | None, str]]] | None = None
         self.parts: dict[str, Dataset] = {}
         for split in _chosen(name, list(loaded), splits):
             part = undecoded(loaded[split])
@@ -156,27 +170,43 @@ class _Loaded(OpenSource):
         return batch
 
     def problems(self, split: str, start: int, stop: int) -> list[str | None]:
-        from hf_tripletclip.data.decoding import decode_caption, decode_image, known_reason
+        return [problem for problem, _ in self._examine(split, start, stop)]
+
+    def digests(self, split: str, start: int, stop: int) -> list[str | None]:
+        return [digest for _, digest in self._examine(split, start, stop)]
+
+    def _examine(self, split: str, start: int, stop: int) -> list[tuple[str | None, str]]:
+        """Problems and digests of some rows; those of the last call are kept, for both are asked for."""
+        if self._examined is None or self._examined[0] != (split, start, stop):
+            self._examined = (split, start, stop), self._look_at(split, start, stop)
+        return self._examined[1]
+
+    def _look_at(self, split: str, start: int, stop: int) -> list[tuple[str | None, str]]:
+        from hf_tripletclip.data.decoding import decode_caption, known_reason
 
         part = self.parts[split]
         known = [ERROR] if ERROR in part.column_names else []
         rows = part.select_columns([IMAGE, CAPTION, *known])[start:stop]
-        found: list[str | None] = []
+        rows[IMAGE] = [_with_bytes(image) for image in rows[IMAGE]]
+        found: list[tuple[str | None, str]] = []
         for place in range(stop - start):
             row = {name: column[place] for name, column in rows.items()}
-            problem = None
-            for name, decode in ((CAPTION, decode_caption), (IMAGE, decode_image)):
+            problem, pixels = None, ""
+            for name in CHECKED:
                 if (known_problem := known_reason(row, name)) is not None:
                     problem = f"source: {known_problem[0]}"
                 else:
                     try:
-                        decode(row[name])
+                        if name == IMAGE:
+                            pixels = picture_digest(row[name])
+                        else:
+                            decode_caption(row[name])
                     except BrokenValue as error:
                         reason, colon, detail = str(error).partition(":")
                         problem = f"source: {reason} in {name}{colon}{detail}"
                 if problem:
                     break
-            found.append(problem)
+            found.append((problem, "-".join([*(value_digest(row[name]) for name in CHECKED), pixels])))
         return found
 
     def identity(self) -> dict[str, Any]:
@@ -189,6 +219,9 @@ class _Loaded(OpenSource):
             "captions": _digest({split: (part, CAPTION) for split, part in self.parts.items()}),
             "keys": _digest({split: (part, _key_column(part)) for split, part in self.parts.items()}),
         }
+
+    def files(self) -> str | None:
+        return _files_digest(self.name, self.parts.values())
 
 
 def _key_column(part: Dataset) -> str | None:
@@ -225,6 +258,54 @@ def _digest(columns: dict[str, tuple[Dataset, str | None]]) -> str:
             if (text := values.buffers()[2]) is not None:
                 digest.update(text[int(offsets[0]) : int(offsets[-1])])
     return digest.hexdigest()[:16]
+
+
+def _files_digest(name: str, parts: Iterable[Dataset]) -> str | None:
+    """
+    Of the names, sizes and times of the local files that the rows, and the images that are files of their own, are
+    in: reading all images to see whether one has changed would take hours. `None` of a dataset of the Hub.
+    """
+    if not os.path.isabs(name):
+        return None
+    base = Path(name) if Path(name).is_dir() else Path(name).parent
+    found = base.rglob("*") if base == Path(name) else map(Path, [name] if Path(name).is_file() else glob.glob(name))
+    paths = {str(path) for path in found if path.suffix in DATA_FILES and WORK_FOLDER not in path.parts}
+    for part in parts:
+        for column in (column for column in IMAGE_COLUMNS if column in part.column_names):
+            for table in part.select_columns([column]).with_format("arrow").iter(batch_size=HASHED_ROWS):
+                for images in table[column].chunks if pa.types.is_struct(table[column].type) else ():
+                    outside = pc.is_null(pc.struct_field(images, "bytes"))
+                    paths.update(filter(None, pc.filter(pc.struct_field(images, "path"), outside).to_pylist()))
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            about = os.stat(path)
+            line = f"{os.path.relpath(path, base)}\x1f{about.st_size}\x1f{about.st_mtime_ns}\n"
+        except (OSError, ValueError):
+            line = f"{path}\x1fmissing\n"
+        digest.update(line.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+def value_digest(value: Any) -> str:
+    """Of a caption or of an image as it is stored: that of another differs."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    content = value if isinstance(value, bytes) else repr(value).encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def picture_digest(image: Any) -> str:
+    """
+    Of an image's size and pixels: the same of a picture, in whatever lossless file and with whatever metadata.
+
+    Raises:
+        BrokenValue: It cannot be decoded.
+    """
+    from hf_tripletclip.data.decoding import decode_image
+
+    picture = decode_image(image)
+    return hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=8).hexdigest()
 
 
 def _with_bytes(image: Any) -> Any:

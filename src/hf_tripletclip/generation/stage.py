@@ -80,3 +80,8 @@ def row_seed(seed: int, row_id: str, purpose: str = "") -> int:
 def failed(stage: Stage, batch: Batch, errors: list[str]) -> Batch:
     """The columns of a batch of which no row could be made."""
     return {**{name: [None] * len(errors) for name in stage.produces}, ERROR: list(errors)}
+
+
+def short_reason(error: str) -> str:
+    """What errors are counted by: `captions: refusal: I cannot ...` as `captions: refusal`."""
+    return ":".join(error.split(":")[:2])

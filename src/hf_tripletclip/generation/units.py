@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,11 @@ from hf_tripletclip.generation.plan import Unit
 from hf_tripletclip.generation.stage import ERROR, Batch
 
 PLAN_KEY = b"tripletclip_plan"
+OLD_SECONDS = 24 * 3600  # a half-written file of another machine that nobody has touched for so long is left over
+
+
+class DamagedUnit(OSError):
+    """A unit's file is gone or is not what was written; it was removed, so that the unit is made again."""
 
 
 class UnitFiles:
@@ -38,7 +46,10 @@ class UnitFiles:
         return self.folder / f"unit-{unit.number:06d}.parquet"
 
     def is_done(self, unit: Unit) -> bool:
-        """Whether the unit's file is there, readable, of this plan, and has all rows."""
+        """
+        Whether the unit's file is there, of this plan, and has all rows. That is a quick look: `read` and `check` also
+        look at what it holds.
+        """
         path = self.path(unit)
         if not path.is_file():
             return False
@@ -46,8 +57,8 @@ class UnitFiles:
             metadata = pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError):  # no parquet file, or one cut short
             return False
-        found = (metadata.metadata or {}).get(PLAN_KEY, b"").decode()
-        return found == self.plan_hash and metadata.num_rows == unit.rows
+        found = (metadata.metadata or {}).get(PLAN_KEY)
+        return found == self.plan_hash.encode() and metadata.num_rows == unit.rows
 
     def count_done(self, sizes: Mapping[str, int]) -> int:
         """Rows of the units, by the name of their file, whose file is there: a quick look, for the progress bar."""
@@ -64,10 +75,10 @@ class UnitFiles:
             raise ValueError(f"{self.path(unit)} would have {table.num_rows} rows instead of {unit.rows}.")
         table = table.replace_schema_metadata({**(schema.metadata or {}), PLAN_KEY: self.plan_hash.encode()})
         self.folder.mkdir(parents=True, exist_ok=True)
-        staged = self.folder / f"{self.path(unit).name}.{os.getpid()}.tmp"
+        staged = self.folder / f"{self.path(unit).name}.{socket.gethostname()}-{os.getpid()}.tmp"
         try:
             with open(staged, "wb") as file:
-                pq.write_table(table, file)
+                pq.write_table(table, file, write_page_checksum=True)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(staged, self.path(unit))
@@ -75,16 +86,80 @@ class UnitFiles:
             staged.unlink(missing_ok=True)
 
     def read(self, unit: Unit, columns: Sequence[str] | None = None) -> Batch:
-        """The rows of a finished unit, or those columns of them."""
-        table = pq.read_table(self.path(unit), columns=None if columns is None else list(columns))
-        if (table.schema.metadata or {}).get(PLAN_KEY, b"").decode() != self.plan_hash:
-            raise OSError(f"{self.path(unit)} was changed by another run. The same command makes it again.")
-        return table.to_pydict()
+        """
+        The rows of a finished unit, or those columns of them.
+
+        Raises:
+            DamagedUnit: The file is gone, cut short, or its checksums do not agree with what it holds; it is removed.
+            OSError: It is of another plan, or may not be read.
+        """
+        path = self.path(unit)
+        wanted = self.features.arrow_schema if columns is None else pa.schema(map(self._field, columns))
+        try:
+            table = pq.read_table(path, columns=wanted.names, page_checksum_verification=True)
+            rows = table.to_pydict()
+        except PermissionError:
+            raise
+        except FileNotFoundError:
+            raise DamagedUnit(f"{path} is gone. The same command makes it again.") from None
+        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+            raise self._damaged(unit, str(error).partition("\n")[0].removesuffix(".")) from error
+        if (table.schema.metadata or {}).get(PLAN_KEY) != self.plan_hash.encode():
+            if self.is_done(unit):  # of its two copies of the hash one is damaged
+                raise self._damaged(unit, "it has another hash in its schema than in its footer")
+            raise OSError(f"{path} was changed by another run. The same command makes it again.")
+        if table.num_rows != unit.rows or not table.schema.equals(wanted):
+            raise self._damaged(unit, f"it has {table.num_rows} rows of {', '.join(table.schema.names)}")
+        return rows
+
+    def check(self, unit: Unit) -> bool:
+        """Read a unit's file, if there is one; whether it was damaged. It is removed then."""
+        try:
+            if self.is_done(unit):
+                self.read(unit)
+        except DamagedUnit:
+            return True
+        return False
+
+    def _field(self, name: str) -> pa.Field:
+        return self.features.arrow_schema.field(name)
+
+    def _damaged(self, unit: Unit, problem: str) -> DamagedUnit:
+        with contextlib.suppress(FileNotFoundError):
+            self.path(unit).unlink()
+        return DamagedUnit(
+            f"{self.path(unit)} is damaged ({problem}) and was removed. The same command makes it again."
+        )
 
     def remove_leftovers(self) -> None:
-        """Remove what killed runs left half-written."""
+        """Remove what killed runs left half-written, and nothing that a process may still be writing."""
         for path in self.folder.glob("*.tmp"):
-            path.unlink(missing_ok=True)
+            if _is_left_over(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_left_over(staged: Path) -> bool:
+    """Whether the writer of a half-written file, which its name tells, is dead or has been still for a day."""
+    host, _, process = staged.name.removesuffix(".tmp").partition(".parquet.")[2].rpartition("-")
+    if not host:  # an older version wrote it
+        return True
+    if host == socket.gethostname() and process.isdigit():
+        return not is_alive(int(process))
+    try:
+        return time.time() - staged.stat().st_mtime > OLD_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def encode(rows: Batch, features: Features) -> Batch:
