@@ -88,8 +88,9 @@ def test_a_resumed_run_takes_the_processor_of_its_checkpoint(processor, tmp_path
 
 def test_a_split_that_was_named_must_be_there(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    data(1, 2).to_parquet(tmp_path / "train-0.parquet")
-    kwargs = {"dataset_name_or_path": str(tmp_path)}
+    (tmp_path / "data").mkdir()
+    data(1, 2).to_parquet(tmp_path / "data" / "train-0.parquet")
+    kwargs = {"dataset_name_or_path": str(tmp_path / "data")}
     assert list(load_splits(DataArguments(**kwargs), ModelArguments(), ("image", "caption"))) == ["train"]
     for role in ("validation", "test"):
         with pytest.raises(ValueError, match=rf"has no split 'tset', which `{role}_split` names; it has \['train'\]"):
