@@ -44,8 +44,11 @@ def _public(error: Exception) -> str:
     """The message of an error, which may quote a server, without keys."""
     import huggingface_hub
 
+    from hf_tripletclip.extras import explained
     from hf_tripletclip.redact import redact
 
+    if isinstance(error, ImportError):
+        error = explained(error)
     return redact(str(error), huggingface_hub.get_token())
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hf_tripletclip.extras import optional_imports
+
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """
@@ -26,7 +28,8 @@ def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[st
     def module_getattr(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        with optional_imports():
+            value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
         setattr(sys.modules[package], name, value)  # the next access does not come here
         return value
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hf_tripletclip.extras import optional_imports
+
 
 def load_class(kind: str, name: str, known: Mapping[str, str], package: str) -> type[Any]:
     """
@@ -27,7 +29,8 @@ def load_class(kind: str, name: str, known: Mapping[str, str], package: str) -> 
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
     module, _, attribute = known[name].partition(":")
-    return getattr(importlib.import_module(f"{package}.{module}"), attribute)
+    with optional_imports():
+        return getattr(importlib.import_module(f"{package}.{module}"), attribute)
 
 
 def make(

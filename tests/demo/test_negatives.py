@@ -37,6 +37,12 @@ def test_negatives_differ_and_have_kinds():
 
 
 @needs_wordnet
+def test_another_language():
+    with pytest.raises(DemoError, match="The rules know English only"):
+        NegativeWriter().write("Un chien noir court dans la neige")
+
+
+@needs_wordnet
 def test_no_rule_applies():
     with pytest.raises(DemoError, match="No rule applies"):
         NegativeWriter().write("hello")

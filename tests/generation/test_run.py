@@ -14,9 +14,11 @@ import pytest
 from datasets import load_dataset
 from filelock import FileLock
 
+from hf_tripletclip.generation.captions.rules import RuleCaptions
 from hf_tripletclip.generation.filters import FilterSettings
 from hf_tripletclip.generation.run import GenerationSettings, generate
 from hf_tripletclip.generation.source import Source
+from hf_tripletclip.generation.wordnet import load_wordnet
 from tests.generation.processes import RESULT, result, units
 from tests.generation.stages_for_tests import Lengths, Plain, Reversed, png, settings, write_source
 
@@ -414,6 +416,18 @@ def test_everything_is_checked_before_work_starts(pairs, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make(tmp_path / "nowhere", output)
     assert not output.exists()
+
+
+def test_what_is_not_installed_is_told_before_anything_is_made(pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "none"))
+    load_wordnet.cache_clear()
+    with pytest.raises(OSError, match="WNSEARCHDIR names"):
+        generate(
+            GenerationSettings(source=Source(name=str(pairs)), output=tmp_path / "out", captions=RuleCaptions()),
+            progress=False,
+        )
+    load_wordnet.cache_clear()
+    assert not (tmp_path / "out").exists()
 
 
 def test_checks_of_several_negative_captions_of_the_source_are_refused(pairs, tmp_path):

@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo
-from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import CLIPModel
 
 from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, read_logit_scale, write_logit_scale
+from hf_tripletclip.extras import optional_imports
+
+with optional_imports():
+    from peft import PeftConfig, PeftModel
 
 
 class TripletCLIPPeftModel(PeftModel):

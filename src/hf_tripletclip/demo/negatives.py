@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from hf_tripletclip.demo.inputs import DemoError
+from hf_tripletclip.generation.captions.english.language import is_english
 from hf_tripletclip.generation.captions.rules import RuleCaptions
 from hf_tripletclip.generation.wordnet import load_wordnet
 
@@ -41,10 +42,12 @@ class NegativeWriter:
             `dict[str, str]`: Negative -> its kind, one of `NEGATIVE_TYPES`.
 
         Raises:
-            DemoError: WordNet is missing, or no rule applies.
+            DemoError: WordNet is missing, the caption is not English, or no rule applies.
         """
         if self.problem is not None:
             raise DemoError(f"The rules cannot write hard negatives here, so type some yourself. {self.problem}.")
+        if not is_english(caption):
+            raise DemoError("The rules know English only, so type hard negatives yourself, one per line.")
         made = dict(RuleCaptions(seed=seed, num_negatives=self.number).negatives(caption, caption))
         if not made:
             raise DemoError(

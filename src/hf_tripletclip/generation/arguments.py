@@ -14,6 +14,7 @@ from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, get_sta
 from hf_tripletclip.generation.run import EXECUTORS, GenerationSettings, generate
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.stage import Stage
+from hf_tripletclip.generation.wordnet import HOW
 from hf_tripletclip.named import fits
 
 NONE = "none"
@@ -53,7 +54,10 @@ class GenerationArguments:
     )
     captions: str | None = field(
         default=None,
-        metadata={"help": f"Source of captions: {_names([*CAPTIONS, NONE])}. Default: `scenes` for `scenes`."},
+        metadata={
+            "help": f"Source of captions: {_names([*CAPTIONS, NONE])}. Default: `scenes` for `scenes`. `rules` needs "
+            f"WordNet: {HOW}."
+        },
     )
     captions_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Its settings, as JSON; docs/tripletdata.md lists them."}

@@ -15,12 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datatrove.executor import slurm
-from datatrove.executor.base import PipelineExecutor
-from datatrove.executor.ray import RayPipelineExecutor
-from datatrove.executor.slurm import SlurmPipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-
+from hf_tripletclip.extras import optional_imports
 from hf_tripletclip.generation import local  # noqa: F401 - datatrove's own log is off
 from hf_tripletclip.generation.engine import Job, StageStep
 from hf_tripletclip.generation.filters import FilterSettings
@@ -30,6 +25,13 @@ from hf_tripletclip.generation.publish import GenerationReport, write_dataset
 from hf_tripletclip.generation.run import GenerationSettings, locked, prepare, run_here
 from hf_tripletclip.generation.stage import Stage
 from hf_tripletclip.generation.tasks import WRITE, recorded
+
+with optional_imports():
+    from datatrove.executor import slurm
+    from datatrove.executor.base import PipelineExecutor
+    from datatrove.executor.ray import RayPipelineExecutor
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+    from datatrove.pipeline.base import PipelineStep
 
 # What a task is given where nothing else is said. A language model of 7 B parameters takes 15 GB of memory while it is
 # loaded in half precision, SDXL about as much; what reads and writes rows takes a few units of them.

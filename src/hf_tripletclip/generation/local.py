@@ -13,9 +13,13 @@ from collections import deque
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from datatrove.executor.local import LocalPipelineExecutor
-from loguru import logger
 from tqdm import tqdm
+
+from hf_tripletclip.extras import optional_imports
+
+with optional_imports():
+    from datatrove.executor.local import LocalPipelineExecutor
+    from loguru import logger
 
 logger.disable("datatrove")  # here, so that workers, which import this module, are quiet too
 

@@ -200,6 +200,8 @@ def run_here(
         overwrite, progress (`bool`): As of [`generate`].
     """
     with bars(progress):
+        for stage in settings.stages().values():
+            stage.check()
         job = settings.job()
         with locked(job.output):
             refuse_while_queued(job.output, job.work)

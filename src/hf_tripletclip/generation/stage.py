@@ -51,6 +51,9 @@ class Stage(ABC):
     def __call__(self, batch: Batch) -> Batch:
         """The new columns, as many entries as the batch has rows, in its order."""
 
+    def check(self) -> None:  # noqa: B027 (most sources need nothing)
+        """Called before work starts: raise `ImportError` or `OSError` where what calls need is not installed."""
+
     def setup(self) -> None:  # noqa: B027 (most sources have nothing to load)
         """Load what calls need. A second call does nothing."""
 

@@ -15,6 +15,7 @@ from datasets import Features, List, Value
 
 from hf_tripletclip.data.schema import CAPTION, ID, NEG_CAPTION, NEGATIVE_TYPE
 from hf_tripletclip.generation.captions.english.attributes import replace_attribute
+from hf_tripletclip.generation.captions.english.language import is_english
 from hf_tripletclip.generation.captions.english.objects import replace_object
 from hf_tripletclip.generation.captions.english.parsing import Parsed, Site
 from hf_tripletclip.generation.captions.english.relations import replace_action, replace_relation
@@ -49,9 +50,10 @@ class RuleCaptions(Stage):
     Changes one thing in each caption: an object, attribute, relation or action is replaced, or two objects or
     attributes change places. The rest of the caption stays as it is, to the letter but for "a" and "an".
 
-    It knows the words of everyday English captions. Where it is not sure what a caption says it leaves it alone, and
-    the row's error is "no rule applies". A replaced action is a `replace_rel`, as in SugarCrepe. It does not add
-    objects or attributes: what is added may be true of the image.
+    It knows the words of everyday English captions, and needs WordNet. Where it is not sure what a caption says it
+    leaves it alone, and the row's error is "no rule applies"; of a caption in another language it is "English only".
+    A replaced action is a `replace_rel`, as in SugarCrepe. It does not add objects or attributes: what is added may be
+    true of the image.
 
     Args:
         seed (`int`, defaults to 0): Another seed makes other changes.
@@ -92,6 +94,10 @@ class RuleCaptions(Stage):
         column = Value("string") if self.num_negatives == 1 else List(Value("string"))
         return Features({NEG_CAPTION: column, NEGATIVE_TYPE: column})
 
+    def check(self) -> None:
+        """See that WordNet is there."""
+        load_wordnet()
+
     def setup(self) -> None:
         """Open WordNet."""
         load_wordnet()
@@ -103,6 +109,8 @@ class RuleCaptions(Stage):
             error = None
             if not isinstance(caption, str) or not caption.strip():
                 error = "empty caption" if isinstance(caption, str) else "no caption"
+            elif not is_english(caption):
+                error = "English only: this caption is in another language"
             else:
                 negatives = self.negatives(caption, str(row_id))
                 error = None if negatives else "no rule applies"

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a caption is English, plainly: by its small words, its letters, and the words that WordNet knows."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from hf_tripletclip.generation.captions.content import find_words
+from hf_tripletclip.generation.captions.english import words
+from hf_tripletclip.generation.captions.english.grammar import CLOSED
+from hf_tripletclip.generation.wordnet import load_wordnet
+
+# The commonest small words of languages with Latin letters that are none of English.
+FOREIGN = words(
+    "un une le la les des du de au aux dans sur avec et est sont qui pour deux trois son sa ses ce cette près devant "
+    "der die das den dem ein eine einen einem einer und mit auf im ist sind von zwei drei vor neben über zu am bei "
+    "el los las una con en y es del se su sus por para dos tres junto sobre que como "
+    "il lo gli di che è sono nel nella sul sulla della delle due "
+    "het een van op met te bij zijn naar "
+    "o os um uma com em na nos nas da das dos ao e são "
+    "och på med som ett av til og er "
+    "w z na i jest na się ve bir bu ile"
+)
+ENGLISH = frozenset(CLOSED) - FOREIGN
+FEW = 4  # words, without small ones; of fewer it does not matter whether WordNet knows them
+KNOWN = 0.5  # share of its other words that WordNet knows at least of an English caption
+
+
+def is_english(caption: str) -> bool:
+    """
+    Whether a caption may be English. It says no only where it is clear: most letters are of another script, small
+    words of other languages outnumber those of English, or WordNet knows few of the words.
+    """
+    letters = [sign for sign in caption if sign.isalpha()]
+    if sum(unicodedata.name(sign, "").startswith("LATIN") for sign in letters) < len(letters) / 2:
+        return False
+    found = find_words(caption)
+    ours, theirs = (len(set(found) & small) for small in (ENGLISH, FOREIGN))
+    if theirs > max(ours, 1):
+        return False
+    if ours >= max(theirs, 1):
+        return True
+    others = [word for word in found if word not in CLOSED and word not in FOREIGN and word.isalpha()]
+    if len(others) < FEW and not theirs:
+        return True
+    wordnet = load_wordnet()
+    return not others or sum(wordnet.morphy(word) is not None for word in others) >= KNOWN * len(others)
