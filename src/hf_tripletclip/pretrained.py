@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedConfig
+
+from hf_tripletclip.configuration import TripletCLIPConfig
 
 if TYPE_CHECKING:
     from typing import Self
@@ -45,6 +47,9 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         Load a model from a CLIP directory or Hub repository, or from one of the layout that TripletCLIP's authors
         published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a `model.safetensors`).
 
+        What a `config.json` says of the implementation of attention is passed over: `attn_implementation` is an
+        argument.
+
         Of the published layout only those four files are read or downloaded; code in the repository is never run
         and nothing is unpickled, whatever the arguments. It holds no `logit_scale`: that is set to ln(100) with a
         warning, or to the `logit_scale` given here.
@@ -64,8 +69,9 @@ class TripletCLIPPreTrainedModel(CLIPModel):
 
         Raises:
             OSError: The directory or repository holds neither layout nor an adapter, or cannot be reached.
-            ValueError: A tensor does not have the shape that the config says; or, in the published layout, one is
-                missing, extra, not floating or not finite; an adapter does not say what it adapts.
+            ValueError: The config describes no CLIP; a tensor does not have the shape that the config says, is not
+                floating or not finite, or a weights file holds more than tensors or is none; or, in the published
+                layout, a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
         """
         from hf_tripletclip.checkpoints import adapters, published
 
@@ -74,6 +80,7 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         if source is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(source, *model_args, **kwargs)
         if published.find_file(source, published.CONFIG_FILE, kwargs):
+            cls._check_files(source, kwargs)
             return cls._from_clip(source, *model_args, **kwargs)
         if published.find_file(source, f"{published.TEXT_FOLDER}/{published.CONFIG_FILE}", kwargs):
             config, state_dict, kwargs = published.load_split_encoders(source, **kwargs)
@@ -85,8 +92,14 @@ class TripletCLIPPreTrainedModel(CLIPModel):
             base, revision = adapters.read_base(source, config_file)
             of_base = {name: value for name, value in kwargs.items() if name in published.CONNECTION_ARGUMENTS}
             of_base["revision"] = revision
+            adapters.check_base(source, base, **of_base)
+            adapters.check_adapter_weights(source, kwargs)
             if published.is_split_encoder_layout(base, **of_base):
                 return cls._from_published_adapter(source, base, of_base, *model_args, **kwargs)
+            try:
+                cls._check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
+            except OSError as error:
+                raise OSError(adapters.cannot_load(source, base, error)) from error
         return cls._from_clip(source, *model_args, **kwargs)
 
     @classmethod
@@ -106,6 +119,19 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         return (model, info.to_dict()) if isinstance(loaded, tuple) else model
 
     @classmethod
+    def _check_files(cls, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+        """Look at the config and the weights of an ordinary CLIP before transformers reads them."""
+        from hf_tripletclip.checkpoints import published, weights_check
+
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            hub = {name: kwargs[name] for name in published.HUB_ARGUMENTS if kwargs.get(name) is not None}
+            config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub)
+        if kwargs.get("gguf_file") is None:
+            named = getattr(config, "transformers_weights", None)
+            weights_check.check_weights(weights_check.find_weights(source, kwargs, named))
+
+    @classmethod
     def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
         """Load an ordinary CLIP; transformers names misshaped tensors in its log only, the error should too."""
         try:
@@ -113,7 +139,8 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
-            kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+            # On no device: what does not fit would be made anew, in sizes that may be wrong by far.
+            kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "device_map": "meta"}
             loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
             info = loaded[1]
             listed = "; ".join(

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_tripletclip.checkpoints.published import find_file
+from hf_tripletclip.checkpoints.configs import read_json_object
+from hf_tripletclip.checkpoints.published import CONFIG_FILE, find_file
+from hf_tripletclip.checkpoints.weights_check import check_weights
+from hf_tripletclip.checkpoints.weights_files import check_kind_of_file, damaged
 
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -33,19 +36,72 @@ def read_base(source: str | os.PathLike[str], config_file: str | os.PathLike[str
     Raises:
         ValueError: The file is no JSON, or names no model, or the adapter itself.
     """
-    try:
-        config = json.loads(Path(config_file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not valid JSON: {error}") from error
-    base = config.get("base_model_name_or_path")
+    config = read_json_object(config_file)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    for name, value in (("base_model_name_or_path", base), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{config_file}: `{name}` is {value!r:.60}, a text is needed.")
     if not base:
         raise ValueError(
             f"{source} is a PEFT adapter whose {ADAPTER_CONFIG} does not say of which model: set "
             "`base_model_name_or_path` in it to a directory or Hub id."
         )
-    if base == os.fspath(source):
+    if base == os.fspath(source) or (os.path.isdir(base) and os.path.isdir(source) and os.path.samefile(base, source)):
         raise ValueError(f"{source} is a PEFT adapter that names itself as the model that it adapts.")
-    return base, config.get("revision")
+    return base, revision
+
+
+def check_base(source: str | os.PathLike[str], base: str, **kwargs: Any) -> None:
+    """
+    Check that what an adapter adapts is no adapter.
+
+    Args:
+        source (`str` or `os.PathLike`): The adapter, for messages.
+        base (`str`): What it adapts, a directory or Hub id.
+        kwargs: `from_pretrained`'s; those about the Hub are used.
+
+    Raises:
+        ValueError: It is one, of this adapter itself perhaps.
+        OSError: It cannot be reached.
+    """
+    try:
+        of_base = find_file(base, ADAPTER_CONFIG, kwargs)
+    except OSError as error:
+        raise OSError(cannot_load(source, base, error)) from error
+    if of_base and not find_file(base, CONFIG_FILE, kwargs):
+        raise ValueError(
+            f"{source} is a PEFT adapter of {base}, which is itself an adapter: write that as a whole model first "
+            f"(`tripletclip convert {base} MODEL`), and set `base_model_name_or_path` in the {ADAPTER_CONFIG} to it."
+        )
+
+
+def check_adapter_weights(source: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> None:
+    """
+    Check the weights of an adapter, see [`~hf_tripletclip.checkpoints.weights_check.check_weights`].
+
+    Raises:
+        OSError: There are none.
+        ValueError: They cannot be read without running code, or are not finite.
+    """
+    hub = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
+    path = next((path for name in ADAPTER_WEIGHTS if (path := find_file(source, name, hub))), None)
+    if path is None:
+        raise OSError(f"{source} has an {ADAPTER_CONFIG} but no {' or '.join(ADAPTER_WEIGHTS)}.")
+    try:
+        check_weights([Path(path)])
+    except ValueError as error:
+        raise ValueError(f"the weights of the PEFT adapter {source} cannot be read: {error}") from error
+
+
+def cannot_load(source: str | os.PathLike[str], base: str, error: Exception) -> str:
+    """What to say of an adapter whose base cannot be loaded."""
+    told = f"{source} is a PEFT adapter of {base}, which cannot be loaded: {error}"
+    if os.path.isabs(base) or os.path.exists(base):
+        return told
+    return (
+        f"{told} If {base!r} is a folder, its path was stored relative to the working directory of the training run: "
+        f"run the command there, or set `base_model_name_or_path` in the {ADAPTER_CONFIG} to the folder."
+    )
 
 
 def write_logit_scale(scale: torch.Tensor, folder: str | os.PathLike[str]) -> None:
@@ -68,10 +124,11 @@ def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Ten
     path = find_file(source, LOGIT_SCALE_FILE, kwargs)
     if path is None:
         return None
+    check_kind_of_file(Path(path))
     try:
         scale = load_file(path).get(LOGIT_SCALE)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file that can be read: {error}") from error
+        raise ValueError(damaged(Path(path), error)) from error
     if scale is None or scale.numel() != 1 or not scale.isfinite().all():
         raise ValueError(f"{path} must hold `{LOGIT_SCALE}`, one finite number.")
     return scale.reshape(())

@@ -13,12 +13,20 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
+from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_base
+from hf_tripletclip.checkpoints.adapters import (
+    ADAPTER_CONFIG,
+    cannot_load,
+    check_adapter_weights,
+    check_base,
+    read_base,
+)
+from hf_tripletclip.checkpoints.configs import read_config, read_json_object
 from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, load_processor
-from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
+from hf_tripletclip.checkpoints.published import CONFIG_FILE, find_file, is_split_encoder_layout
+from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
+from hf_tripletclip.configuration import one_line
 from hf_tripletclip.modeling import TripletCLIPModel
 
 DEFAULT_LIMIT = 512  # tokens, where neither model nor tokenizer names a limit
@@ -63,15 +71,32 @@ def load_clip_like(
         # The layout has no scale, which cosines do not need; given one, it does not warn.
         model: Any = TripletCLIPModel.from_pretrained(source, logit_scale=math.log(100), dtype=dtype, **options)
         return model, load_processor(source, **options)
-    clip = AutoConfig.from_pretrained(source, **options).model_type == "clip"
-    loaded: Any = (TripletCLIPModel if clip else AutoModel).from_pretrained(
-        source, dtype=dtype, output_loading_info=True, **options
-    )
+    config_file = find_file(source, CONFIG_FILE, options)
+    clip = config_file is not None and read_json_object(config_file).get("model_type", "clip") == "clip"
+    loaded: Any = (_load_clip if clip else _load_other)(source, options, dtype)
     model, info = loaded
     check_two_towers(model, source)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
     return model, (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)
+
+
+def _load_clip(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    return TripletCLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+
+
+def _load_other(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    """A model of another kind; what stands in its config must not make transformers fetch code."""
+    config = read_config(source, **options)
+    check_weights(find_weights(source, options, getattr(config, "transformers_weights", None)))
+    try:
+        return AutoModel.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # of all kinds of models
+        raise ValueError(
+            f"{source}, a model of the type {config.model_type!r}, cannot be loaded: {one_line(error)}."
+        ) from error
 
 
 def _check_reachable(source: str, revision: str | None) -> None:
@@ -103,12 +128,12 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
         ) from error
 
     base, revision = read_base(source, config_file)
+    check_base(source, base, **({} if revision is None else {"revision": revision}))
     try:
         model, processor = load_clip_like(base, revision=revision, dtype=dtype)
     except OSError as error:
-        raise OSError(f"{source} is a PEFT adapter of {base}, which cannot be loaded: {error}") from error
-    if not any(find_file(source, name, options) for name in ADAPTER_WEIGHTS):
-        raise OSError(f"{source} has an {ADAPTER_CONFIG} but no {' or '.join(ADAPTER_WEIGHTS)}")
+        raise OSError(cannot_load(source, base, error)) from error
+    check_adapter_weights(source, options)
     hub = {name: value for name, value in options.items() if name == "revision"}
     model_class = TripletCLIPPeftModel if isinstance(model, CLIPModel) else PeftModel
     try:
@@ -120,9 +145,9 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
             adapted = model_class(model, config)
         # Not `from_pretrained`, which only warns of weights that do not fit.
         loaded = adapted.load_adapter(source, "default", torch_device="cpu", **hub)
-    except SafetensorError as error:
-        raise ValueError(f"the weights of the PEFT adapter {source} cannot be read: {error}") from error
-    except (ValueError, TypeError, RuntimeError) as error:  # modules or shapes that the model does not have
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # modules or shapes that the model does not have, a config that is none
         problem = " ".join(str(error).split("\n\t")[:2])
         raise ValueError(f"{source} is a PEFT adapter that does not fit {base}: {problem}") from error
     if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:

@@ -8,7 +8,6 @@ fine-tuned TripletCLIP files have this shape, mostly without the JSON file.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import CLIPProcessor, CLIPTokenizer
 
+from hf_tripletclip.checkpoints.configs import read_json_object
 from hf_tripletclip.checkpoints.openclip_lora import fold_lora
 from hf_tripletclip.checkpoints.published import HUB_ARGUMENTS, find_file
 from hf_tripletclip.checkpoints.weights_files import WEIGHTS_SUFFIXES, read_weights
@@ -119,7 +119,7 @@ def find_checkpoint(source: str | os.PathLike[str], **kwargs: Any) -> OpenClipCh
     if find_file(source, "config.json", hub) or not (config := find_file(source, CONFIG_FILE, hub)):
         return None
     try:
-        content = json.loads(Path(config).read_text(encoding="utf-8"))
+        content = read_json_object(config)
         model_cfg = dict(content.get("model_cfg", content))
         preprocess_cfg = dict(content.get("preprocess_cfg") or {})
     except (ValueError, TypeError, AttributeError) as error:

@@ -12,7 +12,6 @@ Each file holds a `CLIPTextModelWithProjection` or `CLIPVisionModelWithProjectio
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -28,7 +27,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.utils import cached_file, logging
 
-from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.checkpoints.configs import read_json_object
+from hf_tripletclip.checkpoints.weights_files import WEIGHT_TYPES, check_kind_of_file
+from hf_tripletclip.configuration import TripletCLIPConfig, one_line, problem_of, without_implementations
 
 logger = logging.get_logger(__name__)
 
@@ -52,7 +53,6 @@ TEXT_FOLDER, VISION_FOLDER = "text-encoder", "vision-encoder"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PREFIX = "model."
 DEFAULT_LOGIT_SCALE = math.log(100.0)
-WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Where files come from; the rest of `from_pretrained`'s arguments say what is made of them.
 CONNECTION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -179,15 +179,7 @@ def _get(source: str | os.PathLike[str], folder: str, name: str, hub: dict[str, 
 
 
 def _read_config(source: str | os.PathLike[str], folder: str, hub: dict[str, Any]) -> dict[str, Any]:
-    path = _get(source, folder, CONFIG_FILE, hub)
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object.")
-    return config
+    return read_json_object(_get(source, folder, CONFIG_FILE, hub))
 
 
 def _config(source: str | os.PathLike[str], hub: dict[str, Any]) -> TripletCLIPConfig:
@@ -195,23 +187,28 @@ def _config(source: str | os.PathLike[str], hub: dict[str, Any]) -> TripletCLIPC
     towers = {}
     for folder, config_class in ((TEXT_FOLDER, CLIPTextConfig), (VISION_FOLDER, CLIPVisionConfig)):
         known = config_class().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
-        fields = _read_config(source, folder, hub)
+        fields = without_implementations(_read_config(source, folder, hub))
         try:
             towers[folder] = config_class(**{name: value for name, value in fields.items() if name in known})
-        except StrictDataclassError as error:
-            raise ValueError(f"{folder}/{CONFIG_FILE} of {source} does not describe an encoder: {error}") from error
+        except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder}/{CONFIG_FILE} of {source} does not describe an encoder: {one_line(error)}."
+            ) from error
     text, vision = towers[TEXT_FOLDER], towers[VISION_FOLDER]
     if text.projection_dim != vision.projection_dim:
         raise ValueError(
             f"{source}: the encoders do not fit each other, `projection_dim` is {text.projection_dim} in "
             f"{TEXT_FOLDER} and {vision.projection_dim} in {VISION_FOLDER}."
         )
-    return TripletCLIPConfig(
+    config = TripletCLIPConfig(
         text_config=text.to_dict(),
         vision_config=vision.to_dict(),
         projection_dim=text.projection_dim,
         architectures=["TripletCLIPModel"],
     )
+    if problem := problem_of(config):
+        raise ValueError(f"{source} does not describe two encoders: {problem}.")
+    return config
 
 
 def _read_weights(
@@ -220,6 +217,7 @@ def _read_weights(
     """The tensors of one encoder under `CLIPModel`'s names, each checked against the encoder that the config says."""
     path = _get(source, folder, WEIGHTS_FILE, hub)
     where = f"{folder}/{WEIGHTS_FILE} of {source}"
+    check_kind_of_file(Path(path))
     try:
         tensors = load_file(path)
     except SafetensorError as error:

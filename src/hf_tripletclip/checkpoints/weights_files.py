@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Wrappers that put their name before every tensor's: DDP, torch.compile, Lightning, and OpenCLIP's own.
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
 # OpenCLIP's schedules leave numpy numbers in the optimizer's state. torch refuses these by default; they are data, and
@@ -47,7 +49,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"The weights file {path} does not exist.")
     if path.suffix not in WEIGHTS_SUFFIXES:
         raise ValueError(f"{path} is no {', '.join(WEIGHTS_SUFFIXES)} file.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    check_kind_of_file(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     for name in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -63,14 +66,63 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def check_kind_of_file(path: Path) -> None:
+    """
+    Check that a file is not one of those that are often found in the place of weights.
+
+    Raises:
+        ValueError: It is; says which, and what to do.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    pickled = head.startswith((b"PK\x03\x04", b"\x80"))
+    found = None
+    if not head:
+        found = "is empty, not a readable file of weights. Download it again."
+    elif head.startswith(b"version https://git-lfs"):
+        found = "is a pointer of Git LFS, not the weights: fetch them with `git lfs pull` or `hf download`."
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        found = "is a web page, not weights: whoever saved it got a page instead of the file. Download it again."
+    elif pickled and path.suffix == ".safetensors":
+        found = "is a pickle under the name of a safetensors file. Name it `.bin` or `.pt` if it should be one."
+    elif pickled and _is_torchscript(path):
+        found = (
+            "is a TorchScript archive, which holds code that is never run here. Write the state dict of the model in "
+            "it with `safetensors.torch.save_file`, in a place without secrets."
+        )
+    if found:
+        raise ValueError(f"{path} {found}")
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    return any(name.endswith("/constants.pkl") or "/code/" in name for name in names)
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """What to say of a safetensors file that cannot be read."""
+    return f"{path} is no safetensors file that can be read: {error}. Download it again."
+
+
 def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file that can be read: {error}") from error
+        raise ValueError(damaged(path, error)) from error
 
 
-def _read_pickle(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
+    """
+    What a pickle of torch holds, where that is tensors, numbers, strings and containers of them only.
+
+    Raises:
+        ValueError: It holds more, or cannot be read. Nothing in it is run.
+    """
     try:
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)

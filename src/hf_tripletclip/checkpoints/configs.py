@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of others: read with errors of one line, and without what would make transformers fetch code."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from hf_tripletclip.configuration import ConfigError, one_line, without_implementations
+
+
+def read_json_object(path: str | os.PathLike[str], shown: str | None = None) -> dict[str, Any]:
+    """
+    A file that holds a JSON object.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        shown (`str`, *optional*): What an error calls it; its path by default.
+
+    Raises:
+        ValueError: It does not, or it is nested too deeply.
+        OSError: It cannot be read.
+    """
+    shown = os.fspath(path) if shown is None else shown
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{shown} is not valid JSON: {one_line(error)}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{shown} must hold a JSON object, it holds a {type(content).__name__}.")
+    return content
+
+
+def read_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
+    """
+    The config of a model of any kind that transformers knows, as [`~transformers.AutoConfig`] reads it, but for the
+    implementations of attention and experts that it names, see [`TripletCLIPConfig.from_pretrained`].
+
+    Args:
+        source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
+        options: `revision`, `token`, ... as in `from_pretrained`. Code in the repository is never run.
+
+    Raises:
+        OSError: There is no config, or it cannot be reached.
+        ValueError: It describes no model that transformers knows.
+    """
+    options["trust_remote_code"] = False
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except (OSError, ImportError, MemoryError):
+        raise
+    except (Exception, StrictDataclassError) as error:  # what a config of any kind meets with
+        raise ConfigError(
+            f"the config.json of {source} describes no model that can be loaded: {one_line(error)}."
+        ) from error
+    forget_implementations(config)
+    return config
+
+
+def forget_implementations(config: PreTrainedConfig) -> None:
+    """Let a config that was read name no implementation, in any of its parts; transformers chooses one then."""
+    config._attn_implementation_internal = "eager" if config.output_attentions else None
+    config._experts_implementation_internal = None
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            forget_implementations(value)
+        elif isinstance(value, dict | list):  # a part that is made into a config later
+            setattr(config, name, without_implementations(value))
