@@ -77,8 +77,8 @@ def test_twins_are_foreseen():
     assert describe_twins(data(*range(20)), 10) is None
     five = data(*[number for number in range(8) for _ in range(5)])
     found = describe_twins(five, 40)
-    assert found.startswith("Of 40 training rows 40 have the picture and 40 the caption of another row.")
-    assert "In a batch of 40 about 40.0 and 40.0 of them meet it" in found
+    assert found.startswith("Of 40 training rows 40 have the picture of another row and 40 the caption.")
+    assert "In a batch of 40 about 40.0 rows meet their picture and 40.0 their caption again" in found
     expected = 10 * (1 - (1 - 9 / 39) ** 4)
-    assert f"In a batch of 10 about {expected:.1f} and" in describe_twins(five, 10)
+    assert f"In a batch of 10 about {expected:.1f} rows" in describe_twins(five, 10)
     assert describe_twins(iter(()), 10) is None

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -37,3 +40,36 @@ def test_two_processes_stop_together(two_processes, case):
     messages = [found[case] for found in two_processes["messages"]]
     assert messages[0] == messages[1]
     assert messages[0].startswith("Training stops")
+
+
+LEFT_ALONE = """
+import os, signal, sys, time
+import torch
+import torch.distributed as dist
+from hf_tripletclip import TripletCLIPTrainingArguments
+
+args = TripletCLIPTrainingArguments(output_dir=sys.argv[1], use_cpu=True, ddp_timeout=5, report_to="none")
+assert args.world_size == 2
+dist.all_reduce(torch.ones(1))
+if args.process_index == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)  # as if the link to it were lost: nothing comes, and nothing says so
+started = time.monotonic()
+try:
+    dist.all_reduce(torch.ones(1))
+except RuntimeError as error:
+    with open(f"{sys.argv[1]}/gave_up", "w") as file:
+        file.write(str(time.monotonic() - started))
+    os._exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_left_alone_on_a_cpu_gives_up(tmp_path):
+    (tmp_path / "script.py").write_text(LEFT_ALONE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with subprocess.Popen([*command, str(tmp_path / "script.py"), str(tmp_path)], stderr=subprocess.PIPE) as process:
+        try:
+            process.communicate(timeout=150)  # torchrun waits for half a minute before it ends the other for good
+        finally:
+            process.kill()
+    assert 4 < float((tmp_path / "gave_up").read_text()) < 60

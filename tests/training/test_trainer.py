@@ -231,6 +231,12 @@ def test_errors_before_training(tmp_path):
         make_trainer(tmp_path, objective="no_such")
     with pytest.raises(TypeError, match="CLIPModel"):
         make_trainer(tmp_path, model=CLIPModel(tiny_config()))
+    with pytest.raises(ValueError, match="`train_dataset` has no column 'length' of lengths"):
+        make_trainer(tmp_path, train_sampling_strategy="group_by_length")
+    with pytest.raises(ValueError, match="`include_for_metrics` is for your own"):
+        make_trainer(tmp_path, include_for_metrics=["loss"])
+    with pytest.raises(ValueError, match="`optim` is lomo"):
+        make_trainer(tmp_path, optim="lomo", mini_batch_size=2)
 
 
 LORA = {"train_text": "lora", "train_vision": "lora", "lora_rank": 4, "train_logit_scale": True}

@@ -197,7 +197,8 @@ def describe_twins(train: Any, batch: int) -> str | None:
         return None
     shared = {what: sum(size for size in sizes.values() if size > 1) for what, sizes in groups.items()}
     return (
-        f"Of {len(looked_at):,} training rows {shared['picture']:,} have the picture and {shared['caption']:,} the "
-        f"caption of another row. In a batch of {batch:,} about {met['picture']:.1f} and {met['caption']:.1f} of them "
-        "meet it, and count it as a wrong answer. The log counts them (`repeated_images`, `repeated_captions`)."
+        f"Of {len(looked_at):,} training rows {shared['picture']:,} have the picture of another row and "
+        f"{shared['caption']:,} the caption. In a batch of {batch:,} about {met['picture']:.1f} rows meet their "
+        f"picture and {met['caption']:.1f} their caption again, which then count as wrong answers. The log counts "
+        "them (`repeated_images`, `repeated_captions`)."
     )

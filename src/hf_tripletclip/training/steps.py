@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
 from transformers.utils import logging
 
@@ -174,6 +175,9 @@ class StepTrainer(PushingTrainer):
                 teach=None if self.teacher is None else self.teacher.bound_to(self._bare(model)),
             )
         self._parts.add(parts)
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
         return loss * weight
 
     @property

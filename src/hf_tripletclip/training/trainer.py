@@ -21,6 +21,7 @@ from transformers.trainer_utils import (
     rotate_checkpoints,
     unwrap_peft_model,
 )
+from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import load_logit_scale, save_logit_scale
@@ -62,6 +63,12 @@ class TripletCLIPTrainer(StepTrainer):
     it: the objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on
     `logit_scale`, the objective's parts in the log, compositional metrics and benchmarks (`eval_benchmarks`) at every
     evaluation, checkpoints that are known to be complete, and checks of the data before training starts.
+
+    The weights are held in float32 (`weights_dtype`): a model in half precision is converted in place, with a warning.
+    Training stops with a `TrainingStoppedError` (a `ValueError`), on all processes and before anything of it is saved,
+    where a loss or a gradient norm is not finite, or where no row of a pass, or of 100 batches in a row, can be used.
+    A single batch without usable rows is passed over (`batches_without_rows` in the log); what stands twice
+    in a batch is counted (`repeated_images`, `repeated_captions`).
 
     Args:
         model ([`TripletCLIPModel`] or `PeftModel`): The model to train.
@@ -122,6 +129,10 @@ class TripletCLIPTrainer(StepTrainer):
                 "Start with `accelerate launch` to use them all."
             )
             args._n_gpu = 1
+        if args.include_for_metrics and compute_metrics is None:
+            raise ValueError(
+                "`include_for_metrics` is for your own `compute_metrics`: the metrics here need nothing more."
+            )
         _require_rows(train_dataset, "train_dataset")
         _require_rows(eval_dataset, "eval_dataset")
         if data_collator is None:
@@ -171,6 +182,21 @@ class TripletCLIPTrainer(StepTrainer):
                 "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with DeepSpeed: unset "
                 "it, or use `gradient_checkpointing` to save memory there."
             )
+        raw = isinstance(self.data_collator, TripletCollator)
+        if raw and args.remove_unused_columns:
+            raise ValueError("`remove_unused_columns` would drop the columns that rows are made of: leave it out.")
+        if args.train_sampling_strategy == "group_by_length" and args.length_column_name not in (
+            _columns(self.train_dataset) or ()
+        ):
+            raise ValueError(
+                f"`train_sampling_strategy` is group_by_length, but `train_dataset` has no column "
+                f"{args.length_column_name!r} of lengths (`length_column_name`)."
+            )
+        if args.mini_batch_size is not None and args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
+            raise ValueError(
+                f"`optim` is {OptimizerNames(args.optim).value}, which changes weights while gradients are computed, "
+                "and with gradient caching (`mini_batch_size`) after each mini-batch: choose another."
+            )
         if self.train_dataset is not None:
             self._check_dataset(self.train_dataset, "train_dataset", objective)
             batch = args.train_batch_size
@@ -183,6 +209,13 @@ class TripletCLIPTrainer(StepTrainer):
                 raise ValueError(
                     f"`train_dataset` has {len(self.train_dataset)} rows, fewer than one batch of {needed}: lower "
                     "`per_device_train_batch_size`."
+                )
+            rows = len(cast(Any, self.train_dataset)) if has_length(self.train_dataset) else 0
+            left = rows % needed
+            if not raw and not args.dataloader_drop_last and 0 < left < args.world_size:
+                raise ValueError(
+                    f"The last batch of `train_dataset` has {left} of its {rows} rows, too few for "
+                    f"{args.world_size} processes: turn `dataloader_drop_last` on, or change the batch size."
                 )
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         for name, dataset in evals.items():
