@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPModel
 
-from hf_tripletclip import TripletCLIPModel
+from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.openclip import CONFIG_FILE, WEIGHTS_FILES
+from hf_tripletclip.checkpoints.openclip import CONFIG_FILE, WEIGHTS_FILES, OpenClipCheckpoint, _tokenizer
+from hf_tripletclip.checkpoints.openclip_config import preprocess_cfg_of
 from tests.checkpoints import small_processor
 from tests.checkpoints.openclip_reference import encode_image, encode_text
 
@@ -254,3 +258,180 @@ def test_openclip_itself_agrees(state, inputs, processor, tmp_path, hidden_act):
         torch.testing.assert_close(
             theirs.encode_text(tokens), ours.get_text_features(input_ids=tokens).pooler_output, rtol=1e-5, atol=1e-5
         )
+
+
+# ---- Settings ----
+
+
+@pytest.fixture
+def openclip(state, processor, tmp_path) -> Path:
+    save_file(state, tmp_path / "tuned.safetensors")
+    clip = convert(tmp_path / "tuned.safetensors", tmp_path / "clip", hidden_act="gelu", processor=processor)
+    return convert(clip, tmp_path / "openclip", to="openclip")
+
+
+def set_fields(folder: Path, **fields) -> None:
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    for field, value in fields.items():
+        *parts, last = field.split("__")
+        place = content
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("text_cfg__no_causal_mask", True),
+        ("text_cfg__pool_type", "last"),
+        ("text_cfg__pool_type", "eos"),
+        ("text_cfg__embed_cls", True),
+        ("text_cfg__proj_type", "none"),
+        ("text_cfg__proj_bias", True),
+        ("text_cfg__hf_model_name", "xlm-roberta-base"),
+        ("text_cfg__text_arch", "modern"),
+        ("text_cfg__qk_norm", True),
+        ("text_cfg__act_kwargs", {"approximate": "other"}),
+        ("text_cfg__norm_kwargs", {"elementwise_affine": False}),
+        ("text_cfg__norm_kwargs", {"eps": "small"}),
+        ("text_cfg__heads", 3),
+        ("text_cfg__context_length", 77),
+        ("text_cfg__something_new", 1),
+        ("vision_cfg__timm_model_name", "vit_base_patch16_siglip_224"),
+        ("vision_cfg__pool_type", "avg"),
+        ("vision_cfg__attentional_pool", "parallel"),
+        ("vision_cfg__no_ln_pre", True),
+        ("vision_cfg__ls_init_value", 0.1),
+        ("vision_cfg__image_size", 32),
+        ("vision_cfg__image_size", [16, 32]),
+        ("vision_cfg__layers", [3, 4, 6, 3]),
+        ("vision_cfg__head_width", 0),
+        ("vision_cfg", [1]),
+        ("embed_dim", 512),
+        ("quick_gelu", "yes"),
+        ("init_logit_bias", -10),
+        ("multimodal_cfg", {"width": 512}),
+    ],
+)
+def test_settings_that_a_clip_does_not_compute_are_refused_by_name(openclip, tmp_path, field, value):
+    set_fields(openclip, **{f"model_cfg__{field}": value})
+    named = "eos_id" if value == "eos" else field.rpartition("__")[2]
+    with pytest.raises(ValueError, match=named) as error:
+        convert(openclip, tmp_path / "other", with_processor=False)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "other").exists()
+
+
+def test_settings_that_a_clip_computes(openclip, tmp_path, vocabulary):
+    set_fields(
+        openclip,
+        model_cfg__text_cfg__act_kwargs={"approximate": "tanh"},
+        model_cfg__text_cfg__norm_kwargs={"eps": 1e-3},
+        model_cfg__text_cfg__pool_type="eos",
+        model_cfg__text_cfg__eos_id=vocabulary - 1,
+        model_cfg__text_cfg__final_ln_after_pool=True,
+        model_cfg__text_cfg__ls_init_value=None,
+        model_cfg__vision_cfg__act_kwargs={"approximate": "none"},
+        model_cfg__vision_cfg__norm_kwargs={"eps": 1e-6},
+        model_cfg__vision_cfg__patch_dropout=0.5,
+        model_cfg__vision_cfg__image_size=SIZE + 1,  # the patches are the same
+        preprocess_cfg__mean=0.5,
+        preprocess_cfg__std=[0.1, 0.2, 0.3],
+        preprocess_cfg__interpolation="bilinear",
+        preprocess_cfg__resize_mode="squash",
+    )
+    clip = convert(openclip, tmp_path / "computed")
+    config = CLIPModel.from_pretrained(clip).config
+    assert (config.text_config.hidden_act, config.vision_config.hidden_act) == ("gelu_pytorch_tanh", "gelu")
+    assert (config.text_config.layer_norm_eps, config.vision_config.layer_norm_eps) == (1e-3, 1e-6)
+    assert (config.text_config.eos_token_id, config.vision_config.image_size) == (vocabulary - 1, SIZE + 1)
+    images = AutoProcessor.from_pretrained(clip).image_processor
+    assert (list(images.image_mean), list(images.image_std)) == ([0.5] * 3, [0.1, 0.2, 0.3])
+    assert (int(images.resample), images.do_center_crop) == (2, False)
+    wide = images(images=[Image.new("RGB", (40, 10), "red")], return_tensors="pt")["pixel_values"]
+    assert wide.shape == (1, 3, SIZE + 1, SIZE + 1)
+    again = json.loads((convert(clip, tmp_path / "again", to="openclip") / CONFIG_FILE).read_text())
+    assert again["model_cfg"]["text_cfg"]["act_kwargs"] == {"approximate": "tanh"}
+    assert again["model_cfg"]["text_cfg"]["norm_kwargs"] == {"eps": 1e-3}
+    assert again["model_cfg"]["vision_cfg"]["norm_kwargs"] == {"eps": 1e-6}
+    assert again["preprocess_cfg"] == {
+        "size": SIZE + 1,
+        "mean": [0.5] * 3,
+        "std": [0.1, 0.2, 0.3],
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("interpolation", "nearest", "`preprocess_cfg.interpolation: 'nearest'`"),
+        ("interpolation", 3, "interpolation"),
+        ("resize_mode", "longest", "resize_mode"),
+        ("mean", "half", "`preprocess_cfg.mean: 'half'`: a number is needed"),
+        ("mean", [0.5, 0.5], "mean"),
+        ("std", [0.0, 1.0, 1.0], "std"),
+        ("mode", "L", "mode"),
+    ],
+)
+def test_preparations_that_cannot_be_made_are_refused_by_name(openclip, tmp_path, field, value, message):
+    set_fields(openclip, **{f"preprocess_cfg__{field}": value})
+    with pytest.raises(ValueError, match=message) as error:
+        convert(openclip, tmp_path / "other")
+    assert "--processor" in str(error.value)
+    assert convert(openclip, tmp_path / "other", with_processor=False)
+
+
+def test_random_interpolation_is_bicubic_as_in_openclips_evaluation(openclip, tmp_path):
+    set_fields(openclip, preprocess_cfg__interpolation="random")
+    assert AutoProcessor.from_pretrained(convert(openclip, tmp_path / "a")).image_processor.resample == 3
+
+
+def test_tokenizers_that_openclip_would_not_take(openclip, tmp_path):
+    for fields, message in (
+        ({"tokenizer_kwargs": {"clean": "canonicalize"}}, "tokenizer_kwargs"),
+        ({"tokenizer_mode": "clips"}, "tokenizer_mode"),
+    ):
+        before = (openclip / CONFIG_FILE).read_text()
+        set_fields(openclip, **{f"model_cfg__text_cfg__{name}": value for name, value in fields.items()})
+        with pytest.raises(ValueError, match=message):
+            convert(openclip, tmp_path / "other")
+        (openclip / CONFIG_FILE).write_text(before)
+    content = json.loads((openclip / "tokenizer.json").read_text())
+    content["model"]["end_of_word_suffix"] = None
+    (openclip / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer of CLIP's kind"):
+        convert(openclip, tmp_path / "other")
+
+
+def test_a_tokenizer_that_is_not_clips_beside_a_model_of_clips_vocabulary():
+    tokenizer = small_processor().tokenizer
+    text = TripletCLIPConfig().text_config  # CLIP's vocabulary
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(ValueError, match="is not CLIP's, and OpenCLIP would take CLIP's"):
+            _tokenizer(OpenClipCheckpoint(Path("w.pt"), {"text_cfg": {}}, {}, Path(folder)), text)
+        named = {"text_cfg": {"hf_tokenizer_name": "someone/else"}}
+        with pytest.raises(ValueError, match="does not fit it"):
+            _tokenizer(OpenClipCheckpoint(Path("w.pt"), named, {}, Path(folder)), text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"do_resize": False}, "does not resize"),
+        ({"resample": 0}, "its filter is 0"),
+        ({"size": {"shortest_edge": 20}}, "it resizes to"),
+        ({"do_center_crop": False}, "it resizes to"),
+        ({"rescale_factor": 1.0}, "does not scale pixels"),
+    ],
+)
+def test_a_processor_that_openclip_has_no_settings_for(fields, message):
+    images = copy.deepcopy(small_processor().image_processor)
+    for name, value in fields.items():
+        setattr(images, name, value)
+    with pytest.raises(ValueError, match=message):
+        preprocess_cfg_of(images, 16)

@@ -17,14 +17,20 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
 from transformers import CLIPProcessor, CLIPTokenizer
 
 from hf_tripletclip.checkpoints.configs import read_json_object
+from hf_tripletclip.checkpoints.openclip_config import (
+    check_settings,
+    check_size,
+    end_of_text,
+    image_settings,
+    tower,
+)
 from hf_tripletclip.checkpoints.openclip_lora import fold_lora
 from hf_tripletclip.checkpoints.published import HUB_ARGUMENTS, find_file
 from hf_tripletclip.checkpoints.weights_files import WEIGHTS_SUFFIXES, read_weights
-from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.configuration import TripletCLIPConfig, one_line
 from hf_tripletclip.data.tokenizer import default_image_processor
 from hf_tripletclip.modeling import TripletCLIPModel
 
@@ -37,11 +43,15 @@ WEIGHTS_FILES = (
     "open_clip_pytorch_model.pth",
 )
 ACTIVATIONS = ("gelu", "quick_gelu")
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}  # of ViT-H, ViT-g and ViT-bigG's image towers; all others have 64
 CLIP_VOCABULARY = 49_408  # of the tokenizer that OpenCLIP brings along
 CLIP_TOKENIZER = "openai/clip-vit-base-patch32"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+TOKENIZER_SETTINGS = ({"clean": "lower"}, {"clean": "whitespace"})  # what it does anyhow
+PROBE = (  # a caption and CLIP's tokens of it
+    "a photo of two Zebras, 3 trees!",
+    [49406, 320, 1125, 539, 1237, 2254, 22611, 267, 274, 4682, 256, 49407],
+)
 
 # OpenCLIP -> `CLIPModel`, outside and inside of the blocks of a tower.
 TEXT_NAMES = {
@@ -124,6 +134,7 @@ def find_checkpoint(source: str | os.PathLike[str], **kwargs: Any) -> OpenClipCh
         preprocess_cfg = dict(content.get("preprocess_cfg") or {})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{source}: {CONFIG_FILE} describes no OpenCLIP model: {error}") from error
+    check_settings(model_cfg, f"{source}: {CONFIG_FILE}")
     for name in WEIGHTS_FILES:
         if weights := find_file(source, name, hub):
             return OpenClipCheckpoint(Path(weights), model_cfg, preprocess_cfg, Path(config).parent)
@@ -152,7 +163,7 @@ def load_openclip(checkpoint: OpenClipCheckpoint, hidden_act: str | None = None)
     try:
         model = TripletCLIPModel(config)
     except (StrictDataclassError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(f"{checkpoint.weights} has sizes that make no CLIP: {error}") from error
+        raise ValueError(f"{checkpoint.weights} has sizes that make no CLIP: {one_line(error)}.") from error
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or extra:
@@ -239,32 +250,56 @@ def _config_of(
     text_width = state["token_embedding.weight"].shape[1]
     vocabulary, length = state["token_embedding.weight"].shape[0], state["positional_embedding"].shape[0]
     dimension = state["text_projection"].shape[1]
-    head_width = vision_cfg.get("head_width", HEAD_WIDTHS.get(width, 64))
-    last = vocabulary - 1  # CLIP's end of text, which OpenCLIP finds as the highest id
-    end = text_cfg.get("eos_id", last) if text_cfg.get("pool_type") == "eos" else last
+    mlp, text_mlp = (state[f"{name}.resblocks.0.mlp.c_fc.weight"].shape[0] for name in reversed(TOWERS))
+    # OpenCLIP has 64 where its settings do not say it; of a bare file its own large models are known.
+    head_width = vision_cfg.get("head_width", 64 if model_cfg else HEAD_WIDTHS.get(width, 64))
+    heads = text_cfg.get("heads", 8 if model_cfg else max(text_width // 64, 1))
+    for name, value, whole in (("vision_cfg.head_width", head_width, width), ("text_cfg.heads", heads, text_width)):
+        if model_cfg and (not isinstance(value, int) or value < 1 or whole % value):
+            raise ValueError(f"{source}: `{name}` is {value!r:.60}, which does not divide the width of {whole}.")
+    size = vision_cfg.get("image_size", grid * patch)
+    size = size[0] if isinstance(size, list) and len(set(size)) == 1 else size
+    if not isinstance(size, int) or size // patch != grid:
+        raise ValueError(f"{source} has `vision_cfg.image_size: {size!r:.60}`, and its tensors are of {grid * patch}.")
+    for name, said, found in (
+        ("embed_dim", model_cfg.get("embed_dim"), dimension),
+        ("vision_cfg.width", vision_cfg.get("width"), width),
+        ("vision_cfg.layers", vision_cfg.get("layers"), _blocks(state, "visual.transformer")),
+        ("vision_cfg.patch_size", vision_cfg.get("patch_size"), patch),
+        ("text_cfg.width", text_cfg.get("width"), text_width),
+        ("text_cfg.layers", text_cfg.get("layers"), _blocks(state, "transformer")),
+        ("text_cfg.vocab_size", text_cfg.get("vocab_size"), vocabulary),
+        ("text_cfg.context_length", text_cfg.get("context_length"), length),
+    ):
+        check_size(name, said, found, source)
+    end = end_of_text(text_cfg, vocabulary, source)
+    text = tower(text_cfg, activation, "text_cfg", source)
+    vision = tower(vision_cfg, activation, "vision_cfg", source)
     return TripletCLIPConfig(
         projection_dim=dimension,
         text_config={
             "vocab_size": vocabulary,
             "max_position_embeddings": length,
             "hidden_size": text_width,
-            "intermediate_size": state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "intermediate_size": text_mlp,
             "num_hidden_layers": _blocks(state, "transformer"),
-            "num_attention_heads": text_cfg.get("heads", max(text_width // 64, 1)),
-            "hidden_act": activation,
+            "num_attention_heads": heads,
+            "hidden_act": text.hidden_act,
+            "layer_norm_eps": text.layer_norm_eps,
             "projection_dim": dimension,
             "bos_token_id": max(end - 1, 0),
             "eos_token_id": end,
             "pad_token_id": end,
         },
         vision_config={
-            "image_size": grid * patch,
+            "image_size": size,
             "patch_size": patch,
             "hidden_size": width,
-            "intermediate_size": state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "intermediate_size": mlp,
             "num_hidden_layers": _blocks(state, "visual.transformer"),
             "num_attention_heads": max(width // head_width, 1),
-            "hidden_act": activation,
+            "hidden_act": vision.hidden_act,
+            "layer_norm_eps": vision.layer_norm_eps,
             "projection_dim": dimension,
         },
     )
@@ -282,32 +317,66 @@ def openclip_processor(checkpoint: OpenClipCheckpoint, model: TripletCLIPModel) 
 
     Raises:
         OSError: CLIP's tokenizer cannot be reached.
-        ValueError: The model's vocabulary is not CLIP's, and no tokenizer lies beside it.
+        ValueError: OpenCLIP would take another tokenizer than the one beside the checkpoint, or prepare captions or
+            images in ways that this processor cannot; the tokenizer does not fit the model.
     """
-    text: Any = model.config.text_config
     vision: Any = model.config.vision_config
-    folder = checkpoint.folder
-    if folder is not None and any((folder / name).exists() for name in TOKENIZER_FILES):
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-    elif text.vocab_size == CLIP_VOCABULARY:
-        tokenizer = CLIPTokenizer.from_pretrained(CLIP_TOKENIZER)
-    else:
-        raise ValueError(
-            f"{checkpoint.weights} has a vocabulary of {text.vocab_size} tokens, not CLIP's, and "
-            "no tokenizer beside it: name a processor with `--processor`."
+    try:
+        return CLIPProcessor(
+            image_processor=default_image_processor()(
+                **image_settings(checkpoint.preprocess_cfg, vision.image_size, checkpoint.weights)
+            ),
+            tokenizer=_tokenizer(checkpoint, model.config.text_config),
         )
-    filter_name = str(checkpoint.preprocess_cfg.get("interpolation", "bicubic")).upper()
-    if (mode := checkpoint.preprocess_cfg.get("resize_mode", "shortest")) != "shortest":
+    except ValueError as error:
+        raise ValueError(f"{error} Name a processor with `--processor`, or write none (`--no-processor`).") from error
+
+
+def _tokenizer(checkpoint: OpenClipCheckpoint, text: Any) -> CLIPTokenizer:
+    source, folder = checkpoint.weights, checkpoint.folder
+    settings = dict(checkpoint.model_cfg.get("text_cfg") or {})
+    for name in ("tokenizer_mode", "tokenizer_type", "tokenizer_kwargs"):
+        value = settings.get(name)
+        if value and value not in TOKENIZER_SETTINGS:
+            raise ValueError(f"{source} has `text_cfg.{name}: {value!r:.60}`, which CLIP's tokenizer does not do.")
+    beside = folder is not None and any((folder / name).exists() for name in TOKENIZER_FILES)
+    named = settings.get("hf_tokenizer_name")
+    if not beside and (named or text.vocab_size != CLIP_VOCABULARY):
         raise ValueError(
-            f"{checkpoint.weights}: images resized by {mode!r} are not supported: `--processor` names one."
+            f"{source} has a vocabulary of {text.vocab_size} tokens{f', of {named}' if named else ''}, not CLIP's, "
+            "and no tokenizer beside it."
         )
-    return CLIPProcessor(
-        image_processor=default_image_processor()(
-            size={"shortest_edge": vision.image_size},
-            crop_size={"height": vision.image_size, "width": vision.image_size},
-            image_mean=list(checkpoint.preprocess_cfg.get("mean", MEAN)),
-            image_std=list(checkpoint.preprocess_cfg.get("std", STD)),
-            resample=getattr(Image.Resampling, filter_name),
-        ),
-        tokenizer=tokenizer,
-    )
+    if not beside:
+        return CLIPTokenizer.from_pretrained(CLIP_TOKENIZER)
+    tokenizer = _read_tokenizer(Path(folder or "."))
+    if not named and text.vocab_size == CLIP_VOCABULARY and not is_clips_tokenizer(tokenizer):
+        raise ValueError(
+            f"the tokenizer beside {source} is not CLIP's, and OpenCLIP would take CLIP's: "
+            "`text_cfg.hf_tokenizer_name` does not name it."
+        )
+    if len(tokenizer) > text.vocab_size or tokenizer.eos_token_id != text.eos_token_id:
+        raise ValueError(
+            f"the tokenizer beside {source} does not fit it: it has {len(tokenizer)} tokens and ends captions with "
+            f"{tokenizer.eos_token_id}, the model has {text.vocab_size} and pools at {text.eos_token_id}."
+        )
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A tokenizer of CLIP's kind."""
+    path = folder / TOKENIZER_FILES[0]
+    if path.exists():
+        state = read_json_object(path).get("model")
+        if not isinstance(state, dict) or state.get("end_of_word_suffix") != "</w>":
+            raise ValueError(f"{path} is no tokenizer of CLIP's kind, which a CLIPProcessor needs.")
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # of the tokenizers library, which raises them as they are
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {one_line(error)}.") from error
+
+
+def is_clips_tokenizer(tokenizer: Any) -> bool:
+    """Whether it is the tokenizer that OpenCLIP brings along, by what it makes of a caption."""
+    return len(tokenizer) == CLIP_VOCABULARY and list(tokenizer(PROBE[0])["input_ids"]) == PROBE[1]

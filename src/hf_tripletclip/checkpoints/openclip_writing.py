@@ -13,18 +13,16 @@ import torch
 from safetensors.torch import save_file
 
 from hf_tripletclip.checkpoints.openclip import (
-    ACTIVATIONS,
     BLOCK_NAMES,
-    CLIP_VOCABULARY,
     CONFIG_FILE,
-    MEAN,
-    STD,
     TEXT_NAMES,
     TOWERS,
     TRANSPOSED,
     VISION_NAMES,
     WEIGHTS_FILES,
+    is_clips_tokenizer,
 )
+from hf_tripletclip.checkpoints.openclip_config import ACTIVATIONS, EPS, LEGACY_EOS, preprocess_cfg_of
 from hf_tripletclip.modeling import TripletCLIPModel
 
 
@@ -39,10 +37,15 @@ def save_openclip(model: TripletCLIPModel, processor: Any, folder: str | os.Path
         folder (`str` or `os.PathLike`): The directory, which exists.
 
     Raises:
-        ValueError: The two towers have different activations, or one that OpenCLIP does not have.
+        ValueError: The towers have activations that OpenCLIP does not have, or not together; the image tower takes
+            other than three channels; the processor prepares images in a way that OpenCLIP has no settings for.
     """
     folder = Path(folder)
-    config = {"model_cfg": _model_cfg(model, processor), "preprocess_cfg": _preprocess_cfg(processor)}
+    vision: Any = model.config.vision_config
+    config = {
+        "model_cfg": _model_cfg(model, processor),
+        "preprocess_cfg": preprocess_cfg_of(getattr(processor, "image_processor", None), vision.image_size),
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(_to_openclip(model.state_dict()), folder / WEIGHTS_FILES[0], metadata={"format": "pt"})
     if processor is not None:
@@ -52,11 +55,13 @@ def save_openclip(model: TripletCLIPModel, processor: Any, folder: str | os.Path
 def _model_cfg(model: Any, processor: Any) -> dict[str, Any]:
     text, vision = model.config.text_config, model.config.vision_config
     activations = {text.hidden_act, vision.hidden_act}
-    if len(activations) > 1 or not activations <= set(ACTIVATIONS):
+    if activations != {"quick_gelu"} and not activations <= ACTIVATIONS.keys():
         raise ValueError(
-            f"OpenCLIP has {' or '.join(ACTIVATIONS)} in both towers; here are {text.hidden_act} (text) and "
-            f"{vision.hidden_act} (image)."
+            f"OpenCLIP has quick_gelu in both towers, or {' or '.join(ACTIVATIONS)} in each; here are "
+            f"{text.hidden_act} (text) and {vision.hidden_act} (image)."
         )
+    if vision.num_channels != 3:
+        raise ValueError(f"OpenCLIP's images have 3 channels, those of this model {vision.num_channels}.")
     text_cfg: dict[str, Any] = {
         "context_length": text.max_position_embeddings,
         "vocab_size": text.vocab_size,
@@ -66,11 +71,11 @@ def _model_cfg(model: Any, processor: Any) -> dict[str, Any]:
         "mlp_ratio": text.intermediate_size / text.hidden_size,
     }
     # OpenCLIP brings CLIP's tokenizer along and takes the state at the highest id, CLIP's end of text.
-    if text.vocab_size != CLIP_VOCABULARY and processor is not None:
+    if processor is not None and not is_clips_tokenizer(processor.tokenizer):
         text_cfg["hf_tokenizer_name"] = "."  # any name: of a directory, OpenCLIP takes its own tokenizer
-    if text.eos_token_id not in (2, text.vocab_size - 1):
+    if text.eos_token_id not in (LEGACY_EOS, text.vocab_size - 1):
         text_cfg |= {"pool_type": "eos", "eos_id": text.eos_token_id}
-    cfg = {
+    cfg: dict[str, Any] = {
         "embed_dim": model.config.projection_dim,
         "vision_cfg": {
             "image_size": vision.image_size,
@@ -82,17 +87,12 @@ def _model_cfg(model: Any, processor: Any) -> dict[str, Any]:
         },
         "text_cfg": text_cfg,
     }
+    for name, tower in (("vision_cfg", vision), ("text_cfg", text)):
+        if act_kwargs := ACTIVATIONS.get(tower.hidden_act):
+            cfg[name]["act_kwargs"] = act_kwargs
+        if tower.layer_norm_eps != EPS:
+            cfg[name]["norm_kwargs"] = {"eps": tower.layer_norm_eps}
     return {**cfg, "quick_gelu": True} if activations == {"quick_gelu"} else cfg
-
-
-def _preprocess_cfg(processor: Any) -> dict[str, Any]:
-    image_processor = getattr(processor, "image_processor", None)
-    return {
-        "mean": list(getattr(image_processor, "image_mean", MEAN)),
-        "std": list(getattr(image_processor, "image_std", STD)),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
 
 
 def _to_openclip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
