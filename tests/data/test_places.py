@@ -19,8 +19,9 @@ from PIL import Image as PILImage
 
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
-from hf_tripletclip.data.loading import load_raw, undecoded
+from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.places import Home
+from hf_tripletclip.data.raw import load_raw
 from hf_tripletclip.data.validate import validate
 from hf_tripletclip.generation.source import Source
 
@@ -124,7 +125,7 @@ def test_every_room_refuses_the_same(folder):
     ]
     copied = source.read("train", 0, 3, ["image"])["image"]
     assert [image["bytes"] for image in copied] == [png("red"), None, None]
-    raw, _, _ = load_raw(str(file), "train", False, {}, {})
+    raw, _ = load_raw(str(file), "train", False, {}, {})
     (_, outside, device) = undecoded(raw)["image"][:]
     for image in (outside, device):
         with pytest.raises(BrokenValue, match="outside the dataset's folder"):
@@ -178,7 +179,7 @@ def test_lists_of_images(folder):
     rows = [{"images": value and [path and {"path": path, "bytes": None} for path in value]} for value in lists]
     schema = Features({"images": List(Image())}).arrow_schema
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "rows.parquet")
-    loaded, _, _ = load_raw(str(folder / "rows.parquet"), "train", False, {}, {})
+    loaded, _ = load_raw(str(folder / "rows.parquet"), "train", False, {}, {})
     assert loaded.features == {"images": List(Image())}
     found = loaded.cast_column("images", List(Image(decode=False)))["images"][:]
     assert [value if value is None else len(value) for value in found] == [2, 0, None, 1]

@@ -3,19 +3,12 @@
 
 from __future__ import annotations
 
-import glob
-import itertools
 import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import (
     Dataset,
-    DatasetBuilder,
     DatasetDict,
     Features,
     Image,
@@ -25,26 +18,11 @@ from datasets import (
     List,
     Value,
     concatenate_datasets,
-    load_dataset,
-    load_dataset_builder,
-    load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from hf_tripletclip.data.places import Home, image_columns, settle
-from hf_tripletclip.data.presets import resolve_columns
-from hf_tripletclip.data.reading import is_url
-from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, IMAGE_COLUMNS
-from hf_tripletclip.data.tars import open_tars
-
-AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
-
-# File name's end -> `datasets`' builder.
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-# Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
-OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
-OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
+from hf_tripletclip.data.presets import IMAGE_ID, resolve_columns
+from hf_tripletclip.data.raw import AnyDataset, as_streams, column_names, load_raw
+from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, IMAGE, IMAGE_COLUMNS
 
 
 def load_tripletdata(
@@ -53,6 +31,7 @@ def load_tripletdata(
     split: str | None = None,
     streaming: bool = False,
     columns: Mapping[str, str] | str | None = None,
+    images: str | os.PathLike[str] | None = None,
     required_columns: Sequence[str] = (),
     **kwargs: Any,
 ) -> AnyDataset:
@@ -66,17 +45,24 @@ def load_tripletdata(
     the rows before its end and one more without contents, whose `__key__` is the file and whose `__error__` says what
     is wrong with it.
 
+    A path in a row is relative to the file that the row is in. It is followed inside the dataset's own folder, which
+    is that of the file, or the one given here, and inside `images`; a row with another path, or with a URL, is broken.
+
     Args:
         name_or_path (`str` or `os.PathLike`):
-            `"scenes"` for the embedded data; a folder, a file or a pattern of files (`"data/*.tar"`): parquet, an
-            image folder with metadata (columns `image_file_name`, `neg_image_file_name`), WebDataset tars whose
-            members are `KEY.image`, `KEY.caption`, `KEY.neg_image` and `KEY.neg_caption` (the layout of the published
-            TripletCLIP data), what `save_to_disk` wrote; or the id of a Hub dataset.
+            `"scenes"` for the embedded data; a folder, a file or a pattern of files (`"data/*.tar"`): CSV, JSON lines
+            or parquet, in which an image may be a path; an image folder with metadata (columns `file_name`,
+            `neg_image_file_name`); WebDataset tars whose members are `KEY.image`, `KEY.caption`, `KEY.neg_image` and
+            `KEY.neg_caption` (the layout of the published TripletCLIP data); what `save_to_disk` wrote; or the id of a
+            Hub dataset.
         split (`str`, *optional*): The split; all of them, as a dict, by default.
         streaming (`bool`, defaults to `False`): Whether to read the rows as they are asked for.
         columns (`Mapping[str, str]` or `str`, *optional*):
             Our name -> the dataset's own, where they differ; or the name of a preset, one of `"tripletclip"`,
-            `"bivlc"`, `"trohn-img"`, `"winoground"` and `"colorswap"`.
+            `"bivlc"`, `"trohn-img"` (whose images are COCO's: give `images`), `"winoground"` and `"colorswap"`.
+        images (`str` or `os.PathLike`, *optional*):
+            A folder of images, in which paths are looked up first, and to which absolute ones may lead. Numbers in
+            place of paths are those of COCO's pictures: 42 is `000000000042.jpg`.
         required_columns (`Sequence[str]`): Columns that the dataset must have.
         kwargs: For `datasets.load_dataset` (`revision`, `token`, `cache_dir`, ...), for `datasets.load_from_disk`, or
             for `load_scenes`.
@@ -85,7 +71,8 @@ def load_tripletdata(
         `Dataset` or `IterableDataset`, or a dict of them by split.
 
     Raises:
-        FileNotFoundError: The path does not exist, or the Hub has no such dataset or cannot be reached.
+        FileNotFoundError: The path or the folder of images does not exist, or the Hub has no such dataset or cannot be
+            reached.
         ValueError: There is no such split or preset, `columns` has a name that is none of ours, a split is empty (of a
             stream this is known only when it is read) or cannot be read, or a column is missing or of the wrong type.
     """
@@ -94,14 +81,19 @@ def load_tripletdata(
     if name == "scenes":
         from hf_tripletclip.data.scenes import load_scenes
 
-        dataset: AnyDataset = _streamed(load_scenes(split, **kwargs), streaming)
-        home = Home()
+        dataset: AnyDataset = as_streams(load_scenes(split, **kwargs), streaming)
     else:
-        dataset, renames, home = load_raw(name, split, streaming, renames, kwargs)
+        pictures, texts = ([renames.get(ours, ours) for ours in of] for of in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+        dataset, renames = load_raw(
+            name, split, streaming, renames, kwargs, images=images, pictures=pictures, texts=texts
+        )
     parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
     for key, part in parts.items():
         try:
-            part = _with_our_columns(part, renames, home)
+            names = dict(renames)
+            if isinstance(columns, str) and names.get(IMAGE) == IMAGE_ID and IMAGE in column_names(part):
+                del names[IMAGE]  # someone has put the pictures in
+            part = _with_our_columns(part, names)
             check_columns(part, required_columns)
             if isinstance(part, Dataset) and len(part) == 0:
                 raise ValueError("it has no rows")
@@ -111,165 +103,8 @@ def load_tripletdata(
     return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
 
 
-def not_found(name: str, error: Exception) -> FileNotFoundError:
-    """What is raised of a dataset that `datasets` does not find."""
-    return FileNotFoundError(
-        f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
-    )
-
-
-def load_raw(
-    name: str, split: str | None, streaming: bool, columns: dict[str, str], kwargs: dict[str, Any]
-) -> tuple[AnyDataset, dict[str, str], Home]:
-    """
-    The dataset with its own columns, those that are still to be renamed, and where paths of images may lead: those in
-    columns of the type `Image` have been resolved. Raises as [`load_tripletdata`].
-    """
-    path = Path(name)
-    source: dict[str, Any] = {"path": name}
-    pattern = "://" in name or (glob.has_magic(name) and not path.exists())
-    if path.is_file() or pattern:
-        if path.suffix not in BUILDERS:
-            raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
-        source = {"path": BUILDERS[path.suffix], "data_files": name}
-    elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-        home = Home.of((), name)
-        return _with_images_in(home, _from_disk(name, split, streaming, kwargs)), columns, home
-    elif not path.exists() and (
-        path.is_absolute()
-        or name.startswith(".")
-        or name.count("/") > 1
-        or path.suffix in BUILDERS
-        or name[-1:] == "/"
-    ):
-        raise FileNotFoundError(f"The dataset path {name} does not exist.")
-    try:
-        of_builder = {key: value for key, value in kwargs.items() if key not in OF_LOADING}
-        builder = load_dataset_builder(**source, **of_builder)
-        home = _home(builder, name, kwargs)
-        if isinstance(builder, WebDataset):
-            ours = {key: value for key, value in kwargs.items() if key in OF_TARS}
-            return open_tars(builder, name, split, streaming, columns, **ours), {}, home  # its rows hold no paths
-        loaded = load_dataset(**source, split=split, streaming=streaming, **kwargs)
-        return _with_images_in(home, loaded), columns, home
-    except (DatasetNotFoundError, ConnectionError) as error:
-        raise not_found(name, error) from error
-    except NonMatchingSplitsSizesError as error:
-        raise ValueError(f"{name}: {_other_sizes(error)}") from error
-    except DatasetGenerationError as error:
-        raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error.__cause__ or error)}") from error
-    except ValueError as error:
-        if "corresponds to no data" in str(error):
-            raise ValueError(f"{name} (split {split!r}) has no rows.") from error
-        if "Couldn't infer the same data file format" in str(error):
-            raise ValueError(
-                f"{name} holds no dataset, such as parquet, JSON lines, or images with metadata."
-            ) from error
-        if isinstance(error, pa.ArrowInvalid):
-            raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
-        raise
-
-
-def _home(builder: DatasetBuilder, name: str, kwargs: Mapping[str, Any]) -> Home:
-    """Where the images of a dataset may lie, by the files that its rows are in."""
-    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
-    path = Path(name)
-    if path.is_dir():
-        folder: str | None = str(path.resolve())
-        inside = os.path.join(path.resolve(), "")
-        outside = [file for file in files if not is_url(file) and not os.path.normpath(file).startswith(inside)]
-        named = "the folder"
-    else:
-        folder = str(kwargs["data_dir"]) if kwargs.get("data_dir") and Path(kwargs["data_dir"]).is_dir() else None
-        if glob.has_magic(name) and "://" not in name:  # what the pattern names is all the user's
-            folder = os.path.join(*itertools.takewhile(lambda part: not glob.has_magic(part), path.absolute().parts))
-        of_hub = builder.repo_id is not None and not kwargs.get("data_files")
-        outside = [file for file in files if of_hub and not is_url(file)]
-        named = "the repository"
-    if outside:
-        raise ValueError(
-            f"{name}: its card names data outside {named}, such as {outside[0]}, which is not read. Give `data_files` "
-            "if that is yours."
-        )
-    return Home.of(files, folder, repository=builder.repo_id)
-
-
-def _with_images_in(home: Home, dataset: AnyDataset) -> AnyDataset:
-    """The dataset with the paths of its images resolved, in columns that are typed as images."""
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        return type(dataset)({key: _with_images_in(home, part) for key, part in dataset.items()})
-    columns = image_columns(dataset.features)
-    return _retyped(settle(_retyped(dataset, columns, decode=False), columns, home), columns, decode=True)
-
-
-def _retyped(dataset: Dataset | IterableDataset, columns: Sequence[str], decode: bool) -> Dataset | IterableDataset:
-    for name in columns:
-        feature = dataset.features[name]
-        image = Image(decode=decode)
-        dataset = dataset.cast_column(name, type(feature)(image) if isinstance(feature, (List, LargeList)) else image)
-    return dataset
-
-
-def _other_sizes(error: NonMatchingSplitsSizesError) -> str:
-    """Which splits have other numbers of rows than the card says."""
-    found = re.findall(r"name='([^']*)', num_bytes=\d+, num_examples=(\d+)", str(error))  # it has no other form
-    listed = "; ".join(
-        f"the card promises {int(promised):,} rows of {split}, the files hold {int(rows):,}"
-        for (split, promised), (_, rows) in zip(found[::2], found[1::2], strict=True)
-    )
-    return (
-        f"{listed}: a file is missing, or was changed. Bring it back, or delete `dataset_info` from the card's "
-        "README.md if the dataset is meant to be like this."
-    )
-
-
-def damaged_files(name: str | os.PathLike[str]) -> list[str]:
-    """The parquet files of a folder, a file or a pattern that are cut short or no parquet, each with what is wrong."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
-    else:
-        files = [path] if path.is_file() else [Path(found) for found in sorted(glob.glob(os.fspath(name)))]
-    damaged = []
-    for file in files:
-        if file.suffix == ".parquet":
-            try:
-                pq.read_metadata(file)
-            except (pa.ArrowException, OSError) as error:
-                damaged.append(f"{file}: {str(error).splitlines()[0].removesuffix('.')}")
-    return damaged
-
-
-def _what_is_damaged(name: str, error: BaseException) -> str:
-    problem = str(error).splitlines()[0].removesuffix(".") if str(error) else type(error).__name__
-    if "BatchSize must be greater than 0" in problem:
-        return "one of its files has no rows"
-    return "; ".join(damaged_files(name)) or problem
-
-
-def _from_disk(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:
-    saved = load_from_disk(name, **kwargs)
-    if isinstance(saved, Dataset):  # one that says no split is `train`, as `load_dataset` calls a lone file
-        saved = DatasetDict({str(saved.split or "train"): saved})
-    if split is not None and split not in saved:
-        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(saved)}.")
-    return _streamed(saved if split is None else saved[split], streaming)
-
-
-def _streamed(dataset: Dataset | DatasetDict, streaming: bool) -> AnyDataset:
-    if not streaming:
-        return dataset
-    if isinstance(dataset, Dataset):
-        return dataset.to_iterable_dataset()
-    return IterableDatasetDict({key: part.to_iterable_dataset() for key, part in dataset.items()})
-
-
-def _with_our_columns(
-    dataset: Dataset | IterableDataset, columns: dict[str, str], home: Home
-) -> Dataset | IterableDataset:
-    names = dataset.column_names
-    if names is None:  # a stream without known columns: look at a row
-        names = list(next(iter(dataset), {}))
+def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:
+    names = column_names(dataset)
     if unknown := [theirs for theirs in columns.values() if theirs not in names]:
         raise ValueError(f"`columns` names {unknown}, which it does not have; it has {names}")
     # A stream decodes the images of each row that it renames or maps, and stops at a broken one: only types that are
@@ -294,9 +129,13 @@ def _with_our_columns(
     for name in IMAGE_COLUMNS:
         if name in features and name not in targets and not _is_value(features[name], "null"):
             if _is_value(features[name]) and not _is_value(features[name], "string", "binary", "large"):
-                raise ValueError(f"its column {name!r} holds {features[name].dtype}, no images")
+                numbers = (
+                    "; if they are the numbers of COCO's pictures, give the folder of these, such as train2017, with "
+                    "`images`"
+                )
+                hint = numbers if features[name].dtype.startswith(("int", "uint")) else ""
+                raise ValueError(f"its column {name!r} holds {features[name].dtype}, no images{hint}")
             targets[name] = Image()
-            dataset = settle(dataset.cast_column(name, Image(decode=False)), [name], home)
     for name, feature in targets.items():
         dataset = dataset.cast_column(name, feature)
     return dataset

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image, IterableDataset, LargeList, List, concatenate_datasets
+from datasets import Dataset, Features, Image, IterableDataset, LargeList, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from hf_tripletclip.data.reading import ARCHIVES, REFUSED, is_url
+from hf_tripletclip.data.reading import ARCHIVES, NO_FILE, REFUSED, is_url
 
 OUTSIDE = "image outside the dataset's folder"
 REPOSITORY = re.compile(r"hf://datasets/(?P<id>[^@/]+(?:/[^@/]+)?)(?=[@/])")
@@ -33,11 +33,13 @@ class Home:
         bases (`tuple[str, ...]`): Folders that relative paths are looked up in, the first that has the file.
         folders (`tuple[str, ...]`): Folders that paths may lead to, symbolic links resolved.
         repositories (`tuple[str, ...]`): Ids of the Hub datasets that URLs may lead to.
+        coco (`bool`, defaults to `False`): Whether numbers name COCO's pictures: a folder of images is given.
     """
 
     bases: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
+    coco: bool = False
 
     @classmethod
     def of(
@@ -69,19 +71,20 @@ class Home:
         ]
         real = [os.path.realpath(path) for path in allowed]
         real += [str(blobs) for path in real if (blobs := _blobs(Path(path))) is not None]
-        return cls(tuple(dict.fromkeys(bases)), tuple(dict.fromkeys(real)), tuple(sorted(repositories)))
+        return cls(tuple(dict.fromkeys(bases)), tuple(dict.fromkeys(real)), tuple(sorted(repositories)), bool(given))
 
     def find(self, path: str) -> str:
         """The file that a path in a row names; of one that must not be followed, what says so when it is decoded."""
         if "\0" in path:
-            return f"{REFUSED}no such file: {path!r}"
+            return f"{REFUSED}{NO_FILE}: {path!r}"
         if is_url(path):
             return self._find_url(path)
         candidates = [os.path.realpath(os.path.join(base, path)) for base in self.bases or ("",)]
         inside = [candidate for candidate in candidates if self.holds(candidate)]
         if not inside:
             return f"{REFUSED}{OUTSIDE}: {path}; if it is yours, name its folder with `images`"
-        return next((candidate for candidate in inside if os.path.exists(candidate)), inside[0])
+        there = [candidate for candidate in inside if os.path.exists(candidate)]
+        return there[0] if there else inside[0]
 
     def _find_url(self, path: str) -> str:
         *archives, last = path.split("::")
@@ -110,12 +113,32 @@ def _blobs(folder: Path) -> Path | None:
 
 
 def image_columns(features: Features | None) -> list[str]:
-    """The columns that hold images, or lists of images."""
+    """The columns that are typed as images, or lists of images."""
     return [name for name, feature in (features or {}).items() if isinstance(_inner(feature), Image)]
+
+
+def may_be_images(feature: Any, home: Home) -> bool:
+    """Whether a column that is typed as something else may hold images: paths, contents, or ids of COCO's pictures."""
+    inner = _inner(feature)
+    if isinstance(inner, Value):
+        numbers = home.coco and inner.dtype.startswith(("int", "uint"))
+        return numbers or (
+            inner.dtype.endswith(("string", "binary")) and (inner is feature or "string" in inner.dtype)
+        )
+    return isinstance(feature, dict) and bool(feature.keys() & {"bytes", "path"})
 
 
 def _inner(feature: Any) -> Any:
     return feature.feature if isinstance(feature, (List, LargeList)) else feature
+
+
+def as_images(dataset: Any, columns: Sequence[str], decode: bool) -> Any:
+    """The dataset with these columns typed as images, or lists of images; numbers stay."""
+    for name in columns:
+        feature, image = dataset.features[name], Image(decode=decode)
+        if not (isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))):
+            dataset = dataset.cast_column(name, image if feature is _inner(feature) else type(feature)(image))
+    return dataset
 
 
 def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Home) -> Dataset | IterableDataset:
@@ -130,8 +153,11 @@ def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Hom
     """
     if not columns:
         return dataset
+    features = dataset.features
+    if features is not None:  # numbers become images
+        numbers = [name for name in columns if isinstance(features[name], Value)]
+        features = Features({**features, **dict.fromkeys(numbers, Image(decode=False))})
     if isinstance(dataset, IterableDataset):
-        features = dataset.features
         mapped = dataset.map(_settle_row, fn_kwargs={"columns": list(columns), "find": home.find})
         return mapped.cast(features) if features is not None else mapped
     for name in columns:
@@ -142,7 +168,7 @@ def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Hom
                 changed |= settled is not chunk
                 chunks.append(settled)
         if changed:
-            order, features = dataset.column_names, dataset.features
+            order = dataset.column_names
             column = Dataset(  # in memory: the paths only, contents of images stay in the file that they are in
                 pa.table({name: pa.chunked_array(chunks)}),
                 fingerprint=Hasher.hash([dataset._fingerprint, name, home]),
@@ -160,6 +186,8 @@ def _settle_row(row: dict[str, Any], columns: list[str], find: Callable[[str], s
 def _settle_value(value: Any, find: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_settle_value(one, find) for one in value]
+    if isinstance(value, int):
+        value = _coco_name(value)
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, dict):
@@ -180,6 +208,10 @@ def _settle_array(array: Any, find: Callable[[str], str]) -> Any:
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         offsets = pa.array([0, *lengths.cumsum()], pa.int64() if pa.types.is_large_list(array.type) else pa.int32())
         return type(array).from_arrays(offsets, settled, mask=array.is_null())
+    if pa.types.is_integer(array.type):
+        found = [None if code is None else find(_coco_name(code)) for code in array.to_pylist()]
+        contents = pa.nulls(len(found), pa.binary())
+        return pa.StructArray.from_arrays([contents, pa.array(found, pa.string())], ["bytes", "path"])
     contents, paths = pc.struct_field(array, "bytes"), pc.struct_field(array, "path")
     followed = pc.and_(pc.is_null(contents), pc.is_valid(paths))
     if not pc.any(followed).as_py():
@@ -191,3 +223,8 @@ def _settle_array(array: Any, find: Callable[[str], str]) -> Any:
     return pa.StructArray.from_arrays(
         [contents, pa.array(found, pa.string())], ["bytes", "path"], mask=array.is_null()
     )
+
+
+def _coco_name(code: int) -> str:
+    """What COCO calls a picture from 2017 on."""
+    return f"{code:012d}.jpg"

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from hf_tripletclip.data import schema
 from hf_tripletclip.data.schema import CAPTION, COLUMNS, IMAGE, KEY_COLUMNS, NEG_CAPTION, NEG_IMAGE
 
+IMAGE_ID = "image_id"  # a number: the image is one of COCO's
+
 # Our name -> theirs, where they differ.
 _NEGATIVE = {NEG_IMAGE: "negative_image", NEG_CAPTION: "negative_caption"}
 _NUMBERED = {IMAGE: "image_0", CAPTION: "caption_0", NEG_IMAGE: "image_1", NEG_CAPTION: "caption_1"}
 PRESETS: dict[str, dict[str, str]] = {
     "tripletclip": {},  # TripletCLIP/TripletCLIP-High-Quality
     "bivlc": _NEGATIVE,  # imirandam/BiVLC
-    "trohn-img": _NEGATIVE,  # imirandam/TROHN-Img
+    "trohn-img": {IMAGE: IMAGE_ID, **_NEGATIVE},  # imirandam/TROHN-Img; its images are COCO's train2017
     "winoground": _NUMBERED,  # facebook/winoground and what has its layout
     "colorswap": {IMAGE: "image_1", CAPTION: "caption_1", NEG_IMAGE: "image_2", NEG_CAPTION: "caption_2"},
 }

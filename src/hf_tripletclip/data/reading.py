@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "MPO")
 MAX_BYTES = 2**28 + 2**16  # of a file: as many pixels as Pillow allows, uncompressed, and a header
 REFUSED = "[refused] "  # stands before the reason, in place of a path that must not be followed
+NO_FILE = "no such file"
 ARCHIVES = ("zip",)  # what `datasets` chains: "zip://1.png::hf://datasets/name/images.zip"
 
 MAX_ASPECT_RATIO = 100  # a longer strip is no photograph, and scaling its short side to 224 fills the memory
@@ -63,7 +64,7 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
     if name.startswith(REFUSED):
         raise BrokenValue(name.removeprefix(REFUSED))
     if "\0" in name:
-        raise BrokenValue(f"no such file: {name!r}")
+        raise BrokenValue(f"{NO_FILE}: {name!r}")
     if is_url(name):
         return _read_url(name)
     try:
@@ -72,7 +73,7 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
             _check_regular(os.fstat(file.fileno()), name)
             return _at_most(file, name)
     except (FileNotFoundError, NotADirectoryError):
-        raise BrokenValue(f"no such file: {name}") from None
+        raise BrokenValue(f"{NO_FILE}: {name}") from None
     except OSError as error:
         raise BrokenValue(f"file cannot be read: {name}, {error.strerror or error}") from error
 
@@ -102,14 +103,14 @@ def _read_url(name: str) -> bytes:
             if not stat.S_ISREG(os.stat(last).st_mode):
                 raise BrokenValue(f"no regular file: {last} is no archive")
         except OSError:
-            raise BrokenValue(f"no such file: {last}") from None
+            raise BrokenValue(f"{NO_FILE}: {last}") from None
     from datasets.utils.file_utils import xopen  # what `datasets` opens its own chains with
 
     try:
         with xopen(name, "rb") as file:
             return _at_most(file, name)
     except (FileNotFoundError, KeyError):
-        raise BrokenValue(f"no such file: {name}") from None
+        raise BrokenValue(f"{NO_FILE}: {name}") from None
 
 
 def decode_bytes(content: bytes | bytearray, decode_size: int | None = None) -> Image.Image:

@@ -31,6 +31,7 @@ from datasets import (
     Value,
     concatenate_datasets,
 )
+from datasets.fingerprint import Hasher
 from datasets.packaged_modules.webdataset.webdataset import WebDataset, base_plus_ext
 
 from hf_tripletclip.data.reading import MAX_BYTES
@@ -118,7 +119,8 @@ def open_tars(
         arguments = {
             "tars": tars,
             "names": names,
-            "versions": [f"{READER} {metadata}" for metadata in files.origin_metadata],
+            # Of all files that were found: others may lie beside the tars, so that they cannot be told apart.
+            "versions": [f"{READER} {Hasher.hash(files.origin_metadata)}"] * len(names),
             "columns": names_by_member,
             "token": token,
         }

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,10 @@ from hf_tripletclip.data.decoding import (
     known_reason,
     row_name,
 )
-from hf_tripletclip.data.loading import damaged_files, load_tripletdata, undecoded
+from hf_tripletclip.data.folders import left_out
+from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.raw import column_names, damaged_files
+from hf_tripletclip.data.reading import NO_FILE
 from hf_tripletclip.data.schema import (
     CAPTION,
     COLUMNS,
@@ -57,7 +61,7 @@ class SplitReport:
         changed (`dict[str, int]`): The same of what is only left out of a row, such as one of its negative captions.
         useless (`dict[str, int]`): The same of rows that can be used and teach nothing: the negative is the positive.
         promised (`int`, *optional*): Rows that the dataset's card says the split has.
-        keys (`dict[str, list[str]]`): Reason and column -> the first keys.
+        keys (`dict[str, list[str]]`): Reason and column -> the first keys; of missing files with their paths.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -89,10 +93,12 @@ class ValidationReport:
     Args:
         name (`str`): The dataset.
         splits (`dict[str, SplitReport]`): By split.
+        left_out (`list[str]`): Pictures of an image folder that its metadata do not name: they are in no row.
     """
 
     name: str
     splits: dict[str, SplitReport] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -127,6 +133,7 @@ def validate(
     *,
     split: str | None = None,
     columns: Mapping[str, str] | str | None = None,
+    images: str | os.PathLike[str] | None = None,
     num_workers: int | None = None,
     broken_rows: BrokenRows | None = None,
     max_keys: int = 5,
@@ -138,7 +145,7 @@ def validate(
     written to it, and no copy is made.
 
     Args:
-        name_or_path, split, columns, kwargs: As in [`load_tripletdata`]; all splits by default.
+        name_or_path, split, columns, images, kwargs: As in [`load_tripletdata`]; all splits by default.
         num_workers (`int`, *optional*): Processes that decode; 0 for none beside this one. Defaults to the CPUs.
         broken_rows ([`BrokenRows`], *optional*): Gets every broken row; by default only the first keys are kept.
         max_keys (`int`, defaults to 5): Keys that are kept for each reason.
@@ -153,9 +160,10 @@ def validate(
     """
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    loaded: Any = load_tripletdata(name_or_path, split=split, streaming=True, columns=columns, **kwargs)
+    loaded: Any = load_tripletdata(name_or_path, split=split, streaming=True, columns=columns, images=images, **kwargs)
     datasets = loaded if isinstance(loaded, dict) else {str(split): loaded}
-    report = ValidationReport(os.fspath(name_or_path))
+    folder = Path(name_or_path).expanduser()
+    report = ValidationReport(os.fspath(name_or_path), left_out=left_out(folder) if folder.is_dir() else [])
     pool = ProcessPoolExecutor(num_workers) if num_workers else None
     try:
         for name, dataset in datasets.items():
@@ -183,6 +191,9 @@ def format_report(report: ValidationReport) -> str:
                 first = split.keys.get(label, [])
                 listed = ", ".join(first) + (", ..." if number > len(first) else "")
                 lines.append(f"    {number} × {label}{what}: {listed}")
+    if report.left_out:
+        listed = ", ".join(report.left_out[:5]) + (", ..." if len(report.left_out) > 5 else "")
+        lines.append(f"{len(report.left_out)} pictures are in no row: {listed}")
     if report.ok:
         lines.append(f"All {report.rows} rows can be used.")
     elif not report.rows:
@@ -214,9 +225,7 @@ def _check_split(
     max_keys: int,
     bar: Any,
 ) -> None:
-    names = dataset.column_names
-    if names is None:
-        names = list(next(iter(dataset), {}))
+    names = column_names(dataset)
     columns = [name for name in COLUMNS if name in names]
     if not columns:
         raise ValueError(
@@ -231,7 +240,7 @@ def _check_split(
     useless: Counter[str] = Counter()
 
     def count(key: str | None, reason: str, column: str | None, digest: str | None, skipped: bool) -> None:
-        head = reason.partition(":")[0]
+        head, _, detail = reason.partition(": ")
         label = f"{head} in {column}" if column else head
         if head == SAME:
             useless[label] += 1
@@ -239,7 +248,7 @@ def _check_split(
             (counts if skipped else changed)[label] += 1
         first = found.keys.setdefault(label, [])
         if len(first) < max_keys:
-            first.append(str(key))
+            first.append(f"{key} ({detail})" if head == NO_FILE else str(key))
         if broken_rows is not None and head != SAME:
             broken_rows.add(key, reason, column, digest=digest, skipped=skipped)
 

@@ -22,7 +22,9 @@ from datasets import (
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 
-from hf_tripletclip.data.loading import load_raw, not_found, undecoded
+from hf_tripletclip.data.folders import data_files
+from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.raw import as_arguments, load_raw, not_found
 from hf_tripletclip.evaluation.images import EXTENSIONS, is_left_behind
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
@@ -115,7 +117,7 @@ def load_table(
     options = {key: value for key, value in (("name", config), ("revision", revision)) if value is not None}
     try:
         with _without_bars():
-            loaded, _, _ = load_raw(name, None, False, {}, options | _of_split(name, split, options))
+            loaded, _ = load_raw(name, None, False, {}, options | _of_split(name, split, options))
     except (OSError, ValueError) as error:
         if _is_gated(error):
             raise PermissionError(
@@ -148,6 +150,8 @@ def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[
     """
     if split is None or Path(name).is_file() or any((Path(name) / marker).exists() for marker in SAVED):
         return {}
+    if Path(name).is_dir() and (found := data_files(Path(name))) is not None:
+        return as_arguments({split: found[split]}) if split in found and len(found) > 1 else {}
     try:
         files = load_dataset_builder(name, **options).config.data_files
     except (DatasetNotFoundError, ConnectionError) as error:

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any dataset as it is, with its own columns; only where its images lie has been found out."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from transformers.utils import logging
+
+from hf_tripletclip.data.folders import METADATA, data_files, image_column, left_out
+from hf_tripletclip.data.places import Home, as_images, image_columns, may_be_images, settle
+from hf_tripletclip.data.reading import is_url
+from hf_tripletclip.data.tars import open_tars
+
+logger = logging.get_logger(__name__)
+
+AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
+
+# File name's end -> `datasets`' builder.
+BUILDERS = {
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+# Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
+OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
+OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
+ROWS_LOOKED_AT = 1000  # of a CSV file, for its columns of text
+# What pandas takes for a missing number.
+NO_NUMBER = [
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
+    *("NULL", "NaN", "None", "n/a", "nan", "null"),
+]
+PLAIN_SPLIT = re.compile(r"[\w.-]+")  # without "[:10%]" or "+"
+
+
+def not_found(name: str, error: Exception) -> FileNotFoundError:
+    """What is raised of a dataset that `datasets` does not find."""
+    return FileNotFoundError(
+        f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
+    )
+
+
+def load_raw(
+    name: str,
+    split: str | None,
+    streaming: bool,
+    columns: dict[str, str],
+    kwargs: dict[str, Any],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    pictures: Sequence[str] = (),
+    texts: Sequence[str] = (),
+) -> tuple[AnyDataset, dict[str, str]]:
+    """
+    The dataset with its own columns, and those that are still to be renamed.
+
+    Args:
+        name, split, streaming, columns, kwargs, images: As in [`load_tripletdata`].
+        pictures (`Sequence[str]`): Columns that hold images whatever their type; those of the type `Image`, and
+            `file_name` and the like of metadata, which lose this ending, are images anyway.
+        texts (`Sequence[str]`): Columns that hold text, also where a CSV file has numbers there.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`load_tripletdata`].
+    """
+    path = Path(name)
+    if images is not None and not Path(images).expanduser().is_dir():
+        raise FileNotFoundError(f"The folder of images {os.fspath(images)} does not exist.")
+    source: dict[str, Any] = {"path": name}
+    pattern = "://" in name or (glob.has_magic(name) and not path.exists())
+    if path.is_file() or pattern:
+        if path.suffix not in BUILDERS:
+            raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
+        source = {"path": BUILDERS[path.suffix], "data_files": name if pattern else glob.escape(name)}
+        if path.suffix == ".tsv":
+            source["sep"] = "\t"
+    elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
+        home = Home.of((), name, images)
+        return _each(_from_disk(name, split, streaming, kwargs), lambda part: _at_home(part, home, pictures)), columns
+    elif not path.exists() and (
+        path.is_absolute()
+        or name.startswith(".")
+        or name.count("/") > 1
+        or path.suffix in BUILDERS
+        or name[-1:] == "/"
+    ):
+        raise FileNotFoundError(f"The dataset path {name} does not exist.")
+    elif path.is_dir() and not kwargs.keys() & {"data_files", "data_dir", "name"}:
+        source |= as_arguments(data_files(path))
+        if unnamed := left_out(path):
+            listed = ", ".join(unnamed[:3]) + (", ..." if len(unnamed) > 3 else "")
+            logger.warning(f"{len(unnamed)} pictures of {name} are in no metadata, and so in no row: {listed}")
+    try:
+        of_builder = {key: value for key, value in kwargs.items() if key not in OF_LOADING}
+        builder = load_dataset_builder(**source, **of_builder)
+        folder = _own_folder(builder, name, kwargs)
+        by_split = {str(key): [str(file) for file in of] for key, of in (builder.config.data_files or {}).items()}
+        if split is not None and by_split and PLAIN_SPLIT.fullmatch(split) and split not in (*by_split, "all"):
+            raise ValueError(f"{name} has no split {split!r}; it has {', '.join(by_split)}.")
+        if isinstance(builder, WebDataset):
+            ours = {key: value for key, value in kwargs.items() if key in OF_TARS}
+            return open_tars(builder, name, split, streaming, columns, **ours), {}  # its rows hold no paths
+        kinds: dict[str, str] = {}
+        if isinstance(builder, Csv) and not kwargs.keys() & {"converters", "features", "keep_default_na", "na_values"}:
+            kinds = _csv_kinds({file for files in by_split.values() for file in files if not is_url(file)}, builder)
+            kinds |= {name: "string" for name in (*texts, *pictures) if name in kinds or not kinds}
+            # In text "null", "NA" and "None" are words; only where nothing stands, nothing is there.
+            source["converters"] = {name: str for name, kind in kinds.items() if kind == "string"}
+            source["na_values"] = {name: [""] if kind == "string" else NO_NUMBER for name, kind in kinds.items()}
+            source["keep_default_na"] = False
+        loaded = load_dataset(**source, split=split, streaming=streaming, **kwargs)
+        types = Features({name: Value(kind) for name, kind in kinds.items()})
+        parts = loaded if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else {str(split): loaded}
+        for key, part in parts.items():
+            files = by_split.get(key, [file for files in by_split.values() for file in files])
+            folders = {os.path.dirname(file) for file in files if not is_url(file)}
+            if len(folders) > 1 and key in by_split and _has_paths(part, pictures):
+                # The same name may be another picture in each folder.
+                groups = [[file for file in files if os.path.dirname(file) == one] for one in sorted(folders)]
+            else:
+                groups = [files]
+            done = []
+            for group in groups:
+                if len(groups) > 1:
+                    options = {"path": builder.name, **as_arguments({key: group})}
+                    options |= {option: value for option, value in source.items() if option not in options}
+                    part = load_dataset(**options, split=key, streaming=streaming, **kwargs)
+                if part.features is None and set(column_names(part)) == set(types):
+                    part = part.cast(types)  # a stream of CSV files
+                home = Home.of(group, folder, images, builder.repo_id)
+                further: list[str] = []
+                if pictures or (group and all(os.path.basename(file) in METADATA for file in group)):
+                    part, further = _with_image_columns(part, keep=columns.values())
+                done.append(_at_home(part, home, [*pictures, *further]))
+            parts[key] = done[0] if len(done) == 1 else concatenate_datasets(done)
+        return loaded if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else parts[str(split)], columns
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise not_found(name, error) from error
+    except NonMatchingSplitsSizesError as error:
+        raise ValueError(f"{name}: {_other_sizes(error)}") from error
+    except DatasetGenerationError as error:
+        raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error.__cause__ or error)}") from error
+    except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"{name} (split {split!r}) has no rows.") from error
+        if "Couldn't infer the same data file format" in str(error):
+            raise ValueError(
+                f"{name} holds no dataset, such as parquet, JSON lines, or images with metadata."
+            ) from error
+        if isinstance(error, pa.ArrowInvalid):
+            raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
+        raise
+
+
+def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Files by split as the arguments of `datasets.load_dataset`, which takes names for patterns."""
+    if files is None:
+        return {}
+    return {"data_files": {split: [glob.escape(file) for file in of] for split, of in files.items()}}
+
+
+def _csv_kinds(files: set[str], builder: Csv) -> dict[str, str]:
+    """The columns of local CSV files and their types, by their first rows; what is empty there may be text."""
+    options = {key: value for key, value in builder.config.pd_read_csv_kwargs.items() if key != "chunksize"}
+    found: dict[str, str] = {}
+    for file in files:
+        try:
+            frame = pd.read_csv(file, **{**options, "nrows": ROWS_LOOKED_AT})
+        except (OSError, ValueError):  # which is told when the rows are read
+            continue
+        for name, column in frame.items():
+            numbers = pd.api.types.is_numeric_dtype(column) and not column.isna().all()
+            kind = str(column.dtype) if numbers else "string"
+            before = found.setdefault(str(name), kind)
+            if kind != before:
+                found[str(name)] = "float64" if {kind, before} == {"int64", "float64"} else "string"
+    return found
+
+
+def _own_folder(builder: DatasetBuilder, name: str, kwargs: Mapping[str, Any]) -> str | None:
+    """
+    The folder of a local dataset; `None` if there are only files, and the folders that they are in count.
+
+    Raises:
+        ValueError: A foreign card names files elsewhere.
+    """
+    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    path = Path(name)
+    folder = str(kwargs["data_dir"]) if kwargs.get("data_dir") and Path(kwargs["data_dir"]).is_dir() else None
+    outside: list[str] = []
+    if path.is_dir():
+        folder = str(path.resolve())
+        inside = [os.path.join(start, "") for start in (folder, path.absolute())]
+        outside = [file for file in files if not is_url(file) and not os.path.normpath(file).startswith(tuple(inside))]
+    elif glob.has_magic(name) and "://" not in name and not path.exists():
+        folder = os.path.join(*itertools.takewhile(lambda part: not glob.has_magic(part), path.absolute().parts))
+    elif builder.repo_id is not None:
+        outside = [file for file in files if not is_url(file)]
+    if outside and not kwargs.get("data_files"):
+        raise ValueError(
+            f"{name}: its card names data outside the {'folder' if path.is_dir() else 'repository'}, such as "
+            f"{outside[0]}, which is not read. Give `data_files` if that is yours."
+        )
+    return folder
+
+
+def _each(dataset: AnyDataset, change: Callable[[Any], Any]) -> AnyDataset:
+    """A dataset, or those of all splits, changed."""
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        return type(dataset)({key: change(part) for key, part in dataset.items()})
+    return change(dataset)
+
+
+def column_names(dataset: Any) -> list[str]:
+    """The columns of a dataset; of a stream that does not know them, those of its first row."""
+    return dataset.column_names if dataset.column_names is not None else list(next(iter(dataset), {}))
+
+
+def _has_paths(dataset: Dataset | IterableDataset, pictures: Sequence[str]) -> bool:
+    """Whether images may be given as paths, by the types of the columns."""
+    features = dataset.features
+    if features is None or any(image_column(name) for name in features):
+        return True
+    return any(isinstance(features.get(name), Value) and "string" in features[name].dtype for name in pictures)
+
+
+def _at_home(dataset: Dataset | IterableDataset, home: Home, pictures: Sequence[str]) -> Dataset | IterableDataset:
+    """The dataset with the paths of its images resolved, and these columns as images."""
+    features = dataset.features
+    if features is None:  # a stream of a CSV file that is not here
+        return settle(dataset, [name for name in dict.fromkeys(pictures) if name in column_names(dataset)], home)
+    columns = image_columns(features)
+    columns += [
+        name
+        for name in dict.fromkeys(pictures)
+        if name in features and name not in columns and may_be_images(features[name], home)
+    ]
+    return as_images(settle(as_images(dataset, columns, decode=False), columns, home), columns, decode=True)
+
+
+def _with_image_columns(dataset: Any, keep: Collection[str]) -> tuple[Any, list[str]]:
+    """Metadata with `image` instead of `file_name`, and so on, and these columns."""
+    names = column_names(dataset)
+    renames = {
+        name: ours
+        for name in names
+        if (ours := image_column(name)) is not None and ours not in names and name not in keep
+    }
+    return (dataset.rename_columns(renames) if renames else dataset), list(renames.values())
+
+
+def _other_sizes(error: NonMatchingSplitsSizesError) -> str:
+    """Which splits have other numbers of rows than the card says."""
+    found = re.findall(r"name='([^']*)', num_bytes=\d+, num_examples=(\d+)", str(error))  # it has no other form
+    listed = "; ".join(
+        f"the card promises {int(promised):,} rows of {split}, the files hold {int(rows):,}"
+        for (split, promised), (_, rows) in zip(found[::2], found[1::2], strict=True)
+    )
+    return (
+        f"{listed}: a file is missing, or was changed. Bring it back, or delete `dataset_info` from the card's "
+        "README.md if the dataset is meant to be like this."
+    )
+
+
+def damaged_files(name: str | os.PathLike[str]) -> list[str]:
+    """The parquet files of a folder, a file or a pattern that are cut short or no parquet, each with what is wrong."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(path.rglob("*.parquet"))
+    else:
+        files = [path] if path.is_file() else [Path(found) for found in sorted(glob.glob(os.fspath(name)))]
+    damaged = []
+    for file in files:
+        if file.suffix == ".parquet":
+            try:
+                pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                damaged.append(f"{file}: {str(error).splitlines()[0].removesuffix('.')}")
+    return damaged
+
+
+def _what_is_damaged(name: str, error: BaseException) -> str:
+    problem = str(error).splitlines()[0].removesuffix(".") if str(error) else type(error).__name__
+    if "BatchSize must be greater than 0" in problem:
+        return "one of its files has no rows"
+    return "; ".join(damaged_files(name)) or problem
+
+
+def _from_disk(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:
+    saved = load_from_disk(name, **kwargs)
+    if isinstance(saved, Dataset):  # one that says no split is `train`, as `load_dataset` calls a lone file
+        saved = DatasetDict({str(saved.split or "train"): saved})
+    if split is not None and split not in saved:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(saved)}.")
+    return as_streams(saved if split is None else saved[split], streaming)
+
+
+def as_streams(dataset: Dataset | DatasetDict, streaming: bool) -> AnyDataset:
+    """The dataset, or a stream of it if `streaming`."""
+    if not streaming:
+        return dataset
+    if isinstance(dataset, Dataset):
+        return dataset.to_iterable_dataset()
+    return IterableDatasetDict({key: part.to_iterable_dataset() for key, part in dataset.items()})
