@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,17 @@ def test_too_little_memory_is_one_message(capsys):
 
     assert run_reporting_errors(run) == 1
     assert "lower the batch size" in capsys.readouterr().err
+
+
+def test_git_ignores_what_the_commands_write_by_default():
+    from hf_tripletclip.evaluation.arguments import EvaluationArguments
+    from hf_tripletclip.generation.arguments import GenerationArguments
+
+    ignored = (Path(__file__).parents[1] / ".gitignore").read_text().split()
+    written = {GenerationArguments().output, EvaluationArguments().output}
+    for module in ("cli.py", "evaluation/report/arguments.py"):
+        source = (Path(hf_tripletclip.__file__).parent / module).read_text()
+        written |= set(re.findall(r'"--output", default="([^"]+)"', source))
+    assert len(written) >= 5
+    for name in written:
+        assert f"/{name}" in ignored or f"/{name}/" in ignored, name

@@ -103,7 +103,11 @@ def _validate(options: argparse.Namespace) -> int:
     from hf_tripletclip.data.validate import format_report, validate
 
     report = validate(
-        options.dataset, split=options.split, columns=_columns(options.columns), num_workers=options.num_workers
+        options.dataset,
+        split=options.split,
+        columns=_columns(options.columns),
+        images=options.images,
+        num_workers=options.num_workers,
     )
     print(format_report(report))
     return report.exit_status()
@@ -117,6 +121,7 @@ def _inspect(options: argparse.Namespace) -> None:
         options.output,
         split=options.split,
         columns=_columns(options.columns),
+        images=options.images,
         samples=options.samples,
     )
     print(f"wrote {page}")
@@ -274,6 +279,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("dataset", help="`scenes`, a folder or file, or the id of a Hub dataset")
         command.add_argument("--split", help="a split (default: all)")
         command.add_argument("--columns", help="a preset, or JSON: our column name -> the dataset's own")
+        command.add_argument("--images", help="a folder of images that paths in the rows may lead to")
     validate.add_argument("--num_workers", type=int, help="processes that decode (default: the CPUs)")
     validate.set_defaults(run=_validate)
     inspect.add_argument("--output", default="inspect.html", help="the page to write (default: inspect.html)")

@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -151,3 +154,17 @@ def test_the_first_reports_are_logged_whichever_worker_makes_them(tmp_path, monk
         "Broken row row-1: unreadable image in image: truncated",
         f"More broken rows are listed in {path}",
     ]
+
+
+def test_a_temporary_file_is_gone_when_the_process_ends(tmp_path):
+    code = (
+        "from hf_tripletclip.data import BrokenRows\nimport os, sys\n"
+        "rows = BrokenRows()\nrows.add('1', 'missing image')\n"
+        "if os.fork() == 0:\n    sys.exit()\nos.wait()\nassert len(rows) == 1\nprint(rows.path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path))
+    assert list(tmp_path.glob("broken_rows-*")) == []

@@ -269,3 +269,14 @@ def test_validate_tells_missing_from_corrupt(tmp_path):
     assert "column image: Image" in text
     assert "column caption: string" in text
     assert f"2 × no such file in image: 'a' ({tmp_path / 'absent.png'}), 'a' ({tmp_path / 'gone.png'})" in text
+
+
+def test_a_small_local_folder_shows_no_bars(tmp_path, capfd):
+    for number in range(20):
+        write(tmp_path / "data" / f"{number}.png", png("red"))
+        write_table(tmp_path / "data" / f"{number}.csv", [{"image": f"{number}.png", "caption": "a"}])
+    assert len(load_tripletdata(tmp_path / "data", split="train")) == 20
+    printed = capfd.readouterr().err
+    assert "ownloading" not in printed
+    assert "it/s" not in printed
+    assert "examples/s" not in printed

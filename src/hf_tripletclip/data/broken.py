@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import tempfile
@@ -30,7 +32,8 @@ class BrokenRows:
 
     Args:
         path (`str` or `os.PathLike`, *optional*): The file. Defaults to one in the system's temporary folder, which
-            workers share and other ranks do not. On a network file system give each machine its own.
+            workers share and other ranks do not, and which is removed when this process ends. On a network file system
+            give each machine its own.
         max_warnings (`int`, defaults to 5): Reports that are also logged, of skipped and of changed rows each.
     """
 
@@ -40,6 +43,7 @@ class BrokenRows:
             os.close(handle)
             os.unlink(name)  # only the name: most runs report nothing
             path = name
+            atexit.register(_remove, name, os.getpid())
         self.path = Path(path)
         self.max_warnings = max_warnings
         self._start = self.path.stat().st_size if self.path.exists() else 0  # where this run's reports begin
@@ -128,6 +132,12 @@ class BrokenRows:
             return "No broken rows."
         listed = ", ".join(f"{number} × {reason}" for reason, number in counts.items())
         return f"Rows skipped or changed: {listed}. They are listed in {self.path}"
+
+
+def _remove(path: str, process: int) -> None:
+    if os.getpid() == process:  # not the end of a worker that was forked
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def _label(report: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from datasets import (
 )
 
 from hf_tripletclip.data.presets import IMAGE_ID, resolve_columns
-from hf_tripletclip.data.raw import AnyDataset, as_streams, column_names, load_raw
+from hf_tripletclip.data.raw import AnyDataset, as_streams, column_names, load_raw, quietly
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, IMAGE, IMAGE_COLUMNS
 
 
@@ -78,29 +78,30 @@ def load_tripletdata(
     """
     name = os.path.expanduser(os.fspath(name_or_path))
     renames = resolve_columns(columns)
-    if name == "scenes":
-        from hf_tripletclip.data.scenes import load_scenes
+    with quietly(name):
+        if name == "scenes":
+            from hf_tripletclip.data.scenes import load_scenes
 
-        dataset: AnyDataset = as_streams(load_scenes(split, **kwargs), streaming)
-    else:
-        pictures, texts = ([renames.get(ours, ours) for ours in of] for of in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-        dataset, renames = load_raw(
-            name, split, streaming, renames, kwargs, images=images, pictures=pictures, texts=texts
-        )
-    parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
-    for key, part in parts.items():
-        try:
-            names = dict(renames)
-            if isinstance(columns, str) and names.get(IMAGE) == IMAGE_ID and IMAGE in column_names(part):
-                del names[IMAGE]  # someone has put the pictures in
-            part = _with_our_columns(part, names)
-            check_columns(part, required_columns)
-            if isinstance(part, Dataset) and len(part) == 0:
-                raise ValueError("it has no rows")
-        except ValueError as error:
-            raise ValueError(f"{name} (split {key!r}): {error}") from error
-        parts[key] = part
-    return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
+            dataset: AnyDataset = as_streams(load_scenes(split, **kwargs), streaming)
+        else:
+            pictures, texts = ([renames.get(ours, ours) for ours in of] for of in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+            dataset, renames = load_raw(
+                name, split, streaming, renames, kwargs, images=images, pictures=pictures, texts=texts
+            )
+        parts = dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else {str(split): dataset}
+        for key, part in parts.items():
+            try:
+                names = dict(renames)
+                if isinstance(columns, str) and names.get(IMAGE) == IMAGE_ID and IMAGE in column_names(part):
+                    del names[IMAGE]  # someone has put the pictures in
+                part = _with_our_columns(part, names)
+                check_columns(part, required_columns)
+                if isinstance(part, Dataset) and len(part) == 0:
+                    raise ValueError("it has no rows")
+            except ValueError as error:
+                raise ValueError(f"{name} (split {key!r}): {error}") from error
+            parts[key] = part
+        return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
 
 
 def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:

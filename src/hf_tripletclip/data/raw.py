@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
+import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +24,10 @@ from datasets import (
     IterableDataset,
     IterableDatasetDict,
     Value,
+    are_progress_bars_disabled,
     concatenate_datasets,
+    disable_progress_bars,
+    enable_progress_bars,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
@@ -30,14 +35,13 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
-from transformers.utils import logging
 
 from hf_tripletclip.data.folders import METADATA, data_files, image_column, left_out
 from hf_tripletclip.data.places import Home, as_images, image_columns, may_be_images, settle
 from hf_tripletclip.data.reading import is_url
 from hf_tripletclip.data.tars import open_tars
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 
@@ -53,6 +57,7 @@ BUILDERS = {
 # Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
 OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
 OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
+LARGE = 2**30  # bytes of a local dataset: reading it takes a while
 ROWS_LOOKED_AT = 1000  # of a CSV file, for its columns of text
 # What pandas takes for a missing number.
 NO_NUMBER = [
@@ -179,6 +184,30 @@ def load_raw(
         if isinstance(error, pa.ArrowInvalid):
             raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
         raise
+
+
+@contextlib.contextmanager
+def quietly(name: str) -> Iterator[None]:
+    """Without the bars of `datasets` for local files that are read in no time, which it calls downloads."""
+    if are_progress_bars_disabled() or not Path(name).exists() or _is_large(Path(name)):
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _is_large(path: Path) -> bool:
+    total = 0
+    for folder, _, files in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
+        for file in files:
+            with contextlib.suppress(OSError):
+                total += os.path.getsize(os.path.join(folder, file))
+        if total > LARGE:
+            return True
+    return False
 
 
 def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:

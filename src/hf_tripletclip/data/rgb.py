@@ -36,7 +36,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             grey.paste(255, mask=Image.fromarray((levels == transparent).astype(np.uint8) * 255))
         return grey.convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        # Colours that are multiplied by their opacity are converted to such that are not, and those to all others.
+        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+        image = (image if straight is None else image.convert(straight)).convert("RGBA")
         ground = Image.new("RGBA", image.size, WHITE)
         ground.alpha_composite(image)
         return ground.convert("RGB")

@@ -47,6 +47,9 @@ class GenerationArguments:
         default=None,
         metadata={"help": 'The source\'s own column names: a preset, or JSON such as {"caption": "text"}.'},
     )
+    source_images: str | None = field(
+        default=None, metadata={"help": "A folder of images that paths in the source may lead to."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     max_rows: int | None = field(default=None, metadata={"help": "The first N rows of each split only."})
     scenes_options: dict[str, Any] | str | None = field(
@@ -143,6 +146,7 @@ def parse_generation_arguments(
             revision=arguments.revision,
             max_rows=arguments.max_rows,
             scenes=options["scenes_options"],
+            images=arguments.source_images,
         ),
         output=arguments.output,
         captions=_negatives(arguments, "captions", options),

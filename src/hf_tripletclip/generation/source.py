@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from hf_tripletclip.data.loading import BUILDERS, load_tripletdata, undecoded
+from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.raw import BUILDERS
 from hf_tripletclip.data.reading import BrokenValue, read_image_file
 from hf_tripletclip.data.schema import CAPTION, ERROR, HELD_OUT, ID, IMAGE, IMAGE_COLUMNS, KEY_COLUMNS
 from hf_tripletclip.generation.layout import WORK_FOLDER
@@ -45,6 +46,7 @@ class Source:
         columns (`dict` or `str`, *optional*): Our name -> the dataset's own, or a preset; see `load_tripletdata`.
         revision (`str`, *optional*): Of a Hub dataset.
         max_rows (`int`, *optional*): The first rows of each split only.
+        images (`str`, *optional*): A folder of images that paths in the rows may lead to.
         scenes (`dict`): `nouns`, `seed`, `image_size` of the embedded data.
     """
 
@@ -54,12 +56,14 @@ class Source:
     revision: str | None = None
     max_rows: int | None = None
     scenes: dict[str, Any] = field(default_factory=dict)
+    images: str | None = None
 
     def located(self) -> Source:
         """The same with an absolute path: workers may have started in another directory."""
         name = os.path.expanduser(self.name)
         local = name != "scenes" and "://" not in name and (glob.has_magic(name) or Path(name).exists())
-        return replace(self, name=os.path.abspath(name)) if local else self
+        images = None if self.images is None else os.path.abspath(os.path.expanduser(self.images))
+        return replace(self, name=os.path.abspath(name) if local else self.name, images=images)
 
     def overlaps(self, output: Path) -> bool:
         """
@@ -87,7 +91,8 @@ class Source:
         """
         if anew:
             _open.cache_clear()
-        return _open(json.dumps([self.name, self.splits, self.columns, self.revision, self.max_rows, self.scenes]))
+        options = [self.name, self.splits, self.columns, self.revision, self.max_rows, self.scenes, self.images]
+        return _open(json.dumps(options))
 
 
 class OpenSource(ABC):
@@ -119,14 +124,14 @@ class OpenSource(ABC):
 
 @functools.lru_cache(maxsize=2)
 def _open(arguments: str) -> OpenSource:
-    name, splits, columns, revision, max_rows, scenes = json.loads(arguments)
+    name, splits, columns, revision, max_rows, scenes, images = json.loads(arguments)
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"`max_rows` is {max_rows}; give at least 1.")
     if name == "scenes":
         return _Scenes(splits, max_rows, **scenes)
     if scenes:
         raise ValueError(f"Settings of `scenes` ({', '.join(scenes)}) say nothing about the source {name!r}.")
-    return _Loaded(name, splits, columns, revision, max_rows)
+    return _Loaded(name, splits, columns, revision, max_rows, images)
 
 
 def _chosen(name: str, available: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
@@ -137,10 +142,16 @@ def _chosen(name: str, available: Sequence[str], wanted: Sequence[str] | None) -
 
 class _Loaded(OpenSource):
     def __init__(
-        self, name: str, splits: list[str] | None, columns: Any, revision: str | None, max_rows: int | None
+        self,
+        name: str,
+        splits: list[str] | None,
+        columns: Any,
+        revision: str | None,
+        max_rows: int | None,
+        images: str | None,
     ) -> None:
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        loaded = load_tripletdata(name, columns=columns, required_columns=(IMAGE, CAPTION), **options)
+        loaded = load_tripletdata(name, columns=columns, images=images, required_columns=(IMAGE, CAPTION), **options)
         assert isinstance(loaded, DatasetDict)  # neither a stream nor one split was asked for
         self.name, self.columns, self.revision = name, columns, revision
         self._examined: tuple[tuple[str, int, int], list[tuple[str | None, str]]] | None = None

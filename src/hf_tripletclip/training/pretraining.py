@@ -275,7 +275,11 @@ def load_splits(
         loaded = load_scenes(**options)
     else:
         loaded = load_tripletdata(
-            name, streaming=data_args.streaming, columns=data_args.columns, required_columns=required_columns
+            name,
+            streaming=data_args.streaming,
+            columns=data_args.columns,
+            images=data_args.images,
+            required_columns=required_columns,
         )
     if data_args.train_split not in loaded:
         raise ValueError(

@@ -63,6 +63,9 @@ class DataArguments:
             '{"image": "img", "neg_caption": "foil", ...}.'
         },
     )
+    images: str | None = field(
+        default=None, metadata={"help": "A folder of images that paths in the dataset's rows may lead to."}
+    )
     streaming: bool = field(default=False, metadata={"help": "Read the dataset while training, without a copy."})
     fast_decode: bool = field(
         default=True,
