@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from hf_tripletclip.generation.captions.content import ADDED, LEFT_OUT, SAME
@@ -60,6 +62,21 @@ def test_what_surrounds_a_caption_is_taken_off(answer):
 
 # `<N>` is the negative and `<C>` the caption.
 WRAPPED = [
+    "<|im_start|>assistant\n<N><|im_end|>",
+    "<start_of_turn>model\n<N><end_of_turn>",
+    "<N>\u200b",
+    "\ufeff<N>",
+    "<N> ✓",
+    "<N> 🐶",
+    "🐶 <N>",
+    "<N> // changed color",
+    '<N>"',
+    "'<N>",
+    "&lt;answer&gt;<N>&lt;/answer&gt;",
+    "Thought: change the colour\nAnswer: <N>",
+    '{"type": "function", "function": {"name": "answer", "parameters": {"negative": "<N>"}}}',
+    '<negative id="1"><N></negative>',
+    "<N> – now the dog is white instead of brown",
     '{"negative_caption": "<N>"}',
     '{"caption": "<N>", "explanation": "I changed brown to white"}',
     '```json\n{"negative_caption": "<N>"}\n```',
@@ -430,3 +447,12 @@ def test_what_follows_a_comma_is_no_explanation_for_its_verb_alone():
     assert parse_answer("A man kneels by a bus, replacing a tire", "A man kneels by a car with a tire").caption == (
         "A man kneels by a bus, replacing a tire"
     )
+
+
+@pytest.mark.parametrize(
+    "sign", ["(", "[", "{", '{"a":', "<a>", "1. ", " - ", "a: ", "negative: ", "<think></think>", " "]
+)
+def test_an_endless_answer_is_read_in_no_time(sign):
+    started = time.process_time()
+    assert parse_answer((sign * 5_000)[:5_000], CAPTION).caption is None
+    assert time.process_time() - started < 5

@@ -43,7 +43,8 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
         max_attempts (`int`, defaults to 3): Answers that a row may have until one is accepted.
         seed (`int`, defaults to 0): Another seed gives other captions.
         concurrency (`int`, defaults to 16): Requests at once, of each worker.
-        timeout (`float`, defaults to 120): Seconds to wait for an answer; 10 to connect.
+        timeout (`float`, defaults to 120): Seconds to wait for an answer; 10 to connect. After both together a request
+            is given up, however its bytes come.
         max_retries (`int`, defaults to 5): Times that a request that fails for a while is sent again.
         backoff (`float`, defaults to 1): Seconds before the first of them.
         cache_dir (`str`, *optional*): Folder for answers, one file of JSON lines for each batch. It may be deleted

@@ -9,6 +9,7 @@ What a caption has itself, such as a colon or brackets, is not taken for any of 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from hf_tripletclip.generation.captions.content import content_words, find_words
 
@@ -38,7 +39,7 @@ OPTION = re.compile(
     re.IGNORECASE,
 )
 NEXT_OPTION = re.compile(
-    r"[\s,;|/]+[(\[]?(?:(?:option|choice|version|candidate|variant|variation|alternative)\s*#?\s*(?:[b-z]|[2-9]|ii)\s*"
+    r"[\s,;|/]{1,6}[(\[]?(?:(?:option|choice|version|candidate|variant|variation|alternative)\s*#?\s*(?:[b-z]|[2-9]|ii)\s*"
     r"(?:[:：.)\]]|\s[-–—])|[b-e]\)|\(?2[.)])\s.*$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -55,9 +56,16 @@ CHANGED_LABEL = re.compile(
 ORIGINAL_LABEL = re.compile(
     rf"^[\s*_#>\"'-]*(?:the\s+)?(?:{_OTHERS}|before)(?:[\s_-]+(?:{_THING}|image|picture))?{_COLON}", re.IGNORECASE
 )
+# Thoughts without marks, and the answer after them.
+STEPS = re.compile(
+    r"^[\s*_#-]*(?:thoughts?|thinking|reasoning|analysis|step \d+|plan|rationale)\s*[*_]{0,3}[:：]", re.IGNORECASE
+)
+ANSWER_LABEL = re.compile(
+    rf"^[\s*_#-]*(?:(?:{_CHANGED})[\s_-]+){{0,3}}(?:{_THING}){_COLON}", re.IGNORECASE | re.MULTILINE
+)
 # What is told after the caption.
 NEXT_LABEL = re.compile(
-    rf"[\s(\[|,;.–-]+(?:(?:{_OTHERS})(?:[\s_-]+(?:{_THING}|image|picture))?|explanation|note|reason(?:ing)?|changes?|"
+    rf"[\s(\[|,;.–-]{{1,6}}(?:(?:{_OTHERS})(?:[\s_-]+(?:{_THING}|image|picture))?|explanation|note|reason(?:ing)?|changes?|"
     rf"change made|rationale|justification|type|kind|edit)\s*[*_]{{0,3}}[:：](?:\s|[*_]).*$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -130,6 +138,7 @@ EXPLAINS = re.compile(
     r"because|since|note|not|where|colou?r|was|originally|explanation)\b",
     re.IGNORECASE,
 )
+COMMENT = re.compile(r"\s+(?://|#)\s.*$")
 DOING = re.compile(r"^\w+ing\b", re.IGNORECASE)
 EXCHANGE = re.compile(r"\b(?:with|by|to|for|into|from)\b|['\"“‘]", re.IGNORECASE)
 WRAPPING = "{}<>|\\^=[]`*→⇒➜_~"  # marks that no caption has
@@ -138,6 +147,7 @@ ABBREVIATION = re.compile(
     r"(?:^|[\s(\"“])(?:[A-Z]|[A-Z]\.[A-Z]|St|Mr|Mrs|Ms|Dr|Jr|Sr|Mt|No|vs|Prof|Sgt|Ft|Ave|U\.S|a\.m|p\.m)\.$"
 )
 LIKE = 0.4  # share of the content words of a caption that a variant of it has
+LONGEST = 2_000  # signs of a line that are looked at; a caption has 200 words at most
 WORDY = 8  # words at most before a colon that are taken for a label
 
 
@@ -151,6 +161,8 @@ def beside_the_original(text: str, caption: str) -> str:
             return rest[found.end() :]
         lines = rest.strip().splitlines()
         return "\n".join(lines[1:]) if len(lines) > 1 else rest
+    if STEPS.match(text) and (ends := list(ANSWER_LABEL.finditer(text))):
+        return text[ends[-1].end() :]
     if (found := NEGATIVE_LABEL.search(text)) is not None and find_words(text[found.end() :]):
         return text[found.end() :]
     return text
@@ -173,10 +185,10 @@ def first_line(text: str, caption: str) -> tuple[str, bool]:
 
 def _strip(line: str, caption: str) -> str:
     """A line without markers, markdown, labels, quotation marks and remarks, in whatever order they come."""
-    before = None
+    before, line = None, " ".join(line[:LONGEST].split())
     while line != before:
         before = line
-        line = _unquote(line.strip())
+        line = _unquote(_without_symbols(line, caption))
         line = EMPHASIS.sub(lambda match: match[2], line)
         line = _quoted(line, caption)
         if not COURTESY.match(caption):
@@ -198,6 +210,18 @@ def _strip(line: str, caption: str) -> str:
         line = _without_explanation(line, caption)
         line = _unquote(line)
     return " ".join(line.split())
+
+
+def _without_symbols(line: str, caption: str) -> str:
+    """A line without what stands at its ends and is no letter: ticks, faces, one quotation mark without another."""
+    ends = "".join(
+        sign for sign in {*line[:4], *line[-4:]} if unicodedata.category(sign) in ("So", "Mn") and sign not in caption
+    )
+    line = line.strip(f"{ends} \t")
+    if not re.search('["“”]', caption):
+        line = line[:-1] if line.endswith(('"', "”")) and len(re.findall('["“”]', line)) == 1 else line
+        line = line[1:] if re.match("['‘’][A-Z][^'’]*$", line) else line
+    return line
 
 
 def _quoted(line: str, caption: str) -> str:
@@ -243,6 +267,7 @@ def _sentence_ends(text: str) -> list[int]:
 
 def _without_explanation(line: str, caption: str) -> str:
     """A line without an explanation at its end: it tells of the task, or of what the caption alone has."""
+    line = line if COMMENT.search(caption) else COMMENT.sub("", line)
     if any(EXPLAINS.match(match["rest"]) for match in AFTERWARDS.finditer(caption)):
         return line
     for match in AFTERWARDS.finditer(line):

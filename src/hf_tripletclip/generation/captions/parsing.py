@@ -30,7 +30,7 @@ TEMPLATE = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|\[/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS)\]|<</?SYS>>|<(?:start|end)_of_turn>"
     r"|</?s>|<(?:unk|pad|bos|eos|eot|end|stop)>|<end▁of▁sentence>",
 )
-AT_END = re.compile(rf"(?:\s*(?:{TEMPLATE.pattern}))+\s*$")
+AT_END = re.compile(rf"(?:{TEMPLATE.pattern})$")
 
 
 class Parsed(NamedTuple):
@@ -70,7 +70,8 @@ def parse_answer(answer: str, caption: str, kind: str | None = None, cut: bool =
     text = without_thoughts(answer)
     if text is None:
         return Parsed(None, "unfinished answer")
-    text = AT_END.sub("", text)
+    while (found := AT_END.search(text := text.rstrip())) is not None:
+        text = text[: found.start()]
     text = beside_the_original(unwrap(text, caption), caption)
     line, is_last = first_line(text, caption)
     if not find_words(line):

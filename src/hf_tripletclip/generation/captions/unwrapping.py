@@ -36,6 +36,13 @@ _BARE_ANALYSIS = re.compile(
 )
 _BARE_START = re.compile(r"^\s*(?:assistant\s*)?final(?=[A-Z\"'{<*])")
 
+# What a template begins a turn with.
+_TURN = re.compile(
+    r"^\s*(?:<\|(?:im_start|start_header_id|start|assistant|bot)\|>|<start_of_turn>)\s*(?:assistant|model|bot)?"
+    r"\s*(?:<\|end_header_id\|>)?\s*",
+    re.IGNORECASE,
+)
+_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
 _FENCED = re.compile(
     r"(?P<fence>```|~~~)[ \t]*(?:(?:json|jsonc|text|plaintext|txt|markdown|md|xml|html|yaml|python|bash)\b|\w*(?=\n))?"
     r"(?P<inside>.*?)(?P=fence)",
@@ -78,6 +85,7 @@ def opened_thought(prompt: str) -> str:
 
 def without_thoughts(text: str) -> str | None:
     """An answer without the model's thoughts; `None` if it has not come to an end of them."""
+    text = _INVISIBLE.sub("", text)
     if channels := list(_CHANNEL.finditer(text)):
         finals = [match for match in channels if match["name"].lower() == "final"]
         return _END_OF_MESSAGE.split(text[finals[-1].end() :])[0] if finals else None
@@ -85,7 +93,7 @@ def without_thoughts(text: str) -> str | None:
         text = text[ends[-1].end() :]
     elif _BARE_ANALYSIS.match(text):
         return None
-    text = _BARE_START.sub("", text)
+    text = _BARE_START.sub("", _TURN.sub("", text))
     for begin, end in _THOUGHTS:
         while (started := begin.search(text)) and (ended := end.search(text, started.end())):
             text = f"{text[: started.start()]} {text[ended.end() :]}"
@@ -107,6 +115,8 @@ def unwrap(text: str, caption: str) -> str:
     """
     for _ in range(MAX_LAYERS):
         before = text
+        if _ENTITY.search(text) and not _ENTITY.search(caption):
+            text = html.unescape(text)
         text = _FENCED.sub(lambda match: f"\n{match['inside'].strip()}\n", text)
         text = _BOX_MARKS.sub("", _BOXED.sub(lambda match: match["inside"], text)).strip()
         if "<" not in caption:
@@ -117,7 +127,7 @@ def unwrap(text: str, caption: str) -> str:
         text = _from_json(text, caption)
         if text == before:
             break
-    return html.unescape(text) if _ENTITY.search(text) and not _ENTITY.search(caption) else text
+    return text
 
 
 def _line_or_nothing(tag: re.Match[str]) -> str:

@@ -48,7 +48,8 @@ class InferenceImages(ServedModel):
         quality (`int`, defaults to 95): Of JPEG and WebP.
         max_attempts (`int`, defaults to 3): How often a row is drawn until it is not blank.
         concurrency (`int`, defaults to 16): Requests at once, of each worker.
-        timeout (`float`, defaults to 120): Seconds to wait for a picture; 10 to connect.
+        timeout (`float`, defaults to 120): Seconds to wait for a picture; 10 to connect. After both together a request
+            is given up, however its bytes come.
         max_retries (`int`, defaults to 5): Times that a request that fails for a while is sent again.
         backoff (`float`, defaults to 1): Seconds before the first of them.
         cache_dir (`str`, *optional*): Folder for pictures, one file of JSON lines for each batch. It may be deleted
