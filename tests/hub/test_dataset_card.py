@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from hf_tripletclip.generation.run import generate
+from hf_tripletclip.hub.card_words import code, table, words
 from tests.generation.stages_for_tests import settings, write_source
 
 FAKE = "hf_" + "A1b2C3d4" * 4
@@ -98,3 +99,27 @@ def test_a_dataset_without_negatives_of_its_own(pairs, tmp_path):
 def test_the_same_units_give_the_same_card(pairs, tmp_path):
     assert card(pairs, tmp_path / "one" / "out") == card(pairs, tmp_path / "two" / "out")
     assert json.loads((tmp_path / "one" / "out" / "plan.json").read_text())["source"]["name"] == str(pairs)
+
+
+HOSTILE = "<img src=x onerror=alert(1)> [go](javascript:alert(1)) ![p](http://x.org/p.png) **b** `c` $$x$$ | <script>"
+
+
+def test_captions_are_shown_as_they_are(pairs, tmp_path):
+    source = write_source(tmp_path / "hostile", {0: {"caption": HOSTILE}}, train=4)
+    text = card(source, tmp_path / "out")
+    assert re.search(r"^\| .*onerror.*", text, re.MULTILINE)
+    outside = re.sub(r"```.*?\n```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    for dangerous in ("<img", "<script", "](javascript", "![p]"):
+        assert not re.search(rf"(?<!\\){re.escape(dangerous)}", outside), dangerous
+
+
+@pytest.mark.parametrize("value", [HOSTILE, "a\n# heading", "\udc80", "| a | b |", "`"])
+def test_words_and_code_stay_one_cell(value):
+    for shown in (words(value), code(value)):
+        assert "\n" not in shown
+        line = table(["", ""], [(shown, 1)]).split("\n")[2]
+        assert len(re.findall(r"(?<!\\)\|", line)) == 3
+        line.encode("utf-8")
+    assert code(value).count("`") == 2
+    assert words(words(value)) == words(value)
+    assert words("learning_rate 1e-05, 2.5 $") == "learning_rate 1e-05, 2.5 $"

@@ -305,3 +305,16 @@ def test_an_adapter_of_a_published_checkpoint_needs_this_package():
 def test_openclip_is_opened_from_the_hub_or_from_a_folder():
     assert '"hf-hub:user/mine"' in make_card(kind="open_clip", name="user/mine").text
     assert '"local-dir:mine"' in make_card(kind="open_clip", name="mine").text
+
+
+def test_what_others_wrote_is_shown_as_it_is():
+    hostile = '<script>alert(1)</script> [a](javascript:b) "quoted" `c`'
+    result = EvaluationResult("triplets", {"accuracy": 0.5}, counts={"rows": 4}, data={"source": hostile})
+    card = create_model_card(
+        name=f"my {hostile}", dataset=f"a <b> {hostile}", base_model=f"base {hostile}", towers=None,
+        hyperparameters={hostile: hostile}, hardware={hostile: hostile}, further=[result],
+    )  # fmt: skip
+    outside = re.sub(r"```.*?\n```|`[^`\n]*`", "", card.text, flags=re.DOTALL)
+    assert not re.search(r"(?<!\\)<(script|b>)|(?<!\\)\]\(javascript", outside)
+    for block in re.findall(r"```python\n(.*?)\n```", card.text, flags=re.DOTALL):
+        compile(block, "card", "exec")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from hf_tripletclip.evaluation.gains import format_gains
 from hf_tripletclip.evaluation.interpolation import Curve, Point
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics, table_rows
+from hf_tripletclip.hub.card_words import code, table, words
 from hf_tripletclip.hub.names import public_name
 
 SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")  # names of hyperparameters
@@ -90,8 +91,8 @@ def training_section(
     parts = [
         objective,
         towers,
-        "\n".join(f"- {name}: {value}" for name, value in hardware.items()),
-        _table(["hyperparameter", "value"], [(name, _number(value)) for name, value in values.items()])
+        "\n".join(f"- {words(name)}: {words(value)}" for name, value in hardware.items()),
+        table(["hyperparameter", "value"], [(name, _number(value)) for name, value in values.items()])
         if values
         else None,
         f"![Loss]({loss_plot})" if loss_plot else None,
@@ -128,14 +129,14 @@ def evaluation_section(
     if plot:
         parts.append(f"![Evaluation before and after training]({plot})")
     for result in further:
-        parts += [f"### {_title(result)}", _before_after(None, result)]
+        parts += [f"### {words(_title(result))}", _before_after(None, result)]
     if validation is not None:
         step, metrics = validation
         rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
-        parts.append(f"On the validation data, at step {step}:\n\n{_table(['metric', 'value'], rows)}")
+        parts.append(f"On the validation data, at step {step}:\n\n{table(['metric', 'value'], rows)}")
     if entries:
-        shown = [(f"`{one.dataset_id}`", one.value, one.notes or "") for one in entries]
-        parts.append(_table(["dataset", "value", "what"], shown))
+        shown = [(code(one.dataset_id), one.value, one.notes or "") for one in entries]
+        parts.append(table(["dataset", "value", "what"], shown))
     return _section("Evaluation", parts or [otherwise])
 
 
@@ -157,7 +158,7 @@ def _before_after(before: EvaluationResult | None, after: EvaluationResult) -> s
         guess = f"{after.chance[name]:.3f}" if name in after.chance else ""
         old = [f"{known[name]:.3f}"] if with_before else []
         rows.append((name, *old, f"{after.metrics[name]:.3f}", *([between] if after.intervals else []), guess))
-    return "\n\n".join([" ".join(lead), _table(head, rows)] if lead else [_table(head, rows)])
+    return "\n\n".join([" ".join(lead), table(head, rows)] if lead else [table(head, rows)])
 
 
 def retention_section(retention: Retention | None, bound: str | None = None) -> str:
@@ -168,8 +169,8 @@ def retention_section(retention: Retention | None, bound: str | None = None) -> 
         if rows := retention.rows():
             measured = "; ".join(map(_measured, rows[0][1].results.values()))
             parts += [
-                f"Composition is `{curve.composition}`, and retention, what the base model knew, "
-                f"`{curve.retention}` ({measured}). Differences are from the base on the same rows, with the 95 % "
+                f"Composition is {code(curve.composition)}, and retention, what the base model knew, "
+                f"{code(curve.retention)} ({measured}). Differences are from the base on the same rows, with the 95 % "
                 "interval of a paired bootstrap: one that holds zero may be chance.",
                 format_gains(curve, rows),
             ]
@@ -192,13 +193,13 @@ def _curve(retention: Retention) -> list[str]:
         marks = ["this model"] * (point.alpha == retention.alpha)
         marks += ["chosen"] * (chosen is not None and point.alpha == chosen.alpha)
         rows.append((f"{point.alpha:g}", f"{point.composition:.3f}", f"{point.retention:.3f}", ", ".join(marks)))
-    return [what, _table(["α", curve.composition, curve.retention, ""], rows)]
+    return [what, table(["α", curve.composition, curve.retention, ""], rows)]
 
 
 def _measured(result: EvaluationResult) -> str:
     rows = f", {result.counts['rows']:,} rows" if "rows" in result.counts else ""
     source = result.data.get("source")
-    return f"`{result.benchmark}`{f' on `{public_name(str(source))}`' if source else ''}{rows}"
+    return f"{code(result.benchmark)}{f' on {code(public_name(str(source)))}' if source else ''}{rows}"
 
 
 def limits_section(
@@ -228,14 +229,5 @@ def _title(result: EvaluationResult) -> str:
     return benchmark_class(result.benchmark).title if result.benchmark in BENCHMARKS else result.benchmark
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
 def _number(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, float) else value
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")

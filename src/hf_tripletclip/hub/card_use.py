@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE
 from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
 from hf_tripletclip.checkpoints.published import CONFIG_FILE, PUBLISHED_CHECKPOINTS, TEXT_FOLDER
-from hf_tripletclip.hub.names import is_repo_id, public_name
+from hf_tripletclip.hub.card_words import code, in_python, words
+from hf_tripletclip.hub.names import HubId, is_repo_id, public_name
 
 TRANSFORMERS, PEFT, OPENCLIP = "transformers", "peft", "open_clip"  # kinds of models, by the Hub's `library_name`
 # How the text of a card begins.
@@ -109,6 +110,7 @@ def is_split(base_model: str | None) -> bool:
 def use_section(use: Use) -> str:
     """The section, between its markers."""
     schema = "hf-hub" if is_repo_id(use.name) else "local-dir"
+    use = replace(use, name=HubId(use.name) if is_repo_id(use.name) else in_python(use.name))
     opened = ["It has OpenCLIP's layout:", _code(OPENED.format(name=use.name, schema=schema))]
     if use.kind == PEFT:
         parts = _adapter(use)
@@ -130,10 +132,10 @@ def use_section(use: Use) -> str:
 
 
 def _adapter(use: Use) -> list[str]:
-    base = public_name(use.base or "BASE_MODEL")
+    base = in_python(public_name(use.base or "BASE_MODEL"))
     small = "It is a PEFT adapter, a small file beside its base model"
     split = "which has the layout of the published TripletCLIP checkpoints; `hf_tripletclip` opens that:"
-    unknown = f"Its base model, `{base}`, has no place on the Hub that this card knows: name your own copy."
+    unknown = f"Its base model, {code(base)}, has no place on the Hub that this card knows: name your own copy."
     return [
         f"{small}, {split}" if use.split else f"{small}, and opens without `hf_tripletclip`:",
         _code(_adapted(use, base)),
@@ -144,7 +146,7 @@ def _adapter(use: Use) -> list[str]:
 
 
 def _adapted(use: Use, base: str) -> str:
-    revision = f', revision="{use.revision}"' if use.revision else ""
+    revision = f', revision="{in_python(use.revision)}"' if use.revision else ""
     model_class = "TripletCLIPModel" if use.split else "CLIPModel"
     load = "load_processor" if use.split and not use.processor else "CLIPProcessor.from_pretrained"
     names = {model_class, load.partition(".")[0]}
@@ -180,7 +182,7 @@ def _adapted(use: Use, base: str) -> str:
 def shown_base(base_model: str) -> str:
     """A base model in running text, such that it can be named anew."""
     shown = public_name(base_model)
-    link = f"[`{shown}`](https://huggingface.co/{shown})" if is_repo_id(base_model) else f"`{shown}`"
+    link = f"[`{shown}`](https://huggingface.co/{shown})" if is_repo_id(base_model) else code(shown)
     return f"{BASE_BEGIN}{link}{BASE_END}"
 
 
@@ -199,7 +201,7 @@ def renamed(text: str, use: Use) -> str:
     """
     section = use_section(use)
     text = re.sub(f"{BEGIN}.*?{END}", lambda _: section, text, flags=re.DOTALL)
-    text = re.sub(r"\A(\s*)# [^\r\n]*", lambda found: f"{found[1]}# {use.name.rpartition('/')[2]}", text)
+    text = re.sub(r"\A(\s*)# [^\r\n]*", lambda found: f"{found[1]}# {words(use.name.rpartition('/')[2])}", text)
     if use.base is not None:
         shown = shown_base(use.base)
         if BASE_BEGIN not in text:

@@ -21,6 +21,7 @@ from hf_tripletclip.data.blind import MAX_ROWS, blind_table
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES
 from hf_tripletclip.hub.card_sections import CITATION
+from hf_tripletclip.hub.card_words import Markdown, code, in_python, table, words
 from hf_tripletclip.hub.files import CARD_FILE, without_tokens
 from hf_tripletclip.version import __version__
 
@@ -90,15 +91,18 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
     MetadataConfigs({"default": {"data_files": data_files}}).to_dataset_card_data(data)
 
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        name=output.resolve().name,
+        heading=words(output.resolve().name),
+        name=in_python(output.resolve().name),
         rows=f"{sum(report.kept.values()):,}",
         negative=NEGATIVE[NEG_IMAGE in features],
         limits=LIMITS[NEG_IMAGE in features],
         version=__version__,
-        columns="\n".join(f"| `{name}` | {MEANINGS.get(name, '')} |" for name in features),
-        splits="\n".join(f"| `{split}` | {rows:,} |" for split, rows in report.kept.items()),
+        columns=table(["column", ""], [(code(name), Markdown(MEANINGS.get(name, ""))) for name in features]),
+        splits=table(["split", "rows"], [(code(split), f"{rows:,}") for split, rows in report.kept.items()]),
         source=_public_json(plan["source"]),
-        stages="\n\n".join(f"**{step}**\n\n{_public_json(settings)}" for step, settings in plan["stages"].items()),
+        stages="\n\n".join(
+            f"**{words(step)}**\n\n{_public_json(settings)}" for step, settings in plan["stages"].items()
+        ),
         filters=_filters(plan["output"]["filters"]),
         counts=_counts(report),
         histograms=_histograms(output, features, report.kept),
@@ -130,14 +134,14 @@ def _public_json(settings: Mapping[str, Any]) -> str:
 
 def _filters(filters: Mapping[str, Any]) -> str:
     used = {name: value for name, value in filters.items() if value is not None}
-    return "\n".join(f"- `{name}`: {value}" for name, value in used.items()) or "None."
+    return "\n".join(f"- {code(name)}: {words(value)}" for name, value in used.items()) or "None."
 
 
 def _counts(report: Any) -> str:
     kept = sum(report.kept.values())
-    lines = ["| | rows |", "| --- | --- |", f"| source | {report.rows:,} |", f"| kept | {kept:,} |"]
-    lines += [f"| left out: {reason.replace('|', '/')} | {number:,} |" for reason, number in report.left_out.items()]
-    return "\n".join(lines)
+    rows = [("source", report.rows), ("kept", kept)]
+    rows += [(f"left out: {reason}", number) for reason, number in report.left_out.items()]
+    return table(["", "rows"], [(reason, f"{number:,}") for reason, number in rows])
 
 
 def _read(output: Path, columns: list[str], splits: Iterable[str], rows: int = 1_000) -> Iterator[dict[str, Any]]:
@@ -178,7 +182,7 @@ def _blind(output: Path, features: Features, splits: Iterable[str]) -> str:
         several = isinstance(negatives, list)
         for place, negative in enumerate(negatives if several else [negatives]):
             kind = kinds[place] if several and isinstance(kinds, list) else kinds
-            names = {"all"} | ({f"`{kind}`"} if isinstance(kind, str) else set())
+            names = {"all"} | ({_kind(kind)} if isinstance(kind, str) else set())
             for name in sorted(names - met):
                 groups.setdefault(name, []).append((row[CAPTION], negative))
             met |= names
@@ -187,26 +191,30 @@ def _blind(output: Path, features: Features, splits: Iterable[str]) -> str:
     return blind_table(groups)
 
 
+def _kind(kind: str) -> str:
+    return code(kind).replace("|", "\\|")  # a cell of a table
+
+
 def _samples(output: Path, features: Features, splits: Iterable[str]) -> str:
     """The first rows of the first split, their pictures written beside the card."""
     columns = [name for name in (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION, NEGATIVE_TYPE) if name in features]
     folder = output / "assets"
     folder.mkdir(exist_ok=True)
     shown = [name for name in columns if name != NEGATIVE_TYPE]
-    lines = ["| " + " | ".join(f"`{name}`" for name in shown) + " |", "|" + " --- |" * len(shown)]
+    rows = []
     for number, row in enumerate(_read(output, columns, splits, rows=SAMPLES)):
         if number == SAMPLES:
             break
-        cells = []
+        cells: list[str] = []
         for name in shown:
             if name in (IMAGE, NEG_IMAGE):
                 path = folder / f"{number}-{name}.jpg"
-                cells.append(f"![{name}](assets/{path.name})" if _thumbnail(row[name], path) else "")
+                cells.append(Markdown(f"![{name}](assets/{path.name})" if _thumbnail(row[name], path) else ""))
             else:
                 texts = row[name] if isinstance(row[name], list) else [row[name] or ""]
-                cells.append(" / ".join(" ".join(str(text).split()).replace("|", "/") for text in texts))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+                cells.append(" / ".join(str(one).replace("|", "/") for one in texts))
+        rows.append(cells)
+    return table([code(name) for name in shown], rows)
 
 
 def _thumbnail(value: Any, path: Path) -> bool:

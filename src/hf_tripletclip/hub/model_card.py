@@ -32,6 +32,7 @@ from hf_tripletclip.hub.card_use import (
     shown_base,
     use_section,
 )
+from hf_tripletclip.hub.card_words import code, words
 from hf_tripletclip.hub.eval_results import TASK, model_index, same_result
 from hf_tripletclip.hub.files import without_tokens
 from hf_tripletclip.hub.names import is_repo_id, public_name
@@ -123,7 +124,7 @@ def create_model_card(
     )
     citations = [CITATION] * trained + [WISE_FT_CITATION] * (retention is not None)
     sections = [
-        f"# {name.rpartition('/')[2]}",
+        f"# {words(name.rpartition('/')[2])}",
         _summary(kind, objective, dataset, base_model, tuned_model, retention if merged else None),
         use_section(Use(kind, name, base_model, split=is_split(base_model), scale=learned_scale)),
         training_section(
@@ -167,7 +168,7 @@ def _summary(
     what = WHAT[kind]
     base = shown_base(base_model) if base_model is not None else None
     if merge is not None:
-        tuned = "what was tuned from it" if tuned_model is None else f"`{public_name(tuned_model)}`"
+        tuned = "what was tuned from it" if tuned_model is None else code(public_name(tuned_model))
         return (
             f"{what} whose weights lie between those of {base or 'a base model'} and of {tuned}, at "
             f"α = {merge.alpha:g} ([WiSE-FT](https://arxiv.org/abs/2109.01903))."
@@ -180,7 +181,7 @@ def _summary(
 
 def _shown_data(dataset: str) -> str:
     shown = public_name(dataset)
-    return f"[`{shown}`](https://huggingface.co/datasets/{shown})" if is_repo_id(dataset) else f"`{shown}`"
+    return f"[`{shown}`](https://huggingface.co/datasets/{shown})" if is_repo_id(dataset) else code(shown)
 
 
 def relation_to_base(kind: str) -> str:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What others wrote, such as captions, kinds, names and settings, inside the Markdown of a card: shown as it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hf_tripletclip.pages.markup import UNSHOWN, escape_markdown
+
+INSIDE = re.compile(r"(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])")  # an underscore inside a word emphasises nothing
+
+
+class Markdown(str):
+    """Markdown, not text."""
+
+
+def words(value: object) -> Markdown:
+    """Any text as Markdown that shows it as it is, on one line."""
+    if isinstance(value, Markdown):
+        return value
+    escaped = INSIDE.sub("_", escape_markdown(value))
+    return Markdown(escaped if escaped.count("$") > 1 else escaped.replace("\\$", "$"))  # one alone begins no formula
+
+
+def code(value: object) -> Markdown:
+    """Any text in the type of code, on one line; backticks, which would end it, become apostrophes."""
+    clean = " ".join(UNSHOWN.sub("\ufffd", str(value).encode("utf-8", "replace").decode("utf-8")).split())
+    return Markdown(f"`{clean.replace('`', chr(39)) or ' '}`")
+
+
+def in_python(name: str) -> str:
+    """A name between the quotation marks of a line of Python."""
+    return " ".join(name.split()).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; cells are text, or [`Markdown`]."""
+    lines = [head, [Markdown("---")] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return re.sub(r"(?<!\\)\|", r"\\|", words(value)).replace("\n", " ")
