@@ -30,8 +30,8 @@ CHANCE = 0.5
 FOLDS = 5
 # Of the bootstrap's interval. It takes tries as independent, but each of two images in different folds is tried by a
 # classifier that was fitted on the other: what makes one of them right makes the other right too. At most that doubles
-# the variance (of a sum over all pairs each counts twice); unstretched, intervals held the truth in 90 % of simulations
-# without any difference instead of 95 %, with this in 97 %.
+# the variance (of a sum over all pairs each counts twice); unstretched, intervals held the truth in 90 % of
+# simulations without any difference instead of 95 %, with this in 97 %.
 STRETCH = 2**0.5
 STEPS = 100  # of the optimiser at most
 DRAWN = "drawn"  # column: the class

@@ -29,6 +29,8 @@ DOG, CAT = Question("Is there a dog?", "yes"), Question("Is the cat black?", "no
         "Is there a dog? Answer: yes\nIs the cat black? Answer: no",
         "Here are the questions:\n\n1. Is there a dog?\n   Answer: Yes\n\n2. Is the cat black?\n   A: No\nDone!",
         "1. **Is there a dog?** Yes, there is.\n2. **Is the cat black?** No, it is white.",
+        "<think>Is the dog big? no</think>1. Is there a dog? yes\n2. Is the cat black? no",
+        "analysisIs it? We need two.assistantfinal1. Is there a dog? yes\n2. Is the cat black? no",
         "1. Is  there a dog? yes\r\n2. Is the cat black? no\r\n3. IS THERE A DOG? no",
     ],
 )

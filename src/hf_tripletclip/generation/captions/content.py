@@ -33,6 +33,7 @@ NEGATIONS = words("no not never none nobody nothing neither nor without cannot")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 MANY = frozenset(NUMBERS[2:]) | words("several many multiple dozens hundreds")  # they make a plural of what they count
 
+PLURAL_ONLY = words("glasses clothes shorts news goods arms")  # a glass is something else
 # Spellings, forms and plain synonyms that no rule below finds, each as what it stands for.
 _VARIANTS = {
     "gray": "grey", "blonde": "blond", "plough": "plow", "tyre": "tire", "kerb": "curb", "pyjamas": "pajamas",
@@ -122,12 +123,17 @@ def content_problem(caption: str, negative: str) -> str | None:
     before, now = _joined(before, now), _joined(now, before)
     if len(before) == len(now) and all(map(same_word, before, now)):
         return None if _changes_number(caption, negative) else SAME
-    if _added(now, before) is not None:
-        return LEFT_OUT
+    if (left_out := _added(now, before)) is not None:
+        return None if _turns([before[place] for place in left_out]) else LEFT_OUT
     added = _added(before, now)
-    if added is None or any(now[place] in NEGATIONS for place in added) or _recounts(caption, now, added):
+    if added is None or _turns([now[place] for place in added]) or _recounts(caption, now, added):
         return None
     return ADDED
+
+
+def _turns(words: Sequence[str]) -> bool:
+    """Whether words that came or went turn the meaning round: "not", and "by" alone, which makes a passive."""
+    return list(words) == ["by"] or not NEGATIONS.isdisjoint(words)
 
 
 def _joined(found: list[str], others: list[str]) -> list[str]:
@@ -195,7 +201,9 @@ def _stems(word: str) -> frozenset[str]:
     bases = {word}
     word = _VARIANTS.get(word, word)
     bases |= {word, _BASES.get(word, word)}
-    if word.endswith("ies") and len(word) > 4:
+    if word in PLURAL_ONLY:
+        pass
+    elif word.endswith("ies") and len(word) > 4:
         bases |= {word[:-3] + "y", word[:-1]}
     elif word.endswith("ves"):
         bases |= {word[:-3] + "f", word[:-3] + "fe", word[:-1]}

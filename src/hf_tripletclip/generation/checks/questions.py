@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hf_tripletclip.generation.captions.unwrapping import without_thoughts
+
 YES, NO = "yes", "no"
 
 INSTRUCTION = """\
@@ -95,7 +97,7 @@ def build_chat(caption: str, number: int) -> list[dict[str, str]]:
 
 def parse_questions(text: str) -> list[Question]:
     """
-    The questions in a model's answer, one per line, without numbers, bullets and quotes, each once.
+    The questions in a model's answer, one per line, without thoughts, numbers, bullets and quotes, each once.
 
     A line counts if it has a question that yes or no answers: one that begins with a verb such as *is*, *does* or
     *can*, offers no choice (*red or blue*) and has at most 30 words. The yes or no that follows it, on the same line
@@ -103,7 +105,7 @@ def parse_questions(text: str) -> list[Question]:
     """
     questions: dict[str, Question] = {}
     last: str | None = None
-    for line in text.splitlines():
+    for line in (without_thoughts(text) or "").splitlines():
         match = LINE.match(line)
         if match is None:
             if last is not None and (answer := ANSWER.match(line)):
@@ -128,5 +130,5 @@ def is_yes_no(question: str) -> bool:
 
 def read_answer(text: str) -> str | None:
     """What an answer in words says, `yes` or `no`; `None` where it says neither."""
-    match = re.match(r"[\W_]*(?:the answer is\W+)?(yes|no)\b", text.lower())
+    match = re.match(r"[\W_]*(?:the answer is\W+)?(yes|no)\b", (without_thoughts(text) or "").lower())
     return match[1] if match else None
