@@ -17,8 +17,8 @@ EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 6, "learni
 def watched(tmp_path, values, model=None, **kwargs):
     """A trainer whose evaluations find these values of `kept`, and the weights that each of them saw."""
     trainer = make_trainer(
-        tmp_path, model=model, eval_dataset=Rows(10), retention_metric="kept", max_retention_loss=0.1, **EVERY_STEP,
-        **kwargs,
+        tmp_path, model=model, eval_dataset=Rows(10), retention_metric="kept", max_retention_loss=0.1,
+        **{**EVERY_STEP, **kwargs},
     )  # fmt: skip
     seen: list[dict[str, torch.Tensor]] = []
     left = iter(values)
@@ -58,9 +58,24 @@ def test_a_resumed_run_loses_from_the_same_start(tmp_path):
     first.train()
     state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["StopAtRetentionLoss"]["attributes"]["start"] == 0.8
-    second, _ = watched(tmp_path, [0.75, 0.69, 0.6], save_strategy="no")
+    second, _ = watched(tmp_path, [0.69, 0.6], save_strategy="no")
     second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert second.state.global_step == 3  # 0.69 is 0.11 below 0.8, and 0.06 below what the resumed run saw first
+    assert second.state.global_step == 3  # 0.69 is 0.11 below 0.8
+    evaluated = [entry["step"] for entry in second.state.log_history if "eval_kept" in entry]
+    assert evaluated == [0, 1, 2, 3]  # step 2 once, as without an interruption
+
+
+def test_a_resumed_run_goes_back_to_what_the_first_would_have(tmp_path):
+    """Its checkpoint is of a step that was not evaluated."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "eval_steps": 3}
+    whole, seen = watched(tmp_path / "whole", [0.8, 0.8, 0.6], **settings)
+    whole.train()
+    assert whole.state.global_step == 6
+    resumed, _ = watched(tmp_path / "whole", [0.6], **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert resumed.state.global_step == 6
+    for name, value in resumed.model.named_parameters():
+        assert torch.equal(value, seen[1][name]), name
 
 
 def test_settings(tmp_path):

@@ -54,6 +54,9 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         hub_base_model (`str`, *optional*):
             Hub id of the model that training starts from, where it starts from a directory: what the model's card
             names, and what an adapter that is pushed is opened with.
+        allow_changed_settings (`bool`, defaults to `False`):
+            Whether a run may go on from a checkpoint of other settings, such as other data or another batch size, from
+            there on. The card tells them. What is in the checkpoint itself, such as the learning rate, cannot change.
         remove_unused_columns (`bool`, defaults to `False`):
             As in `TrainingArguments`, but off: the collator needs the raw columns.
         dataloader_drop_last (`bool`, defaults to `True`):
@@ -107,6 +110,10 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     hub_base_model: str | None = field(
         default=None,
         metadata={"help": "Hub id of the model that training starts from, where it starts from a directory."},
+    )
+    allow_changed_settings: bool = field(
+        default=False,
+        metadata={"help": "Go on from a checkpoint of other settings, where that can be; the card tells them."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that `forward` does not name."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, short batch of an epoch."})

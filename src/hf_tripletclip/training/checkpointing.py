@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that survive a kill at any moment.
+"""Checkpoints that survive a kill at any moment, and those that did not.
 
 `Trainer` writes the files of a checkpoint one after the other, so a killed run leaves a folder that looks like a
-checkpoint and is none. A marker, written last and naming each file with its size, tells the two apart.
+checkpoint and is none. A marker, written last and naming each file with its size and digest, tells the two apart, and
+tells later whether a disk has kept what was written.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
+
+logger = logging.get_logger(__name__)
 
 COMPLETE_MARKER = "checkpoint_complete.json"
 PREVIOUS = "_previous"  # an older run's checkpoints; `Trainer` pushes no folder that starts so
@@ -27,12 +33,16 @@ def mark_complete(checkpoint: str | os.PathLike[str]) -> None:
     """Write the marker of a checkpoint folder whose files are all there."""
     folder = Path(checkpoint)
     files = {
-        str(path.relative_to(folder)): path.stat().st_size
+        str(path.relative_to(folder)): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != COMPLETE_MARKER
+        if path.is_file() and not path.name.startswith(COMPLETE_MARKER)
+    }
+    content = {
+        "files": {name: path.stat().st_size for name, path in files.items()},
+        "sha256": {name: _digest(path) for name, path in files.items()},
     }
     staged = folder / f"{COMPLETE_MARKER}.tmp"
-    staged.write_text(json.dumps({"files": files}, indent=1))
+    staged.write_text(json.dumps(content, indent=1))
     os.replace(staged, folder / COMPLETE_MARKER)
 
 
@@ -41,19 +51,76 @@ def unmark(checkpoint: str | os.PathLike[str]) -> None:
     (Path(checkpoint) / COMPLETE_MARKER).unlink(missing_ok=True)
 
 
-def is_complete(checkpoint: str | os.PathLike[str]) -> bool:
-    """Whether the folder has its marker and every file that the marker names, in its size."""
+def damage(checkpoint: str | os.PathLike[str], *, contents: bool = True) -> str | None:
+    """
+    What is wrong with a checkpoint folder.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): The folder.
+        contents (`bool`, defaults to `True`): Whether to read all files and compare their digests; a marker of an
+            older version has none. Without it names and sizes are compared.
+
+    Returns:
+        `str`: Half a sentence, such as "optimizer.pt is missing"; `None` where nothing is wrong.
+    """
     folder = Path(checkpoint)
     marker = folder / COMPLETE_MARKER
     if not marker.is_file():
-        return False
-    files: dict[str, int] = json.loads(marker.read_text())["files"]
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files.items())
+        return "it was not finished"
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        sizes = {str(name): int(size) for name, size in content["files"].items()}
+        digests = {str(name): str(digest) for name, digest in content.get("sha256", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{COMPLETE_MARKER} cannot be read"
+    if not sizes:
+        return f"{COMPLETE_MARKER} names no files"
+    stamps = []
+    for name, size in sizes.items():
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            return f"{name} is missing"
+        if found.st_size != size:
+            return f"{name} has {found.st_size} bytes instead of {size}"
+        stamps.append((name, digests.get(name), found.st_size, found.st_mtime_ns))
+    return _other_contents(folder, tuple(stamps)) if contents else None
+
+
+@functools.lru_cache(maxsize=64)
+def _other_contents(folder: Path, stamps: tuple[tuple[str, str | None, int, int], ...]) -> str | None:
+    """The first file whose contents are not those that were written. Large files are read once per process."""
+    for name, digest, *_ in stamps:
+        try:
+            if digest is not None and _digest(folder / name) != digest:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+    return None
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def is_complete(checkpoint: str | os.PathLike[str]) -> bool:
+    """Whether the folder has its marker and every file that the marker names, as it was written."""
+    return damage(checkpoint) is None
+
+
+def checkpoints_of(output_dir: str | os.PathLike[str]) -> list[str]:
+    """The folders `checkpoint-N` of a run, whole or not, by N."""
+    return sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR) if Path(output_dir).is_dir() else []
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     """
-    The newest complete checkpoint of a training run.
+    The newest complete checkpoint of a training run. A newer one that is damaged or was not finished is passed over,
+    with a warning.
 
     Args:
         output_dir (`str` or `os.PathLike`): The run's output folder; it need not exist.
@@ -61,15 +128,30 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     Returns:
         `str`: Path of the complete `checkpoint-N` with the highest N; `None` where there is none.
     """
-    checkpoints = sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR) if Path(output_dir).is_dir() else []
-    return next((path for path in reversed(checkpoints) if is_complete(path)), None)
+    passed_over: list[str] = []
+    found = None
+    for path in reversed(checkpoints_of(output_dir)):
+        if (wrong := damage(path)) is None:
+            found = path
+            break
+        passed_over.append(f"{Path(path).name} ({wrong})")
+    if passed_over:
+        logger.warning(
+            f"Passed over in {output_dir}: {', '.join(passed_over)}. "
+            + (f"The newest whole checkpoint is {Path(found).name}." if found else "No checkpoint is whole.")
+        )
+    return found
 
 
-def set_aside_old_run(output_dir: str | os.PathLike[str]) -> Path | None:
+def set_aside_old_run(output_dir: str | os.PathLike[str], keep: str | os.PathLike[str] | None = None) -> Path | None:
     """
     Before a fresh start: checkpoints of an older run in the folder go into its subfolder `_previous`, so that neither
     resuming nor rotation takes them for this run's, and its final metrics and weights go: an old adapter beside a new
     model, or the other way round, would be opened instead of it. What was in `_previous` is replaced.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): The folder.
+        keep (`str` or `os.PathLike`, *optional*): A checkpoint that the run starts from; it is not removed.
 
     Returns:
         `Path`: The subfolder; `None` where no complete checkpoint was found.
@@ -79,14 +161,63 @@ def set_aside_old_run(output_dir: str | os.PathLike[str]) -> Path | None:
         (folder / name).unlink(missing_ok=True)
     for weights in folder.glob("model*.safetensors*"):  # shards and their index, too
         weights.unlink()
-    if last_complete_checkpoint(folder) is None:
+    checkpoints = checkpoints_of(folder)
+    if not any(damage(path, contents=False) is None for path in checkpoints):
         return None
+    return _set_aside(folder, checkpoints, keep)
+
+
+def set_aside_later(output_dir: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -> Path | None:
+    """
+    Before going on from a checkpoint: those behind it are damaged, unfinished or of a course that the run leaves, and
+    go into `_previous`. Of a checkpoint in another folder all that are here do, as before a fresh start.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): The run's folder.
+        checkpoint (`str` or `os.PathLike`): What the run goes on from.
+
+    Returns:
+        `Path`: The subfolder; `None` where there was nothing to move.
+    """
+    kept = Path(checkpoint).resolve()
+    checkpoints = checkpoints_of(output_dir)
+    places = [Path(path).resolve() for path in checkpoints]
+    if kept not in places:
+        return set_aside_old_run(output_dir, keep=checkpoint)
+    later = checkpoints[places.index(kept) + 1 :]
+    return _set_aside(Path(output_dir), later, checkpoint) if later else None
+
+
+def _set_aside(folder: Path, checkpoints: Sequence[str], keep: str | os.PathLike[str] | None) -> Path:
     previous = folder / PREVIOUS
+    if keep is not None and previous.resolve() in Path(keep).resolve().parents:  # what the run goes on from stays
+        previous = folder / f"{PREVIOUS}_2"
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
-    for checkpoint in sort_checkpoints(str(folder), PREFIX_CHECKPOINT_DIR):
+    for checkpoint in checkpoints:
         os.replace(checkpoint, previous / Path(checkpoint).name)
     return previous
+
+
+def rotate(checkpoint: str | os.PathLike[str], limit: int | None, best: str | None) -> None:
+    """
+    Delete the oldest checkpoints of a run beyond a number of them. Those behind the newest are not this run's, and
+    neither count nor go.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): The newest, which was written just now.
+        limit (`int`, *optional*): How many stay, the newest and the best always; `None` or 0 for all.
+        best (`str`, *optional*): The best checkpoint.
+    """
+    if not limit or limit < 0:
+        return
+    newest = Path(checkpoint)
+    paths = [Path(path) for path in checkpoints_of(newest.parent)]
+    paths = paths[: paths.index(newest) + 1] if newest in paths else paths
+    protected = {newest.resolve()} | ({Path(best).resolve()} if best else set())
+    excess = len(paths) - max(limit, len(protected))
+    for path in [path for path in paths if path.resolve() not in protected][: max(excess, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_same_run(checkpoint: str | os.PathLike[str], config: CLIPConfig) -> None:
@@ -136,8 +267,7 @@ def resolve_checkpoint(resume: str | bool | None, output_dir: str | os.PathLike[
         FileNotFoundError: A folder was named that does not exist.
         ValueError: A folder was named that is no complete checkpoint.
     """
-    if isinstance(resume, str) and resume.lower() in ("true", "false"):
-        resume = resume.lower() == "true"
+    resume = as_flag(resume)
     if not resume:
         return None
     if resume is True:
@@ -147,8 +277,55 @@ def resolve_checkpoint(resume: str | bool | None, output_dir: str | os.PathLike[
         raise FileNotFoundError(f"`resume_from_checkpoint` names {resume!r}, which is no folder.")
     # A plain Trainer's checkpoint has no marker; the trainer state is the last file that it writes.
     marked = (folder / COMPLETE_MARKER).exists()
-    if (marked and not is_complete(folder)) or not (folder / "trainer_state.json").is_file():
-        newest = last_complete_checkpoint(folder.parent)
+    wrong = damage(folder) if marked else None
+    if wrong is None and not (folder / "trainer_state.json").is_file():
+        wrong = "trainer_state.json is missing"
+    if wrong is not None:
+        newest = next((path for path in reversed(checkpoints_of(folder.parent)) if is_complete(path)), None)
         hint = f"; the newest complete one beside it is {newest}" if newest else ""
-        raise ValueError(f"{resume} is not a complete checkpoint{hint}.")
+        raise ValueError(f"{resume} is not a complete checkpoint{hint}. What is wrong with it: {wrong}.")
     return str(folder)
+
+
+def as_flag(resume: str | bool | None) -> str | bool | None:
+    """`resume_from_checkpoint`, with the strings "true" and "false" read as the booleans."""
+    if isinstance(resume, str) and resume.lower() in ("true", "false"):
+        return resume.lower() == "true"
+    return resume
+
+
+def require_optimizer(checkpoint: str | os.PathLike[str]) -> None:
+    """
+    Raise `ValueError` where a checkpoint has the model alone: `Trainer` would go on with a fresh optimizer and with
+    the learning rate of the first step.
+    """
+    folder = Path(checkpoint)
+    names = {path.name for path in folder.iterdir()}
+    if not any(name.startswith(("optimizer", "global_step", "pytorch_model_fsdp")) for name in names):
+        raise ValueError(
+            f"{folder} has the model alone, without its optimizer (`save_only_model`): training cannot go on from it. "
+            f"Start another run from its weights: `--model_name_or_path {folder}`."
+        )
+
+
+def step_of(checkpoint: str | os.PathLike[str]) -> int:
+    """The step that a checkpoint is of. Raises `ValueError` where its trainer state cannot be read."""
+    path = Path(checkpoint) / "trainer_state.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: the checkpoint is damaged.") from error
+
+
+def visible(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> dict[str, str]:
+    """What this process sees of the checkpoints that could be meant: name -> digest of the marker, for comparison."""
+    resume = as_flag(resume)
+    paths: Sequence[str] = [resume] if isinstance(resume, str) else checkpoints_of(output_dir)
+    seen = {}
+    for path in map(Path, paths):
+        marker = path / COMPLETE_MARKER
+        if marker.is_file():
+            seen[path.name] = _digest(marker)
+        elif isinstance(resume, str) and path.is_dir():
+            seen[path.name] = "no marker"
+    return seen

@@ -39,6 +39,7 @@ from hf_tripletclip.training.benchmarks import blank_result, check_retention_met
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
 from hf_tripletclip.training.outputs import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.pretraining import hide_bars, require_writable, run_training
+from hf_tripletclip.training.resuming import output_held
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs
@@ -69,6 +70,7 @@ class FinetuningArguments:
 
 
 Row = tuple[str, Point]  # a line of the table: a model, and what was measured of it
+Measure = tuple[Benchmark, "str | None"]
 
 
 def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[Row]:
@@ -137,7 +139,21 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     for _, _, run_args in runs.values():
         require_writable(run_args.output_dir)
     del model  # memory, while others train
-    encoding = {
+    require_writable(args.output_dir)
+    with output_held(args):
+        return _run_all(base, runs, args, tuning, composition, retention, alphas)
+
+
+def _run_all(
+    base: str,
+    runs: Mapping[str, Any],
+    args: TripletCLIPTrainingArguments,
+    tuning: FinetuningArguments,
+    composition: Measure,
+    retention: Measure,
+    alphas: Sequence[float],
+) -> list[Row]:
+    encoding: dict[str, Any] = {
         "device": str(args.device),
         "batch_size": args.per_device_eval_batch_size,
         "num_workers": args.dataloader_num_workers,
@@ -179,9 +195,6 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
     return rows
-
-
-Measure = tuple[Benchmark, "str | None"]
 
 
 def _measures(tuning: FinetuningArguments) -> tuple[Measure, Measure]:

@@ -29,6 +29,7 @@ from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.hardware import describe_hardware
+from hf_tripletclip.training.settings import describe_changes
 from hf_tripletclip.training.towers import TowerArguments
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def write_trainer_card(
         plots=[LOSS_PLOT] if has_plot else [],
         overlap=trainer.overlap or [],
         license=license,
-        towers=f"{trained:,} of {total:,} parameters were trained.",
+        towers=f"{trained:,} of {total:,} parameters were trained.{describe_changes(trainer.changes)}",
         hardware=describe_hardware(args, seconds),
         validation=None if evaluated is None else (int(evaluated["step"]), _scores(evaluated)),
         **_of_training(trainer.core.config, args, state.log_history),

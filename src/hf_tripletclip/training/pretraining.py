@@ -18,8 +18,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub import utils as hub_utils
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
@@ -35,10 +34,10 @@ from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.modeling import TripletCLIPModel
-from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.objectives import Objective, get_objective
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import check_retention_metric
-from hf_tripletclip.training.checkpointing import check_same_run, resolve_checkpoint, set_aside_old_run
+from hf_tripletclip.training.checkpointing import check_same_run, set_aside_old_run, step_of
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.outputs import (
     RunRecord,
@@ -48,7 +47,9 @@ from hf_tripletclip.training.outputs import (
     push_run,
     write_run_record,
 )
+from hf_tripletclip.training.resuming import CheckpointNotWritten, agree_on_checkpoint, output_held
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
+from hf_tripletclip.training.settings import describe_changes, of_scripts
 from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.towers import (
     check_lora_is_used,
@@ -130,7 +131,21 @@ def run_training(
             "with `--model_name_or_path`."
         )
     output_dir = require_writable(args.output_dir)
-    checkpoint = resolve_checkpoint(args.resume_from_checkpoint, output_dir)
+    with output_held(args):
+        return _run(model_args, data_args, args, objective, output_dir, last, when_checked, benchmarks)
+
+
+def _run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TripletCLIPTrainingArguments,
+    objective: Objective,
+    output_dir: str,
+    last: bool,
+    when_checked: Callable[[], object] | None,
+    benchmarks: Sequence[Benchmark],
+) -> RunRecord:
+    checkpoint = agree_on_checkpoint(args.resume_from_checkpoint, args)
     if checkpoint is None and args.resume_from_checkpoint:
         logger.warning(f"{output_dir} has no complete checkpoint to resume from: training starts from the beginning.")
     can_plot()
@@ -169,6 +184,8 @@ def run_training(
         eval_dataset=validation,
         processing_class=processor,
     )
+    trainer.run_settings = of_scripts(model_args, data_args)
+    trainer.check_resumable(checkpoint)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
         check_same_towers(checkpoint, trained)
@@ -192,15 +209,15 @@ def run_training(
     trainer.accelerator.wait_for_everyone()
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
-    resumed_from = _step(checkpoint)  # now: training may delete the checkpoint
+    resumed_from = None if checkpoint is None else step_of(checkpoint)  # now: training may delete the checkpoint
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except TrainingStoppedError:  # on all processes
+    except (TrainingStoppedError, CheckpointNotWritten):  # on all processes
         end_training(trainer)
         raise
     except (OSError, ValueError, ImportError) as error:
-        if trainer.state.global_step == 0:
+        if trainer.state.global_step == (resumed_from or 0):
             raise
         # What stops a run in the middle is for its log with all that led to it, unlike a wrong argument.
         raise RuntimeError(f"Training stopped after step {trainer.state.global_step}: {error}") from error
@@ -225,7 +242,7 @@ def run_training(
         base_model=model_args.model_name_or_path,
         adapter=model_args.has_lora,
         license=data_args.license,
-        towers=f"{towers}.{describe_lora(model_args)}",
+        towers=f"{towers}.{describe_lora(model_args)}{describe_changes(trainer.changes)}",
         hardware=hardware,
         repo_id=trainer.hub_model_id,
         overlap=trainer.overlap or [],
@@ -422,13 +439,6 @@ def require_writable(output_dir: str | None) -> str:
     except OSError as error:
         raise OSError(f"The output folder {output_dir!r} cannot be written: {error}") from error
     return output_dir
-
-
-def _step(checkpoint: str | None) -> int | None:
-    """The step that a checkpoint is of."""
-    return (
-        None if checkpoint is None else TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}").global_step
-    )
 
 
 def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:

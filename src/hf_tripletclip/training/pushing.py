@@ -40,6 +40,7 @@ class PushingTrainer(Trainer):
     hub_model_id: Any
     push_in_progress: Any
     overlap: list[str] | None = None  # what of the evaluation was trained on, once that was looked up
+    changes: list[dict[str, Any]]  # of settings, see `ResumingTrainer`
 
     @property
     def core(self) -> TripletCLIPModel:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+KEPT_WEIGHTS = "within_retention_bound.safetensors"  # in a checkpoint whose own weights were not evaluated
 
 
 class StopAtRetentionLoss(TrainerCallback, ExportableState):
@@ -26,8 +30,10 @@ class StopAtRetentionLoss(TrainerCallback, ExportableState):
         metric (`str`): Name of the metric, as it is logged, higher is better.
         max_loss (`float`): How much of it may be lost, in the metric's own unit.
         start (`float`, *optional*): The metric before training; measured by default.
-        model (`nn.Module`, *optional*): The model before training: a resumed run that finds itself beyond the bound
-            goes back to that.
+        model (`nn.Module`, *optional*): The model before training, to go back to from the first evaluation on.
+
+    Attributes:
+        checkpoint (`str`, *optional*): What a resumed run goes on from: it has the weights to go back to.
 
     Raises:
         ValueError: `max_loss` is negative.
@@ -42,6 +48,7 @@ class StopAtRetentionLoss(TrainerCallback, ExportableState):
         self.max_loss = max_loss
         self.start = start
         self.stopped = False
+        self.checkpoint: str | None = None
         self._training = False
         self._kept: tuple[int, dict[str, torch.Tensor]] | None = None if model is None else (0, _trained(model))
 
@@ -58,6 +65,7 @@ class StopAtRetentionLoss(TrainerCallback, ExportableState):
             self.start = saved["attributes"]["start"]
             self.stopped = saved["attributes"].get("stopped", False)
             control.should_training_stop |= self.stopped
+            self._kept = self._kept_before(saved["attributes"].get("kept"), state, kwargs["model"])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -93,11 +101,31 @@ class StopAtRetentionLoss(TrainerCallback, ExportableState):
         self._training = False
         self._kept = None  # memory
 
+    def _kept_before(
+        self, step: int | None, state: TrainerState, model: nn.Module
+    ) -> tuple[int, dict[str, torch.Tensor]] | None:
+        """What the run that is resumed would go back to; its checkpoint is loaded by now."""
+        file = Path(self.checkpoint or "") / KEPT_WEIGHTS
+        if step is not None and file.is_file():
+            return step, load_file(file)
+        return (step, _trained(model)) if step == state.global_step else self._kept
+
+    def save(self, checkpoint: str, step: int) -> None:
+        """Write into a checkpoint of a step the weights to go back to, where they are not those of that step."""
+        if self._kept is not None and self._kept[0] != step:
+            save_file(
+                {name: value.contiguous() for name, value in self._kept[1].items()}, f"{checkpoint}/{KEPT_WEIGHTS}"
+            )
+
     def state(self) -> dict[str, Any]:
         """As `Trainer` keeps it in `trainer_state.json`."""
         return {
             "args": {"metric": self.metric, "max_loss": self.max_loss, "start": self.start},
-            "attributes": {"start": self.start, "stopped": self.stopped},
+            "attributes": {
+                "start": self.start,
+                "stopped": self.stopped,
+                "kept": None if self._kept is None else self._kept[0],
+            },
         }
 
 

@@ -28,7 +28,7 @@ from hf_tripletclip.training.batches import (
 )
 from hf_tripletclip.training.checkpointing import last_complete_checkpoint
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward, loss_in_mini_batches
-from hf_tripletclip.training.pushing import PushingTrainer
+from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
 from hf_tripletclip.training.teacher import Teacher
 
 logger = logging.get_logger(__name__)
@@ -38,11 +38,7 @@ MIN_LOSS_SCALE = 2.0**-10  # of fp16: gradients that are not finite even so come
 SHOWN_KEYS = 8
 
 
-class TrainingStoppedError(ValueError):
-    """Training cannot go on: it has diverged, or the data has no usable rows. Nothing of that is saved."""
-
-
-class StepTrainer(PushingTrainer):
+class StepTrainer(ResumingTrainer):
     """
     The part of [`TripletCLIPTrainer`] that takes steps. All processes do the same: a batch of which no row is usable
     anywhere is passed over by all, and where a loss or a gradient is not finite on one, all stop.

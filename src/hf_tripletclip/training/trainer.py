@@ -14,17 +14,11 @@ import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import EvalPrediction, Trainer, default_data_collator
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    has_length,
-    rotate_checkpoints,
-    unwrap_peft_model,
-)
+from transformers.trainer_utils import EvalLoopOutput, has_length, unwrap_peft_model
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
-from hf_tripletclip.checkpoints.adapters import load_logit_scale, save_logit_scale
+from hf_tripletclip.checkpoints.adapters import save_logit_scale
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPE
@@ -35,7 +29,6 @@ from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.batches import first_rows, model_inputs, rows_in
 from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmarks
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
-from hf_tripletclip.training.checkpointing import mark_complete, unmark
 from hf_tripletclip.training.evaluating import (
     BROKEN,
     UNKNOWN,
@@ -372,45 +365,9 @@ class TripletCLIPTrainer(StepTrainer):
         if self.args.should_save:  # it is called in all processes
             save_logit_scale(self._bare(self.model), str(output_dir or self.args.output_dir))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_logit_scale(self._bare(self.model if model is None else model), resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        load_logit_scale(self._bare(self.model), str(self.state.best_model_checkpoint))
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # `Trainer` looks at `max_steps` and at what callbacks say after a step only: resumed from its last checkpoint,
-        # or stopped by the evaluation before the first step, it would train one more.
-        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only, as OpenCLIP: no biases, no norms, no class embedding and no `logit_scale`."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        run_dir = self._get_output_dir(trial=trial)
-        checkpoint = f"{run_dir}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            unmark(checkpoint)
-        # Old checkpoints go only once the new one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(checkpoint)
-            rotate_checkpoints(
-                output_dir=run_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
 
 
 def release_wrappers(trainer: Trainer) -> None:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training run at a time in an output folder, on however many machines it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+try:
+    import fcntl
+except ImportError:  # no POSIX
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.get_logger(__name__)
+
+LOCK_FILE = ".training.lock"  # empty: it is only locked
+HOLDER_FILE = ".training.json"  # who trains here
+BEAT = 5.0  # seconds between two signs of life of the holder
+SILENCE = 4 * BEAT  # after so many without one a holder that the lock cannot tell of is dead
+
+_held: dict[Path, int] = {}  # by this process: folder -> how often
+
+
+class AlreadyTraining(OSError):
+    """Another run trains in this folder."""
+
+
+@contextlib.contextmanager
+def training_lock(output_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """
+    Hold an output folder for training; one process of a run does. Within a process it may be held again.
+
+    The kernel's lock of a file tells whether the holder lives, also over network file systems, and dies with it; it is
+    one of a process, so that a `DataLoader` worker that outlives a killed trainer holds nothing. Where the file system
+    has no locks, or the holder is on another machine that may not share them, its signs of life tell.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): An existing folder.
+
+    Raises:
+        AlreadyTraining: Another run holds it. The message says which process, on which machine, since when.
+    """
+    folder = Path(output_dir).resolve()
+    if folder in _held:
+        _held[folder] += 1
+        try:
+            yield
+        finally:
+            _held[folder] -= 1
+        return
+    descriptor, kernel = _lock_file(folder)
+    beating: _Heartbeat | None = None
+    try:
+        _refuse_living(folder, kernel)
+        beating = _Heartbeat(folder / HOLDER_FILE)
+        beating.start()
+        _held[folder] = 1
+        yield
+    finally:
+        _held.pop(folder, None)
+        if beating is not None:
+            beating.end()
+            with contextlib.suppress(OSError):
+                (folder / LOCK_FILE).unlink()
+        os.close(descriptor)  # which unlocks
+
+
+def holder(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What the run that trains in a folder, or did and was killed, says of itself; `None` where there is none."""
+    try:
+        content = json.loads((Path(output_dir) / HOLDER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _lock_file(folder: Path) -> tuple[int, bool]:
+    """A descriptor of the locked file, and whether the file system has locks."""
+    path = folder / LOCK_FILE
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if fcntl is None:
+            return descriptor, False
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(descriptor)
+                raise AlreadyTraining(_told(folder, holder(folder))) from error
+            return descriptor, False
+        try:
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor, True
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # a run that ended just now has removed the file that was locked
+
+
+def _refuse_living(folder: Path, kernel: bool) -> None:
+    """Watch the signs of life of a holder that the kernel's lock does not tell of."""
+    there = holder(folder)
+    if there is None or (kernel and there.get("host") == socket.gethostname()):
+        return  # nobody, or one that was killed
+    beat = (there.get("run"), there.get("beat"))
+    logger.warning(
+        f"{folder} was last trained in on {there.get('host')}, which did not end it: seeing for {SILENCE:.0f} seconds "
+        "whether it still does."
+    )
+    deadline = time.monotonic() + SILENCE
+    while time.monotonic() < deadline:
+        time.sleep(BEAT / 5)
+        now = holder(folder)
+        if now is None:
+            return
+        if (now.get("run"), now.get("beat")) != beat:
+            raise AlreadyTraining(_told(folder, now))
+
+
+def _told(folder: Path, who: dict[str, Any] | None) -> str:
+    who = who or {}
+    process = f"process {who['pid']} on {who['host']}" if {"pid", "host"} <= who.keys() else "another process"
+    since = f", since {who['since']}" if "since" in who else ""
+    command = f" ({who['command']})" if who.get("command") else ""
+    return (
+        f"Another run trains in {folder}: {process}{since}{command}. Wait for it, end it, or name another "
+        "`output_dir`. A killed launcher may leave its processes running."
+    )
+
+
+class _Heartbeat(threading.Thread):
+    """Says who trains, and again and again that it still does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(name="training lock", daemon=True)
+        self.path = path
+        self.ended = threading.Event()
+        self.content: dict[str, Any] = {
+            "run": uuid.uuid4().hex,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            "command": Path(sys.argv[0]).name,
+            "beat": 0,
+        }
+
+    def start(self) -> None:
+        self._write()
+        super().start()
+
+    def run(self) -> None:
+        while not self.ended.wait(BEAT):
+            self.content["beat"] += 1
+            with contextlib.suppress(OSError):  # a full disk is told of where a checkpoint does not fit
+                self._write()
+
+    def end(self) -> None:
+        self.ended.set()
+        self.join()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _write(self) -> None:
+        staged = self.path.with_suffix(".tmp")
+        staged.write_text(json.dumps(self.content), encoding="utf-8")
+        os.replace(staged, self.path)

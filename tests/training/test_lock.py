@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training run at a time in an output folder."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_tripletclip.training import lock
+from hf_tripletclip.training.lock import HOLDER_FILE, AlreadyTraining, holder, training_lock
+
+
+def hold(folder: str, held: Any) -> None:
+    with training_lock(folder):
+        held.set()
+        multiprocessing.Event().wait(60)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Any:
+    """Another process that holds the folder."""
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=hold, args=(str(tmp_path), held))
+    process.start()
+    assert held.wait(30)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_second_run_is_told_who_trains_and_a_killed_one_holds_nothing(tmp_path, other):
+    with (
+        pytest.raises(AlreadyTraining, match=rf"process {other.pid} on {socket.gethostname()}, since 20\d\d-"),
+        training_lock(tmp_path),
+    ):
+        pass
+    other.kill()
+    other.join()
+    with training_lock(tmp_path):
+        assert holder(tmp_path)["pid"] == os.getpid()
+        with training_lock(tmp_path):  # within a process once more
+            pass
+        assert holder(tmp_path) is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+def left_by(folder: Path, host: str, beat: int = 3) -> None:
+    content = {"run": "a", "pid": 7, "host": host, "since": "2026-01-01 10:00:00+00:00", "command": "x", "beat": beat}
+    (folder / HOLDER_FILE).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_another_machine_is_alive_if_it_says_so(tmp_path, monkeypatch, locks):
+    """The kernel's lock may not reach it, or there is none."""
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "SILENCE", 0.1)
+    if not locks:
+        monkeypatch.setattr(lock, "fcntl", None)
+    host = "beta" if locks else socket.gethostname()
+    left_by(tmp_path, host)
+    with training_lock(tmp_path):  # silent: it was killed
+        assert holder(tmp_path)["host"] == socket.gethostname()
+    left_by(tmp_path, host)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: left_by(tmp_path, host, beat=4))
+    with pytest.raises(AlreadyTraining, match=f"process 7 on {host}, since 2026-01-01"), training_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
+def test_a_broken_note_of_the_holder_hinders_nobody(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 0.0)
+    (tmp_path / HOLDER_FILE).write_text(text)
+    with training_lock(tmp_path):
+        pass

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resumed runs walk the curve of one that was not interrupted, or say why they do not go on."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import trainer as transformers_trainer
+
+from hf_tripletclip.data import shuffled
+from hf_tripletclip.training import resuming
+from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete, mark_complete
+from hf_tripletclip.training.resuming import CheckpointNotWritten, ResumingTrainer, agree_on_checkpoint
+from hf_tripletclip.training.settings import RESUME_FILE
+from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
+
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+
+
+def stream(rows: int = 15, shards: int = 4, seed: int = 0) -> Any:
+    batch = Rows(rows).batch
+    table = Dataset.from_dict({name: value.tolist() for name, value in batch.items()}).with_format("torch")
+    return shuffled(table.to_iterable_dataset(shards), seed, buffer_size=5)
+
+
+def interrupted(folder: Path, step: int, **kwargs: Any) -> Any:
+    """A run that ends as if it had been killed after a step, with its checkpoints."""
+
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    trainer = make_trainer(folder, **kwargs)
+    trainer.add_callback(Kill())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "killed_at"),
+    [
+        ({}, 5),  # in the middle of the second pass
+        ({"save_steps": 3}, 4),  # the checkpoint is of the first pass' last batch, before its end
+        ({"gradient_accumulation_steps": 2}, 3),
+        pytest.param({"dataloader_num_workers": 2}, 5, marks=pytest.mark.slow),
+        pytest.param({"save_strategy": "epoch"}, 7, marks=pytest.mark.slow),
+        pytest.param({"dataloader_drop_last": False}, 7, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_stream_goes_on_where_it_stopped(tmp_path, kwargs, killed_at):
+    settings = {**SAVING, "max_steps": 8, "per_device_train_batch_size": 4, **kwargs}
+    whole = make_trainer(tmp_path / "whole", train_dataset=stream(), **settings)
+    whole.train()
+    assert whole._pass_number >= 1
+    interrupted(tmp_path / "killed", killed_at, train_dataset=stream(), **settings)
+    resumed = make_trainer(tmp_path / "killed", train_dataset=stream(), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed) == losses(whole)
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_pass_of_a_stream_ends_for_all_processes_together(tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(tmp_path, train_dataset=stream(), gradient_accumulation_steps=2)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    others = iter([2, 2, 1])  # batches that the other process has left for each step
+    trainer.accelerator.gather = lambda own: torch.tensor([int(own), next(others)])
+    batches = iter([{"pixel_values": torch.zeros(6, 3, 4, 4)}] * 100)
+    take = functools.partial(ResumingTrainer.get_batch_samples, trainer, batches, 2, trainer.args.device)
+    steps = [len(take()[0]) for _ in range(5)]
+    assert steps == [2, 2, 0, 0, 0]
+    assert "Pass 1 of the stream ends after 4 batches of each process: process 1 has no more rows" in caplog.text
+
+
+def test_a_stream_without_a_whole_step_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"too few rows for a single step: the stream must have at least a batch of 6"
+    ):
+        make_trainer(tmp_path, train_dataset=stream(5, shards=1)).train()
+    with pytest.raises(ValueError, match=r"at least 2 batches of 6"):
+        make_trainer(tmp_path, train_dataset=stream(11, shards=1), gradient_accumulation_steps=2).train()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run with checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    make_trainer(folder, **SAVING).train()
+    return folder
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 1e-2}, "`learning_rate` was 0.001 and is 0.01"),
+        ({"seed": 7}, "`seed` was 42 and is 7"),
+        ({"per_device_train_batch_size": 4}, "`per_device_train_batch_size` was 6 and is 4"),
+        ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` was 1 and is 2"),
+        ({"objective": "negclip"}, "`objective` was 'tripletclip' and is 'negclip'"),
+        ({"logit_scale_max": 50.0}, "`logit_scale_max` was 100.0 and is 50.0"),
+        ({"bf16": True}, "`bf16` was False and is True"),
+        ({"adam_beta2": 0.9}, "`adam_beta2` was 0.999 and is 0.9"),
+        ({"warmup_steps": 3}, "`warmup_steps` was 0 and is 3"),
+        ({"max_grad_norm": 0.5}, "`max_grad_norm` was 1.0 and is 0.5"),
+        ({"train_dataset": Rows(18)}, "the contents of the training data was 12 rows, "),
+        ({"train_dataset": stream()}, "the contents of the training data was 12 rows, "),
+    ],
+)
+def test_other_settings_are_refused(run, change, named):
+    with pytest.raises(ValueError, match="checkpoint-4 was trained with other settings") as caught:
+        make_trainer(run, **{**SAVING, **change}).train(resume_from_checkpoint=True)
+    assert named in str(caught.value)
+
+
+def test_what_changes_no_curve_may_change_and_more_steps_are_told(copy):
+    free = {"save_steps": 3, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "eval_dataset": Rows(8)}
+    trainer = make_trainer(copy, save_strategy="steps", max_steps=7, mini_batch_size=3, **free)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.changes == [{"step": 4, "changes": ["`max_steps` was 4 and is 7"]}]
+    # the new interval counts, not the checkpoint's
+    assert {path.name.split("-")[1] for path in copy.glob("checkpoint-*")} == {"2", "4", "6", "7"}
+    trainer.create_model_card()
+    assert "After step 4 it was resumed: `max_steps` was 4 and is 7." in (copy / "README.md").read_text()
+    again = make_trainer(copy, save_strategy="steps", max_steps=7, **free)
+    again.train(resume_from_checkpoint=True)
+    assert again.changes == trainer.changes  # the checkpoint remembers
+
+
+def test_other_settings_that_were_allowed_are_told(copy):
+    allowed = make_trainer(copy, **SAVING, max_steps=6, seed=7, allow_changed_settings=True)
+    allowed.train(resume_from_checkpoint=True)
+    assert allowed.state.global_step == 6
+    assert "`seed` was 42 and is 7" in allowed.changes[0]["changes"]
+    with pytest.raises(ValueError, match="so this cannot change on the way"):
+        make_trainer(copy, **SAVING, weight_decay=0.3, seed=7, allow_changed_settings=True).train(
+            str(copy / "checkpoint-6")
+        )
+
+
+def test_adapters_are_compared_with_the_model_they_stand_on(tmp_path):
+    make_trainer(tmp_path, model=tuned(**LORA), **SAVING).train()
+    other = tuned(**LORA)
+    with torch.no_grad():
+        next(value for name, value in other.named_parameters() if "lora_" not in name).add_(0.1)
+    with pytest.raises(ValueError, match="the model that training starts from was"):
+        make_trainer(tmp_path, model=other, **SAVING).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", COMPLETE_MARKER],
+)
+def test_a_damaged_checkpoint_is_passed_over(copy, name, caplog):
+    file = copy / "checkpoint-4" / name
+    file.write_bytes(bytes(file.stat().st_size))
+    trainer = make_trainer(copy, **SAVING, save_total_limit=1)
+    trainer.train(resume_from_checkpoint=True)
+    assert f"Passed over in {copy}: checkpoint-4 ({name}" in caplog.text
+    assert trainer._initial_global_step == 2
+    assert trainer.state.global_step == 4
+    assert is_complete(copy / "checkpoint-4")  # made again
+    assert (copy / "_previous" / "checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", RESUME_FILE])
+def test_damage_without_digests_is_one_line(copy, name):
+    folder = copy / "checkpoint-2"
+    marker = json.loads((folder / COMPLETE_MARKER).read_text())
+    (folder / COMPLETE_MARKER).write_text(json.dumps({"files": marker["files"]}))  # of an older version
+    assert is_complete(folder)
+    (folder / name).write_bytes(bytes((folder / name).stat().st_size))
+    with pytest.raises(ValueError, match=r"checkpoint-2.* cannot be read"):
+        make_trainer(copy, **SAVING).train(resume_from_checkpoint=str(folder))
+
+
+def test_a_checkpoint_of_the_model_alone_does_not_go_on(tmp_path):
+    make_trainer(tmp_path, **SAVING, save_only_model=True).train()
+    with pytest.raises(ValueError, match="has the model alone"):
+        make_trainer(tmp_path, **SAVING).train(resume_from_checkpoint=True)
+
+
+def full_disk(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("writer", ["optimizer", "weights", "marker"])
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, writer, monkeypatch):
+    trainer = make_trainer(tmp_path, **SAVING, save_total_limit=1)
+
+    class Fill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 3:
+                if writer == "optimizer":
+                    monkeypatch.setattr(transformers_trainer.torch, "save", full_disk)
+                elif writer == "weights":
+                    trainer._save = full_disk
+                else:
+                    monkeypatch.setattr(resuming, "mark_complete", full_disk)
+
+    trainer.add_callback(Fill())
+    with pytest.raises(CheckpointNotWritten, match=r"checkpoint-4 could not be written.*No space left.*checkpoint-2"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert is_complete(tmp_path / "checkpoint-2")
+
+
+def test_a_finished_patience_and_a_new_callback(tmp_path):
+    kwargs = {**SAVING, "eval_strategy": "steps", "eval_steps": 2, "eval_dataset": Rows(8), "max_steps": 20}
+    kwargs |= {"metric_for_best_model": "accuracy", "load_best_model_at_end": True}
+
+    def trainer(patience: int) -> Any:
+        made = make_trainer(tmp_path, learning_rate=0.0, **kwargs)  # nothing improves
+        made.add_callback(EarlyStoppingCallback(patience))
+        return made
+
+    first = trainer(2)
+    first.train()
+    assert first.state.global_step == 6
+    again = trainer(2)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 6  # it had stopped
+    before = trainer(2)
+    before.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert before.state.global_step == 6  # one evaluation without improvement was counted before
+
+
+ARGS = {"world_size": 2, "process_index": 0, "local_process_index": 0}
+
+
+def test_processes_agree_on_the_checkpoint_or_name_who_does_not(tmp_path, monkeypatch):
+    for step in (5, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        mark_complete(folder)
+    args: Any = SimpleNamespace(output_dir=str(tmp_path), **ARGS)
+    monkeypatch.setattr(resuming, "broadcast_object_list", lambda values: values)
+
+    def others(there: Any) -> None:
+        def gather(own: list[Any]) -> list[Any]:
+            return [*own, (1, "beta", there(own[0][2]))] if isinstance(own[0], tuple) else [*own, None]
+
+        monkeypatch.setattr(resuming, "gather_object", gather)
+
+    others(lambda seen: seen)
+    assert agree_on_checkpoint(True, args) == str(tmp_path / "checkpoint-10")
+    for there, listed in (({}, "none"), ({"checkpoint-5": "other"}, "checkpoint-5")):
+        others(lambda seen, there=there: there)
+        with pytest.raises(ValueError, match=rf"process 1 on beta sees {listed}.*a folder that all machines share"):
+            agree_on_checkpoint("true", args)
+    assert agree_on_checkpoint(None, args) is None
