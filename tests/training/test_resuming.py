@@ -20,7 +20,12 @@ from transformers import trainer as transformers_trainer
 from hf_tripletclip.data import shuffled
 from hf_tripletclip.training import resuming
 from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete, mark_complete
-from hf_tripletclip.training.resuming import CheckpointNotWritten, ResumingTrainer, agree_on_checkpoint
+from hf_tripletclip.training.resuming import (
+    CheckpointNotWritten,
+    ResumingTrainer,
+    TrainingStoppedError,
+    agree_on_checkpoint,
+)
 from hf_tripletclip.training.settings import RESUME_FILE
 from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
 
@@ -268,3 +273,29 @@ def test_processes_agree_on_the_checkpoint_or_name_who_does_not(tmp_path, monkey
         with pytest.raises(ValueError, match=rf"process 1 on beta sees {listed}.*a folder that all machines share"):
             agree_on_checkpoint("true", args)
     assert agree_on_checkpoint(None, args) is None
+
+
+@pytest.mark.parametrize("metric", ["acuracy", "eval_zeroshot_top1", "eval_x_loss"])
+def test_an_unknown_metric_of_the_best_is_found_before_training(tmp_path, metric):
+    kwargs = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": Rows(8)}
+    trainer = make_trainer(tmp_path, metric_for_best_model=metric, **kwargs)
+    with pytest.raises(ValueError, match=rf"`metric_for_best_model` is '{metric.removeprefix('eval_')}', "):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_metrics_of_the_best_that_are_there(tmp_path):
+    kwargs = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": {"x": Rows(8), "y": Rows(8)}}
+    for metric in ("eval_x_loss", "y_group_score", "eval_y_accuracy_swap_obj"):
+        make_trainer(tmp_path, metric_for_best_model=metric, **kwargs).check_best_metric()
+    # one that these rows do not give is told by the first evaluation
+    trainer = make_trainer(tmp_path, metric_for_best_model="eval_y_accuracy_swap_obj", **kwargs)
+    with pytest.raises(TrainingStoppedError, match="which the evaluation did not give; there are eval_"):
+        trainer.train()
+
+
+def test_several_processes_do_not_evaluate_on_a_stream(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    with pytest.raises(ValueError, match="Several processes cannot evaluate on a stream"):
+        trainer.get_eval_dataloader(stream())

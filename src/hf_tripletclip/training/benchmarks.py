@@ -111,14 +111,24 @@ def blank_result(benchmark: Benchmark, model: Any, processor: Any) -> Evaluation
     return benchmark(_RandomEmbeddings(model, processor, progress=False))
 
 
-def check_retention_metric(metric: str | None, benchmarks: Sequence[Benchmark], model: Any, processor: Any) -> None:
+def check_retention_metric(
+    metric: str | None,
+    benchmarks: Sequence[Benchmark],
+    model: Any,
+    processor: Any,
+    *,
+    flag: str = "retention_metric",
+    further: Sequence[str] = (),
+) -> None:
     """
-    Check before the first evaluation that an evaluation gives `retention_metric`.
+    Check before the first evaluation that an evaluation gives `retention_metric`, or what another flag names.
 
     Args:
         metric (`str`, *optional*): Its name, with or without `eval_`.
         benchmarks (`Sequence[Benchmark]`): From `make_benchmarks`.
         model, processor: As of [`~hf_tripletclip.evaluation.Encoder`].
+        flag (`str`, defaults to `"retention_metric"`): Which flag names it.
+        further (`Sequence[str]`): Metrics that may be named besides, such as `loss`.
 
     Raises:
         ValueError: None does.
@@ -126,19 +136,20 @@ def check_retention_metric(metric: str | None, benchmarks: Sequence[Benchmark], 
     if metric is None:
         return
     name = metric.removeprefix("eval_")
+    if name in further:
+        return
     # `sugarcrepe_pp_...` is of sugarcrepe_pp, not of sugarcrepe
     of = max((known for known in BENCHMARKS if name.startswith(f"{known}_")), key=len, default=None)
     if of is None:
         if name in compositional_metric_names():
             return
-        found = [known for known in compositional_metric_names() if not known.endswith(NEGATIVE_TYPES)]
+        found = [*further]
+        found += [known for known in compositional_metric_names() if not known.endswith(NEGATIVE_TYPES)]
         found += [f"{benchmark.name}_..." for benchmark in benchmarks]
-        raise ValueError(f"`retention_metric` is {metric!r}, which no evaluation gives; there are {', '.join(found)}.")
+        raise ValueError(f"`{flag}` is {metric!r}, which no evaluation gives; there are {', '.join(found)}.")
     benchmark = next((benchmark for benchmark in benchmarks if benchmark.name == of), None)
     if benchmark is None:
-        raise ValueError(
-            f"`retention_metric` is {metric!r}, but `eval_benchmarks` has no {of}: say there where its data is."
-        )
+        raise ValueError(f"`{flag}` is {metric!r}, but `eval_benchmarks` has no {of}: say there where its data is.")
     found = [f"{of}_{known}" for known in main_metrics(blank_result(benchmark, model, processor))]
     if name not in found:
-        raise ValueError(f"`retention_metric` is {metric!r}, which {of} does not give; there are {', '.join(found)}.")
+        raise ValueError(f"`{flag}` is {metric!r}, which {of} does not give; there are {', '.join(found)}.")

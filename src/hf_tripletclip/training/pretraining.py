@@ -190,6 +190,7 @@ def _run(
         check_same_run(checkpoint, model.config)
         check_same_towers(checkpoint, trained)
     check_retention_metric(args.retention_metric, trainer.benchmarks, model, processor)
+    trainer.check_best_metric()
     if when_checked is not None:
         when_checked()
     trainer.look_at_data(**{"the test data": test}, **{benchmark.title: benchmark for benchmark in benchmarks})

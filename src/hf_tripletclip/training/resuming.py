@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import load_logit_scale
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpointing import (
     as_flag,
     checkpoints_of,
@@ -37,6 +38,7 @@ from hf_tripletclip.training.checkpointing import (
     unmark,
     visible,
 )
+from hf_tripletclip.training.evaluating import compositional_metrics
 from hf_tripletclip.training.lock import AlreadyTraining, holder, training_lock
 from hf_tripletclip.training.pushing import PushingTrainer
 from hf_tripletclip.training.retention import StopAtRetentionLoss
@@ -173,6 +175,7 @@ class ResumingTrainer(PushingTrainer):
     """
 
     teacher: Any
+    benchmarks: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -204,6 +207,7 @@ class ResumingTrainer(PushingTrainer):
             checkpoint = agree_on_checkpoint(resume_from_checkpoint, self.args)
             if checkpoint is None and as_flag(resume_from_checkpoint):
                 raise ValueError(f"{self.args.output_dir} has no complete checkpoint to resume from.")
+            self.check_best_metric()
             self.check_resumable(checkpoint)
             if checkpoint is not None and self.is_world_process_zero():
                 moved = set_aside_later(str(self.args.output_dir), checkpoint)
@@ -239,6 +243,31 @@ class ResumingTrainer(PushingTrainer):
             raise outcome[0]
         course, self.changes, self._same_order = outcome[0]
         self._resumed = (checkpoint, course)
+
+    def check_best_metric(self) -> None:
+        """
+        Raise `ValueError` where no evaluation gives `metric_for_best_model`. A `compute_metrics` of one's own gives
+        what it gives.
+        """
+        metric, compute = self.args.metric_for_best_model, getattr(self.compute_metrics, "args", ())
+        if metric is None or self.args.eval_strategy == "no" or compositional_metrics not in compute:
+            return
+        name = metric.removeprefix("eval_")
+        if isinstance(self.eval_dataset, dict):  # its metrics have the dataset's name before them
+            key = next((key for key in self.eval_dataset if name.startswith(f"{key}_")), None)
+            name = name if key is None else name.removeprefix(f"{key}_")
+        given: Any = (self.benchmarks, self.core, self.processing_class)
+        check_retention_metric(name, *given, flag="metric_for_best_model", further=("loss", "tie_rate"))
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:  # its rows have no such negatives, or a `compute_metrics` does not give it
+            names = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
+            raise TrainingStoppedError(
+                f"`metric_for_best_model` is {self.args.metric_for_best_model!r}, which the evaluation did not give; "
+                f"there are {names}."
+            ) from error
 
     def _compare(self, checkpoint: str) -> tuple[Course | None, list[dict[str, Any]], bool]:
         require_optimizer(checkpoint)

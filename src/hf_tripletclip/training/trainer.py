@@ -212,8 +212,17 @@ class TripletCLIPTrainer(StepTrainer):
                 )
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         for name, dataset in evals.items():
+            self._refuse_stream(dataset)
             if dataset is not None:
                 self._check_dataset(dataset, f"eval_dataset[{name!r}]" if name else "eval_dataset", objective)
+
+    def _refuse_stream(self, dataset: Any) -> None:
+        """Of a stream each process reads as much as it has: some would wait for others, or rows would count twice."""
+        if self.args.world_size > 1 and isinstance(dataset, torch.utils.data.IterableDataset):
+            raise ValueError(
+                "Several processes cannot evaluate on a stream: load that dataset without `streaming=True`, or copy "
+                "it (`datasets.Dataset.from_generator`)."
+            )
 
     def _check_dataset(self, dataset: Any, name: str, objective: Objective) -> None:
         columns = _columns(dataset)
@@ -293,6 +302,7 @@ class TripletCLIPTrainer(StepTrainer):
     @contextlib.contextmanager
     def _whole_evaluation(self, dataset: Any) -> Iterator[None]:
         """Evaluation looks at all rows, and at the negatives whether or not the objective trains on them."""
+        self._refuse_stream(dataset)
         if isinstance(dataset, str) and isinstance(self.eval_dataset, dict):
             dataset = self.eval_dataset[dataset]
         elif dataset is None:
