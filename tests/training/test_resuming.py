@@ -27,6 +27,8 @@ from hf_tripletclip.training.resuming import (
     agree_on_checkpoint,
 )
 from hf_tripletclip.training.settings import RESUME_FILE
+from tests.objectives.test_distributed import in_two_processes
+from tests.training import resume_worker
 from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -248,7 +250,7 @@ def test_a_finished_patience_and_a_new_callback(tmp_path):
     assert before.state.global_step == 6  # one evaluation without improvement was counted before
 
 
-ARGS = {"world_size": 2, "process_index": 0, "local_process_index": 0}
+ARGS = {"world_size": 2, "process_index": 0, "local_process_index": 0, "save_on_each_node": False}
 
 
 def test_processes_agree_on_the_checkpoint_or_name_who_does_not(tmp_path, monkeypatch):
@@ -299,3 +301,15 @@ def test_several_processes_do_not_evaluate_on_a_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
     with pytest.raises(ValueError, match="Several processes cannot evaluate on a stream"):
         trainer.get_eval_dataloader(stream())
+
+
+@pytest.mark.slow
+def test_two_processes_end_passes_together_resume_and_tell_a_full_disk(tmp_path, pytestconfig):
+    in_two_processes(pytestconfig.rootpath, resume_worker.__name__, str(tmp_path))
+    found = torch.load(tmp_path / "results.pt")
+    for case in resume_worker.CASES:
+        assert found[case]["resumed"] == found[case]["whole"], case
+    assert found["uneven shards"]["first"] == "checkpoint-4"  # 18 rows are four batches of 4
+    assert found["uneven shards"]["pass"] == 1
+    assert found["full"][0] == found["full"][1]
+    assert "checkpoint-1 could not be written by process 0" in found["full"][0]

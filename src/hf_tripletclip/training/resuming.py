@@ -119,7 +119,10 @@ def agree_on_checkpoint(resume: str | bool | None, args: TripletCLIPTrainingArgu
     if as_flag(resume) in (None, False, ""):
         return None
     if args.world_size > 1:
-        seen = gather_object([(args.process_index, socket.gethostname(), visible(resume, output_dir))])
+        mine = visible(resume, output_dir)
+        if args.save_on_each_node:  # each has files of its own
+            mine = dict.fromkeys(mine, "")
+        seen = gather_object([(args.process_index, socket.gethostname(), mine)])
         _, _, of_first = seen[0]
         for index, host, there in seen:
             if there != of_first:
@@ -493,9 +496,12 @@ class ResumingTrainer(PushingTrainer):
         try:
             yield
         except UNWRITABLE as error:
-            if self._writing is None:
+            if self._writing is not None:
+                self._writing.append(error)
+            elif isinstance(error, SafetensorError):  # which nobody expects of a full disk
+                raise OSError(f"The model could not be written: {error}") from error
+            else:
                 raise
-            self._writing.append(error)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir = self._get_output_dir(trial=trial)
