@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_tripletclip.cli import main
+from hf_tripletclip.data import build_processor
 from hf_tripletclip.evaluation.interpolation import Curve, Interpolation, Point, metric_of, parse_alphas
 from hf_tripletclip.evaluation.merge import merge, named_metric
 from hf_tripletclip.evaluation.result import EvaluationResult
@@ -150,3 +151,21 @@ def test_bad_input_leaves_nothing_behind(folders, processor):
         with pytest.raises(ValueError, match=r"would be replaced, and .* is read for it"):
             merge(folders / "base", folders / "tuned", folders / output, overwrite=True, **given)
         CLIPModel.from_pretrained(folders / output)
+
+
+def test_small_steps_from_a_base_in_half_precision_are_not_rounded_away(tmp_path):
+    torch.manual_seed(0)
+    base = CLIPModel(tiny_config()).to(torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    tuned = copy.deepcopy(base).float()
+    with torch.no_grad():
+        tuned.text_projection.weight.mul_(1.0001)
+    tuned.save_pretrained(tmp_path / "tuned")
+    processor = build_processor(["a red cat"], image_size=16)
+    for name in ("base", "tuned"):
+        processor.save_pretrained(tmp_path / name)
+    between = Interpolation(tmp_path / "base", tmp_path / "tuned")
+    assert torch.equal(between.at(1.0).text_projection.weight, tuned.text_projection.weight)
+    assert torch.equal(between.at(0.0).text_projection.weight, base.text_projection.weight.float())
+    half_way = between.at(0.5).text_projection.weight
+    assert ((half_way - base.text_projection.weight) != 0).float().mean() > 0.99

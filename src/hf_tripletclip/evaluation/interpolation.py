@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_tripletclip.checkpoints.adapters import merged
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.checkpoints.loading import loading
@@ -111,9 +113,16 @@ def parse_alphas(text: str) -> list[float]:
         raise ValueError(f"`alpha` is {text!r}; give first:last:step (0.0:1.0:0.1), or 0,0.5,1: {error}") from error
 
 
+def _whole(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, in float32 where it is in half precision."""
+    half = (torch.float16, torch.bfloat16)
+    return model.float() if any(parameter.dtype in half for parameter in model.parameters()) else model
+
+
 class Interpolation:
     """
-    The models between a base and what was tuned from it.
+    The models between a base and what was tuned from it, in float32 where they are stored in half precision: what was
+    learned may be less than half precision tells apart.
 
     Args:
         base, tuned (`str` or `os.PathLike`): Directories or Hub ids, as `tripletclip evaluate` takes them; the tuned
@@ -129,7 +138,7 @@ class Interpolation:
             self.base, _ = load_clip_like(base)
         with loading(os.fspath(tuned), "a CLIP-like model"):
             model, self.processor = load_clip_like(tuned)
-        self.base, self.tuned = merged(self.base).eval(), merged(model).eval()
+        self.base, self.tuned = (merged(_whole(one)).eval() for one in (self.base, model))
         check_same_architecture(self.base.state_dict(), self.tuned.state_dict())
         self.model = copy.deepcopy(self.base)  # where the mixed weights go
 
