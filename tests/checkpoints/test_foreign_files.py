@@ -18,8 +18,13 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.checkpoints.configs import read_config
 from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
+from hf_tripletclip.generation.captions.llm import load_model
+from hf_tripletclip.generation.chat import ChatModel
+from hf_tripletclip.generation.images.diffusers import DiffusersImages
 from tests.checkpoints import SMALL, write_published
 from tests.checkpoints.test_clip_like import change_adapter, write_adapter, write_clip
+from tests.generation.captions.tiny_lm import save_random_lm
+from tests.generation.images.tiny_pipelines import save_stable_diffusion
 
 KERNEL = "kernels-community/anything"
 
@@ -331,3 +336,17 @@ def test_bases_of_adapters(clip, tmp_path, monkeypatch, load):
     (first / "adapter_config.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"adapter_config\.json is not valid JSON: it is nested too deeply"):
         load(first)
+
+
+def test_no_model_of_generation_takes_a_kernel_from_a_config(tmp_path, no_kernels):
+    source = save_random_lm(tmp_path / "lm")
+    change(Path(source), _attn_implementation=KERNEL, attn_implementation=KERNEL)
+    assert load_model(source, None, "float32", "cpu").model.config._attn_implementation == "sdpa"
+    assert ChatModel.from_pretrained(source, device="cpu").model.config._attn_implementation == "sdpa"
+    pytest.importorskip("diffusers")
+    pipeline = save_stable_diffusion(tmp_path / "painter")
+    change(Path(pipeline), "text_encoder/config.json", _attn_implementation=KERNEL)
+    stage = DiffusersImages(model=pipeline, device="cpu")
+    stage.setup()
+    assert stage._pipeline.text_encoder.config._attn_implementation == "sdpa"
+    assert no_kernels == []

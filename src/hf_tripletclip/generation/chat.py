@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_tripletclip.checkpoints.configs import read_config
 from hf_tripletclip.checkpoints.loading import loading, pick_device
 
 Chat = list[dict[str, str]]  # turns of `role` and `content`
@@ -57,7 +58,9 @@ class ChatModel:
         if tokenizer.pad_token is None:  # its value does not matter, it is masked
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         with loading(source, "a chat model"):
-            model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=read_config(source, **options), dtype=dtype, **options
+            )
         return cls(model.to(place).eval(), tokenizer)
 
     @torch.inference_mode()

@@ -165,6 +165,7 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
     from jinja2 import TemplateError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from hf_tripletclip.checkpoints.configs import read_config
     from hf_tripletclip.checkpoints.loading import loading, pick_device
 
     if device is not None:
@@ -185,7 +186,12 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
     placement = device or ("auto" if torch.cuda.is_available() else None)
     with loading(model, "a language model"):
         loaded = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, device_map=placement, trust_remote_code=False
+            model,
+            config=read_config(model, **({} if revision is None else {"revision": revision})),
+            revision=revision,
+            dtype=dtype,
+            device_map=placement,
+            trust_remote_code=False,
         )
     return Loaded(loaded.eval(), tokenizer)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hf_tripletclip.checkpoints.configs import read_config
 from hf_tripletclip.checkpoints.loading import loading, pick_device, pick_dtype
 from hf_tripletclip.generation.chat import sampling
 from hf_tripletclip.generation.checks.questions import NO, YES
@@ -45,7 +46,6 @@ def load_answerer(source: str, revision: str | None, dtype: str, device: str | N
         OSError: It is not there or cannot be reached.
     """
     from transformers import (
-        AutoConfig,
         AutoModelForImageTextToText,
         AutoModelForVisualQuestionAnswering,
         AutoProcessor,
@@ -54,7 +54,7 @@ def load_answerer(source: str, revision: str | None, dtype: str, device: str | N
     place = pick_device(device)
     options: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
     with loading(source, "a model that answers questions about pictures"):
-        config = AutoConfig.from_pretrained(source, **options)
+        config = read_config(source, **options)
     if type(config) in AutoModelForVisualQuestionAnswering._model_mapping and config.model_type != "blip-2":
         auto: Any = AutoModelForVisualQuestionAnswering
     elif type(config) in AutoModelForImageTextToText._model_mapping:
@@ -66,7 +66,9 @@ def load_answerer(source: str, revision: str | None, dtype: str, device: str | N
         )
     with loading(source, "a model that answers questions about pictures"):
         processor = AutoProcessor.from_pretrained(source, **options)
-        model, info = auto.from_pretrained(source, dtype=pick_dtype(dtype, place), output_loading_info=True, **options)
+        model, info = auto.from_pretrained(
+            source, config=config, dtype=pick_dtype(dtype, place), output_loading_info=True, **options
+        )
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks weights, so that answers would be random: {', '.join(missing[:5])}")
     model = model.to(place).eval()

@@ -15,7 +15,10 @@ from datasets import Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from hf_tripletclip.checkpoints.configs import read_config, read_json_object
 from hf_tripletclip.checkpoints.loading import check_dtype, loading, no_progress_bars, pick_device, pick_dtype
+from hf_tripletclip.checkpoints.published import find_file
+from hf_tripletclip.configuration import without_implementations
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.schema import ID, NEG_CAPTION, NEG_IMAGE, SEED
 from hf_tripletclip.generation.images.encoding import check_encoding, encode_image, image_problem
@@ -146,6 +149,7 @@ class DiffusersImages(Stage):
                     dtype=pick_dtype(self.dtype, device),
                     use_safetensors=True,
                     trust_remote_code=False,
+                    **self._cleaned_components(pick_dtype(self.dtype, device)),
                 )
             except ValueError as error:
                 raise ValueError(f"{self.model} cannot be loaded as a text-to-image pipeline: {error}") from error
@@ -162,6 +166,30 @@ class DiffusersImages(Stage):
                 )
             pipeline.set_progress_bar_config(disable=True)
             self._pipeline = pipeline.to(device)
+
+    def _cleaned_components(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Those whose configs name an implementation of attention, loaded without it."""
+        import transformers
+
+        hub = {} if self.revision is None else {"revision": self.revision}
+        index = find_file(self.model, "model_index.json", hub)
+        found = {}
+        for name, kind in (read_json_object(index) if index else {}).items():
+            if not isinstance(kind, list) or kind[:1] != ["transformers"]:
+                continue
+            path = find_file(self.model, f"{name}/config.json", hub)
+            if path is None or without_implementations(fields := read_json_object(path)) == fields:
+                continue
+            found[name] = getattr(transformers, str(kind[1])).from_pretrained(
+                self.model,
+                subfolder=name,
+                config=read_config(self.model, subfolder=name, **hub),
+                dtype=dtype,
+                variant=self.variant,
+                use_safetensors=True,
+                **hub,
+            )
+        return found
 
     def __call__(self, batch: Batch) -> Batch:
         self.setup()
