@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_tripletclip.generation.arguments import main
 from hf_tripletclip.generation.cluster import executors, submit
 from hf_tripletclip.generation.jobs import SubmittedJob, load_jobs, save_jobs
 from hf_tripletclip.generation.run import generate
@@ -104,6 +105,9 @@ def test_wrong_options(pairs, tmp_path):
         ({**OPTIONS, "gpu_per_task": 1}, "slurm: .*gpu_per_task"),
         ({**OPTIONS, "tasks": "many"}, "`tasks` is 'many'"),
         ({**OPTIONS, "tasks": 0}, "`tasks` is 0"),
+        ({**OPTIONS, "gpus_per_task": "1"}, "`gpus_per_task` is '1'; give a number, at least 0"),
+        ({**OPTIONS, "cpus_per_task": 0.5}, "`cpus_per_task` is 0.5"),
+        ({**OPTIONS, "sbatch_args": "--account=us"}, "`sbatch_args` is a mapping"),
     ):
         with pytest.raises(ValueError, match=f"`executor_options`( of)? ?:?.*{message}"):
             executors(asked, asked.job(), "slurm", 2, options)
@@ -149,7 +153,7 @@ def test_a_refusal_is_one_line_and_nothing_stays_submitted(pairs, commands, tmp_
 
 def test_jobs_that_are_in_the_queue(pairs, commands, tmp_path):
     asked, output = settings(pairs, tmp_path / "out"), tmp_path / "out"
-    called = commands("sbatch", "echo Submitted batch job 7$(wc -l < $0.called)")
+    called = commands("sbatch", "echo Submitted batch job 7$(wc -l < $0.called) on cluster green")
     cancelled = commands("scancel", "")
     shown = submit(asked, "slurm", 2, OPTIONS)
     for line in ("job 71: captions", "job 74: write", f"logs: {output}/.generation/logs", "scancel 71 72 73 74",
@@ -243,16 +247,20 @@ def wait_for_slurm(environment, seconds=240):
 
 
 @pytest.mark.slow
-def test_a_run_on_slurm_is_the_run_here(slurm, tmp_path):
+def test_a_run_on_slurm_is_the_run_here(slurm, tmp_path, monkeypatch):
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
     output = tmp_path / "slurm-run" / "out"
-    done = run([*GENERATE, *flags(output)], tmp_path, env=slurm)
+    done = run([*GENERATE, *flags(output, sbatch_args={"hold": ""})], tmp_path, env=slurm)
     jobs = re.findall(r"job (\d+): (\S+)", done.stdout)
     assert [step for _, step in jobs] == ["captions", "images", "write"]
     here = ["--executor", "local", "--executor_options", "{}"]
     for again in ([], ["--overwrite"], here, [*here, "--overwrite"]):
-        refused = run([*GENERATE, *flags(output), *again], tmp_path, env=slurm, status=1)
-        (line,) = refused.stderr.splitlines()
-        assert line.startswith(f"error: {output} is being made: job ")
+        with pytest.raises(OSError, match=f"{output} is being made: job {jobs[0][0]} "):
+            main([*flags(output), *again])
+    refused = run([*GENERATE, *flags(output)], tmp_path, env=slurm, status=1)
+    assert len(refused.stderr.splitlines()) == 1
+    subprocess.run(["scontrol", "release", *(number for number, _ in jobs)], env=slurm, check=True)
     wait_for_slurm(slurm)
     assert f"{output} is finished.\n50 of 50 rows" in run([*GENERATE, "--status", str(output)], tmp_path).stdout
     here = tmp_path / "here" / "out"
@@ -311,8 +319,8 @@ def test_what_slurm_refuses(pairs, slurm, tmp_path, monkeypatch):
         (
             ({"partition": "nowhere"}, "invalid partition specified: nowhere"),
             ({"mem_per_cpu_gb": 4000}, "Memory specification can not be satisfied"),
-            ({"gpus_per_task": 3}, "(?i)gres"),
-            ({"sbatch_args": {"begin": "some day"}}, "some day"),
+            ({"gpus_per_task": 3}, "gres"),
+            ({"sbatch_args": {"begin": "some day"}}, "Invalid --begin specification"),
         )
     ):
         with pytest.raises(OSError, match=f"sbatch refused the job of captions: .*{message}"):
@@ -355,9 +363,10 @@ def test_a_run_on_ray_is_the_run_here(tmp_path):
          "error: None of the 25 rows is left"),
         ({"reversed": {"delay": 60.0}}, {"time": 3}, "error: Task 0 took longer than 3 s"),
         ({}, {"cpus_per_task": 1000}, "error: A task asks for 1000 CPUs"),
+        ({}, {"time": "1:00:00"}, "error: `executor_options`: `time` is '1:00:00'; give a number in seconds"),
         ({}, {"cpus": 1}, "error: `executor_options` of ray: got an unexpected keyword argument 'cpus'"),
     ],
-    ids=["raises", "killed", "writing", "late", "resources", "option"],
+    ids=["raises", "killed", "writing", "late", "resources", "time", "option"],
 )  # fmt: skip
 def test_what_goes_wrong_on_ray_ends_the_run(pairs, tmp_path, given, options, message):
     began, output = time.monotonic(), tmp_path / "out"

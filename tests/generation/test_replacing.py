@@ -135,3 +135,12 @@ def test_who_stands_in_the_folder_stays_in_it(tmp_path, monkeypatch):
     monkeypatch.chdir(output)
     assert os.path.samefile(os.getcwd(), output)
     assert set(dataset(output).values()) == {"new"}
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path):
+    output, staged = both(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(output)
+    put_in_place(tmp_path / "link" / staged.relative_to(output), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert set(dataset(output).values()) == {"new"}
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]

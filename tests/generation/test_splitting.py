@@ -71,7 +71,8 @@ def test_all_rows_of_a_picture_are_on_one_side_whatever_the_order(tmp_path, own_
     assert other.kept == report.kept
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {split: len(loaded[split]) for split in loaded} == report.kept
-    assert "validation_share" in (tmp_path / "out" / "plan.json").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "asked for were validation 20.0% and test 30.0% of the pictures" in card
 
 
 def test_shares_of_many_pictures_are_met():

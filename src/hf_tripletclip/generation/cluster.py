@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -103,7 +104,8 @@ def executors(
     options = dict(options)
     if workers < 1:
         raise ValueError(f"`workers` is {workers}; give at least 1.")
-    tasks = _whole_number(options.pop("tasks", workers), "tasks")
+    tasks = options.pop("tasks", workers)
+    _check_numbers({"tasks": tasks, **options}, kind)
     if kind == "slurm":
         if missing := [name for name in ("time", "partition") if name not in options]:
             raise ValueError(f"`executor_options` of slurm: {' and '.join(missing)} must be given.")
@@ -141,10 +143,19 @@ def executors(
     return chain
 
 
-def _whole_number(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`executor_options`: `{name}` is {value!r}; give a whole number, at least 1.")
-    return value
+def _check_numbers(options: Mapping[str, Any], kind: str) -> None:
+    """Raise `ValueError` for what is no number: it would be noticed late, by Slurm, by Ray or not at all."""
+    lowest = {"tasks": 1, "cpus_per_task": 1, "gpus_per_task": 0, "mem_per_cpu_gb": 0, "start_timeout": 1}
+    for name, least in ({**lowest, "time": 1} if kind == "ray" else lowest).items():
+        value = options.get(name, least)
+        kinds = int if name == "tasks" or (kind == "slurm" and name != "mem_per_cpu_gb") else (int, float)
+        if value is None and name == "time":
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+            unit = " in seconds" if name in ("time", "start_timeout") else ""
+            raise ValueError(f"`executor_options`: `{name}` is {value!r}; give a number{unit}, at least {least}.")
+    if not isinstance(options.get("sbatch_args") or {}, dict):
+        raise ValueError('`executor_options`: `sbatch_args` is a mapping, such as {"account": "name"}.')
 
 
 def submit(
@@ -221,6 +232,8 @@ def _sbatch_that_tells(step: str, keep: Callable[[str], None]) -> Iterator[None]
                 "is asked for (partition, time, cpus_per_task, mem_per_cpu_gb, gpus_per_task, ...)."
             )
         number = str(retriever(done.stdout))
+        if not number.isdigit() and (found := re.search(r"\d+", done.stdout)):  # "... 12 on cluster name"
+            number = found[0]
         keep(number)
         return number
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -121,6 +122,14 @@ def describe_queue(jobs: Iterable[SubmittedJob], queued: Sequence[QueuedTask]) -
         if states:
             lines.append(f"job {job.id} ({job.step}): " + ", ".join(f"{n} {state}" for state, n in states.items()))
     return lines
+
+
+def queued_jobs(work: Path) -> str:
+    """The jobs of an output that are in the queue, for a message; empty where none is, or nobody can tell."""
+    with contextlib.suppress(OSError, ValueError):
+        jobs = load_jobs(work)
+        return "; ".join(describe_queue(jobs, in_queue(jobs)))
+    return ""
 
 
 def cancel(numbers: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from hf_tripletclip.data.schema import NEG_CAPTION, VQA_SCORE
 from hf_tripletclip.generation.engine import Job, StageStep, bars, current_columns
 from hf_tripletclip.generation.filters import FilterSettings
-from hf_tripletclip.generation.jobs import refuse_while_queued
+from hf_tripletclip.generation.jobs import queued_jobs, refuse_while_queued
 from hf_tripletclip.generation.layout import LOCK_FILE, LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan
 from hf_tripletclip.generation.publish import GenerationReport, remove_work, write_dataset
@@ -263,7 +263,10 @@ def locked(output: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
         work.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait)
     except Timeout as error:
-        raise OSError(f"Another run is working on {output}: wait for it, or name another output.") from error
+        jobs = queued_jobs(work)
+        raise OSError(
+            f"Another run is working on {output}{f' ({jobs})' if jobs else ''}: wait for it, or name another output."
+        ) from error
     except OSError as error:
         raise OSError(f"The output folder {output} cannot be written: {error}") from error
     try:

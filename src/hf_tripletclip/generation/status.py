@@ -137,8 +137,8 @@ def _is_held(work: Path) -> bool:
 
 def _runs(task: Task, held: bool, queued: Sequence[QueuedTask], unknown: bool) -> bool:
     """Whether a task that says it runs does: it may have been killed."""
-    if task.job is not None:
-        return unknown or any(task.job == other.name for other in queued)
+    if any(task.job == other.name for other in queued):
+        return True
     if task.host == socket.gethostname():
         return is_alive(task.process)
-    return held
+    return held or (unknown and task.job is not None)

@@ -98,7 +98,8 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
         limits=LIMITS[NEG_IMAGE in features],
         version=__version__,
         columns=table(["column", ""], [(code(name), Markdown(MEANINGS.get(name, ""))) for name in features]),
-        splits=table(["split", "rows"], [(code(split), f"{rows:,}") for split, rows in report.kept.items()]),
+        splits=table(["split", "rows"], [(code(split), f"{rows:,}") for split, rows in report.kept.items()])
+        + _shares(plan["output"]),
         source=_public_json(plan["source"]),
         stages="\n\n".join(
             f"**{words(step)}**\n\n{_public_json(settings)}" for step, settings in plan["stages"].items()
@@ -112,6 +113,17 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
     )
     card = DatasetCard(without_tokens(f"---\n{data.to_yaml()}\n---\n\n{text}"))
     card.save(output / CARD_FILE)
+
+
+def _shares(output: Mapping[str, Any]) -> str:
+    names = ("validation", "test")
+    shares = [f"{split} {output[f'{split}_share']:.1%}" for split in names if output.get(f"{split}_share")]
+    if not shares:
+        return ""
+    return (
+        "\n\nRows were dealt to the splits by a hash of their image's pixels, so that all rows of a picture are in "
+        f"the same one; asked for were {' and '.join(shares)} of the pictures."
+    )
 
 
 def _size_category(rows: int) -> str:
