@@ -280,3 +280,26 @@ def test_a_small_local_folder_shows_no_bars(tmp_path, capfd):
     assert "ownloading" not in printed
     assert "it/s" not in printed
     assert "examples/s" not in printed
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_cannot_be_told_is_said(tmp_path, streaming):
+    write(tmp_path / "commas.csv", "image,caption\n1.png,a cat, a dog\n")
+    with pytest.raises(ValueError, match=r"commas\.csv: its rows have more fields .* in quotes"):
+        load_tripletdata(tmp_path / "commas.csv", streaming=streaming)
+    for name in ("metadata.csv", "b/metadata.jsonl"):
+        write_table(tmp_path / "kinds" / name, [{"file_name": "1.png", "caption": "a"}])
+    with pytest.raises(ValueError, match=r"metadata of several kinds \(b/metadata.jsonl, metadata.csv\)"):
+        load_tripletdata(tmp_path / "kinds", streaming=streaming)
+    write(tmp_path / "card" / "README.md", "---\n: : bad [\n---\n")
+    write(tmp_path / "card" / "pairs.csv", "image,caption\n1.png,a\n")
+    with pytest.raises(ValueError, match=r"The header of .*README\.md is no YAML"):
+        load_tripletdata(tmp_path / "card", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_are_no_patterns(tmp_path, streaming):
+    folder = tmp_path / "a [1] \u00fc"
+    write(folder / "im [1].png", png("red"))
+    file = write_table(folder / "p [x].csv", [{"image": "im [1].png", "caption": "a"}])
+    assert read(file, streaming) == read(folder, streaming) == {"train": [("a", "red")]}

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
+import yaml
 from huggingface_hub import DatasetCard
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -43,7 +44,8 @@ def data_files(folder: Path) -> dict[str, list[str]] | None:
         folder (`Path`): It exists.
 
     Raises:
-        ValueError: There are pictures and tables of several kinds.
+        ValueError: There are pictures and tables of several kinds, metadata of several kinds, or a card that cannot be
+            read.
     """
     if _card_decides(folder):
         return None
@@ -54,6 +56,9 @@ def data_files(folder: Path) -> dict[str, list[str]] | None:
         rows = kinds[".tar"]
     elif metadata:
         rows = metadata
+        if len({file.suffix for file in metadata}) > 1:
+            first = ", ".join(str(file.relative_to(folder)) for file in metadata[:3])
+            raise ValueError(f"{folder} holds metadata of several kinds ({first}): keep those of one.")
     else:
         kinds[".json"] = [
             file for file in kinds[".json"] if file.name not in OURS and not file.stem.endswith("_stats")
@@ -142,4 +147,8 @@ def _card_decides(folder: Path) -> bool:
     card = folder / "README.md"
     if not card.is_file():
         return (folder / ".huggingface.yaml").is_file()
-    return "configs" in DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    try:
+        return "configs" in DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    except (yaml.YAMLError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise ValueError(f"The header of {card} is no YAML: {problem}. Mend it, or delete it.") from error

@@ -226,6 +226,10 @@ def _csv_kinds(files: set[str], builder: Csv) -> dict[str, str]:
             frame = pd.read_csv(file, **{**options, "nrows": ROWS_LOOKED_AT})
         except (OSError, ValueError):  # which is told when the rows are read
             continue
+        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields for names of the rows
+            raise ValueError(
+                f"{file}: its rows have more fields than its header has names. Put text that holds a comma in quotes."
+            )
         for name, column in frame.items():
             numbers = pd.api.types.is_numeric_dtype(column) and not column.isna().all()
             kind = str(column.dtype) if numbers else "string"

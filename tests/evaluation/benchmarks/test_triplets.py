@@ -12,6 +12,7 @@ from datasets import Image as ImageFeature
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmarks.triplets import Triplets, first_caption
+from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import get_benchmark
 from hf_tripletclip.evaluation.result import EvaluationResult
@@ -252,3 +253,16 @@ def test_drawn_images_are_probed_on_demand(model, processor):
     dataset = make(30, negative_type=["swap_att"] * 30)
     found = Triplets(data=dataset, drawn_images=True)(model, processor, progress=False).baselines
     assert any("drawn" in name for name in found)
+
+
+def test_a_folder_of_images_of_its_own(tmp_path):
+    for folder in ("photos", "data"):
+        (tmp_path / folder).mkdir()
+    for name in ("1.png", "2.png"):
+        picture("one").save(tmp_path / "photos" / name)
+    (tmp_path / "data" / "pairs.csv").write_text("image,caption,neg_caption\n1.png,a,b\n2.png,c,d\n")
+    places = {"data": tmp_path / "data" / "pairs.csv", "images": tmp_path / "photos"}
+    benchmark = build_benchmark("triplets", **{name: {"triplets": str(path)} for name, path in places.items()})
+    assert isinstance(benchmark, Triplets)
+    items = benchmark.items()
+    assert [item.images[0].load().size for item in items] == [(20, 16)] * 2

@@ -71,6 +71,7 @@ class Triplets(ItemBenchmark):
         split (`str`, *optional*): Defaults to `test`, or to what a single file holds.
         columns (`dict[str, str]` or `str`, *optional*): Our name -> the dataset's own, or the name of a preset.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        images (`str`, *optional*): A folder of images that paths in the rows may lead to.
         drawn_images (`bool`, defaults to `False`): The images are photographs and the negative ones were drawn by a
             model: also say how well a linear classifier tells them apart.
         broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
@@ -87,6 +88,7 @@ class Triplets(ItemBenchmark):
     split: str | None = None
     columns: dict[str, str] | str | None = None
     revision: str | None = None
+    images: str | None = None
     drawn_images: bool = False  # type: ignore[misc]
     broken_rows: BrokenRows = field(default_factory=BrokenRows, repr=False, compare=False)
 
@@ -103,7 +105,7 @@ class Triplets(ItemBenchmark):
         if isinstance(self.data, str):
             split = self.split or (None if os.path.isfile(os.path.expanduser(self.data)) else "test")
             options: dict[str, Any] = {} if self.revision is None else {"revision": self.revision}
-            loaded = load_tripletdata(self.data, split=split, columns=self.columns, **options)
+            loaded = load_tripletdata(self.data, split=split, columns=self.columns, images=self.images, **options)
         if isinstance(loaded, DatasetDict):  # of a file, which has one split
             loaded = next(iter(loaded.values()))
         check_columns(loaded, (IMAGE, CAPTION))
