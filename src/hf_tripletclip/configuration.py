@@ -97,7 +97,7 @@ class TripletCLIPConfig(CLIPConfig):
         if kind != cls.model_type:
             raise ConfigError(
                 f"{shown} is of a model of the type {kind!r}; loaded here are CLIP models, of the type "
-                f"{cls.model_type!r}. `tripletclip evaluate` and `tripletclip demo` take some others too: SigLIP."
+                f"{cls.model_type!r}. `tripletclip evaluate` and `tripletclip demo` take SigLIP and others too."
             )
         if fields.get("quantization_config"):
             raise ConfigError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from hf_tripletclip import TripletCLIPModel
@@ -148,3 +149,16 @@ def test_a_missing_processor_says_what_to_do(source, tmp_path):
     with pytest.raises(OSError, match=r"no_processor_here[\s\S]*`--processor`[\s\S]*`--no-processor`"):
         convert(source, tmp_path / "target", processor=tmp_path / "no_processor_here")
     assert not (tmp_path / "target").exists()
+
+
+def test_a_source_that_lacks_weights_is_refused(source, tmp_path):
+    first = convert(source, tmp_path / "first", with_processor=False, logit_scale=2.0)
+    tensors = load_file(first / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, first / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights, .*: visual_projection\.weight"):
+        convert(first, tmp_path / "second", with_processor=False)
+    (first / "model.safetensors").write_bytes((first / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"model\.safetensors is no safetensors file that can be read"):
+        convert(first, tmp_path / "second", with_processor=False)
+    assert not (tmp_path / "second").exists()

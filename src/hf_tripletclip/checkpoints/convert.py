@@ -81,7 +81,12 @@ def convert(
             model = merged(adapted)
         else:
             loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
-            model = TripletCLIPModel.from_pretrained(source, **loading)
+            loaded: Any = TripletCLIPModel.from_pretrained(source, output_loading_info=True, **loading)
+            model, info = loaded
+            if missing := sorted(info["missing_keys"]):
+                raise ValueError(
+                    f"{source} lacks weights, which would be written as random: {', '.join(missing[:5])}."
+                )
         its_processor = None
         if with_processor:
             with _naming_the_option():
