@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import subprocess
 import sys
+import typing
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
+from transformers.utils import TransformersKwargs
+from transformers.utils import logging as transformers_logging
 
-from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPOutput
+from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPOutput, objectives
 from hf_tripletclip.objectives import Embeddings, get_objective
+from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from tests.tiny import images, negatives, positives, tiny_config
 
 
@@ -370,3 +375,46 @@ def test_misshaped_weights_are_named(model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"token_embedding\.weight' is \(99, 32\) in the file and \(50, 32\)"):
         TripletCLIPModel.from_pretrained(tmp_path)
+
+
+def test_transformers_sees_the_keyword_arguments_of_forward():
+    annotation = inspect.signature(TripletCLIPModel.forward).parameters["kwargs"].annotation
+    assert annotation == inspect.signature(CLIPModel.forward).parameters["kwargs"].annotation
+    assert typing.get_args(annotation)[0] is TransformersKwargs
+    assert typing.get_type_hints(TripletCLIPModel)["config"] is TripletCLIPConfig
+    ours = inspect.signature(TripletCLIPModel.from_pretrained).parameters
+    assert next(iter(ours)) == next(iter(inspect.signature(CLIPModel.from_pretrained).parameters))
+
+
+class Mine(NegCLIPObjective):
+    name = "mine"
+
+
+def test_an_objective_may_be_given_as_an_instance(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
+    mine = Mine(chunk_size=3)
+    model.set_objective(mine)
+    assert model.objective is mine
+    batch = {**positives(), **negatives()}
+    loss = model(**batch, return_loss=True).loss
+    model.save_pretrained(tmp_path)
+    again = TripletCLIPModel.from_pretrained(tmp_path)
+    assert (type(again.objective), again.objective.chunk_size) == (Mine, 3)
+    torch.testing.assert_close(again(**batch, return_loss=True).loss, loss)
+    model.set_objective("negclip")
+    torch.testing.assert_close(model(**batch, return_loss=True).loss, loss)
+    with pytest.raises(TypeError, match="name of an objective or an instance"):
+        model.set_objective(Mine)
+    with pytest.raises(ValueError, match="leave out chunk_size"):
+        model.set_objective(mine, chunk_size=2)
+    assert model.config.objective == "negclip"
+    monkeypatch.setattr(objectives, "OBJECTIVES", {})
+    with pytest.raises(ValueError, match="once `register_objective` has been called"):
+        TripletCLIPModel.from_pretrained(tmp_path).objective  # noqa: B018
+
+
+def test_negatives_in_training_mode_without_a_loss_are_told(model, caplog):
+    transformers_logging.warning_once.cache_clear()
+    model.train()
+    assert model(**positives(), **negatives()).loss is None
+    assert "TripletCollator(..., return_loss=True)" in caplog.text

@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """`TripletCLIPModel`: transformers' `CLIPModel` with a forward that knows hard negative pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
-from hf_tripletclip.objectives import Embeddings, get_objective
+from hf_tripletclip.objectives import Embeddings, Objective, get_objective, register_objective
 from hf_tripletclip.pretrained import TripletCLIPPreTrainedModel
 
-if TYPE_CHECKING:
-    from hf_tripletclip.objectives import Objective
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -95,20 +92,36 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             self._objective_setting = setting
         return self._objective
 
-    def set_objective(self, name: str, **kwargs: Any) -> None:
+    def set_objective(self, objective: str | Objective, **kwargs: Any) -> None:
         """
-        Choose the training objective; it is kept in the config.
+        Choose the training objective; its name and settings are kept in the config.
 
         Args:
-            name (`str`): One of [`~hf_tripletclip.objectives.available_objectives`].
-            kwargs: The objective's keyword arguments.
+            objective (`str` or [`~hf_tripletclip.objectives.Objective`]):
+                One of [`~hf_tripletclip.objectives.available_objectives`], or an objective. The class of one's own is
+                registered by it, as [`~hf_tripletclip.objectives.register_objective`] does: in another process, that
+                comes before a saved model is trained on.
+            kwargs: The arguments of the objective that is named.
 
         Raises:
-            ValueError: The name or an argument is unknown.
+            TypeError: It is neither a name nor an objective.
+            ValueError: The name or an argument is unknown, or there are arguments beside an objective.
         """
-        get_objective(name, **kwargs)  # a wrong name leaves the model as it was
+        if isinstance(objective, Objective):
+            if kwargs:
+                raise ValueError(f"An objective has its settings: leave out {', '.join(kwargs)}, or give its name.")
+            register_objective(type(objective))
+            name, kwargs = objective.name, objective.settings
+        elif isinstance(objective, str):
+            name, objective = objective, get_objective(objective, **kwargs)  # a wrong name leaves the model as it was
+        else:
+            raise TypeError(
+                f"`set_objective` takes the name of an objective or an instance such as `NegCLIPObjective()`, not "
+                f"{objective!r}."
+            )
         self.config.objective = name
         self.config.objective_kwargs = kwargs or None
+        self._objective, self._objective_setting = objective, (name, dict(kwargs))
 
     @can_return_tuple
     def forward(  # type: ignore[misc]
@@ -166,6 +179,11 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             ValueError: The objective needs negatives that were not given, or shapes do not fit.
         """
         has_negatives = negative_input_ids is not None or negative_pixel_values is not None
+        if return_loss is None and has_negatives and self.training and torch.is_grad_enabled():
+            logger.warning_once(
+                "The model was given hard negatives in training mode but not `return_loss=True`: it computes no loss. "
+                "For transformers' `Trainer`, `TripletCollator(..., return_loss=True)` puts it into batches."
+            )
         if return_logits is None:
             return_logits = not (return_loss and has_negatives)
         if not has_negatives and return_logits:
@@ -218,6 +236,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 negative_image=None if negative_image_embeds is None else negative_image_embeds.to(device),
                 negative_text=negative_text_embeds,
                 teacher=teacher_embeds,
+                normalized=True,
             )
             scale = self.logit_scale.exp().to(device)
             objective_output = self.objective(embeddings, scale)

@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from tokenizers import AddedToken
+from tokenizers.processors import RobertaProcessing
 from torch.utils.data import DataLoader
+from transformers import CLIPModel, Trainer, TrainingArguments
 from transformers.image_utils import OPENAI_CLIP_STD
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils import logging as transformers_logging
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.pixels import FastPixels
-from hf_tripletclip.data.schema import NEGATIVE_TYPES
+from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPES
+from hf_tripletclip.data.tokenizer import end_token_id
 
 CAPTIONS = ["a red cat above a blue dog", "a blue cat above a red dog", "a green fish on the beach"]
 
@@ -546,3 +551,64 @@ def test_the_report_is_optional(processor):
     assert len(collator([make_row(0), make_row(1, caption="")])["input_ids"]) == 1
     assert len(collator.broken_rows) == 1
     collator.broken_rows.path.unlink()
+
+
+def small_model(kind: type, processor) -> CLIPModel:
+    tokenizer = processor.tokenizer
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "projection_dim": 8}
+    vision = {**tower, "image_size": 32, "patch_size": 16, "projection_dim": 8}
+    torch.manual_seed(0)
+    return kind(kind.config_class(text_config=text, vision_config=vision, projection_dim=8))
+
+
+@pytest.mark.parametrize("kind", [TripletCLIPModel, CLIPModel])
+def test_the_plain_trainer_trains_and_evaluates(processor, tmp_path, kind):
+    columns = COLUMNS if kind is TripletCLIPModel else ("image", "caption")
+    rows = [make_row(index, caption=caption) for index, caption in enumerate(["a red cat", "a dog"] * 2)]
+    arguments = {"max_steps": 2, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True}
+    trainer = Trainer(
+        model=small_model(kind, processor),
+        args=TrainingArguments(str(tmp_path), remove_unused_columns=False, disable_tqdm=True, **arguments),
+        data_collator=TripletCollator(processor, columns=columns, return_loss=True),
+        train_dataset=rows,
+        eval_dataset=rows,
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] > 0
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_special_tokens_in_captions_are_text(collator, processor):
+    captions = ["a dog <|endoftext|> a cat", "a dog <|endoftext|> a house", "<|startoftext|>a<|endoftext|>b"]
+    batch = collator([make_row(index, caption=caption, neg_caption=caption) for index, caption in enumerate(captions)])
+    special = {processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id}
+    for side in ("", "negative_"):
+        for ids, mask in zip(batch[f"{side}input_ids"], batch[f"{side}attention_mask"], strict=True):
+            inner = ids[mask.bool()].tolist()[1:-1]
+            assert not special & set(inner)
+            assert "<|" in processor.tokenizer.decode(inner)
+    assert "caption read in part in caption" not in collator.broken_rows.counts()
+
+
+def test_a_caption_that_is_not_read_to_its_end_is_reported(processor, tmp_path):
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.add_tokens(AddedToken("zebra", special=False))
+    ids = processor.tokenizer.convert_tokens_to_ids
+    end, added = processor.tokenizer.eos_token_id, ids("zebra")
+    processor.tokenizer.backend_tokenizer.post_processor = RobertaProcessing(
+        ("zebra", added), ("<|startoftext|>", ids("<|startoftext|>"))
+    )
+    collator = TripletCollator(processor, ("caption",), broken_rows=BrokenRows(tmp_path / "broken.jsonl"))
+    assert end != added == end_token_id(processor.tokenizer)
+    collator([make_row(0, caption="a zebra and a cat"), make_row(1, caption="a cat")])
+    (reason,) = collator.broken_rows.counts()
+    assert reason == "caption read in part in caption"
+
+
+def test_a_tokenizer_that_appends_no_end_token_is_told(processor, caplog):
+    transformers_logging.warning_once.cache_clear()
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.backend_tokenizer.post_processor = None
+    TripletCollator(processor)
+    assert "does not end captions with a token of its own" in caplog.text

@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
+from hf_tripletclip import objectives
+from hf_tripletclip.objectives import (
+    Embeddings,
+    Term,
+    available_objectives,
+    get_objective,
+    info_nce,
+    register_objective,
+)
 from hf_tripletclip.objectives.base import Objective, ObjectiveOutput, Rows
 
 ROLES = ("image", "text", "negative_image", "negative_text")
@@ -147,3 +156,98 @@ def test_a_subclass_adds_a_term_of_its_own():
     assert output.parts.keys() - plain.parts.keys() == {"alignment"}
     torch.testing.assert_close(output.loss, plain.loss + output.parts["alignment"])
     assert WithAlignment().columns == ("image", "caption")
+
+
+@pytest.mark.parametrize("scale", [7, 7.0, np.float32(7), torch.tensor(7), torch.tensor([7.0]), torch.tensor([[7.0]])])
+def test_the_scale_may_be_a_number_or_a_tensor_of_one_element(scale):
+    e = make_embeddings(dtype=torch.float32)
+    distilled = {"distillation": {"kind": "similarity"}}
+    for options, teacher in (({}, None), (distilled, make_embeddings(seed=1, dtype=torch.float32))):
+        objective = get_objective("tripletclip", **options)
+        expected = objective(Embeddings(**e, teacher=teacher), torch.tensor(7.0)).loss
+        assert torch.equal(objective(Embeddings(**e, teacher=teacher), scale).loss, expected)
+    keys = [e["text"]]
+    assert torch.equal(info_nce(e["image"], keys, scale), info_nce(e["image"], keys, torch.tensor(7.0)))
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), True, None, "7", torch.ones(2), [7.0]])
+def test_another_scale_is_one_clear_error(scale):
+    e = make_embeddings()
+    for call in (
+        lambda: get_objective("clip")(Embeddings(**e), scale),
+        lambda: info_nce(e["image"], [e["text"]], scale),
+    ):
+        with pytest.raises(ValueError, match="give the factor on the cosines"):
+            call()
+
+
+@pytest.mark.parametrize("change", [lambda row: row * 2, lambda row: row * 0.9, torch.zeros_like, lambda row: row / 0])
+@pytest.mark.parametrize("role", ROLES)
+def test_embeddings_that_are_not_normalised_are_noticed(role, change):
+    e = make_embeddings()
+    e[role] = torch.cat([e[role][:-1], change(e[role][-1:])])
+    with pytest.raises(ValueError, match=f"and {role} embeddings are not L2-normalised: a row has length"):
+        get_objective("tripletclip")(Embeddings(**e), 7.0)
+    with pytest.raises(ValueError, match=f"the teacher's {role} embeddings are not L2-normalised"):
+        get_objective("tripletclip", distillation={})(Embeddings(**make_embeddings(), teacher=e), 7.0)
+    get_objective("tripletclip")(Embeddings(**e, normalized=True), 7.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_is_no_other_length(dtype):
+    e = {role: value.to(dtype) for role, value in make_embeddings(64, 512).items()}
+    assert get_objective("tripletclip")(Embeddings(**e), 7.0).loss.isfinite()
+
+
+def test_what_are_no_embeddings_is_one_clear_error():
+    e = make_embeddings()
+    with pytest.raises(TypeError, match="takes `Embeddings"):
+        get_objective("clip")(e["image"], e["text"])
+    with pytest.raises(ValueError, match="floating; they are a ndarray"):
+        get_objective("clip")(Embeddings(e["image"].numpy(), e["text"]), 7.0)
+    with pytest.raises(
+        ValueError, match=r"needs negative_text embeddings, those of hard negative captions.*'neg_caption'"
+    ):
+        get_objective("negclip")(Embeddings(e["image"], e["text"]), 7.0)
+
+
+class Margin(Objective):
+    """One of one's own, with an argument of its own."""
+
+    name = "margin"
+    terms = (Term("image", ("text",), 1.0),)
+
+    def __init__(self, margin: float = 0.1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.margin = margin
+
+    def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
+        output = super().compute(rows, scale)
+        return ObjectiveOutput(loss=output.loss + self.margin, parts=output.parts)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    known = dict(objectives.OBJECTIVES)
+    monkeypatch.setattr(objectives, "OBJECTIVES", known)
+    return known
+
+
+def test_an_objective_of_ones_own_is_registered(registry):
+    assert register_objective(Margin) is Margin
+    assert get_objective("margin", margin=0.5, chunk_size=4).settings == {"margin": 0.5, "chunk_size": 4}
+    assert "margin" in available_objectives()
+    register_objective(type("Margin", (Margin,), {"__module__": Margin.__module__}))  # a cell that is run again
+    with pytest.raises(ValueError, match="CLIPObjective has the name 'clip': give Mine another"):
+        register_objective(type("Mine", (objectives.CLIPObjective,), {}))
+    with pytest.raises(ValueError, match="have the roles picture; there are image, text"):
+        register_objective(type("Mine", (Objective,), {"name": "mine", "terms": (Term("picture", ("text",), 1.0),)}))
+    for wrong in (Margin(), type("Mine", (Objective,), {}), int, "margin"):
+        with pytest.raises(TypeError, match=r"subclass of `Objective`|needs a `name` and `terms`"):
+            register_objective(wrong)
+
+
+def test_settings_are_what_differs_from_the_defaults():
+    assert get_objective("clip").settings == {}
+    settings = {"negatives_across_devices": False, "distillation": {"kind": "embedding", "weight": 2.0}}
+    assert get_objective("clip", **settings).settings == settings

@@ -14,6 +14,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers import AutoModel, AutoProcessor, CLIPModel
+from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import (
     ADAPTER_CONFIG,
@@ -23,11 +24,14 @@ from hf_tripletclip.checkpoints.adapters import (
     read_base,
 )
 from hf_tripletclip.checkpoints.configs import read_config, read_json_object
-from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, load_processor
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, load_processor
 from hf_tripletclip.checkpoints.published import CONFIG_FILE, find_file, is_split_encoder_layout
 from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
 from hf_tripletclip.configuration import one_line
+from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
 from hf_tripletclip.modeling import TripletCLIPModel
+
+logger = logging.get_logger(__name__)
 
 DEFAULT_LIMIT = 512  # tokens, where neither model nor tokenizer names a limit
 
@@ -50,7 +54,8 @@ def load_clip_like(
 
     Raises:
         OSError: There is no model, or it cannot be reached.
-        ValueError: The model does not embed images and captions, weights are missing, or an adapter does not fit.
+        ValueError: The model does not embed images and captions, weights are missing, or an adapter or the processor
+            does not fit.
         ImportError: It is an adapter, and `peft` is not installed.
     """
     source = os.fspath(source)
@@ -70,7 +75,9 @@ def load_clip_like(
     if is_split_encoder_layout(source, **options):
         # The layout has no scale, which cosines do not need; given one, it does not warn.
         model: Any = TripletCLIPModel.from_pretrained(source, logit_scale=math.log(100), dtype=dtype, **options)
-        return model, load_processor(source, **options)
+        processor: Any = load_processor(source, **options)
+        check_processor(model, processor)
+        return model, processor
     config_file = find_file(source, CONFIG_FILE, options)
     clip = config_file is not None and read_json_object(config_file).get("model_type", "clip") == "clip"
     loaded: Any = (_load_clip if clip else _load_other)(source, options, dtype)
@@ -78,7 +85,9 @@ def load_clip_like(
     check_two_towers(model, source)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
-    return model, (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)
+    processor = (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)
+    check_processor(model, processor)
+    return model, processor
 
 
 def _load_clip(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -157,6 +166,7 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
         )
     if any(find_file(source, name, options) for name in PROCESSOR_FILES):
         processor = AutoProcessor.from_pretrained(source, **options)
+        check_processor(adapted, processor)
     return adapted, processor
 
 
@@ -201,10 +211,26 @@ def tokenize(model: Any, processor: Any, captions: Sequence[str]) -> Any:
     Captions as the text tower takes them, cut at its limit: padded to the longest for a CLIP, and to the limit for
     others, such as SigLIP, which has learned captions that are padded so.
     """
-    return processor(
-        text=list(captions),
+    inputs = tokenize_captions(  # by the tokenizer itself: a processor does not pass on how special tokens are read
+        processor.tokenizer,
+        captions,
         padding="longest" if model.config.model_type == "clip" else "max_length",
         truncation=True,
         max_length=max_text_length(model, processor),
         return_tensors="pt",
     )
+    if hasattr(getattr(model, "text_model", None), "eos_token_id"):
+        _warn_of_misread(processor.tokenizer, captions, inputs)
+    return inputs
+
+
+def _warn_of_misread(tokenizer: Any, captions: Sequence[str], inputs: Any) -> None:
+    end = end_token_id(tokenizer)
+    masks = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+    found = [
+        f"{caption!r}: {reason}"
+        for caption, ids, mask in zip(captions, inputs["input_ids"], masks, strict=True)
+        if end is not None and (reason := misread(ids[mask.bool()].tolist(), end))
+    ]
+    if found:
+        logger.warning(f"{len(found)} captions are not embedded whole, such as {'; '.join(found[:3])}")

@@ -13,7 +13,7 @@ from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, merged
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.checkpoints.openclip import find_checkpoint, load_openclip, openclip_processor
 from hf_tripletclip.checkpoints.openclip_writing import save_openclip
-from hf_tripletclip.checkpoints.processor import load_processor
+from hf_tripletclip.checkpoints.processor import check_processor, load_processor
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout
 from hf_tripletclip.checkpoints.writing import check_target, whole_directory
 from hf_tripletclip.modeling import TripletCLIPModel
@@ -59,7 +59,8 @@ def convert(
         FileExistsError: The target exists and is not empty.
         OSError: The source or the processor cannot be loaded, or the target cannot be written.
         ValueError: The source has tensors that do not fit, or a `logit_scale` of its own beside the one given; it is
-            the target or lies inside it; it is a pickle with more than tensors, or does not say its activation.
+            the target or lies inside it; it is a pickle with more than tensors, or does not say its activation; or
+            the processor is that of another model.
     """
     if to not in LAYOUTS:
         raise ValueError(f"`to` is {to!r}; give {' or '.join(LAYOUTS)}.")
@@ -98,6 +99,8 @@ def convert(
                     its_processor = openclip_processor(openclip, model)
                 else:
                     its_processor = load_processor(source, **hub_kwargs)
+        if its_processor is not None:
+            check_processor(model, its_processor)
         if to == "openclip":
             save_openclip(model, its_processor, new)
         else:

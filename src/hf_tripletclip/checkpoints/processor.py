@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processor of a checkpoint, also of one that was published without."""
+"""The processor of a checkpoint, also of one that was published without, and whether it fits a model."""
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from tokenizers import Tokenizer
 from transformers import CLIPProcessor
+from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout, text_encoder_config
+from hf_tripletclip.data.tokenizer import end_token_id
+
+logger = logging.get_logger(__name__)
 
 # What `save_pretrained` of a processor writes, by today's and by older versions of transformers.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+# Model types of transformers that take 2 as `eos_token_id` for a mark of old checkpoints, and then pool at the highest
+# id of a caption, which CLIP's end-of-text token was.
+WITH_LEGACY = ("clip", "clipseg", "groupvit", "xclip")
+LEGACY = 2
 
 
 def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcessor:
@@ -59,3 +71,107 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
             f"{source} uses the processor of {base}, which cannot be loaded: {error}\nDownload it once with "
             f"`hf download {base}`, or load another with `load_processor(DIRECTORY)`."
         ) from error
+
+
+def check_processor(model: Any, processor: Any) -> int | None:
+    """
+    Check that a text tower reads captions as the tokenizer writes them; to be called wherever a model meets a
+    processor.
+
+    A CLIP takes the embedding of a caption at its end-of-text token. Where the tokenizer's can be told to be another
+    than the one that the config names, as in old checkpoints with added tokens, the tower is set to it, in the config
+    too, with a warning.
+
+    Args:
+        model ([`~transformers.CLIPModel`], `PeftModel`, ...): With a text tower.
+        processor ([`~transformers.ProcessorMixin`]): With a tokenizer.
+
+    Returns:
+        `int` or `None`: Id of the token at which the tower pools; `None` for a tower that does not pool at a token.
+
+    Raises:
+        ValueError: The tokenizer is that of another model, has more tokens than the tower, appends no end-of-text
+            token, or one at which the tower cannot pool.
+    """
+    tokenizer, config = processor.tokenizer, model.config
+    tower: Any = getattr(model, "text_model", None)
+    text_config = getattr(config, "text_config", config)
+    named = getattr(model, "name_or_path", "") or "the model"
+    vocabulary = tokenizer.get_vocab()
+    highest, size = max(vocabulary.values(), default=-1), getattr(text_config, "vocab_size", None)
+    own_processor = f"Use the processor that belongs to {named} (`--processor_name_or_path` in training)."
+    if size is not None and highest >= size:
+        raise ValueError(
+            f"The tokenizer has ids up to {highest} and {named} embeds {size} tokens. {own_processor} For added "
+            "tokens, `model.resize_token_embeddings` makes room."
+        )
+    _check_same_vocabulary(named, tokenizer, vocabulary)
+    if not hasattr(tower, "eos_token_id"):
+        return None
+    end, at = end_token_id(tokenizer), tower.eos_token_id
+    if end is None:
+        raise ValueError(
+            f"The tokenizer does not end captions with a token of its own, and {named} takes their embeddings at the "
+            f"end-of-text token: all captions would be alike. {own_processor}"
+        )
+    legacy = config.model_type in WITH_LEGACY
+    if legacy and end == LEGACY:
+        if at == LEGACY and highest == end:
+            return end
+        raise ValueError(
+            f"The tokenizer ends captions with the token of id {LEGACY}, at which transformers' CLIP cannot pool: it "
+            "takes that id for a mark of old checkpoints, and the token of the highest id instead. Give the "
+            "end-of-text token another id."
+        )
+    if at == end or (legacy and at == LEGACY and highest == end):
+        return end
+    if legacy and at == LEGACY:
+        added = set(tokenizer.get_added_vocab().values())
+        fits = all(number <= end for number in vocabulary.values() if number not in added)
+    else:  # a value that no token has says nothing of the tokenizer
+        fits = not isinstance(at, int) or (size is not None and not 0 <= at < size)
+    if not fits:
+        where = "the highest id of a caption" if legacy and at == LEGACY else f"the token of id {at}"
+        raise ValueError(
+            f"The tokenizer ends captions with the token of id {end} ({tokenizer.convert_ids_to_tokens(end)!r}), and "
+            f"{named} pools at {where}: the tokenizer is that of another model. {own_processor} A model that has "
+            f"learned nothing yet takes any, with `eos_token_id` {end} in its text config."
+        )
+    logger.warning(
+        f"{named} has `eos_token_id` {at}, and its tokenizer ends captions with {end}: the text tower takes their "
+        f"embeddings at {end} from now on, and is saved so."
+    )
+    tower.eos_token_id = tower.config.eos_token_id = text_config.eos_token_id = end
+    return end
+
+
+def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int]) -> None:
+    """Compare with the tokenizer that lies beside the model, if there is one."""
+    if getattr(tokenizer, "name_or_path", None) == named or (own := _vocabulary_beside(named)) is None:
+        return
+    theirs = {number: token for token, number in vocabulary.items()}
+    for token, number in own.items():
+        if theirs.get(number, token) != token:
+            raise ValueError(
+                f"The tokenizer is not that of {named}: the token of id {number} is {theirs[number]!r}, and "
+                f"{token!r} in that model's own. Use the processor that belongs to it."
+            )
+
+
+def _vocabulary_beside(source: str) -> dict[str, int] | None:
+    for name in ("tokenizer.json", "vocab.json"):
+        path: Any = Path(source, name)
+        if not os.path.isdir(source):
+            try:
+                path = try_to_load_from_cache(source, name)
+            except ValueError:  # no id of a repository
+                return None
+        if not isinstance(path, (str, Path)) or not os.path.isfile(path):
+            continue
+        try:
+            if name == "vocab.json":
+                return {str(token): int(number) for token, number in json.loads(Path(path).read_text("utf-8")).items()}
+            return Tokenizer.from_file(str(path)).get_vocab()
+        except Exception:  # the reader raises nothing narrower; whoever loads it says what is wrong with it
+            return None
+    return None

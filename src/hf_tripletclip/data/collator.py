@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from transformers import default_data_collator
+from transformers.utils import logging
 
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.data.decoding import (
@@ -30,6 +32,9 @@ from hf_tripletclip.data.schema import (
     NEGATIVE_TYPE,
     NEGATIVE_TYPES,
 )
+from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
+
+logger = logging.get_logger(__name__)
 
 # What the model takes: rows that have these have been through a processor.
 TENSORS = frozenset(f"{side}{name}" for side in ("", "negative_") for name in ("pixel_values", "input_ids"))
@@ -45,7 +50,8 @@ class TripletCollator:
     Rows hold images as PIL, bytes, `{"bytes", "path"}`, paths or arrays and captions as `str` or UTF-8 `bytes`. Each
     is decoded once, on its way through the processor. A row that cannot be used (an unreadable, truncated or
     dangerously large image; a missing, empty or undecodable caption) is left out of the batch and reported; a caption
-    longer than `max_length` is cut and reported. Give it datasets whose images are
+    longer than `max_length` is cut and reported, and so is one that the text tower does not read to its end. What is
+    written in a caption like a special token is text. Give it datasets whose images are
     [`~hf_tripletclip.data.loading.undecoded`]: one that decodes images itself stops at a broken one.
 
     Args:
@@ -62,6 +68,9 @@ class TripletCollator:
             default files are decoded whole.
         first_negative (`bool`, defaults to `False`):
             Of rows with several hard negative captions use the first only; rows without one are then broken.
+        return_loss (`bool`, defaults to `False`):
+            Put `return_loss=True` into batches, which the loss of transformers' plain `Trainer` needs;
+            `TripletCLIPTrainer` asks for the loss itself.
 
     Returns (of a call):
         `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`, `input_ids` and
@@ -85,6 +94,7 @@ class TripletCollator:
     broken_rows: BrokenRows = field(default_factory=BrokenRows)
     decode_size: int | None = None
     first_negative: bool = False
+    return_loss: bool = False
 
     def __post_init__(self) -> None:
         if self.broken_rows is None:
@@ -96,8 +106,14 @@ class TripletCollator:
         if unknown := [name for name in self.columns if name not in COLUMNS]:
             raise ValueError(f"TripletCollator collates {', '.join(COLUMNS)}; it knows no {', '.join(unknown)}.")
         self._pixels = FastPixels(self.processor.image_processor)
+        self._end = end_token_id(self.processor.tokenizer)
+        if self._end is None:
+            logger.warning_once(
+                "The tokenizer does not end captions with a token of its own: a CLIP, which takes their embeddings at "
+                "that token, would find all captions alike."
+            )
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         problems: list[str] = []
         batch, usable = self._collate(rows, problems)
         if not usable:
@@ -105,7 +121,7 @@ class TripletCollator:
                 f"All {len(rows)} rows of a batch are broken, such as {'; '.join(problems[:3])}. They are listed in "
                 f"{self.broken_rows.path}"
             )
-        return batch
+        return {**batch, "return_loss": True} if self.return_loss else batch
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[Mapping[str, Any]]]:
         """The batch, and the rows that are in it: those that are not broken. Without any the batch is empty."""
@@ -200,7 +216,7 @@ class TripletCollator:
             return {}
         tokenizer = self.processor.tokenizer
         limit = min(self.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
-        encoded = tokenizer(captions, verbose=False)  # it would warn of long captions without saying which
+        encoded = tokenize_captions(tokenizer, captions)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if max(lengths) > limit:
             for (column, number), length in zip(origins, lengths, strict=True):
@@ -208,13 +224,47 @@ class TripletCollator:
                     key, digest = row_name(rows[number])
                     reason = f"caption cut: {length} tokens, the limit is {limit}"
                     self.broken_rows.add(key, reason, column, digest=digest, skipped=False)
-            encoded = tokenizer(captions, truncation=True, max_length=limit)
+            encoded = tokenize_captions(tokenizer, captions, truncation=True, max_length=limit)
+        for (column, number), ids in zip(origins, encoded["input_ids"], strict=True):
+            if self._end is not None and (wrong := misread(ids, self._end)):
+                key, digest = row_name(rows[number])
+                self.broken_rows.add(key, wrong, column, digest=digest, skipped=False)
         longest, multiple = min(max(lengths), limit), self.pad_to_multiple_of or 1
         length = min(-(-longest // multiple) * multiple, limit)
         padded = tokenizer.pad(encoded, return_tensors="pt", padding="max_length", max_length=length)
         inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
         positives = len(decoded) if CAPTION in self.columns else 0
         return _split(inputs, positives, NEG_CAPTION in self.columns)
+
+
+@dataclass
+class TensorCollator:
+    """
+    Collates rows that hold the model's inputs as tensors, as transformers' `default_data_collator` does.
+
+    Args:
+        end (`int`, *optional*): Id of the token at which the text tower pools, which every caption must have.
+
+    Raises:
+        ValueError: A caption has it not.
+    """
+
+    end: int | None = None
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        batch = default_data_collator(rows)
+        for name in ("input_ids", "negative_input_ids"):
+            ids = batch.get(name)
+            if self.end is None or ids is None:
+                continue
+            if lacking := (~(ids == self.end).any(dim=-1)).flatten().nonzero().flatten().tolist():
+                raise ValueError(
+                    f"`{name}` of {len(lacking)} of the {len(rows)} rows in a batch has no end-of-text token "
+                    f"({self.end}), at which the text tower takes the embedding, such as "
+                    f"{ids.flatten(0, -2)[lacking[0]].tolist()[:8]}...: make them with the model's own processor, and "
+                    "shorten captions by its `truncation=True`."
+                )
+        return batch
 
 
 def _listed(value: Any) -> Sequence[Any]:

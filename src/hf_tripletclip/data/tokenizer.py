@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CLIP tokenizer and processor made offline, for data whose captions use few words."""
+"""Captions as tokens: how they are read, and a CLIP tokenizer made offline for data whose captions use few words."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,43 @@ from transformers.utils import is_torchvision_available
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
+
+
+PROBES = ("", "a", "two cats.")  # what all captions end with is no token of a word
+
+
+def tokenize_captions(tokenizer: Any, captions: Sequence[str], **options: Any) -> Any:
+    """
+    Tokens of captions, in which everything is text, also what is written like a special token.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
+        captions (`Sequence[str]`): The captions.
+        options: What else the tokenizer takes. It does not warn of long captions.
+    """
+    return tokenizer(list(captions), split_special_tokens=True, verbose=False, **options)
+
+
+def end_token_id(tokenizer: Any) -> int | None:
+    """
+    Id of the token that a tokenizer appends to every caption, whatever it calls it; `None` if it appends none, or one
+    that it also puts before the caption.
+    """
+    ends = set()
+    for ids in tokenize_captions(tokenizer, PROBES)["input_ids"]:
+        if not ids or ids[0] == ids[-1]:
+            return None
+        ends.add(ids[-1])
+    return ends.pop() if len(ends) == 1 else None
+
+
+def misread(ids: Sequence[int], end: int) -> str | None:
+    """What is wrong with a caption that does not have the end token at its end, and there only; `None` if it has."""
+    if end not in ids:
+        return "caption without an end-of-text token: its embedding is not that of the caption"
+    if (read := list(ids).index(end) + 1) < len(ids):
+        return f"caption read in part: an end-of-text token is the {read}th of its {len(ids)} tokens"
+    return None
 
 
 def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, vocab_size: int = 4096) -> CLIPTokenizer:

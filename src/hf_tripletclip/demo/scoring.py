@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hf_tripletclip.checkpoints.clip_like import max_text_length
+from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.demo.inputs import DemoError
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageFile
@@ -234,7 +235,9 @@ class DemoModels:
                 raise DemoError(f"The file is no picture that can be read: {broken[0]}.")
             # What the model reads the same, such as "Cat" and "cat", is one text: rounding must not break a tie.
             limit = max_text_length(encoder.model, encoder.processor)
-            tokens = encoder.processor.tokenizer(list(captions), truncation=True, max_length=limit)["input_ids"]
+            tokens = tokenize_captions(encoder.processor.tokenizer, captions, truncation=True, max_length=limit)[
+                "input_ids"
+            ]
             first: dict[tuple[int, ...], int] = {}
             places = [first.setdefault(tuple(ids), len(first)) for ids in tokens]
             texts = encoder.texts([captions[places.index(place)] for place in range(len(first))])
@@ -257,12 +260,13 @@ class DemoModels:
         notes = []
         with self._lock:
             for caption in captions:
-                if len(tokenizer(caption, verbose=False)["input_ids"]) <= limit:
+                if len(tokenize_captions(tokenizer, [caption])["input_ids"][0]) <= limit:
                     continue
                 unseen = ""
                 if tokenizer.is_fast:
                     options = {"truncation": True, "max_length": limit, "return_offsets_mapping": True}
-                    unseen = caption[max(end for _, end in tokenizer(caption, **options)["offset_mapping"]) :].strip()
+                    offsets = tokenize_captions(tokenizer, [caption], **options)["offset_mapping"][0]
+                    unseen = caption[max(end for _, end in offsets) :].strip()
                 lost = f"; {encoder.name} does not see “{_shortened(unseen)}”" if unseen else ""
                 notes.append(f"“{_shortened(caption)}” is cut after {limit} tokens{lost}.")
         return tuple(notes)

@@ -29,8 +29,10 @@ from hf_tripletclip.checkpoints.clip_like import (
     tokenize,
 )
 from hf_tripletclip.checkpoints.loading import loading, pick_device
+from hf_tripletclip.checkpoints.processor import check_processor
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.pixels import FastPixels, needless_steps
+from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.processes import in_all_processes, start_processes
 
@@ -77,7 +79,7 @@ class Encoder:
             of the same weights, preprocessing, precision and inputs.
 
     Raises:
-        ValueError: The model lacks a tower, or a setting is out of range.
+        ValueError: The model lacks a tower, the processor is that of another model, or a setting is out of range.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Encoder:
         if autocast is not None and autocast not in PRECISIONS:
             raise ValueError(f"`autocast` is {autocast!r}; give {', '.join(PRECISIONS)}.")
         check_two_towers(model, name or getattr(model.config, "name_or_path", "") or "the model")
+        check_processor(model, processor)
         self.model = model if device is None else model.to(pick_device(str(device)))
         self.processor = processor
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
@@ -234,7 +237,7 @@ class Encoder:
 
     def _encode_texts(self, captions: Sequence[str]) -> tuple[torch.Tensor, dict[int, str]]:
         limit = max_text_length(self.model, self.processor)
-        tokens = self.processor.tokenizer(list(captions), truncation=True, max_length=limit)["input_ids"]
+        tokens = tokenize_captions(self.processor.tokenizer, captions, truncation=True, max_length=limit)["input_ids"]
         # Captions of the same tokens, such as "a CAT" and "a cat", are one: in two batches they could differ in the
         # last bit, and a tie would be won.
         places: dict[tuple[int, ...], int] = {}
@@ -348,6 +351,7 @@ def _tokenizer_state(tokenizer: Any) -> Any:
     if backend is None:
         return tokenizer.get_vocab()
     state = json.loads(backend.to_str())
+    state["special_tokens"] = "text"  # as `tokenize_captions` has it: embeddings from before it are others
     return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
 
 

@@ -7,18 +7,13 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from hf_tripletclip.objectives import SYMBOLS, Objective, Term
+from hf_tripletclip.objectives.base import WORDS
 from hf_tripletclip.objectives.distillation import OTHER_MODALITY, Distillation
 
 CROSS_ENTROPY = (
     r"\mathrm{CE}(q \to K) = \frac{1}{n} \sum_{i=1}^{n} "
     r"\left[ \log \sum_{k \in K} e^{s\, q_i \cdot k} - s\, q_i \cdot k_i \right]"
 )
-WORDS = {
-    "image": "images",
-    "text": "captions",
-    "negative_image": "hard negative images",
-    "negative_text": "hard negative captions",
-}
 
 
 def describe_objective(objective: Objective) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from hf_tripletclip.objectives.base import Embeddings, Objective, ObjectiveOutput, Term
@@ -37,6 +36,7 @@ __all__ = [
     "available_objectives",
     "get_objective",
     "info_nce",
+    "register_objective",
     "terms_table",
 ]
 
@@ -44,6 +44,36 @@ __all__ = [
 def available_objectives() -> tuple[str, ...]:
     """Names of the training objectives."""
     return tuple(OBJECTIVES)
+
+
+def register_objective(objective: type[Objective]) -> type[Objective]:
+    """
+    Make an objective of one's own known by its name, for [`get_objective`], `set_objective` and `--objective`. To be
+    called, or used as a decorator of the class, before a model that names it is trained.
+
+    Args:
+        objective (`type[Objective]`): A subclass of [`Objective`] with a `name` and `terms` of its own.
+
+    Returns:
+        The class.
+
+    Raises:
+        TypeError: It is no such class.
+        ValueError: Another objective has the name, or a term has a role that there is not.
+    """
+    if not (isinstance(objective, type) and issubclass(objective, Objective)):
+        raise TypeError(f"An objective is a subclass of `Objective`, not {objective!r}.")
+    name, terms = getattr(objective, "name", None), getattr(objective, "terms", None)
+    if not isinstance(name, str) or not name or not terms or not all(isinstance(term, Term) for term in terms):
+        raise TypeError(f"{objective.__name__} needs a `name` and `terms`, a tuple of `Term`.")
+    if strange := sorted({role for term in terms for role in (term.query, *term.keys)} - SYMBOLS.keys()):
+        raise ValueError(f"The terms of {name!r} have the roles {', '.join(strange)}; there are {', '.join(SYMBOLS)}.")
+    known = OBJECTIVES.get(name)
+    # The same class once more, such as that of a notebook's cell that is run again, takes its place.
+    if known is not None and (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
+        raise ValueError(f"{known.__qualname__} has the name {name!r}: give {objective.__name__} another.")
+    OBJECTIVES[name] = objective
+    return objective
 
 
 def get_objective(name: str, **kwargs: Any) -> Objective:
@@ -58,8 +88,11 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
         ValueError: The name or an argument is unknown.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}")
-    accepted = inspect.signature(OBJECTIVES[name]).parameters
+        raise ValueError(
+            f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}, and those of your own once "
+            "`register_objective` has been called with the class"
+        )
+    accepted = OBJECTIVES[name].arguments()
     if unknown := sorted(kwargs.keys() - accepted.keys()):
         raise ValueError(f"the objective {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
     return OBJECTIVES[name](**kwargs)

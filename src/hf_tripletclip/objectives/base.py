@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from hf_tripletclip.objectives.distillation import make_distillation
-from hf_tripletclip.objectives.infonce import common_dtype, gather_with_gradients, info_nce, world_size
+from hf_tripletclip.objectives.distillation import Distillation, make_distillation
+from hf_tripletclip.objectives.infonce import as_scale, common_dtype, gather_with_gradients, info_nce, world_size
 
 # Role of an embedding -> the dataset column and the model input that it comes from.
 COLUMNS = {"image": "image", "text": "caption", "negative_image": "neg_image", "negative_text": "neg_caption"}
@@ -20,6 +21,13 @@ MODEL_INPUTS = {
     "negative_image": "negative_pixel_values",
     "negative_text": "negative_input_ids",
 }
+WORDS = {
+    "image": "images",
+    "text": "captions",
+    "negative_image": "hard negative images",
+    "negative_text": "hard negative captions",
+}
+LENGTH_TOLERANCE = 0.01  # bfloat16 rounds lengths by less
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Embeddings:
         negative_text (*optional*): Hard negative captions.
         teacher (`Mapping[str, torch.Tensor]`, *optional*): For distillation: a frozen teacher's embeddings of the
             same inputs, by role.
+        normalized (`bool`, defaults to `False`): Whether rows are known to have length 1. Otherwise the objective
+            looks, which waits for the device.
     """
 
     image: torch.Tensor
@@ -41,6 +51,7 @@ class Embeddings:
     negative_image: torch.Tensor | None = None
     negative_text: torch.Tensor | None = None
     teacher: Mapping[str, torch.Tensor] | None = None
+    normalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,17 +152,59 @@ class Objective:
         """Dataset columns that the objective needs."""
         return tuple(COLUMNS[role] for role in self.roles)
 
-    def __call__(self, embeddings: Embeddings, scale: torch.Tensor) -> ObjectiveOutput:
+    @classmethod
+    def arguments(cls) -> dict[str, inspect.Parameter]:
+        """The arguments by name, with those that `**kwargs` hands on to the classes above."""
+        found: dict[str, inspect.Parameter] = {}
+        for one in cls.__mro__:
+            if "__init__" not in vars(one):
+                continue
+            _, *own = inspect.signature(one.__init__).parameters.values()  # type: ignore[misc]
+            kinds = {parameter.kind for parameter in own}
+            found |= {
+                parameter.name: parameter
+                for parameter in own
+                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+                and parameter.name not in found
+            }
+            if inspect.Parameter.VAR_KEYWORD not in kinds:
+                break
+        return found
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """
+        The arguments that differ from their defaults, as `objective_kwargs` of a config holds them. Each is read from
+        the attribute of its name.
+
+        Raises:
+            ValueError: There is no such attribute.
+        """
+        found: dict[str, Any] = {}
+        for name, parameter in self.arguments().items():
+            if not hasattr(self, name):
+                raise ValueError(f"{type(self).__name__} takes `{name}`: keep it as `self.{name}`.")
+            if (value := getattr(self, name)) != parameter.default:
+                found[name] = vars(value).copy() if isinstance(value, Distillation) else value
+        return found
+
+    def __call__(self, embeddings: Embeddings, scale: torch.Tensor | float) -> ObjectiveOutput:
         """
         Args:
             embeddings ([`Embeddings`]): Of this process's rows. Roles that no term uses are ignored.
-            scale (`torch.Tensor` of shape `()`): `exp(logit_scale)`.
+            scale (`float` or `torch.Tensor` of one element): `exp(logit_scale)`.
 
         Raises:
-            ValueError: A role is missing, shapes or dtypes do not fit, queries and targets differ in number, or
-                there are no rows.
+            TypeError: The embeddings are no [`Embeddings`].
+            ValueError: A role is missing, rows are not L2-normalised, shapes or dtypes do not fit, queries and targets
+                differ in number, there are no rows, or the scale is no positive number.
         """
+        if not isinstance(embeddings, Embeddings):
+            raise TypeError(
+                f"An objective takes `Embeddings(image=..., text=...)` and a scale, not a {type(embeddings).__name__}."
+            )
         rows = self.gather(self.check(embeddings))
+        scale = as_scale(scale, next(iter(rows.own.values())))
         output = self.compute(rows, scale)
         if self.distillation is None:
             return output
@@ -171,7 +224,9 @@ class Objective:
                     f"Distillation needs the teacher's {role} embeddings of shape {tuple(own.shape)}; there are "
                     f"{found}. `TripletCLIPTrainer` makes them; otherwise give `teacher_embeds`."
                 )
-        return {role: teacher[role].detach().to(own) for role, own in rows.own.items()}
+        taught = {role: teacher[role].detach().to(own) for role, own in rows.own.items()}
+        _check_lengths(taught, "the teacher's ")
+        return taught
 
     def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
         """The terms and their weighted sum; `scale` as in `__call__`."""
@@ -218,13 +273,16 @@ class Objective:
             value = getattr(embeddings, role)
             if value is None:
                 raise ValueError(
-                    f"The objective {self.name!r} needs {role} embeddings: give the model `{MODEL_INPUTS[role]}` "
-                    f"(dataset column {COLUMNS[role]!r})."
+                    f"The objective {self.name!r} needs {role} embeddings, those of {WORDS[role]}: give them as "
+                    f"`Embeddings({role}=...)`, or to the model as `{MODEL_INPUTS[role]}` (dataset column "
+                    f"{COLUMNS[role]!r})."
                 )
-            if value.ndim != 2 or not value.is_floating_point():
+            if not isinstance(value, torch.Tensor) or value.ndim != 2 or not value.is_floating_point():
+                tensor = isinstance(value, torch.Tensor)
+                found = f"{tuple(value.shape)}, {value.dtype}" if tensor else f"a {type(value).__name__}"
                 raise ValueError(
                     f"The objective {self.name!r} needs {role} embeddings of shape (rows, dim), floating; they are "
-                    f"{tuple(value.shape)}, {value.dtype}."
+                    f"{found}."
                 )
             own[role] = value
         dims = {role: value.shape[1] for role, value in own.items()}
@@ -237,4 +295,21 @@ class Objective:
                     f"The objective {self.name!r} pairs {term.query} with {term.keys[0]} row by row, but there are "
                     f"{len(queries)} rows of the one and {len(targets)} of the other."
                 )
+        if not embeddings.normalized:
+            _check_lengths(own)
         return own
+
+
+@torch.no_grad()
+def _check_lengths(by_role: Mapping[str, torch.Tensor], whose: str = "") -> None:
+    """Raise `ValueError` where rows are not of length 1."""
+    for role, value in by_role.items():
+        if len(value) == 0:
+            continue
+        lengths = value.float().norm(dim=-1)
+        if not bool((lengths - 1).abs().max() <= LENGTH_TOLERANCE):  # NaN is not either
+            worst = lengths[(lengths - 1).abs().nan_to_num(torch.inf).argmax()].item()
+            raise ValueError(
+                f"Objectives compare directions, and {whose}{role} embeddings are not L2-normalised: a row has length "
+                f"{worst:.4g}. Divide by it: `torch.nn.functional.normalize(embeddings, dim=-1)`."
+            )

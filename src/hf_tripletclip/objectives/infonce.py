@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -24,10 +26,29 @@ def common_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
     return dtype
 
 
+def as_scale(scale: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
+    """
+    The factor on cosines as a tensor of shape `()` on the device of `like`, from a number or a tensor of one element.
+
+    Raises:
+        ValueError: It is neither, or a number that is not positive or not finite.
+    """
+    if isinstance(scale, torch.Tensor):
+        if scale.numel() == 1 and not scale.is_complex():
+            return scale.reshape(()).to(like.device)
+    elif isinstance(scale, Real) and not isinstance(scale, bool) and 0 < scale < math.inf:
+        return torch.tensor(float(scale), dtype=like.dtype, device=like.device)
+    found = f"a tensor of shape {tuple(scale.shape)}" if isinstance(scale, torch.Tensor) else repr(scale)
+    raise ValueError(
+        f"`scale` is {found}: give the factor on the cosines, `exp(logit_scale)`, as a positive number such as 14.3 "
+        "or as a tensor of one element."
+    )
+
+
 def info_nce(
     queries: torch.Tensor,
     keys: Sequence[torch.Tensor],
-    scale: torch.Tensor,
+    scale: torch.Tensor | float,
     *,
     first_target: int = 0,
     chunk_size: int = 2048,
@@ -44,7 +65,7 @@ def info_nce(
     Args:
         queries (`torch.Tensor` of shape `(rows, dim)`): L2-normalised embeddings.
         keys (`Sequence[torch.Tensor]`, each of shape `(n, dim)`): Blocks of keys. Targets lie in the first.
-        scale (`torch.Tensor` of one element): Factor on the cosines, `exp(logit_scale)`.
+        scale (`float` or `torch.Tensor` of one element): Factor on the cosines, `exp(logit_scale)`.
         first_target (`int`, defaults to 0): Row of the first block that is the target of query 0.
         chunk_size (`int`, defaults to 2048): Keys per chunk.
         reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the queries.
@@ -53,7 +74,8 @@ def info_nce(
         `torch.Tensor` of shape `()`, float32 or float64.
 
     Raises:
-        ValueError: The first block has no target for some query, or `reduction` or `chunk_size` is impossible.
+        ValueError: The first block has no target for some query, or `scale`, `reduction` or `chunk_size` is
+            impossible.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"`reduction` is {reduction!r}; it can be 'mean' or 'sum'.")
@@ -69,7 +91,9 @@ def info_nce(
         blocks = [block.to(dtype) for block in keys]
         if len(blocks) > 1 and sum(map(len, blocks)) <= chunk_size:
             blocks = [torch.cat(blocks)]  # one product instead of several
-        total = _InfoNCE.apply(queries.to(dtype), scale.to(dtype).reshape(()), first_target, chunk_size, *blocks)
+        total = _InfoNCE.apply(
+            queries.to(dtype), as_scale(scale, queries).to(dtype), first_target, chunk_size, *blocks
+        )
         return total / len(queries) if reduction == "mean" else total
 
 

@@ -27,7 +27,7 @@ MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negativ
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch the model takes."""
-    beside = (NEGATIVE_TYPE, NEGATIVE_MASK, KEYS, EVERYONE)
+    beside = (NEGATIVE_TYPE, NEGATIVE_MASK, KEYS, EVERYONE, "return_loss")
     return {name: value for name, value in batch.items() if name not in beside}
 
 

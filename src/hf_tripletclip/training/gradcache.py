@@ -183,6 +183,7 @@ def _of_objective(
         Embeddings(
             **{role: values.to(scale.device) for role, values in embeddings.items()},
             teacher={role: torch.cat(parts) for role, parts in taught.items()},
+            normalized=True,
         ),
         scale,
     )

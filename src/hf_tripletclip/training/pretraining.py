@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.checkpoints import load_processor
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
-from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
@@ -374,8 +374,8 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
     The model that training starts from: a checkpoint, or random weights of the sizes asked for.
 
     Raises:
-        ValueError: `model_config` has an unknown field or sizes that do not fit each other, or the checkpoint's
-            vocabulary is smaller than the tokenizer's.
+        ValueError: `model_config` has an unknown field or sizes that do not fit each other, or the text tower does not
+            read captions as the tokenizer writes them.
     """
     kwargs: dict[str, Any] = dict(model_args.loading_arguments())
     if model_args.attn_implementation is not None:
@@ -386,13 +386,7 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
             raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
         check_no_adapter(model_args.model_name_or_path)
         model = TripletCLIPModel.from_pretrained(model_args.model_name_or_path, **kwargs)
-        embedded = model.text_model.embeddings.token_embedding.num_embeddings
-        if len(tokenizer) > embedded:
-            raise ValueError(
-                f"The tokenizer has {len(tokenizer)} tokens and {model_args.model_name_or_path} embeds "
-                f"{embedded}: name the processor that belongs to it with "
-                "`--processor_name_or_path`."
-            )
+        check_processor(model, processor)
         return model
     settings = dict(model_args.config_fields)
     text = {
@@ -417,9 +411,11 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
         image: Any = config.vision_config
         if image.patch_size > image.image_size:
             raise ValueError("an image is smaller than a patch")
-        return TripletCLIPModel._from_config(config, **kwargs)
+        model = TripletCLIPModel._from_config(config, **kwargs)
     except (StrictDataclassError, ValueError, TypeError, KeyError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"`model_config` describes no CLIP: {error}") from error
+    check_processor(model, processor)
+    return model
 
 
 def _mapping(settings: dict[str, Any], name: str) -> dict[str, Any]:

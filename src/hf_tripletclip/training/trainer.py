@@ -13,13 +13,15 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from torch import nn
-from transformers import EvalPrediction, Trainer, default_data_collator
+from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, has_length, unwrap_peft_model
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import save_logit_scale
+from hf_tripletclip.checkpoints.processor import LEGACY, check_processor
 from hf_tripletclip.data import TripletCollator, check_columns
+from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.modeling import TripletCLIPModel
@@ -81,8 +83,9 @@ class TripletCLIPTrainer(StepTrainer):
     Raises:
         TypeError: The model is no TripletCLIP model.
         OSError: The data of a benchmark is not there.
-        ValueError: The objective or a benchmark is unknown, a dataset is empty, smaller than a batch or lacks a column
-            that the objective needs, a batch has one row only, FSDP is asked for, or gradient caching with DeepSpeed.
+        ValueError: The objective or a benchmark is unknown, the processor is that of another model, a dataset is
+            empty, smaller than a batch or lacks a column that the objective needs, a batch has one row only, FSDP is
+            asked for, or gradient caching with DeepSpeed.
     """
 
     args: TripletCLIPTrainingArguments
@@ -105,7 +108,9 @@ class TripletCLIPTrainer(StepTrainer):
                 "`TripletCLIPModel.from_pretrained` opens every CLIP checkpoint."
             )
         if kwargs.get("compute_loss_func") is not None:
-            raise ValueError("The loss is the objective's: register one in `hf_tripletclip.objectives` instead.")
+            raise ValueError(
+                "The loss is the objective's: give the model one of your own with `set_objective` instead."
+            )
         # The model's own objective keeps its settings; how the processes train is for the arguments to say.
         settings = dict(core.config.objective_kwargs or {}) if args.objective is None else {}
         settings.pop("negatives_across_devices", None)
@@ -126,11 +131,12 @@ class TripletCLIPTrainer(StepTrainer):
             raise ValueError(
                 "`include_for_metrics` is for your own `compute_metrics`: the metrics here need nothing more."
             )
+        ends = self._check_processors(core, processing_class, data_collator)
         _require_rows(train_dataset, "train_dataset")
         _require_rows(eval_dataset, "eval_dataset")
         if data_collator is None:
             if _is_preprocessed(train_dataset if train_dataset is not None else eval_dataset):
-                data_collator = default_data_collator
+                data_collator = TensorCollator(ends)
             else:
                 length = core.text_model.config.max_position_embeddings
                 data_collator = TripletCollator(processing_class, columns=core.objective.columns, max_length=length)
@@ -163,6 +169,17 @@ class TripletCLIPTrainer(StepTrainer):
         self.benchmarks = make_benchmarks(args.benchmark_settings)
 
     # ---- Before training ----
+
+    @staticmethod
+    def _check_processors(model: TripletCLIPModel, *candidates: Any) -> int | None:
+        """Check the processors that are given; returns the id of the token at which the text tower pools, if known."""
+        at: Any = model.text_model.eos_token_id
+        end = at if isinstance(at, int) and at != LEGACY else None
+        for candidate in candidates:
+            processor = getattr(candidate, "processor", candidate)  # a collator has one
+            if getattr(processor, "tokenizer", None) is not None:
+                end = check_processor(model, processor)
+        return end
 
     def _check(self) -> None:
         args, objective = self.args, self.core.objective

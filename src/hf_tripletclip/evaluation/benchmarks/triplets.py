@@ -31,6 +31,7 @@ from hf_tripletclip.data.schema import (
     NEG_IMAGE,
     NEGATIVE_TYPE,
 )
+from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.item_benchmark import ItemBenchmark
@@ -228,7 +229,7 @@ class Triplets(ItemBenchmark):
         # A token has at least one byte, apart from those that a tokenizer puts around the caption.
         if not (captions := [caption for caption in every if len(caption.encode()) + AROUND > limit]):
             return
-        tokens = encoder.processor.tokenizer(captions, verbose=False)["input_ids"]  # else it warns without a name
+        tokens = tokenize_captions(encoder.processor.tokenizer, captions)["input_ids"]
         lengths = {caption: len(ids) for caption, ids in zip(captions, tokens, strict=True)}
         for item in items:
             for name, caption in zip(CAPTION_COLUMNS, item.captions, strict=False):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hf_tripletclip.checkpoints.configs import read_config
 from hf_tripletclip.checkpoints.loading import loading, pick_device, pick_dtype
+from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.generation.chat import sampling
 from hf_tripletclip.generation.checks.questions import NO, YES
 
@@ -107,8 +108,13 @@ class Classifier(Answerer):
         return answers
 
     def _classify(self, pixels: list[Any], questions: list[str]) -> list[str]:
-        inputs = self.processor.tokenizer(
-            questions, padding=True, truncation=True, max_length=self.limit, return_tensors="pt"
+        inputs = tokenize_captions(
+            self.processor.tokenizer,
+            questions,
+            padding=True,
+            truncation=True,
+            max_length=self.limit,
+            return_tensors="pt",
         )
         inputs.update({name: torch.cat([part[name] for part in pixels]) for name in pixels[0]})
         inputs = {
@@ -133,6 +139,8 @@ class Generator(Answerer):
         tokenizer = processor.tokenizer
         if chats:
             tokenizer.padding_side = "left"  # the answer goes on where the question ends
+        else:
+            tokenizer.split_special_tokens = True  # what a caption says is text; BLIP's processor adds no marks
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -183,5 +191,6 @@ class Generator(Answerer):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
+            sanitize_control_tokens=True,  # a template's own marks in a caption are text
             processor_kwargs={"padding": True},
         )
