@@ -184,10 +184,11 @@ def test_a_server_that_drips_does_not_hang_the_run(headers):
 
 def test_the_answer_that_is_given_up_is_closed():
     """Otherwise its thread and its connection stay for as long as the server likes."""
-    with InferenceServer(fails_at_bad(Reply(*chat("a blue cat")[:2], drip=0.02))) as server:
-        stage_for(server, timeout=0.1, max_retries=0, concurrency=1)(with_bad(2))
-        deadline = time.monotonic() + 10
-        while any(thread.name == "inference request" for thread in threading.enumerate()):
+    before = set(threading.enumerate())
+    with InferenceServer(fails_at_bad(Reply(*chat("a blue cat")[:2], drip=0.3))) as server:
+        stage_for(server, timeout=0.2, max_retries=0, concurrency=1)(with_bad(2))
+        deadline = time.monotonic() + 20  # the whole answer would take a minute
+        while any(thread.name == "inference request" for thread in set(threading.enumerate()) - before):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
