@@ -128,8 +128,8 @@ def copy(run: Path, tmp_path: Path) -> Path:
         ({"adam_beta2": 0.9}, "`adam_beta2` was 0.999 and is 0.9"),
         ({"warmup_steps": 3}, "`warmup_steps` was 0 and is 3"),
         ({"max_grad_norm": 0.5}, "`max_grad_norm` was 1.0 and is 0.5"),
-        ({"train_dataset": Rows(18)}, "the contents of the training data was 12 rows, "),
-        ({"train_dataset": stream()}, "the contents of the training data was 12 rows, "),
+        ({"train_dataset": Rows(18)}, "the training data was 12 rows, "),
+        ({"train_dataset": stream()}, "the training data was 12 rows, "),
     ],
 )
 def test_other_settings_are_refused(run, change, named):

@@ -77,8 +77,8 @@ OF_ORDER = _names(
     """
 )
 NAMES = {
-    "train_data": "the contents of the training data",
-    "eval_data": "the contents of the validation data",
+    "train_data": "the training data",
+    "eval_data": "the validation data",
     "vocabulary": "the tokenizer's vocabulary",
     "start_weights": "the model that training starts from",
     "trained_in": "the precision of the weights",
