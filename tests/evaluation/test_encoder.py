@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
+from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageFile
@@ -205,6 +206,30 @@ def test_precision_is_part_of_the_key(model, processor, tmp_path):
     rough = encoder(model, processor, cache_dir=tmp_path, autocast="bfloat16")
     assert exact.fingerprint != rough.fingerprint
     assert not torch.equal(exact.texts(CAPTIONS), rough.texts(CAPTIONS))
+
+
+@pytest.mark.parametrize("damage", ["bit", "rows", "without a digest", "of another"])
+def test_a_cache_that_is_not_what_was_written_is_named_and_made_again(model, processor, tmp_path, caplog, damage):
+    expected = encoder(model, processor, cache_dir=tmp_path).texts(CAPTIONS)
+    (file,) = tmp_path.rglob("*.safetensors")
+    kept = file.read_bytes()
+    tensor = load_file(file)["embeddings"]
+    if damage == "bit":
+        file.write_bytes(kept[:-5] + bytes([kept[-5] ^ 1]) + kept[-4:])
+    elif damage == "rows":
+        save_file({"embeddings": tensor[:2].clone()}, file)
+    elif damage == "without a digest":
+        save_file({"embeddings": tensor}, file)
+    else:
+        encoder(model, processor, cache_dir=tmp_path).texts(CAPTIONS[::-1])
+        (other,) = {*tmp_path.rglob("*.safetensors")} - {file}
+        file.write_bytes(other.read_bytes())
+    with caplog.at_level("WARNING"):
+        logging.enable_propagation()
+        assert torch.equal(encoder(model, processor, cache_dir=tmp_path).texts(CAPTIONS), expected)
+        logging.disable_propagation()
+    assert f"{file} are damaged and are computed again" in caplog.text
+    assert file.read_bytes() == kept
 
 
 def test_a_damaged_cache_is_written_anew(model, processor, tmp_path, caplog):

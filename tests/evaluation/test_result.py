@@ -196,3 +196,22 @@ def test_other_json_is_refused(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="Expecting"):
         EvaluationResult.load_json(tmp_path / "broken.json")
+
+
+def test_its_representation_is_one_short_line():
+    metrics = {f"kind_{number}": 0.5 for number in range(200)} | {"macro": 0.7371}
+    result = EvaluationResult(
+        "sugarcrepe",
+        metrics,
+        counts={"rows": 7511},
+        primary="macro",
+        intervals={"macro": (0.71, 0.76)},
+        predictions={"key": ["x"] * 7511},
+        model={"name": "m" * 300},
+    )
+    said = repr(result)
+    assert said.startswith(
+        "EvaluationResult('sugarcrepe', macro=0.737 [0.710, 0.760], 201 metrics, 7,511 rows, model='m"
+    )
+    assert len(said) < 200
+    assert repr(EvaluationResult("x", {})) == "EvaluationResult('x', 0 metrics)"

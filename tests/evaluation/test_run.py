@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from PIL import Image
 
-from hf_tripletclip.evaluation import BenchmarksFailed, Encoder, EvaluationResult, SugarCrepe, evaluate
+from hf_tripletclip.evaluation import BenchmarksFailed, Encoder, EvaluationResult, SugarCrepe, Triplets, evaluate
 from hf_tripletclip.evaluation.arguments import benchmark_options, main, parse_evaluation_arguments
 from hf_tripletclip.evaluation.build import build_benchmark, by_benchmark, location_field, place_of
 from hf_tripletclip.evaluation.kept import safe_name
@@ -19,6 +20,7 @@ from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.run import choose
 from hf_tripletclip.evaluation.tables import format_result
 from tests.evaluation import CAPTIONS
+from tests.evaluation.benchmarks import picture, write_csv, write_images, write_table
 
 TRIPLETS = {"data": "scenes", "max_rows": 12}
 
@@ -101,7 +103,8 @@ def test_settings_come_from_everywhere(sugarcrepe):
     )
     assert made == SugarCrepe(annotations=str(sugarcrepe), images="i", max_rows=2)
     assert build_benchmark("sugarcrepe", options="there") == SugarCrepe(annotations="there")
-    build_benchmark("triplets", images={"*": "ignored: it has no such setting"})
+    for name in ("triplets", "similarity", "zeroshot", "mmvp"):
+        assert build_benchmark(name, data={"*": "d"}, images={"*": "i"}).images == "i"
     for settings, message in (
         ({}, "say where the data of sugarcrepe is: --data sugarcrepe=PATH_OR_HUB_ID"),
         ({"options": {"annotations": "x", "colour": 1}}, "takes no colour; it takes"),
@@ -109,8 +112,6 @@ def test_settings_come_from_everywhere(sugarcrepe):
     ):
         with pytest.raises(ValueError, match=message):
             build_benchmark("sugarcrepe", **settings)
-    with pytest.raises(ValueError, match="takes no images"):
-        build_benchmark("triplets", images={"triplets": "x"})
 
 
 def test_what_would_be_ignored_is_refused():
@@ -289,6 +290,64 @@ def test_models_come_first_and_options_are_yaml(tmp_path):
     for option in ("cola.max_rows", "colla.x=1", "max_rows=3"):
         with pytest.raises(ValueError, match=r"write NAME\.SETTING=VALUE"):
             benchmark_options(parse_evaluation_arguments(["a", "--option", option]))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["MODEL/x", "--benchmarks", "triplets", "sugarcrepe", "--data", "scenes"],
+        ["--benchmarks", "triplets", "sugarcrepe", "--data", "scenes", "MODEL/x"],
+        ["--data", "scenes", "--benchmarks", "triplets", "sugarcrepe", "MODEL/x"],
+        ["--data=scenes", "MODEL/x", "--benchmarks", "triplets", "sugarcrepe"],
+        ["--benchmarks", "triplets", "sugarcrepe", "--data", "scenes", "--allow-missing", "MODEL/x"],
+        ["--benchmarks", "triplets", "sugarcrepe", "--data", "scenes", "--device", "cpu", "MODEL/x"],
+        ["--benchmarks", "triplets", "sugarcrepe", "--data", "scenes", "--option", "triplets.split=test", "MODEL/x"],
+        ["--benchmarks", "triplets", "sugarcrepe", "--data", "scenes", "--", "MODEL/x"],
+        ["--benchmarks", "triplets", "sugarcrepe", "--data", "scenes", "--models", "MODEL/x"],
+    ],
+)
+def test_the_model_may_stand_anywhere(argv):
+    found = parse_evaluation_arguments(argv)
+    assert (found.models, found.benchmarks, found.data) == (["MODEL/x"], ["triplets", "sugarcrepe"], ["scenes"])
+
+
+def test_a_misspelt_benchmark_is_no_model():
+    found = parse_evaluation_arguments(
+        ["a", "--benchmarks", "sugarcrpe", "--data", "x", "triplets=y", "--overwrite", "true"]
+    )
+    assert (found.models, found.benchmarks, found.data) == (["a"], ["sugarcrpe"], ["x", "triplets=y"])
+
+
+def test_images_are_honoured_or_refused_by_name(tmp_path, capsys):
+    write_images(tmp_path / "photos", ["a.png", "b.png"])
+    rows = [{"image": f"{name}.png", "caption": "a cat", "label": 0} for name in "ab"]
+    table = write_csv(tmp_path / "csv" / "own.csv", rows)
+    for name, options in (("retrieval", {}), ("zeroshot", {"classnames": ["cat"]})):
+        chosen = choose([name], data=str(table), images=str(tmp_path / "photos"), options={name: options})[name]
+        assert [image.exists() for _, images, _ in chosen.contents() for image in images] == [True, True]
+    triplets = choose(["triplets"], data=str(table), images=str(tmp_path / "photos"))["triplets"]
+    assert [image.load().size for _, images, _ in triplets.contents() for image in images] == [(20, 16)] * 2
+    embedded = tmp_path / "own.parquet"
+    Dataset.from_dict({"image": [picture("a")], "caption": ["a"], "text": ["b"]}).to_parquet(embedded)
+    for names, refused in ((["retrieval"], True), (["retrieval", "captions"], False)):
+        chosen = choose(names, data=str(embedded), images=str(tmp_path / "photos"))["retrieval"]
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"retrieval: the images are in .*own.parquet itself, so the folder .*"
+            ):
+                list(chosen.contents())
+        else:  # the other may need them
+            assert len(list(chosen.contents())) == 1
+
+
+def test_a_folder_without_a_test_split(tmp_path):
+    write_images(tmp_path / "photos", ["a.png"])
+    rows = {"image": [str(tmp_path / "photos" / "a.png")], "caption": ["a cat"], "neg_caption": ["a dog"]}
+    write_table(tmp_path / "set" / "train.parquet", rows, "image")
+    assert len(list(Triplets(data=str(tmp_path / "set")).contents())) == 1
+    write_table(tmp_path / "set" / "validation.parquet", rows, "image")
+    with pytest.raises(ValueError, match=r"set has no split test; it has train, validation: say which \(`split`"):
+        list(Triplets(data=str(tmp_path / "set")).contents())
 
 
 def test_the_command_evaluates_several_models(saved, sugarcrepe, tmp_path, capsys):

@@ -12,9 +12,11 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_tripletclip.evaluation import evaluate_triplets, triplet_metrics
+from hf_tripletclip.evaluation.benchmarks.retrieval import Retrieval
 from hf_tripletclip.evaluation.recall import recall
-from hf_tripletclip.evaluation.triplets import CHANCE, same_picture_or_words
+from hf_tripletclip.evaluation.triplets import CHANCE, chance_of, recalls
 from tests.evaluation import CAPTIONS
+from tests.evaluation.benchmarks import picture
 
 
 def embeddings(rows: int, seed: int = 0, dim: int = 6) -> list[torch.Tensor]:
@@ -148,7 +150,7 @@ def test_evaluation_of_a_model_embeds_every_row_with_its_processor(model, proces
     assert result.metrics["accuracy"] == pytest.approx(sum(result.predictions["accuracy"]) / 10)
     assert "held_out_group_score" in result.metrics
     assert result.chance["held_out_group_score"] == result.chance["group_score"] == 1 / 6
-    assert result.chance["image_to_text_recall@5"] == 0.5
+    assert result.chance["image_to_text_recall@5"] == 1.0  # of four captions, not of ten rows
 
 
 def test_broken_rows_are_left_out_and_counted(model, processor, dataset):
@@ -270,9 +272,59 @@ def test_a_broken_image_and_a_long_caption(model, processor, dataset):
     assert len(result.predictions["group_score"]) == 9
 
 
-def test_rows_of_one_picture_or_one_caption_lead_to_each_other():
-    images = ["a", "a", "b", "c", "d"]
-    captions = ["1", "2", "2", "3", "4"]
-    found = same_picture_or_words(images, captions)
-    assert found[0] == found[1] == found[2]
-    assert len(set(found)) == 3
+# 40 rows of 4 pictures and 5 captions, chained: 0-0, 0-1, 1-1, 1-2, 2-2, 2-3, 3-3, 3-4.
+CHAIN = [(index // 2, (index + 1) // 2) for index in range(8)] * 5
+
+
+def random_recalls(pairs, seeds):
+    found = []
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        images, captions = (torch.randn(number, 16, generator=generator) for number in (4, 5))
+        one, other = zip(*pairs, strict=True)
+        sides = [
+            torch.nn.functional.normalize(side, dim=1)[list(ids)] for side, ids in ((images, one), (captions, other))
+        ]
+        found.append(recalls(*sides, one, other))
+    return found
+
+
+def test_recall_has_several_right_answers_and_the_chance_of_that_rule():
+    every = random_recalls(CHAIN, 400)
+    assert every[0].chance["image_to_text_recall@1"] == pytest.approx(2 / 5)  # each picture has two of the captions
+    assert every[0].chance["text_to_image_recall@1"] == pytest.approx((1 + 2 + 2 + 2 + 1) / 5 / 4)
+    for name, guess in every[0].chance.items():
+        values = [found.metrics[name] for found in every]
+        assert sum(values) / len(values) == pytest.approx(guess, abs=0.04), name
+    assert every[0].chance["text_to_image_recall@5"] == 1.0  # there are four pictures
+
+
+def test_a_shared_caption_does_not_make_others_right():
+    image = torch.eye(3)[[0, 1, 1]]
+    text = torch.nn.functional.normalize(
+        torch.tensor([[0.1, 1, 0], [0.1, 1, 0], [1, 0, 0]], dtype=torch.float32), dim=-1
+    )
+    found = recalls(image, text, ["a", "b", "b"], ["x", "x", "y"]).metrics
+    # Picture a has the caption x, yet y is nearest; picture b has both. x is true of both, y of b only.
+    assert found["image_to_text_recall@1"] == 0.5
+    assert found["text_to_image_recall@1"] == 0.5
+
+
+def test_recall_of_pairs_of_their_own_is_that_of_rows():
+    image, text, *_ = embeddings(30, seed=5)
+    found = recalls(image, text)
+    expected = {f"image_to_text_recall@{k}": value for k, value in recall(image, text).items()}
+    assert {name: found.metrics[name] for name in expected} == expected
+    assert found.chance == {name: chance_of([name], 30)[name] for name in found.metrics}
+
+
+def test_recall_of_triplets_is_that_of_retrieval(model, processor, tmp_path):
+    words = ["red", "blue", "red dog", "cat", "dog", "blue dog", "cat dog", "dog cat"]
+    rows = {"image": [picture(f"{index // 2}") for index in range(8)], "caption": words}
+    data = Dataset.from_dict(rows).cast_column("image", ImageFeature())
+    data.to_parquet(str(tmp_path / "table.parquet"))
+    triplets = evaluate_triplets(model, processor, data, progress=False)
+    retrieval = Retrieval(data=str(tmp_path / "table.parquet"))(model, processor, progress=False)
+    for name in ("image_to_text_recall@1", "image_to_text_recall@5", "text_to_image_recall@1"):
+        assert triplets.metrics[name] == retrieval.metrics[name], name
+        assert triplets.chance[name] == pytest.approx(retrieval.chance[name]), name

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
+def decode_image(value: Any, decode_size: int | None = None, *, as_stored: bool = False) -> Image.Image:
     """
     An RGB image from whatever a dataset holds: PIL, bytes, `{"bytes", "path"}`, a path, a numpy array or a tensor of
     shape `(H, W)` of any numbers, or `(H, W, 3)`, `(H, W, 4)` or `(3, H, W)` uint8. What is transparent shows white,
@@ -46,6 +46,8 @@ def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
         value: What the dataset holds.
         decode_size (`int`, *optional*): Decode JPEG files at a half, a quarter or an eighth of their size where that
             leaves both sides at least this long.
+        as_stored (`bool`, defaults to `False`): Take a file's pixels as they are stored, as `Image.open` and
+            `convert("RGB")` do: not turned by EXIF, transparency dropped, more than 8 bits not scaled.
 
     Raises:
         BrokenValue: It is missing, truncated, no image, too large to be opened safely, or no file that may be read.
@@ -56,7 +58,8 @@ def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
         raise BrokenValue("missing image")
     try:
         with _strict_pillow():
-            image = to_rgb(_as_image(value, decode_size))
+            image = _as_image(value, decode_size, turn=not as_stored)
+            image = image.convert("RGB") if as_stored else to_rgb(image)
             image.load()  # a picture that was given may be a file that is not decoded yet
             return image
     except BrokenValue:
@@ -67,11 +70,11 @@ def decode_image(value: Any, decode_size: int | None = None) -> Image.Image:
         raise BrokenValue(f"unreadable image: {error or type(error).__name__}") from error
 
 
-def _as_image(value: Any, decode_size: int | None) -> Image.Image:
+def _as_image(value: Any, decode_size: int | None, *, turn: bool = True) -> Image.Image:
     if isinstance(value, (str, os.PathLike)):
         value = read_image_file(value)
     if isinstance(value, (bytes, bytearray)):
-        return decode_bytes(value, decode_size)
+        return decode_bytes(value, decode_size, turn=turn)
     if isinstance(value, np.ndarray) or _is_tensor(value):
         value = _from_array(np.asarray(value))
     if not isinstance(value, Image.Image):

@@ -113,7 +113,7 @@ def _read_url(name: str) -> bytes:
         raise BrokenValue(f"{NO_FILE}: {name}") from None
 
 
-def decode_bytes(content: bytes | bytearray, decode_size: int | None = None) -> Image.Image:
+def decode_bytes(content: bytes | bytearray, decode_size: int | None = None, *, turn: bool = True) -> Image.Image:
     """
     The image in a file's contents, decoded in its own mode, turned as its EXIF orientation says.
 
@@ -124,6 +124,7 @@ def decode_bytes(content: bytes | bytearray, decode_size: int | None = None) -> 
         content (`bytes`): The file.
         decode_size (`int`, *optional*): Decode JPEG files at a half, a quarter or an eighth of their size where that
             leaves both sides at least this long.
+        turn (`bool`, defaults to `True`): Whether to heed the EXIF orientation.
 
     Raises:
         BrokenValue: It is too large, a strip, or of no format that is read.
@@ -132,30 +133,30 @@ def decode_bytes(content: bytes | bytearray, decode_size: int | None = None) -> 
     if len(content) > MAX_BYTES:
         raise BrokenValue(f"image too large: {len(content):,} bytes, the limit is {MAX_BYTES:,}")
     try:
-        return _decode(content, decode_size)
+        return _decode(content, decode_size, turn)
     except (BrokenValue, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception as error:
         for bare in _without_metadata(content):
             with contextlib.suppress(Exception):
-                return _decode(bare, decode_size)
+                return _decode(bare, decode_size, turn)
         if isinstance(error, UnidentifiedImageError):  # its message holds a memory address
             raise BrokenValue(f"unreadable image: {_what_format(content)}") from error
         raise
 
 
-def _decode(content: bytes | bytearray, decode_size: int | None) -> Image.Image:
+def _decode(content: bytes | bytearray, decode_size: int | None, turn: bool) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(content), formats=_readers())
     check_size(image)
     if decode_size:
         image.draft(None, (decode_size, decode_size))  # other formats than JPEG ignore it
     image.load()  # a truncated file shows here; a TIFF file is turned here
-    turn = None
+    step = None
     with contextlib.suppress(Exception):  # broken EXIF says nothing
-        turn = _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
-    if turn is None:
+        step = _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
+    if step is None or not turn:
         return image
-    turned = image.transpose(turn)
+    turned = image.transpose(step)
     turned.info = image.info  # transparency
     return turned
 

@@ -11,6 +11,7 @@ from hf_tripletclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmarks.aro import ARO
     from hf_tripletclip.evaluation.benchmarks.bivlc import BiVLC
+    from hf_tripletclip.evaluation.benchmarks.captions import Captions
     from hf_tripletclip.evaluation.benchmarks.cola import Cola
     from hf_tripletclip.evaluation.benchmarks.colorswap import ColorSwap
     from hf_tripletclip.evaluation.benchmarks.mmvp import MMVP
@@ -37,6 +38,7 @@ __all__ = [
     "VALSE",
     "BenchmarksFailed",
     "BiVLC",
+    "Captions",
     "Cola",
     "ColorSwap",
     "Encoder",

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -35,7 +35,7 @@ class EvaluationArguments:
         default_factory=list,
         metadata={
             "help": "Directories or Hub ids: CLIP-like models, published TripletCLIP checkpoints, PEFT adapters. "
-            "`tripletclip evaluate` takes them before the first flag."
+            "`tripletclip evaluate` takes them without this flag, too."
         },
     )
     benchmarks: list[str] = field(
@@ -84,21 +84,61 @@ class EvaluationArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
 
 
+def _split_models(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The models among the arguments, which are no values of the flags around them, and the other arguments."""
+    hints = get_type_hints(EvaluationArguments)
+    models: list[str] = []
+    rest: list[str] = []
+    flag, values = "", [""]  # the last flag and its values
+    for place, argument in enumerate(argv):
+        if argument == "--":
+            return [*models, *argv[place + 1 :]], rest
+        if argument.startswith("-") and argument != "-":
+            flag, equals, value = argument.partition("=")
+            flag, values = flag.lstrip("-").replace("-", "_"), [value] if equals else []
+            rest.append(argument)
+            if equals:
+                flag = ""  # it takes no more
+        elif _is_value(flag, hints.get(flag), values, argument):
+            values.append(argument)
+            rest.append(argument)
+        else:
+            models.append(argument)
+    return models, rest
+
+
+def _is_value(flag: str, hint: Any, values: Sequence[str], argument: str) -> bool:
+    """Whether an argument is a value of the flag before it, which has these so far."""
+    if flag == "benchmarks":  # a misspelt one is no model
+        return argument in BENCHMARKS or argument in SUITES or not ("/" in argument or os.path.exists(argument))
+    if flag in ("data", "images"):  # one place for all benchmarks, and others for one
+        return _is_for_one(argument) or all(map(_is_for_one, values))
+    if flag in ("models", "option"):
+        return flag == "models" or not values or "=" in argument
+    if hint is bool:
+        return not values and argument.lower() in ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0")
+    return bool(flag) and not values
+
+
+def _is_for_one(place: str) -> bool:
+    return place.partition("=")[0] in BENCHMARKS and "=" in place
+
+
 def parse_evaluation_arguments(argv: Sequence[str]) -> EvaluationArguments:
     """
-    Read the arguments; what stands before the first flag are models.
+    Read the arguments. Models stand before the first flag or after the values of any; `--` may stand before them.
 
     Raises:
         FileNotFoundError: The config file does not exist.
         ValueError: A flag or a key is unknown, a value is not allowed, or there is no model.
     """
-    flags = next((place for place, argument in enumerate(argv) if argument.startswith("-")), len(argv))
-    if flags and any(argument.split("=")[0] == "--models" for argument in argv[flags:]):
-        raise ValueError("name the models in one place: before the first flag, or with --models")
-    models = ["--models", *argv[:flags]] if flags else []
+    models, rest = _split_models(argv)
+    if models and any(argument.split("=")[0] == "--models" for argument in rest):
+        raise ValueError("name the models in one place: as they are, or with --models")
+    argv = [*(["--models", *models] if models else []), *rest]
     (arguments,) = parse_with_config(
         (EvaluationArguments,),
-        [*models, *argv[flags:]],
+        argv,
         description="Evaluate CLIP-like models on benchmarks.",
         prog="tripletclip evaluate",
     )

@@ -12,12 +12,15 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
+from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.result import EvaluationResult, Mean
 from hf_tripletclip.evaluation.scoring import TIE, intervals, tally
 from hf_tripletclip.version import __version__
+
+logger = logging.get_logger(__name__)
 
 LISTED = 5  # names in a message
 
@@ -34,7 +37,8 @@ class Benchmark(abc.ABC):
     Args:
         protocol (`"strict"` or `"official"`, defaults to `"strict"`): Our rules, see
             [`~hf_tripletclip.evaluation.scoring`], or those of the benchmark's own script, where they differ:
-            `official_difference` says how.
+            `official_difference` says how. Then images and captions are prepared as there, too, see
+            [`~hf_tripletclip.evaluation.official`].
         allow_missing (`bool`, defaults to `False`): Leave out rows whose images are missing or broken, and count them
             in the result, instead of refusing to go on.
         max_rows (`int`, *optional*): Only so many rows, drawn at random, for a quick look; the result says so.
@@ -49,6 +53,9 @@ class Benchmark(abc.ABC):
     protocol: Literal["strict", "official"] = "strict"
     allow_missing: bool = False
     max_rows: int | None = None
+
+    # Whether `images` was said of several benchmarks at once: one that does not need it then goes on without.
+    images_for_all: bool = dataclasses.field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # paths are texts, as a result's file has them
@@ -102,14 +109,37 @@ class Benchmark(abc.ABC):
         if isinstance(model, Encoder):
             if options or processor is not None:
                 raise ValueError("an Encoder has its processor and settings: give them where it is made.")
-            return self.run(model)
+            return self._run(model)
         if isinstance(model, (str, os.PathLike)):
             if processor is not None:
                 raise ValueError("a model that is loaded by name brings its processor: leave `processor` out.")
-            return self.run(Encoder.from_pretrained(model, **options))
+            return self._run(Encoder.from_pretrained(model, **options))
         if processor is None:
             raise ValueError("give the processor of the model: benchmark(model, processor)")
-        return self.run(Encoder(model, processor, **options))
+        return self._run(Encoder(model, processor, **options))
+
+    def check_images_used(self, images: Iterable[ImageRef], source: str) -> None:
+        """
+        Check that a folder of images that the user said is one where images were looked for.
+
+        Args:
+            images (`Iterable[ImageRef]`): The images of the benchmark; the first tells.
+            source (`str`): Where the rows come from, for the message.
+
+        Raises:
+            ValueError: The images are in the rows themselves, so that the folder would have no effect.
+        """
+        folder = getattr(self, "images", None)
+        first = next(iter(images), None)
+        if folder is None or first is None or first.in_file():
+            return
+        problem = f"{self.name}: the images are in {source} itself, so the folder {folder} (`images`) is not looked at"
+        if not self.images_for_all:
+            raise ValueError(f"{problem}: leave it out")
+        logger.warning(f"{problem}.")
+
+    def _run(self, encoder: Encoder) -> EvaluationResult:
+        return self.run(encoder.as_official() if self.protocol == "official" else encoder)
 
     # ---- What results share ----
 

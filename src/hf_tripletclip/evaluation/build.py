@@ -81,6 +81,7 @@ def build_benchmark(
     images: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | str | None = None,
     shared: Mapping[str, Any] | None = None,
+    alone: bool = True,
 ) -> Benchmark:
     """
     A benchmark by its name.
@@ -90,6 +91,8 @@ def build_benchmark(
         data, images (`Mapping[str, str]`, *optional*): From [`by_benchmark`]: where the data and the images are.
         options (`Mapping[str, Any]` or `str`, *optional*): Its own settings; a string says where the data is.
         shared (`Mapping[str, Any]`, *optional*): Settings that all benchmarks have.
+        alone (`bool`, defaults to `True`): Whether no other benchmark is asked for: then the place of images that is
+            for all is for this one, which must need it.
 
     Raises:
         ValueError: There is no such benchmark or setting, or nothing says where its data is.
@@ -110,7 +113,9 @@ def build_benchmark(
             )
         ways = ", ".join(f"--option {name}.{option}=..." for option in missing)
         raise ValueError(f"{name} needs the settings {', '.join(missing)}: {ways}")
-    return get_benchmark(name, settings)
+    benchmark = get_benchmark(name, settings)
+    benchmark.images_for_all = not alone and name not in (images or {})
+    return benchmark
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

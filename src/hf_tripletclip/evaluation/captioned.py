@@ -69,7 +69,7 @@ def read_captioned(
         lines = [[line for line in (text or "").splitlines() if line.strip()] for text in texts]
         return [Captioned(*row) for row in zip(keys, cells, lines, strict=True)]
     table = load_table(data, split, config=config, revision=revision)
-    return _table(table, f"{data} (split {split!r})", image_column, caption_column)
+    return _table(table, f"{data} (split {split!r})", image_column, caption_column, data, images)
 
 
 def _karpathy(found: dict[str, Any], path: Path, images: str | None, split: str) -> list[Captioned]:
@@ -117,12 +117,17 @@ def _coco(found: dict[str, Any], path: Path, images: str | None) -> list[Caption
     return list(rows.values())
 
 
-def _table(table: Dataset, where: str, image_column: str | None, caption_column: str | None) -> list[Captioned]:
+def _table(
+    table: Dataset,
+    where: str,
+    image_column: str | None,
+    caption_column: str | None,
+    data: str | None = None,
+    images: str | None = None,
+) -> list[Captioned]:
     image = pick_image_column(table.features, image_column, where)
     caption = pick_column(table.column_names, caption_column, CAPTIONS, "caption_column", where)
-    undecoded_table = undecoded(table, [image])
-    assert isinstance(undecoded_table, Dataset)
-    cells = ImageCell.of_column(undecoded_table, image)
+    cells = table_images(table, image, where, data, images)
     values = table[caption][:]
     listed = any(is_several(value) for value in values)
     rows: dict[Any, Captioned] = {}
@@ -131,6 +136,38 @@ def _table(table: Dataset, where: str, image_column: str | None, caption_column:
         # With one caption a row, an image has as many rows as captions; with lists, it has one.
         rows.setdefault(row if listed else cell, Captioned(str(row), cell, [])).captions.extend(texts)
     return list(rows.values())
+
+
+def table_images(
+    table: Dataset, column: str, where: str, data: str | None = None, images: str | None = None
+) -> Sequence[ImageRef]:
+    """
+    The images of a column, which holds them or names files.
+
+    Args:
+        table (`datasets.Dataset`): The rows.
+        column (`str`): The column.
+        where (`str`): For messages.
+        data (`str`, *optional*): The file or folder of the rows, in whose folder named files are.
+        images (`str`, *optional*): The folder that they are in instead.
+
+    Raises:
+        FileNotFoundError: The folder is not there.
+        ValueError: Files are named, and nothing says where they are.
+    """
+    if getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
+        raw = undecoded(table, [column])
+        assert isinstance(raw, Dataset)
+        return ImageCell.of_column(raw, column)
+    if images is None and (data is None or not Path(data).expanduser().exists()):
+        raise ValueError(f"{where} names images in {column!r}: say where they are (`images`)")
+    folders = image_folders(data or "", images)
+    found = []
+    for row, name in enumerate(table[column]):
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{where}, row {row}: {column} is {name!r}, where the name of an image is expected")
+        found.append(find_image(folders, name))
+    return found
 
 
 def pick_image_column(features: Features, given: str | None, where: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -34,13 +35,14 @@ from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.pixels import FastPixels, needless_steps
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.images import ImageRef
+from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
 from hf_tripletclip.evaluation.processes import in_all_processes, start_processes
 
 logger = logging.get_logger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures", "objective", "objective_kwargs")
-EMBEDDINGS = "embeddings"  # the tensor in a cached file
+EMBEDDINGS, DIGEST = "embeddings", "digest"  # the tensor in a cached file, and its metadata
 
 
 @contextlib.contextmanager
@@ -110,6 +112,7 @@ class Encoder:
         self.progress = progress
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.state = start_processes()
+        self.official = False  # whether inputs are prepared as in `as_official`
         self._fingerprint: tuple[Any, str] | None = None  # the state that it is of, and it
 
     @classmethod
@@ -133,6 +136,15 @@ class Encoder:
             model, processor = load_clip_like(source, revision=revision)
         options.setdefault("name", os.fspath(source))
         return cls(model, processor, device=device or str(start_processes().device), **options)
+
+    def as_official(self) -> Encoder:
+        """
+        The same encoder, with images and captions prepared as the benchmarks' own scripts do, see
+        [`~hf_tripletclip.evaluation.official`]. Its fingerprint is the model's, too.
+        """
+        other = copy.copy(self)
+        other.official = True
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -197,14 +209,15 @@ class Encoder:
             `tuple`: A float32 tensor of shape `(N, dim)`, and the reason of each image (by its index) that cannot be
             read: its row is NaN.
         """
-        return self._cached("images", [image.version() for image in images], lambda: self._encode_images(images))
+        kind = "images-official" if self.official else "images"
+        return self._cached(kind, [image.version() for image in images], lambda: self._encode_images(images))
 
     def _encode_images(self, images: Sequence[ImageRef]) -> tuple[torch.Tensor, dict[int, str]]:
         batches = self._batches(range(len(images)))
         loader: DataLoader[Any] = DataLoader(
             [[images[index] for index in batch] for batch in self._share(batches)],  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=_Preprocess(self.processor.image_processor),
+            collate_fn=_Preprocess(self.processor.image_processor, self.official),
             num_workers=self.num_workers,
         )
 
@@ -233,7 +246,8 @@ class Encoder:
         Returns:
             `torch.Tensor` of shape `(N, dim)`, float32.
         """
-        return self._cached("texts", list(captions), lambda: self._encode_texts(captions))[0]
+        captions = [clean_caption(caption) for caption in captions] if self.official else list(captions)
+        return self._cached("texts", captions, lambda: self._encode_texts(captions))[0]
 
     def _encode_texts(self, captions: Sequence[str]) -> tuple[torch.Tensor, dict[int, str]]:
         limit = max_text_length(self.model, self.processor)
@@ -310,22 +324,29 @@ class Encoder:
             return encode()
         digest = hashlib.sha256(json.dumps(keys).encode("utf-8", "surrogatepass")).hexdigest()
         path = self.cache_dir / self.fingerprint[:16] / f"{kind}-{digest[:32]}.safetensors"
-        found: list[Any] = [_read(path) if self.state.is_main_process else None]
+        of = f"{self.fingerprint} {digest}"
+        found: list[Any] = [_read(path, of, len(keys)) if self.state.is_main_process else None]
         broadcast_object_list(found)
         if found[0] is not None:
-            return found[0]
+            return found[0], {}
         embeddings, reasons = encode()
         if self.state.is_main_process and not reasons:  # what is broken may be mended
-            _write(path, embeddings)
+            _write(path, embeddings, of)
         return embeddings, reasons
 
 
-def _write(path: Path, embeddings: torch.Tensor) -> None:
+def _digest(embeddings: torch.Tensor, of: str) -> str:
+    """Of cached embeddings, and of the weights and inputs that they are of."""
+    head = f"{of} {embeddings.dtype} {tuple(embeddings.shape)}".encode()
+    return hashlib.sha256(head + embeddings.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _write(path: Path, embeddings: torch.Tensor, of: str) -> None:
     """Keep embeddings; where that fails they are at hand all the same."""
     staged = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({EMBEDDINGS: embeddings.contiguous()}, staged)
+        save_file({EMBEDDINGS: embeddings.contiguous()}, staged, {DIGEST: _digest(embeddings, of)})
         os.replace(staged, path)
     except (OSError, SafetensorError) as error:
         logger.warning(f"The embeddings could not be kept in {path}: {error}")
@@ -333,16 +354,20 @@ def _write(path: Path, embeddings: torch.Tensor) -> None:
             staged.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[torch.Tensor, dict[int, str]] | None:
-    """Cached embeddings; `None` where there are none, and of a damaged file, which is written anew."""
+def _read(path: Path, of: str, rows: int) -> torch.Tensor | None:
+    """Cached embeddings; `None` where there are none, and of a damaged or changed file, which is written anew."""
     try:
         if not path.exists():
             return None
         with safe_open(path, "pt") as file:
-            return file.get_tensor(EMBEDDINGS), {}
-    except (SafetensorError, OSError) as error:
-        logger.warning(f"The embeddings in {path} are damaged and are computed again: {error}")
-        return None
+            embeddings, digest = file.get_tensor(EMBEDDINGS), (file.metadata() or {}).get(DIGEST)
+        if digest == _digest(embeddings, of) and embeddings.ndim == 2 and len(embeddings) == rows:
+            return embeddings
+        problem = "they are not what was written"
+    except (SafetensorError, OSError, ValueError) as error:
+        problem = str(error)
+    logger.warning(f"The embeddings in {path} are damaged and are computed again: {problem}")
+    return None
 
 
 def _tokenizer_state(tokenizer: Any) -> Any:
@@ -358,8 +383,9 @@ def _tokenizer_state(tokenizer: Any) -> Any:
 class _Preprocess:
     """The pixels of a batch's images that can be read, as the processor makes them, and why the others cannot."""
 
-    def __init__(self, image_processor: Any) -> None:
+    def __init__(self, image_processor: Any, official: bool = False) -> None:
         self.image_processor = image_processor
+        self.official = OfficialPixels(image_processor) if official else None
         self.fast = FastPixels(image_processor)
 
     def __call__(self, images: list[ImageRef]) -> tuple[torch.Tensor | None, list[str | None]]:
@@ -367,13 +393,15 @@ class _Preprocess:
         reasons: list[str | None] = []
         for image in images:
             try:
-                loaded.append(image.load())
+                loaded.append(image.load(as_stored=self.official is not None))
                 reasons.append(None)
             except BrokenValue as error:
                 reasons.append(str(error))
         return (self._pixels(loaded) if loaded else None), reasons
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
+        if self.official is not None:
+            return self.official(images)
         resizes = getattr(self.image_processor, "do_resize", False)
         if not resizes or needless_steps(self.image_processor, images).get("do_resize") is False:
             return self.fast(images)  # the same to the last bit where nothing is resized

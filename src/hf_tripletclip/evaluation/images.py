@@ -52,6 +52,10 @@ class ImageFile:
     def exists(self) -> bool:
         return os.path.isfile(self.path)
 
+    def in_file(self) -> bool:
+        """Whether it is in a file of its own, not in a row."""
+        return True
+
     def version(self) -> str:
         """Changes where the file does: part of the key of cached embeddings."""
         if not self.exists():
@@ -59,14 +63,17 @@ class ImageFile:
         status = os.stat(self.path)
         return f"{os.path.abspath(self.path)}:{self.box}:{status.st_size}:{status.st_mtime_ns}"
 
-    def load(self) -> Image.Image:
+    def load(self, *, as_stored: bool = False) -> Image.Image:
         """
         The RGB image.
+
+        Args:
+            as_stored (`bool`, defaults to `False`): As in [`~hf_tripletclip.data.decoding.decode_image`].
 
         Raises:
             BrokenValue: It cannot be read.
         """
-        image = decode_image(self.path)
+        image = decode_image(self.path, as_stored=as_stored)
         return image if self.box is None else image.crop(self.box)
 
 
@@ -109,11 +116,15 @@ class ImageCell:
     def exists(self) -> bool:
         return True
 
+    def in_file(self) -> bool:
+        value = self.dataset[self.row][self.column]
+        return isinstance(value, dict) and value.get("bytes") is None and value.get("path") is not None
+
     def version(self) -> str:
         return self.digest
 
-    def load(self) -> Image.Image:
-        return decode_image(self.dataset[self.row][self.column])
+    def load(self, *, as_stored: bool = False) -> Image.Image:
+        return decode_image(self.dataset[self.row][self.column], as_stored=as_stored)
 
 
 ImageRef = ImageFile | ImageCell

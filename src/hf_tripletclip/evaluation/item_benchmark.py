@@ -191,6 +191,7 @@ class ItemBenchmark(Benchmark):
         items = self.items()
         if not items:
             raise ValueError(f"{self.title}: {self.source} has no rows.")
+        self.check_images_used((image for item in items for image in item.images), self.source)
         if len({item.key for item in items}) < len(items):
             twice = [key for key, number in Counter(item.key for item in items).items() if number > 1]
             raise ValueError(f"{self.title}: {self.source} has several rows of the keys {twice[:LISTED]}.")

@@ -13,10 +13,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
-from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.evaluation.benchmark import LISTED
-from hf_tripletclip.evaluation.captioned import pick_column, pick_image_column
-from hf_tripletclip.evaluation.images import EXTENSIONS, ImageCell, ImageFile, ImageRef, is_left_behind
+from hf_tripletclip.evaluation.captioned import pick_column, pick_image_column, table_images
+from hf_tripletclip.evaluation.images import EXTENSIONS, ImageFile, ImageRef, is_left_behind
 from hf_tripletclip.evaluation.prompts import imagenet_classes, read_classnames
 from hf_tripletclip.evaluation.sources import load_table
 from hf_tripletclip.evaluation.tar_sets import find_tar_set, read_lines, read_tar_set
@@ -68,6 +67,7 @@ def read_labelled(
     label_column: str | None = None,
     config: str | None = None,
     revision: str | None = None,
+    images: str | None = None,
 ) -> LabelledSet:
     """
     The images of a split and their classes; see [`ZeroShot`] for the arguments.
@@ -85,7 +85,7 @@ def read_labelled(
     if path.is_dir() and (folders := _class_folders(path, split)):
         return _folder(folders, names)
     table = load_table(data, split, config=config, revision=revision)
-    return _table(table, f"{data} (split {split!r})", names, image_column, label_column)
+    return _table(table, f"{data} (split {split!r})", names, image_column, label_column, data, images)
 
 
 def _scenes() -> LabelledSet:
@@ -212,7 +212,13 @@ def _places(classes: Sequence[str], names: list[str] | None, where: str) -> tupl
 
 
 def _table(
-    table: Dataset, where: str, names: list[str] | None, image_column: str | None, label_column: str | None
+    table: Dataset,
+    where: str,
+    names: list[str] | None,
+    image_column: str | None,
+    label_column: str | None,
+    data: str | None = None,
+    images: str | None = None,
 ) -> LabelledSet:
     image = pick_image_column(table.features, image_column, where)
     classes = [name for name, feature in table.features.items() if isinstance(feature, ClassLabel)]
@@ -231,9 +237,8 @@ def _table(
         places, _ = _places(feature.names, names, where)  # `datasets` sorts the names of folders as texts
         labels = [places[label] if 0 <= label < len(places) else label for label in labels]
     _check_labels(labels, names, where)
-    raw = undecoded(table, [image])
-    assert isinstance(raw, Dataset)
-    return LabelledSet(list(map(str, range(len(labels)))), list(ImageCell.of_column(raw, image)), labels, names)
+    pictures = table_images(table, image, where, data, images)
+    return LabelledSet(list(map(str, range(len(labels)))), list(pictures), labels, names)
 
 
 def _label(value: Any, where: str) -> int:

@@ -88,7 +88,7 @@ class PairsBenchmark(ItemBenchmark):
         return undecoded(table, self.image_columns), path
 
     def _pictures(self, table: Dataset, column: str, file: Path) -> Sequence[ImageRef]:
-        if getattr(table.features[column], "dtype", None) != "string":
+        if getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
             return ImageCell.of_column(table, column)
         folders = image_folders(file, self.images)
         return [

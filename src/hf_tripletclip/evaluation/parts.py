@@ -81,7 +81,13 @@ class PartsBenchmark(ItemBenchmark):
         present = set(result.predictions[CATEGORY])
         result.data["parts"] = [part for part in self.FILES if part in present]
         absent = [part for part in self.FILES if part not in present]
-        if absent and self.parts is None and encoder.state.is_main_process:
+        if (
+            absent
+            and self.parts is None
+            and present & self.FILES.keys()
+            and not self.folder.is_file()
+            and encoder.state.is_main_process
+        ):
             logger.warning(
                 f"{self.title}: {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there: means are over "
                 f"{len(present)} of {len(self.FILES)} parts, and no published ones."

@@ -107,6 +107,22 @@ def topk_hits(
     return {k: torch.cat(parts) for k, parts in found.items()}
 
 
+def first_hits(queries: torch.Tensor, candidates: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """
+    Whether `argmax` of float32 scores is right, bool of shape `(N,)`: of equal scores it takes the first, where
+    `torch.topk` takes any. Arguments and errors as of `rank`.
+    """
+    queries, candidates = _checked(queries, candidates)
+    right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
+    found = []
+    for start, stop in _chunks(len(queries), len(candidates)):
+        best = (queries[start:stop].float() @ candidates.float().T).argmax(dim=1, keepdim=True)
+        is_right = torch.zeros(stop - start, len(candidates), dtype=torch.bool)
+        is_right[right.pairs(start, stop)] = True
+        found.append(is_right.gather(1, best)[:, 0])
+    return torch.cat(found)
+
+
 def recall(
     queries: torch.Tensor,
     candidates: torch.Tensor,
@@ -135,6 +151,8 @@ def recall(
 
 def recall_by_chance(right: int, candidates: int, k: int) -> float:
     """How probable it is that at least one of the right ones is among k of the candidates, in random order."""
+    if right == 1:
+        return min(k, candidates) / candidates
     return 1 - math.comb(candidates - right, min(k, candidates)) / math.comb(candidates, min(k, candidates))
 
 

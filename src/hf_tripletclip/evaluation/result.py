@@ -35,7 +35,7 @@ class Mean:
     where: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(repr=False)
 class EvaluationResult:
     """
     Args:
@@ -60,14 +60,26 @@ class EvaluationResult:
     chance: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    predictions: dict[str, list[Any]] = field(default_factory=dict, repr=False)
+    predictions: dict[str, list[Any]] = field(default_factory=dict)
     primary: str | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
-    means: dict[str, Mean] = field(default_factory=dict, repr=False)
+    means: dict[str, Mean] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line; `format_table` has all metrics."""
+        parts = [repr(self.benchmark)]
+        if self.primary in self.metrics:
+            low, high = self.intervals.get(self.primary, (None, None))
+            between = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+            parts.append(f"{self.primary}={self.metrics[self.primary]:.3f}{between}")
+        parts += [f"{len(self.metrics)} metrics"]
+        parts += [f"{self.counts['rows']:,} rows"] if "rows" in self.counts else []
+        parts += [f"model={str(self.model['name'])!r:.80}"] if "name" in self.model else []
+        return f"EvaluationResult({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object, without the predictions."""

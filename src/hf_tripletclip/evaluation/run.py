@@ -151,7 +151,9 @@ def choose(
     made: dict[str, Benchmark | Exception] = {}
     for name in wanted:
         try:
-            made[name] = build_benchmark(name, options=(options or {}).get(name), shared=shared, **places)
+            made[name] = build_benchmark(
+                name, options=(options or {}).get(name), shared=shared, alone=len(wanted) == 1, **places
+            )
         except EXPECTED as error:
             made[name] = error
     return made

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 
 from hf_tripletclip.data.folders import data_files
-from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.raw import as_arguments, load_raw, not_found
 from hf_tripletclip.evaluation.images import EXTENSIONS, is_left_behind
 
+UNKNOWN_SPLIT = re.compile(r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)")  # by whoever says it
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
 
@@ -68,6 +70,35 @@ def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[
         if short := [name for name in columns if row[name] is None]:
             raise ValueError(f"{path}, row {number}: no value for {', '.join(short)}")
     return rows
+
+
+def read_csv_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """
+    The rows of a CSV file with a header, by commas, semicolons or tabs, whatever its columns.
+
+    Raises:
+        ValueError: A row has more or fewer values than the header; says which.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            head = file.readline()
+            sign = max((",", ";", "\t"), key=head.count)
+            file.seek(0)
+            header, *rows = [row for row in csv.reader(file, delimiter=sign, strict=True) if row] or [[]]
+        except csv.Error as error:
+            raise ValueError(f"{path} is no CSV: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8: byte {error.start}: {error.reason}") from error
+    names = [name.strip() for name in header]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} has two columns of one name: {', '.join(names)}")
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path}, row {number}: {len(row)} values for {len(names)} columns: put quotes around values with "
+                f"the sign between columns, {sign!r}, in them"
+            )
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def take(row: Any, names: Sequence[str], where: str) -> list[Any]:
@@ -141,6 +172,49 @@ def load_table(
     if len(table) == 0:
         raise ValueError(f"{name} (split {split!r}) has no rows")
     return undecoded(table, table.column_names)
+
+
+def load_triplets(
+    source: str,
+    split: str | None,
+    *,
+    columns: Mapping[str, str] | str | None = None,
+    images: str | None = None,
+    revision: str | None = None,
+) -> Dataset:
+    """
+    The rows of a triplet dataset, see [`~hf_tripletclip.data.load_tripletdata`].
+
+    Args:
+        source, columns, images, revision: As there.
+        split (`str`, *optional*): Defaults to `test`, or the only one.
+
+    Raises:
+        OSError: It is not there.
+        ValueError: It has no such split, or is not what it should be.
+    """
+    given = (("images", images), ("revision", revision))
+    options: dict[str, Any] = {name: value for name, value in given if value is not None}
+    wanted = split or (None if Path(source).expanduser().is_file() else "test")
+    try:
+        loaded = load_tripletdata(source, split=wanted, columns=columns, **options)
+    except ValueError as error:
+        if not (unknown := UNKNOWN_SPLIT.search(str(error))):
+            raise
+        there = [name.rstrip(".") for name in re.findall(r"[\w.-]+", unknown[1])]
+        if split is not None or len(there) != 1:
+            named = "test" if split is None else repr(split)
+            raise ValueError(
+                f"{source} has no split {named}; it has {', '.join(there)}: say which (`split`, as in --option "
+                "triplets.split=NAME)"
+            ) from error
+        loaded = load_tripletdata(source, split=there[0], columns=columns, **options)
+    if isinstance(loaded, DatasetDict):  # of a file
+        if len(loaded) > 1:
+            raise ValueError(f"{source}: say which split (`split`): it has {', '.join(map(str, loaded))}")
+        loaded = next(iter(loaded.values()))
+    assert isinstance(loaded, Dataset)
+    return loaded
 
 
 def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[str, Any]:

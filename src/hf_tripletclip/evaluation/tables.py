@@ -27,6 +27,11 @@ def format_result(result: EvaluationResult) -> str:
         for name, values in result.baselines.items()
         if name not in beside
     ]
+    if columns := result.data.get("columns"):  # which of one's own columns were taken for what
+        named = {
+            name: value if isinstance(value, str) else ", ".join(value) for name, value in columns.items() if value
+        }
+        others.append("columns: " + "; ".join(f"{name} {value}" for name, value in named.items()))
     return "\n".join(line.rstrip() for line in (head, *rows, *others, _rows(result)))
 
 

@@ -7,7 +7,8 @@ With `s(image, caption)` the cosine, `v, t` the positive pair and `v', t'` the h
 - text score: `s(v,t) > s(v,t')` and `s(v',t') > s(v',t)`, image score: `s(v,t) > s(v',t)` and `s(v',t') > s(v,t')`,
   group score: both (Thrush et al. 2022, "Winoground", arXiv 2204.03162);
 - image accuracy, where there are negative images only: `s(v,t) > s(v',t)`;
-- recall@k: the share of images whose caption is among the k best of all captions, and the other way round.
+- recall@k: the share of images of which a caption is among the k best of all captions, and the other way round. Equal
+  images are one image and equal captions one caption, and all that belong together in some row are right answers.
 
 Scores are float32, and **strictly greater wins**: a tie is wrong, so a collapsed model scores zero.
 """
@@ -15,13 +16,14 @@ Scores are float32, and **strictly greater wins**: a tie is wrong, so a collapse
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
 from hf_tripletclip.data.schema import HELD_OUT, NEGATIVE_TYPES
 from hf_tripletclip.evaluation import items
 from hf_tripletclip.evaluation.items import Comparisons, choice
-from hf_tripletclip.evaluation.recall import recall
+from hf_tripletclip.evaluation.recall import RECALL_AT, rank, recall_by_chance
 from hf_tripletclip.evaluation.result import Mean
 from hf_tripletclip.evaluation.scoring import TIE, cosines, tally
 
@@ -128,6 +130,7 @@ def triplet_metrics(
     negative_types: Sequence[str | None] | None = None,
     *,
     image_ids: Sequence[Hashable] | None = None,
+    caption_ids: Sequence[Hashable] | None = None,
 ) -> dict[str, float]:
     """
     The metrics of this module's head, for whatever negatives are given.
@@ -137,20 +140,24 @@ def triplet_metrics(
         negative_image, negative_text (`torch.Tensor` of shape `(N, dim)`, *optional*): Those of the hard negatives.
         negative_types (`Sequence[str | None]` of length N, *optional*): The kind of each row, for metrics per kind:
             any names, `None` for a row without one.
-        image_ids (`Sequence` of length N, *optional*): Rows of the same id show the same image, with captions that are
-            all true of it: for recall they do not compete. Without it each row has an image of its own.
+        image_ids, caption_ids (`Sequence` of length N, *optional*): For recall. Rows of the same id show one image, or
+            have one caption; see [`recalls`]. Without them each row has its own.
 
     Returns:
         `dict[str, float]`: Fractions in 0..1: `accuracy`, `accuracy_<kind>`, `accuracy_macro` (the mean over the kinds
         that occur), `text_score`, `image_score`, `group_score` and each of them per kind, `tie_rate` (of rows where
         any two scores that are compared are equal), `image_to_text_recall@1`, `@5` and `text_to_image_recall@1`, `@5`
-        among the N positive pairs. With negative captions only: `accuracy`, no scores. With negative images only:
+        of the positive pairs. With negative captions only: `accuracy`, no scores. With negative images only:
         `image_accuracy`, no scores.
 
     Raises:
         ValueError: An embedding is not finite, there are no rows, or the shapes or lengths differ.
     """
-    for name, column in (("negative_types", negative_types), ("image_ids", image_ids)):
+    for name, column in (
+        ("negative_types", negative_types),
+        ("image_ids", image_ids),
+        ("caption_ids", caption_ids),
+    ):
         if column is not None and len(column) != len(image):
             raise ValueError(f"`{name}` has {len(column)} entries for {len(image)} rows.")
     right = outcomes(triplet_scores(image, text, negative_image, negative_text))
@@ -159,33 +166,62 @@ def triplet_metrics(
     metrics = {name: tally(predictions, mean) for name, mean in means.items()}
     if TIE in right:
         metrics["tie_rate"] = tally(predictions, Mean(TIE))
-    return metrics | recalls(image, text, image_ids)
+    return metrics | recalls(image, text, image_ids, caption_ids).metrics
 
 
-def recalls(image: torch.Tensor, text: torch.Tensor, image_ids: Sequence[Hashable] | None = None) -> dict[str, float]:
-    """The recall of N pairs in both directions, by metric; see [`~hf_tripletclip.evaluation.recall.recall`]."""
-    found = {"image_to_text": recall(image, text, image_ids), "text_to_image": recall(text, image, image_ids)}
-    return {f"{direction}_recall@{k}": value for direction, values in found.items() for k, value in values.items()}
-
-
-def same_picture_or_words(images: Sequence[Hashable], captions: Sequence[Hashable]) -> list[int]:
+class Recalls(NamedTuple):
     """
-    A number for each row, the same for rows of one image or one caption, and for those that such rows lead to: they
-    are not wrong answers to each other, so they must not compete for recall.
+    Args:
+        metrics (`dict[str, float]`): `image_to_text_recall@1`, ...
+        chance (`dict[str, float]`): What guessing would reach, by the same names.
     """
-    leader = list(range(len(images)))
 
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = leader[leader[row]]
-            row = leader[row]
-        return row
+    metrics: dict[str, float]
+    chance: dict[str, float]
 
-    for column in (images, captions):
-        first: dict[Hashable, int] = {}
-        for row, value in enumerate(column):
-            leader[find(row)] = find(first.setdefault(value, row))
-    return [find(row) for row in range(len(images))]
+
+def recalls(
+    image: torch.Tensor,
+    text: torch.Tensor,
+    image_ids: Sequence[Hashable] | None = None,
+    caption_ids: Sequence[Hashable] | None = None,
+) -> Recalls:
+    """
+    The recall of N pairs in both directions. Rows of the same id are one image, or one caption, as a question and as a
+    candidate; of a question all candidates are right that are in a row with it. Ties lose.
+
+    Args:
+        image, text (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings.
+        image_ids, caption_ids (`Sequence` of length N, *optional*): By default each row has its own.
+    """
+    images, image_rows = _numbered(image_ids or range(len(image)))
+    captions, caption_rows = _numbered(caption_ids or range(len(text)))
+    pairs = set(zip(images, captions, strict=True))
+    of_image: list[list[int]] = [[] for _ in image_rows]
+    of_caption: list[list[int]] = [[] for _ in caption_rows]
+    for one, other in sorted(pairs):
+        of_image[one].append(other)
+        of_caption[other].append(one)
+    image, text = image[image_rows], text[caption_rows]
+    metrics, chance = {}, {}
+    for direction, queries, candidates, right in (
+        ("image_to_text", image, text, of_image),
+        ("text_to_image", text, image, of_caption),
+    ):
+        ranks = rank(queries, candidates, right).rank
+        for k in RECALL_AT:
+            metrics[f"{direction}_recall@{k}"] = (ranks < k).double().mean().item()
+            guesses = [recall_by_chance(len(few), len(candidates), k) for few in right]
+            chance[f"{direction}_recall@{k}"] = sum(guesses) / len(guesses)
+    return Recalls(metrics, chance)
+
+
+def _numbered(ids: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Of each row the number of its id, and of each number the first row."""
+    known: dict[Hashable, int] = {}
+    numbers = [known.setdefault(value, len(known)) for value in ids]
+    first = {number: row for row, number in reversed(list(enumerate(numbers)))}
+    return numbers, [first[number] for number in range(len(known))]
 
 
 def kinds_of(negative_types: Sequence[str | None] | None) -> list[str]:
@@ -195,7 +231,10 @@ def kinds_of(negative_types: Sequence[str | None] | None) -> list[str]:
 
 
 def chance_of(metrics: Iterable[str], rows: int) -> dict[str, float]:
-    """What guessing would reach, for each metric where that is known."""
+    """
+    What guessing would reach, for each metric where that is known. Of recall it is that of so many rows that share no
+    image and no caption; see [`recalls`] for others.
+    """
     chance = {}
     for name in metrics:
         bare = name.removeprefix("held_out_")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+from transformers.utils import logging
 
 from hf_tripletclip.evaluation.benchmarks.negbench import NegBench
 from tests.evaluation.benchmarks import HandEncoder, write_csv, write_images
@@ -151,3 +152,17 @@ def test_bad_input(tmp_path):
     for source in ("negbench", str(tmp_path / "other.txt")):
         with pytest.raises(FileNotFoundError, match=r"(is no folder and no CSV file|does not exist): get them from"):
             NegBench(annotations=source).items()
+
+
+@pytest.mark.parametrize("name", ["own.csv", COCO])
+def test_one_s_own_file_lacks_no_parts(tmp_path, model, processor, caplog, name):
+    write_images(tmp_path, ["a.png"])
+    write_csv(tmp_path / name, [row("a.png", WORDS[:3], 1)])
+    with caplog.at_level("WARNING"):
+        logging.enable_propagation()
+        NegBench(annotations=str(tmp_path / name))(model, processor, progress=False)
+        if name == COCO:  # of the whole folder it is said
+            assert "not there" not in caplog.text
+            NegBench(annotations=str(tmp_path))(model, processor, progress=False)
+        logging.disable_propagation()
+    assert ("voc2007, synthetic, chexpert, chexpert_affirmation are not there" in caplog.text) == (name == COCO)

@@ -113,10 +113,19 @@ def test_official_where_nothing_ties_is_the_same(tmp_path, model, processor):
     captions = {name: texts for name, texts in CAPTIONS.items() if name != "3.png"}
     file = karpathy(tmp_path, captions)
     strict, official = (
-        Retrieval(data=str(file), protocol=protocol)(model, processor, progress=False)
+        Retrieval(data=str(file), protocol=protocol, captions_per_image=5)(model, processor, progress=False)
         for protocol in ("strict", "official")
     )
     assert strict.metrics == official.metrics
+
+
+def test_official_counts_every_caption(tmp_path, model, processor):
+    file = str(karpathy(tmp_path))
+    most = max(map(len, CAPTIONS.values()))
+    assert most > 5
+    kept = {protocol: Retrieval(data=file, protocol=protocol).rows() for protocol in ("strict", "official")}
+    assert max(len(row.captions) for row in kept["strict"]) == 5
+    assert max(len(row.captions) for row in kept["official"]) == most
 
 
 def test_which_pairs_are_true():

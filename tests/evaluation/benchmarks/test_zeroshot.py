@@ -10,12 +10,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.zeroshot import ZeroShot, same_names
 from hf_tripletclip.evaluation.labelled import LabelledSet
 from hf_tripletclip.evaluation.prompts import imagenet_classes, openai_templates, prompt, read_templates
+from hf_tripletclip.evaluation.recall import first_hits
 from hf_tripletclip.evaluation.registry import get_benchmark
 from hf_tripletclip.evaluation.set_names import VTAB18, locate, short_name
 from tests.evaluation.benchmarks import Naive, picture, write_images
@@ -160,6 +162,17 @@ def test_top5_of_few_classes(tmp_path, model, processor, protocol, number, there
     result = benchmark(model, processor, progress=False)
     assert ("top5" in result.metrics) is there
     assert ("top5" in result.chance) is there
+
+
+def test_official_takes_the_first_of_equal_classes_for_the_mean_per_class(tmp_path, collapsed, processor):
+    data = tars(tmp_path / "set")
+    result = ZeroShot(data=data, protocol="official")(collapsed, processor, progress=False)
+    first = sum(label == 0 for label in result.predictions["label"]) > 0
+    assert result.metrics["mean_per_class"] == pytest.approx(first / len(set(result.predictions["label"])))
+    assert result.predictions["best"] == [label == 0 for label in result.predictions["label"]]
+    # `torch.topk` takes any of them: with these scores not always the first.
+    scores = torch.ones(1, 40)
+    assert first_hits(scores[:, :1], scores.T, [[0]]).tolist() == [True]
 
 
 def test_official_has_a_top5_of_five_classes(tmp_path, model, processor):

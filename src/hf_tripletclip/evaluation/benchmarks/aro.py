@@ -74,8 +74,8 @@ class BoxedCell(ImageCell):
     def version(self) -> str:
         return f"{super().version()}:{self.box}"
 
-    def load(self) -> Image.Image:
-        image = super().load()
+    def load(self, *, as_stored: bool = False) -> Image.Image:
+        image = super().load(as_stored=as_stored)
         left, top, right, bottom = self.box
         # An image that has the box's size was cut out already.
         return image if image.size == (right - left, bottom - top) else image.crop(self.box)

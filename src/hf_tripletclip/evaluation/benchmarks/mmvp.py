@@ -48,6 +48,7 @@ class MMVP(ItemBenchmark):
     Args:
         data (`str`, defaults to `MMVP/MMVP_VLM`): The Hub dataset, or a folder with its files: `Questions.csv` (id,
             type, statement) and the images as `MLLM_VLM Images/TYPE/ID.jpg`.
+        images (`str`, *optional*): Folder of the folders TYPE. Defaults to `MLLM_VLM Images` beside the file.
         revision (`str`, *optional*): Branch, tag or commit of the Hub dataset.
         protocol, allow_missing, max_rows: As in [`Benchmark`].
     """
@@ -62,6 +63,7 @@ class MMVP(ItemBenchmark):
     )
 
     data: str = "MMVP/MMVP_VLM"
+    images: str | None = None
     revision: str | None = None
 
     @property
@@ -71,8 +73,9 @@ class MMVP(ItemBenchmark):
     def items(self) -> list[Item]:
         folder = self._folder()
         rows = _read(folder / FILE)
+        pictures = folder / IMAGES if self.images is None else Path(self.images).expanduser()
         if self.protocol == "official":
-            return _official_items(folder, rows)
+            return _official_items(folder, pictures, rows)
         pairs: dict[int, dict[int, Row]] = {}
         for row in rows:
             pairs.setdefault((row[0] + 1) // 2, {})[row[0]] = row
@@ -83,7 +86,7 @@ class MMVP(ItemBenchmark):
                     f"{folder / FILE}: an odd id and the next are a pair of one type; here are {[*pair.values()]}"
                 )
             one, other = (pair[number] for number in sorted(pair))
-            items.append(_item(folder, (one, other), (one[2], other[2]), one[1]))
+            items.append(_item(pictures, (one, other), (one[2], other[2]), one[1]))
         return items
 
     def official_outcomes(self, item: Item, scores: Mapping[str, float]) -> dict[str, bool]:
@@ -124,18 +127,18 @@ def _read(path: Path) -> list[Row]:
     return list(rows.values())
 
 
-def _item(folder: Path, rows: tuple[Row, Row], captions: tuple[str, str], category: str) -> Item:
+def _item(pictures: Path, rows: tuple[Row, Row], captions: tuple[str, str], category: str) -> Item:
     (one, kind, _), (other, _, _) = rows
     return Item(
         key=f"{one}-{other}",
-        images=tuple(ImageFile(str(folder / IMAGES / kind / f"{number}.jpg")) for number in (one, other)),
+        images=tuple(ImageFile(str(pictures / kind / f"{number}.jpg")) for number in (one, other)),
         captions=captions,
         comparisons=COMPARISONS,
         category=category,
     )
 
 
-def _official_items(folder: Path, rows: Sequence[Row]) -> list[Item]:
+def _official_items(folder: Path, pictures: Path, rows: Sequence[Row]) -> list[Item]:
     pairs = list(zip(rows[::2], rows[1::2], strict=False))
     if len(pairs) > len(OFFICIAL_CATEGORIES) * PAIRS_OF_A_CATEGORY:
         raise ValueError(
@@ -143,7 +146,10 @@ def _official_items(folder: Path, rows: Sequence[Row]) -> list[Item]:
         )
     return [
         _item(
-            folder, pair, (PREFIX + pair[0][2], PREFIX + pair[1][2]), OFFICIAL_CATEGORIES[index // PAIRS_OF_A_CATEGORY]
+            pictures,
+            pair,
+            (PREFIX + pair[0][2], PREFIX + pair[1][2]),
+            OFFICIAL_CATEGORIES[index // PAIRS_OF_A_CATEGORY],
         )
         for index, pair in enumerate(pairs)
     ]

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 
@@ -26,6 +26,8 @@ from hf_tripletclip.evaluation.scoring import CLUSTER, TIE, thinned
 RECALL_AT = (1, 5, 10)
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
 DIRECTION = "direction"
+FIVE: Final = 5
+OFFICIAL_OR_FIVE: Final = "default"
 MEAN_RECALL = "mean_recall"
 
 Targets = list[list[int]]
@@ -53,8 +55,9 @@ class Retrieval(Benchmark):
               a row.
         images (`str`, *optional*): Folder of the images of a JSON file. Defaults to the file's folder, or one in it.
         split (`str`, defaults to `"test"`): The split.
-        captions_per_image (`int`, *optional*, defaults to 5): Only so many, the first ones, of each image; `None` for
-            all, as CLIP_benchmark takes them: 25,010 instead of 25,000 for COCO's 5,000 images.
+        captions_per_image (`int`, *optional*): Only so many, the first ones, of each image; `None` for all. Defaults
+            to 5, and with `protocol="official"` to all, as CLIP_benchmark takes them: 25,010 instead of 25,000 for
+            COCO's 5,000 images.
         image_column, caption_column (`str`, *optional*): The columns of a table. By default the only one of images,
             and `caption`, `captions`, `txt`, `text` or `sentences`.
         config, revision (`str`, *optional*): Of a Hub dataset.
@@ -67,14 +70,14 @@ class Retrieval(Benchmark):
     reference: ClassVar[str] = "Karpathy and Fei-Fei 2015, arXiv 1412.2306"
     primary: ClassVar[str] = MEAN_RECALL
     official_difference: ClassVar[str] = (
-        "as CLIP_benchmark: float32 scores, of equal ones torch.topk takes some, and equal captions of two images are "
-        "different captions"
+        "as CLIP_benchmark: float32 scores, of equal ones torch.topk takes some, equal captions of two images are "
+        "different captions, and all captions of an image count"
     )
 
     data: str
     images: str | None = None
     split: str = "test"
-    captions_per_image: int | None = 5
+    captions_per_image: int | Literal["default"] | None = OFFICIAL_OR_FIVE
     image_column: str | None = None
     caption_column: str | None = None
     config: str | None = None
@@ -84,7 +87,7 @@ class Retrieval(Benchmark):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.captions_per_image is not None and self.captions_per_image < 1:
+        if isinstance(self.captions_per_image, int) and self.captions_per_image < 1:
             raise ValueError(f"retrieval: `captions_per_image` is {self.captions_per_image}; give at least 1.")
 
     def rows(self) -> list[Captioned]:
@@ -109,12 +112,21 @@ class Retrieval(Benchmark):
             config=self.config,
             revision=self.revision,
         )
+        self.check_images_used((row.image for row in rows), self.data)
         rows = [rows[index] for index in thinned(len(rows), self.max_rows)]
         if twice := [key for key, number in Counter(row.key for row in rows).items() if number > 1]:
             raise ValueError(f"Retrieval: {self.data} has several images of the names {twice[:LISTED]}.")
         if not any(row.captions for row in rows):
             raise ValueError(f"Retrieval: {self.data} has no captions.")
-        return [row._replace(captions=row.captions[: self.captions_per_image]) for row in rows]
+        return [row._replace(captions=row.captions[: self.kept_captions]) for row in rows]
+
+    @property
+    def kept_captions(self) -> int | None:
+        """How many captions of each image count."""
+        if self.captions_per_image == OFFICIAL_OR_FIVE:
+            return None if self.protocol == "official" else FIVE
+        assert not isinstance(self.captions_per_image, str)
+        return self.captions_per_image
 
     def contents(self) -> Iterable[tuple[str, Sequence[ImageRef], Sequence[str]]]:
         return [(row.key, (row.image,), row.captions) for row in self.rows()]

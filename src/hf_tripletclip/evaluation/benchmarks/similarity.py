@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
-from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageCell
@@ -23,10 +23,10 @@ from hf_tripletclip.evaluation.items import Item
 from hf_tripletclip.evaluation.predictions import fingerprint, predict
 from hf_tripletclip.evaluation.result import EvaluationResult, Mean
 from hf_tripletclip.evaluation.scoring import TIE, cosines
+from hf_tripletclip.evaluation.sources import load_triplets
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 GAP = "modality_gap"
-SPLIT = "test"
 
 
 @dataclass(kw_only=True)
@@ -47,6 +47,7 @@ class Similarity(ItemBenchmark):
             `scenes`, or the dataset. Of several captions in a row the first is taken.
         split (`str`, *optional*): Defaults to `test`, or the only one.
         columns (`dict[str, str]` or `str`, *optional*): Our names of columns -> the dataset's, or a preset's name.
+        images (`str`, *optional*): Folder of the images that the rows name. Defaults to that of the rows' file.
         allow_missing, max_rows: As in [`Benchmark`]. There is one protocol.
     """
 
@@ -58,6 +59,7 @@ class Similarity(ItemBenchmark):
     data: Any
     split: str | None = None
     columns: dict[str, str] | str | None = None
+    images: str | None = None
 
     @property
     def source(self) -> str:
@@ -68,12 +70,7 @@ class Similarity(ItemBenchmark):
         """The triplets, their images undecoded."""
         loaded = self.data
         if not isinstance(loaded, Dataset):
-            loaded = load_tripletdata(loaded, split=self.split, columns=self.columns)
-        if isinstance(loaded, DatasetDict):
-            split = next(iter(loaded)) if len(loaded) == 1 else SPLIT
-            if split not in loaded:
-                raise ValueError(f"{self.title}: {self.source} has no split {SPLIT}; it has {', '.join(loaded)}")
-            loaded = loaded[split]
+            loaded = load_triplets(str(loaded), self.split, columns=self.columns, images=self.images)
         if len(self._roles(loaded, IMAGE_COLUMNS)) + len(self._roles(loaded, CAPTION_COLUMNS)) < 2:
             raise ValueError(
                 f"{self.title}: {self.source} has the columns {', '.join(loaded.column_names)}; at least two of "

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from hf_tripletclip.checkpoints.clip_like import max_text_length
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several, known_reason, row_name
-from hf_tripletclip.data.loading import check_columns, load_tripletdata, undecoded
+from hf_tripletclip.data.loading import check_columns, undecoded
 from hf_tripletclip.data.schema import (
     CAPTION,
     CAPTION_COLUMNS,
@@ -40,12 +39,12 @@ from hf_tripletclip.evaluation.predictions import CATEGORY, encode_images, encod
 from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.evaluation.result import EvaluationResult, Mean
 from hf_tripletclip.evaluation.scoring import TIE
+from hf_tripletclip.evaluation.sources import load_triplets
 from hf_tripletclip.evaluation.triplets import (
     chance_of,
     comparisons_of,
     kinds_of,
     recalls,
-    same_picture_or_words,
     triplet_means,
 )
 
@@ -62,17 +61,17 @@ class Triplets(ItemBenchmark):
     that `hf_tripletclip.generation` made.
 
     Metrics: those of [`~hf_tripletclip.evaluation.triplet_metrics`]: `accuracy`, `accuracy_<kind>`, `accuracy_macro`,
-    `text_score`, `image_score`, `group_score` and these per kind, `tie_rate`, recall of the N positive pairs; and
+    `text_score`, `image_score`, `group_score` and these per kind, `tie_rate`, recall of the positive pairs; and
     `held_out_...` of the rows that the dataset calls held out. Without negative images there is `accuracy` only, and
     without negative captions `image_accuracy` only. Of several negative captions of a row the first one counts.
 
     Args:
         data (`str` or `datasets.Dataset`, defaults to `scenes`): What
             [`~hf_tripletclip.data.load_tripletdata`] opens, or a dataset.
-        split (`str`, *optional*): Defaults to `test`, or to what a single file holds.
+        split (`str`, *optional*): Defaults to `test`, or the only one.
         columns (`dict[str, str]` or `str`, *optional*): Our name -> the dataset's own, or the name of a preset.
+        images (`str`, *optional*): Folder of the images that the rows name. Defaults to that of the rows' file.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
-        images (`str`, *optional*): A folder of images that paths in the rows may lead to.
         drawn_images (`bool`, defaults to `False`): The images are photographs and the negative ones were drawn by a
             model: also say how well a linear classifier tells them apart.
         broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
@@ -88,8 +87,8 @@ class Triplets(ItemBenchmark):
     data: str | Dataset = "scenes"
     split: str | None = None
     columns: dict[str, str] | str | None = None
-    revision: str | None = None
     images: str | None = None
+    revision: str | None = None
     drawn_images: bool = False  # type: ignore[misc]
     broken_rows: BrokenRows = field(default_factory=BrokenRows, repr=False, compare=False)
 
@@ -103,12 +102,10 @@ class Triplets(ItemBenchmark):
     def dataset(self) -> Dataset:
         """The rows, with undecoded images."""
         loaded: Any = self.data
-        if isinstance(self.data, str):
-            split = self.split or (None if os.path.isfile(os.path.expanduser(self.data)) else "test")
-            options: dict[str, Any] = {} if self.revision is None else {"revision": self.revision}
-            loaded = load_tripletdata(self.data, split=split, columns=self.columns, images=self.images, **options)
-        if isinstance(loaded, DatasetDict):  # of a file, which has one split
-            loaded = next(iter(loaded.values()))
+        if isinstance(loaded, str):
+            loaded = load_triplets(
+                loaded, self.split, columns=self.columns, images=self.images, revision=self.revision
+            )
         check_columns(loaded, (IMAGE, CAPTION))
         if len(loaded) == 0:
             raise ValueError("There is nothing to evaluate: the dataset is empty.")
@@ -174,18 +171,19 @@ class Triplets(ItemBenchmark):
         found = recalls(
             torch.stack([images[item.images[0]] for item in items]),
             torch.stack([texts[item.captions[0]] for item in items]),
-            same_picture_or_words([item.images[0] for item in items], [item.captions[0] for item in items]),
+            [item.images[0] for item in items],
+            [item.captions[0] for item in items],
         )
         result = self.make_result(
             encoder,
             predictions=predictions,
             means=means,
-            chance=chance_of([*means, *found], len(items)),
+            chance={**chance_of(means, len(items)), **found.chance},
             counts=self._counts(predictions, tried),
             source=self.source,
             fingerprint=fingerprint(items),
             baselines=self.baselines(items, images, texts, predictions, means),
-            metrics=found,
+            metrics=found.metrics,
         )
         names = sorted(result.metrics, key=lambda name: name.startswith(HELD_OUT))  # the whole first
         result.metrics = {name: result.metrics[name] for name in names}
