@@ -20,7 +20,7 @@ from hf_tripletclip.extras import optional_imports
 from hf_tripletclip.generation import local  # noqa: F401 - datatrove's own log is off
 from hf_tripletclip.generation.engine import Job, StageStep
 from hf_tripletclip.generation.filters import FilterSettings
-from hf_tripletclip.generation.jobs import SubmittedJob, cancel, forget_jobs, one_line, refuse_while_queued, save_jobs
+from hf_tripletclip.generation.jobs import SubmittedJob, cancel, complaint, forget_jobs, refuse_while_queued, save_jobs
 from hf_tripletclip.generation.layout import LOGS_FOLDER
 from hf_tripletclip.generation.publish import GenerationReport, write_dataset
 from hf_tripletclip.generation.run import GenerationSettings, locked, prepare, run_here
@@ -226,7 +226,7 @@ def _sbatch_that_tells(step: str, keep: Callable[[str], None]) -> Iterator[None]
             except FileNotFoundError as error:
                 raise OSError("sbatch is not here: submit from a machine of the cluster.") from error
         if done.returncode:
-            problem = one_line(done.stderr) or f"it ended with {done.returncode}"
+            problem = complaint(done.stderr) or f"it ended with {done.returncode}"
             raise OSError(
                 f"sbatch refused the job of {step}: {problem}. Nothing stays submitted; `--executor_options` has what "
                 "is asked for (partition, time, cpus_per_task, mem_per_cpu_gb, gpus_per_task, ...)."

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hf_tripletclip.redact import one_line
+
 JOBS_FILE = "jobs.json"  # in the work folder
 ASK_SECONDS = 60  # for Slurm to answer
 # A job whose reason is this never starts, nor does one behind it.
@@ -94,14 +96,14 @@ def in_queue(jobs: Iterable[SubmittedJob]) -> list[QueuedTask]:
     except subprocess.TimeoutExpired as error:
         raise OSError(f"squeue gave no answer in {ASK_SECONDS} s") from error
     if asked.returncode and "Invalid job id" not in asked.stderr:  # so it says once it has forgotten all of them
-        raise OSError(one_line(asked.stderr) or f"squeue ended with {asked.returncode}")
+        raise OSError(complaint(asked.stderr) or f"squeue ended with {asked.returncode}")
     return [QueuedTask(*line.strip().split("|", 3)) for line in asked.stdout.splitlines() if line.count("|") >= 3]
 
 
-def one_line(text: str) -> str:
+def complaint(said: str) -> str:
     """What a command of Slurm says on standard error, in one line and without its name."""
-    lines = (line.strip() for line in text.splitlines())
-    return "; ".join(line.partition("error: ")[2] or line for line in lines if line)
+    lines = (line.strip() for line in said.splitlines())
+    return one_line("; ".join(line.partition("error: ")[2] or line for line in lines if line))
 
 
 def never_starts(queued: Sequence[QueuedTask]) -> bool:
@@ -135,7 +137,8 @@ def queued_jobs(work: Path) -> str:
 def cancel(numbers: Sequence[str]) -> None:
     """Take jobs out of the queue; those that are not there are no error."""
     if numbers:
-        subprocess.run(["scancel", *numbers], capture_output=True, timeout=ASK_SECONDS)
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(["scancel", *numbers], capture_output=True, timeout=ASK_SECONDS)
 
 
 def refuse_while_queued(output: Path, work: Path) -> None:

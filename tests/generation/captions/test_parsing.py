@@ -54,6 +54,9 @@ NEGATIVE = "A white dog chases a ball on the beach"
         f"{NEGATIVE}</s>",
         f"{NEGATIVE}<|im_end|>\n<|endoftext|>",
         f"{NEGATIVE} [/INST]",
+        f"No, {NEGATIVE}",
+        f"The image shows {NEGATIVE}",
+        f"A picture of {NEGATIVE}",
     ],
 )
 def test_what_surrounds_a_caption_is_taken_off(answer):
@@ -248,6 +251,11 @@ def test_known_wrappers_are_taken_off(answer):
         ("Please let me know which dog chases a ball", "refusal"),
         ("The caption shows a white dog on the beach", "more than a caption"),
         ("A {color} dog chases a ball on the beach", "more than a caption"),
+        ("$A white dog chases a ball on the beach$", "more than a caption"),
+        ("A white dog chases a ball on the beach #negative", "more than a caption"),
+        ("A white dog chases a ball on the beach, which is incorrect", "more than a caption"),
+        ("A white dog chases a ball on the beach, which contradicts the picture", "more than a caption"),
+        ("A white dog chases a ball on the beach, making it false", "more than a caption"),
         ("A white dog chases a ball on the beach | A black dog", "more than a caption"),
         ("A white/brown dog / cat chases a ball", "more than a caption"),
         ("analysisWe need to change", "unfinished answer"),
@@ -376,6 +384,7 @@ TRUE_TOO = [
     ("A boy with a stick in front of a net", "A young boy with a wooden stick is in front of a net", ADDED),
     ("A dog runs after a ball on the beach", "A brown dog quickly runs after a ball on the beach", ADDED),
     ("Dogs run through the snow", "Two dogs run through the snow", ADDED),
+    ("A guy on a motor bike", "A man on motor bikes", SAME),
 ]
 
 
@@ -411,6 +420,8 @@ def test_what_is_true_of_the_same_picture_is_no_negative(caption, negative, reas
         ("A man walks to the house", "A man walks from the house"),
         ("People watch balloons", "Women watch balloons"),
         ("a boot on a stair", "a boat on a stair"),
+        ("A man rides a motor bike", "A man rides a bicycle"),
+        ("Two dirt bikes on a road", "Two bikes on a road"),
     ],
 )
 def test_what_changes_the_meaning_stays(caption, negative):

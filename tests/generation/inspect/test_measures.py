@@ -14,6 +14,7 @@ from hf_tripletclip.generation.inspect.measures import (
     filter_effects,
     kinds_by_split,
     left_out_reasons,
+    true_negatives,
 )
 from hf_tripletclip.generation.inspect.sample import Row
 from tests.generation.inspect.datasets_to_look_at import SCORES, scored_rows
@@ -42,6 +43,25 @@ def test_kinds_are_counted_by_split():
         "replace_obj": Counter(train=1, test=1),
         "swap_att": Counter(train=2),
         NO_KIND: Counter(train=1),
+    }
+
+
+def test_negatives_that_are_true_of_the_picture_are_counted():
+    rows = rows_of(scored_rows(4))
+    assert true_negatives(rows) == {}
+    rows[1].caption, rows[1].negatives = (
+        "a black dog runs",
+        ["The black dog is running", "a dog runs", "a white dog runs"],
+    )
+    rows[2].caption, rows[2].negatives, rows[2].split = (
+        "a black dog runs",
+        ["a dog runs", "two black dogs run"],
+        "test",
+    )
+    rows[3].caption, rows[3].negatives = "a dog runs", ["a black dog runs"]
+    assert true_negatives(rows) == {
+        "words of the caption left out": Counter(train=1, test=1),
+        "same words as the caption": Counter(train=1),
     }
 
 

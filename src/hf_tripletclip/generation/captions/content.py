@@ -33,6 +33,7 @@ NEGATIONS = words("no not never none nobody nothing neither nor without cannot")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 MANY = frozenset(NUMBERS[2:]) | words("several many multiple dozens hundreds")  # they make a plural of what they count
 
+MOTORED = words("motor dirt quad")  # bikes that are no bicycles
 PLURAL_ONLY = words("glasses clothes shorts news goods arms")  # a glass is something else
 # Spellings, forms and plain synonyms that no rule below finds, each as what it stands for.
 _VARIANTS = {
@@ -92,7 +93,9 @@ def content_words(text: str) -> list[str]:
             found.append("not")
             continue
         word = word.removesuffix("'s").rstrip("'")
-        if word and word not in FUNCTION:
+        if word in ("bike", "bikes") and found and found[-1] in MOTORED:
+            found[-1] += word
+        elif word and word not in FUNCTION:
             found.append(NUMBERS[int(word)] if word.isdecimal() and int(word) < len(NUMBERS) else word)
     return found
 

@@ -27,8 +27,12 @@ LABEL = re.compile(
 )
 NEGATIVE_DASH = re.compile(r"^(?:hard\s+)?negative(?:\s+(?:caption|description))?\s+[-–—=]\s+", re.IGNORECASE)
 COURTESY = re.compile(
-    r"^(?:sure(?: thing)?|certainly|of course|okay|absolutely|great|got it|here you go|thank you)"
+    r"^(?:sure(?: thing)?|certainly|of course|okay|absolutely|great|got it|here you go|thank you|yes|no|well|alright)"
     r"\s*[!.,]\s+(?=[\"“'A-Z])",
+    re.IGNORECASE,
+)
+OF_THE_IMAGE = re.compile(
+    r"^(?:the|this|an?) (?:image|picture|photo|photograph|scene) (?:now )?(?:of|shows?|depicts?|features?)\s+",
     re.IGNORECASE,
 )
 QUOTED = re.compile(r"[\"“]([^\"“”]{8,})[\"”]")
@@ -124,8 +128,10 @@ TASK = re.compile(
     r"(?:ed|ing)"
     r"|(?:replac|chang|swapp|substitut)(?:ed|ing|es) (?:the |an? |['\"“‘]?\w+['\"”’]? )?['\"“‘]?\w+['\"”’]? "
     r"(?:with|by|to|for|into)"
-    r"|(?:replace|swap|add)_(?:obj|att|rel)|as requested|makes it (?:false|different|negative)"
-    r"|which (?:is|makes|contradicts) (?:it |the )?(?:false|different|original|caption|given))\b",
+    r"|(?:replace|swap|add)_(?:obj|att|rel)|as requested|mak(?:es|ing) (?:it|this) (?:a )?(?:false|different|negative)"
+    r"|(?:mak(?:es|ing) it|(?:which|this|that) is) (?:not (?:true|correct|accurate)|incorrect|inaccurate|untrue|wrong)"
+    r"|(?:which|that|this) (?:is|makes|contradicts) (?:it |the )?"
+    r"(?:false|different|original|caption|given|image|picture))\b",
     re.IGNORECASE,
 )
 # After a dash, a comma or the like: an explanation, if it speaks of the task or of what the caption alone has.
@@ -141,7 +147,7 @@ EXPLAINS = re.compile(
 COMMENT = re.compile(r"\s+(?://|#)\s.*$")
 DOING = re.compile(r"^\w+ing\b", re.IGNORECASE)
 EXCHANGE = re.compile(r"\b(?:with|by|to|for|into|from)\b|['\"“‘]", re.IGNORECASE)
-WRAPPING = "{}<>|\\^=[]`*→⇒➜_~"  # marks that no caption has
+WRAPPING = "{}<>|\\^=[]`*→⇒➜_~#$"  # marks that no caption has
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’')]*\s+(?=[\"“‘'(\[]?[A-Z])")
 ABBREVIATION = re.compile(
     r"(?:^|[\s(\"“])(?:[A-Z]|[A-Z]\.[A-Z]|St|Mr|Mrs|Ms|Dr|Jr|Sr|Mt|No|vs|Prof|Sgt|Ft|Ave|U\.S|a\.m|p\.m)\.$"
@@ -191,8 +197,9 @@ def _strip(line: str, caption: str) -> str:
         line = _unquote(_without_symbols(line, caption))
         line = EMPHASIS.sub(lambda match: match[2], line)
         line = _quoted(line, caption)
-        if not COURTESY.match(caption):
-            line = COURTESY.sub("", line)
+        for opening in (COURTESY, OF_THE_IMAGE):
+            if not opening.match(caption):
+                line = opening.sub("", line)
         if (found := (None if OPTION.match(caption) else OPTION.match(line)) or MARKER.match(line)) is not None:
             line = line[found.end() :]
             if found.re is OPTION or found["number"]:

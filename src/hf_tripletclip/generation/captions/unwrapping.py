@@ -130,10 +130,6 @@ def unwrap(text: str, caption: str) -> str:
     return text
 
 
-def _line_or_nothing(tag: re.Match[str]) -> str:
-    return "\n" if tag[0].lower().startswith(("<br", "</p", "</li", "</div", "</h")) else ""
-
-
 def _untagged(text: str, caption: str) -> str:
     found = [
         (rank, -number, match["inside"])

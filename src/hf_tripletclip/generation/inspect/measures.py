@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_tripletclip.data.blind import MAX_ROWS, blind_score
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
+from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem
 from hf_tripletclip.generation.concepts import CoverageTable, coverage_table
 from hf_tripletclip.generation.filters import QUANTITIES, FilterSettings, _quantity, apply_filters
 from hf_tripletclip.generation.inspect.charts import ticks
@@ -29,6 +30,19 @@ def kinds_by_split(rows: Sequence[Row]) -> dict[str, Counter[str]]:
     for row in rows:
         for kind in row.kinds:
             counts.setdefault(kind or NO_KIND, Counter())[row.split] += 1
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0])))
+
+
+def true_negatives(rows: Sequence[Row]) -> dict[str, Counter[str]]:
+    """
+    Reason -> split -> number of negative captions that are true of the same picture, see
+    [`~hf_tripletclip.generation.content_problem`]. One that only adds words may be false, and is not counted.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        for negative in row.negatives:
+            if (reason := content_problem(row.caption, negative)) in (SAME, LEFT_OUT):
+                counts.setdefault(str(reason), Counter())[row.split] += 1
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0])))
 
 

@@ -18,6 +18,7 @@ from hf_tripletclip.generation.inspect.measures import (
     concepts,
     filter_effects,
     kinds_by_split,
+    true_negatives,
 )
 from hf_tripletclip.generation.inspect.sample import Row, SplitSample
 from hf_tripletclip.pages.markup import controls, figure, grid, table, text
@@ -188,6 +189,12 @@ def captions(rows: Sequence[Row], splits: Sequence[str]) -> str:
     without = sum(not row.negatives for row in rows)
     if without:
         parts.append(f"<p class='note'>{without:,} of {len(rows):,} rows have no hard negative caption.</p>")
+    if alike := true_negatives(rows):
+        note = (
+            "They say what their caption says, or a part of it, and so are true of the same picture; "
+            "<code>content_problem</code> finds them, in English."
+        )
+        parts += ["<h3>Negatives that are none</h3>", f"<p class='note'>{note}</p>", by_split(alike, "reason", splits)]
     parts += ["<h3>Blind check</h3>", _blind(rows)]
     return "".join(parts)
 
