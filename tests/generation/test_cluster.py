@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from hf_tripletclip.generation.arguments import main
-from hf_tripletclip.generation.cluster import executors, submit
+from hf_tripletclip.generation.cluster import WriteStep, executors, submit
+from hf_tripletclip.generation.engine import StageStep
 from hf_tripletclip.generation.jobs import SubmittedJob, load_jobs, save_jobs
-from hf_tripletclip.generation.run import generate
+from hf_tripletclip.generation.run import generate, locked, prepare
 from hf_tripletclip.generation.status import status
 from tests.generation.processes import result, run, units, wait_until
 from tests.generation.slurm_for_tests import running_slurm, why_no_slurm
@@ -208,8 +209,6 @@ def test_a_damaged_list_of_jobs_is_named(pairs, tmp_path):
 
 def test_a_task_of_an_older_run_ends_without_a_unit(pairs, tmp_path):
     """It was in the queue of a cluster while its dataset was finished, or made with other settings."""
-    from hf_tripletclip.generation.engine import StageStep
-
     log, output = tmp_path / "log", tmp_path / "out"
     job = settings(pairs, output, log=str(log)).job()
     generate(settings(pairs, output), progress=False)
@@ -220,6 +219,17 @@ def test_a_task_of_an_older_run_ends_without_a_unit(pairs, tmp_path):
     with pytest.raises(OSError, match="is made anew, with other settings"):
         StageStep(job, "captions").run(None)
     assert not log.exists()
+
+
+def test_the_writing_job_leaves_a_finished_dataset(pairs, tmp_path):
+    asked = settings(pairs, tmp_path / "out")
+    job = asked.job()
+    with locked(job.output):
+        prepare(job, overwrite=False)
+    for step in job.stages:
+        StageStep(job, step).run(None)
+    WriteStep(job, asked.filters).run(None)
+    assert result(tmp_path / "out")
 
 
 def flags(output, **options):

@@ -65,7 +65,8 @@ def recorded(work: Path, step: str, rank: int) -> Iterator[Task]:
         task.save(work)
         raise
     task.state = DONE
-    task.save(work)
+    if (work / TASKS_FOLDER).is_dir():  # else the dataset is finished
+        task.save(work)
 
 
 def load_tasks(work: Path) -> list[Task]:
