@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -20,3 +21,9 @@ def hub() -> Iterator[LoopbackHub]:
     """An empty Hub on this machine, see `tests/loopback_hub.py`."""
     with LoopbackHub() as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_garbage_collection() -> None:
+    """`Trainer` collects garbage at each start, and looks at all that was imported, which takes it a second."""
+    gc.freeze()

@@ -209,6 +209,38 @@ def test_captions_that_are_numbers(tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("first", "late", "expected"),
+    [
+        ("7", "0.5", (7.0, 0.5)),
+        ("7", "abc", ("7", "abc")),
+        ("0.5", "abc", ("0.5", "abc")),
+        ("7", "", (7, None)),
+        ("", "3", (None, 3.0)),
+        ("7", "9" * 20, ("7", "9" * 20)),
+    ],
+)
+def test_a_column_of_a_csv_file_that_changes_late(tmp_path, monkeypatch, first, late, expected, streaming):
+    monkeypatch.setattr("hf_tripletclip.data.raw.ROWS_LOOKED_AT", 5)
+    write(tmp_path / "1.png", png("red"))
+    rows = [{"image": "1.png", "caption": "a", "score": value} for value in [first] * 9 + [late] * 2]
+    file = write_table(tmp_path / "pairs.csv", rows)
+    # as many rows as `datasets` takes the types from
+    loaded = load_tripletdata(file, split="train", streaming=streaming, chunksize=5)
+    scores = [row["score"] for row in undecoded(loaded)]
+    assert (scores[0], scores[-1]) == expected
+
+
+@pytest.mark.parametrize("names", [["train/1.png", "test/2.png"], ["1.png", "val2017/2.png"]])
+def test_one_metadata_file_over_folders_of_splits_is_told(tmp_path, caplog, names):
+    for name in names:
+        write(tmp_path / "data" / name, png("red"))
+    write_table(tmp_path / "data" / "metadata.csv", [{"file_name": name, "caption": "a"} for name in names])
+    assert len(read(tmp_path / "data", False)["train"]) == 2
+    assert "put a metadata file into each folder" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_what_img2dataset_leaves_beside_tars(tmp_path, streaming):
     for shard in ("00000", "00001"):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:

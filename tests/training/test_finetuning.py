@@ -32,8 +32,9 @@ def base(tmp_path_factory):
 
 
 BENCHMARKS = {"triplets": {"data": "scenes", "max_rows": 40}, "zeroshot": {"data": "scenes", "max_rows": 22}}
+SIZES = ("--scenes_train_size", "60", "--scenes_validation_size", "20", "--scenes_test_size", "40")
 SMALL = [
-    *("--scenes_train_size", "60", "--scenes_validation_size", "20", "--scenes_test_size", "40"),
+    *SIZES,
     *("--benchmarks", json.dumps(BENCHMARKS)),
     *("--use_cpu", "true", "--report_to", "none", "--train_text", "lora"),
 ]
@@ -103,8 +104,11 @@ def test_mistakes_are_named(base, tmp_path, flags, message, no_work):
 
 def test_data_that_does_not_fit_is_refused_before_the_base_is_measured(base, tmp_path, no_work):
     flags = ["--model_name_or_path", str(base), "--output_dir", str(tmp_path / "out"), *SMALL]
-    with pytest.raises(FileNotFoundError, match=r"The dataset path \./nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"`scenes_train_size` is for `scenes`, but the data is '\./nowhere'"):
         main([*flags, "--dataset_name_or_path", "./nowhere"])
+    others = [*flags[:4], *SMALL[len(SIZES) :], "--dataset_name_or_path", "./nowhere"]
+    with pytest.raises(FileNotFoundError, match=r"The dataset path \./nowhere does not exist"):
+        main(others)
     with pytest.raises(ValueError, match="60 rows, fewer than one batch of 64"):
         main([*flags, "--per_device_train_batch_size", "64"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -34,10 +34,17 @@ from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
 
-def stream(rows: int = 15, shards: int = 4, seed: int = 0) -> Any:
-    batch = Rows(rows).batch
-    table = Dataset.from_dict({name: value.tolist() for name, value in batch.items()}).with_format("torch")
-    return shuffled(table.to_iterable_dataset(shards), seed, buffer_size=5)
+def stream(rows: int = 15, shards: int = 4, seed: int = 0) -> dict[str, Any]:
+    """A stream of rows and what makes batches of them: `datasets` takes its time for pictures as lists of numbers."""
+    table = Dataset.from_dict({"row": list(range(rows))})
+    return {
+        "train_dataset": shuffled(table.to_iterable_dataset(shards), seed, buffer_size=5),
+        "data_collator": functools.partial(of_rows, Rows(rows).batch),
+    }
+
+
+def of_rows(batch: dict[str, torch.Tensor], rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+    return {name: values[[row["row"] for row in rows]] for name, values in batch.items()}
 
 
 def interrupted(folder: Path, step: int, **kwargs: Any) -> Any:
@@ -69,11 +76,11 @@ def interrupted(folder: Path, step: int, **kwargs: Any) -> Any:
 )
 def test_a_stream_goes_on_where_it_stopped(tmp_path, kwargs, killed_at):
     settings = {**SAVING, "max_steps": 8, "per_device_train_batch_size": 4, **kwargs}
-    whole = make_trainer(tmp_path / "whole", train_dataset=stream(), **settings)
+    whole = make_trainer(tmp_path / "whole", **stream(), **settings)
     whole.train()
     assert whole._pass_number >= 1
-    interrupted(tmp_path / "killed", killed_at, train_dataset=stream(), **settings)
-    resumed = make_trainer(tmp_path / "killed", train_dataset=stream(), **settings)
+    interrupted(tmp_path / "killed", killed_at, **stream(), **settings)
+    resumed = make_trainer(tmp_path / "killed", **stream(), **settings)
     resumed.train(resume_from_checkpoint=True)
     assert losses(resumed) == losses(whole)
     for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
@@ -81,7 +88,7 @@ def test_a_stream_goes_on_where_it_stopped(tmp_path, kwargs, killed_at):
 
 
 def test_a_pass_of_a_stream_ends_for_all_processes_together(tmp_path, monkeypatch, caplog):
-    trainer = make_trainer(tmp_path, train_dataset=stream(), gradient_accumulation_steps=2)
+    trainer = make_trainer(tmp_path, **stream(), gradient_accumulation_steps=2)
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
     others = iter([2, 2, 1])  # batches that the other process has left for each step
     trainer.accelerator.gather = lambda own: torch.tensor([int(own), next(others)])
@@ -96,9 +103,9 @@ def test_a_stream_without_a_whole_step_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"too few rows for a single step: the stream must have at least a batch of 6"
     ):
-        make_trainer(tmp_path, train_dataset=stream(5, shards=1)).train()
+        make_trainer(tmp_path, **stream(5, shards=1)).train()
     with pytest.raises(ValueError, match=r"at least 2 batches of 6"):
-        make_trainer(tmp_path, train_dataset=stream(11, shards=1), gradient_accumulation_steps=2).train()
+        make_trainer(tmp_path, **stream(11, shards=1), gradient_accumulation_steps=2).train()
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +136,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
         ({"warmup_steps": 3}, "`warmup_steps` was 0 and is 3"),
         ({"max_grad_norm": 0.5}, "`max_grad_norm` was 1.0 and is 0.5"),
         ({"train_dataset": Rows(18)}, "the training data was 12 rows, "),
-        ({"train_dataset": stream()}, "the training data was 12 rows, "),
+        (stream(), "the training data was 12 rows, "),
     ],
 )
 def test_other_settings_are_refused(run, change, named):
@@ -300,7 +307,7 @@ def test_several_processes_do_not_evaluate_on_a_stream(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
     with pytest.raises(ValueError, match="Several processes cannot evaluate on a stream"):
-        trainer.get_eval_dataloader(stream())
+        trainer.get_eval_dataloader(stream()["train_dataset"])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
 from hf_tripletclip.training.towers import (
     TowerArguments,
+    check_lora_is_used,
     check_same_towers,
     describe_towers,
     prepare_towers,
@@ -126,6 +127,28 @@ def test_what_is_refused(case):
     options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         prepare_towers(make_model(), TowerArguments(**options))
+
+
+@pytest.mark.parametrize(
+    ("argv", "settings", "named"),
+    [
+        (["--lora_rank", "16"], {}, "lora_rank"),
+        (["--lora-dora"], {"train_text": "frozen"}, "lora_dora"),
+        ([], {"lora_rank": 4}, "lora_rank"),  # of a YAML file
+        (["--config", "a.yaml"], {"lora_targets": ["all-linear"]}, "lora_targets"),
+        (["--lora_rank", "4", "--train_text", "lora"], {"train_text": "lora", "lora_rank": 4}, None),
+        (["--train_text", "full", "--train_vision=full"], {"lora_rank": 4}, None),  # instead of what the file says
+        ([], {"train_vision": "lora", "lora_dora": True}, None),
+        ([], {}, None),
+    ],
+)
+def test_settings_of_lora_without_lora(argv, settings, named):
+    runs = [TowerArguments(), TowerArguments(**settings)]
+    if named is None:
+        check_lora_is_used(argv, runs)
+    else:
+        with pytest.raises(ValueError, match=f"`{named}` is given, but no tower trains by LoRA"):
+            check_lora_is_used(argv, runs)
 
 
 def test_4_bits_without_the_library(monkeypatch):

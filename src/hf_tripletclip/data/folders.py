@@ -89,18 +89,37 @@ def left_out(folder: Path) -> list[str]:
     Args:
         folder (`Path`): One with `metadata.csv`, `.jsonl` or `.parquet` files; of others nothing is left out.
     """
-    files = list(_visible(folder))
-    metadata = [file for file in files if file.name in METADATA]
-    if not metadata:
+    named = _named_in(folder)
+    if not named:
         return []
-    named = set()
-    for file in metadata:
-        try:
-            named |= {os.path.normpath(file.parent / name) for name in _named(file)}
-        except (OSError, ValueError, pa.ArrowException):  # which is told when the rows are read
-            return []
-    pictures = {os.path.normpath(file) for file in files if file.suffix.lower() in PICTURES}
-    return sorted(os.path.relpath(path, folder) for path in pictures - named)
+    pictures = {os.path.normpath(file) for file in _visible(folder) if file.suffix.lower() in PICTURES}
+    return sorted(os.path.relpath(path, folder) for path in pictures.difference(*named.values()))
+
+
+def undivided(folder: Path) -> list[str]:
+    """
+    The splits that the folders of pictures tell of whose rows stand in one metadata file, and so are of one split.
+
+    Args:
+        folder (`Path`): As of `left_out`.
+    """
+    found = set()
+    for pictures in _named_in(folder).values():
+        splits = {_split_of(Path(os.path.relpath(place, folder))) for place in set(map(os.path.dirname, pictures))}
+        found |= splits if len(splits) > 1 else set()
+    return sorted(found)
+
+
+def _named_in(folder: Path) -> dict[Path, set[str]]:
+    """The pictures that each metadata file names; nothing where one cannot be read, which is told with its rows."""
+    found = {}
+    for file in _visible(folder):
+        if file.name in METADATA:
+            try:
+                found[file] = {os.path.normpath(file.parent / name) for name in _named(file)}
+            except (OSError, ValueError, pa.ArrowException):
+                return {}
+    return found
 
 
 def _named(file: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ import contextlib
 import glob
 import itertools
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, No
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from hf_tripletclip.data.folders import METADATA, data_files, image_column, left_out
+from hf_tripletclip.data.folders import METADATA, data_files, image_column, left_out, undivided
 from hf_tripletclip.data.places import Home, as_images, image_columns, may_be_images, settle
 from hf_tripletclip.data.reading import is_url
 from hf_tripletclip.data.tars import open_tars
@@ -58,7 +59,7 @@ BUILDERS = {
 OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
 OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
 LARGE = 2**30  # bytes of a local dataset: reading it takes a while
-ROWS_LOOKED_AT = 1000  # of a CSV file, for its columns of text
+ROWS_LOOKED_AT = 10_000  # of a CSV file at a time, for the types of its columns
 # What pandas takes for a missing number.
 NO_NUMBER = [
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
@@ -124,6 +125,11 @@ def load_raw(
         if unnamed := left_out(path):
             listed = ", ".join(unnamed[:3]) + (", ..." if len(unnamed) > 3 else "")
             logger.warning(f"{len(unnamed)} pictures of {name} are in no metadata, and so in no row: {listed}")
+        if len(splits := undivided(path)) > 1:
+            logger.warning(
+                f"{name} has pictures in folders for {' and '.join(splits)}, but one metadata file for them, whose "
+                "rows are all in one split: to keep them apart put a metadata file into each folder."
+            )
     try:
         of_builder = {key: value for key, value in kwargs.items() if key not in OF_LOADING}
         builder = load_dataset_builder(**source, **of_builder)
@@ -139,11 +145,12 @@ def load_raw(
             kinds = _csv_kinds({file for files in by_split.values() for file in files if not is_url(file)}, builder)
             kinds |= {name: "string" for name in (*texts, *pictures) if name in kinds or not kinds}
             # In text "null", "NA" and "None" are words; only where nothing stands, nothing is there.
-            source["converters"] = {name: str for name, kind in kinds.items() if kind == "string"}
+            converters: dict[str, Any] = {"string": str, "mixed": _number}
+            source["converters"] = {name: converters[kind] for name, kind in kinds.items() if kind in converters}
             source["na_values"] = {name: [""] if kind == "string" else NO_NUMBER for name, kind in kinds.items()}
             source["keep_default_na"] = False
         loaded = load_dataset(**source, split=split, streaming=streaming, **kwargs)
-        types = Features({name: Value(kind) for name, kind in kinds.items()})
+        types = Features({name: Value("float64" if kind == "mixed" else kind) for name, kind in kinds.items()})
         parts = loaded if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else {str(split): loaded}
         for key, part in parts.items():
             files = by_split.get(key, [file for files in by_split.values() for file in files])
@@ -217,26 +224,53 @@ def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     return {"data_files": {split: [glob.escape(file) for file in of] for split, of in files.items()}}
 
 
-def _csv_kinds(files: set[str], builder: Csv) -> dict[str, str]:
-    """The columns of local CSV files and their types, by their first rows; what is empty there may be text."""
+def _csv_kinds(files: Collection[str], builder: Csv) -> dict[str, str]:
+    """
+    The columns of local CSV files and their types, `mixed` for integers here and fractions there. All rows are read,
+    unless the first ones have no numbers: `datasets` takes the type of the first, and stops at others behind them.
+    """
     options = {key: value for key, value in builder.config.pd_read_csv_kwargs.items() if key != "chunksize"}
     found: dict[str, str] = {}
-    for file in files:
+    names: dict[str, None] = {}
+    for file in sorted(files):
         try:
-            frame = pd.read_csv(file, **{**options, "nrows": ROWS_LOOKED_AT})
-        except (OSError, ValueError):  # which is told when the rows are read
-            continue
-        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields for names of the rows
+            with pd.read_csv(file, **options, chunksize=ROWS_LOOKED_AT) as frames:
+                for frame in frames:
+                    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields for row names
+                        raise _TooManyFields
+                    names |= dict.fromkeys(map(str, frame))
+                    for name, column in frame.items():
+                        kind = str(column.dtype) if pd.api.types.is_numeric_dtype(column) else "string"
+                        before = found.get(str(name), kind)
+                        there = column.dropna()
+                        if len(there) == 0 or (before == "int64" and kind == "float64" and (there % 1 == 0).all()):
+                            continue  # integers, of which some are missing
+                        found[str(name)] = _common(before, kind)
+                    if not any(pd.api.types.is_numeric_dtype(column) for _, column in frame.items()):
+                        break
+        except _TooManyFields:
             raise ValueError(
                 f"{file}: its rows have more fields than its header has names. Put text that holds a comma in quotes."
-            )
-        for name, column in frame.items():
-            numbers = pd.api.types.is_numeric_dtype(column) and not column.isna().all()
-            kind = str(column.dtype) if numbers else "string"
-            before = found.setdefault(str(name), kind)
-            if kind != before:
-                found[str(name)] = "float64" if {kind, before} == {"int64", "float64"} else "string"
-    return found
+            ) from None
+        except (OSError, ValueError):  # which is told when the rows are read
+            continue
+    return {name: found.get(name, "string") for name in names}  # what is empty may be text
+
+
+class _TooManyFields(Exception):
+    """A row has more fields than there are columns."""
+
+
+def _common(first: str, second: str) -> str:
+    """The type of a column that has values of both."""
+    if first == second:
+        return first
+    return "mixed" if {first, second} <= {"int64", "uint64", "float64", "mixed"} else "string"
+
+
+def _number(text: str) -> float:
+    """A field of a column of numbers."""
+    return math.nan if text.strip() in NO_NUMBER else float(text)
 
 
 def _own_folder(builder: DatasetBuilder, name: str, kwargs: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +118,21 @@ class TowerArguments:
 
 def check_lora_is_used(argv: Sequence[str], runs: Sequence[TowerArguments]) -> None:
     """
-    Check that some run trains by LoRA where the command line has flags of it.
+    Check that some run trains by LoRA where the command line has flags of it, or a file sets some. A command line that
+    says itself how the towers train may be about a file that is for LoRA.
 
     Raises:
         ValueError: None does: training in full is not what was meant.
     """
-    given = [flag.lstrip("-").split("=")[0].replace("-", "_") for flag in argv if flag.startswith("--lora")]
-    if given and not any(run.has_lora for run in runs):
+    if any(run.has_lora for run in runs):
+        return
+    flags = [flag.lstrip("-").split("=")[0].replace("-", "_") for flag in argv if flag.startswith("--")]
+    given = [flag for flag in flags if flag.startswith("lora")]
+    if not {"train_text", "train_vision", "variants"} & set(flags):
+        plain = TowerArguments()
+        names = [entry.name for entry in fields(plain) if entry.name.startswith("lora")]
+        given += [name for name in names if any(getattr(run, name) != getattr(plain, name) for run in runs)]
+    if given:
         raise ValueError(
             f"`{given[0]}` is given, but no tower trains by LoRA: give `--train_text lora` or `--train_vision lora`."
         )
