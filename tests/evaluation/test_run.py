@@ -311,6 +311,14 @@ def test_the_model_may_stand_anywhere(argv):
     assert (found.models, found.benchmarks, found.data) == (["MODEL/x"], ["triplets", "sugarcrepe"], ["scenes"])
 
 
+def test_the_model_may_stand_after_the_places_of_single_benchmarks():
+    argv = ["--benchmarks", "sugarcrepe", "valse", "--data", "sugarcrepe=a", "valse=b"]
+    found = parse_evaluation_arguments([*argv, "MODEL/x"])
+    assert (found.models, found.data) == (["MODEL/x"], ["sugarcrepe=a", "valse=b"])
+    found = parse_evaluation_arguments(["MODEL/x", *argv, "all"])
+    assert (found.models, found.data) == (["MODEL/x"], ["sugarcrepe=a", "valse=b", "all"])
+
+
 def test_a_misspelt_benchmark_is_no_model():
     found = parse_evaluation_arguments(
         ["a", "--benchmarks", "sugarcrpe", "--data", "x", "triplets=y", "--overwrite", "true"]

@@ -84,8 +84,15 @@ class EvaluationArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
 
 
-def _split_models(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The models among the arguments, which are no values of the flags around them, and the other arguments."""
+def _split_models(argv: Sequence[str], all_first: bool = False) -> tuple[list[str], list[str]]:
+    """
+    The models among the arguments, which are no values of the flags around them, and the other arguments.
+
+    Args:
+        argv (`Sequence[str]`): The arguments.
+        all_first (`bool`, defaults to `False`): Whether a place for all benchmarks stands before places for one: what
+            stands after these is a model then.
+    """
     hints = get_type_hints(EvaluationArguments)
     models: list[str] = []
     rest: list[str] = []
@@ -99,7 +106,7 @@ def _split_models(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             rest.append(argument)
             if equals:
                 flag = ""  # it takes no more
-        elif _is_value(flag, hints.get(flag), values, argument):
+        elif _is_value(flag, hints.get(flag), values, argument, all_first):
             values.append(argument)
             rest.append(argument)
         else:
@@ -107,12 +114,12 @@ def _split_models(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return models, rest
 
 
-def _is_value(flag: str, hint: Any, values: Sequence[str], argument: str) -> bool:
+def _is_value(flag: str, hint: Any, values: Sequence[str], argument: str, all_first: bool) -> bool:
     """Whether an argument is a value of the flag before it, which has these so far."""
     if flag == "benchmarks":  # a misspelt one is no model
         return argument in BENCHMARKS or argument in SUITES or not ("/" in argument or os.path.exists(argument))
     if flag in ("data", "images"):  # one place for all benchmarks, and others for one
-        return _is_for_one(argument) or all(map(_is_for_one, values))
+        return _is_for_one(argument) or (not values if all_first else all(map(_is_for_one, values)))
     if flag in ("models", "option"):
         return flag == "models" or not values or "=" in argument
     if hint is bool:
@@ -133,6 +140,8 @@ def parse_evaluation_arguments(argv: Sequence[str]) -> EvaluationArguments:
         ValueError: A flag or a key is unknown, a value is not allowed, or there is no model.
     """
     models, rest = _split_models(argv)
+    if not models and not any(argument.split("=")[0] in ("--models", "--config") for argument in rest):
+        models, rest = _split_models(argv, all_first=True)
     if models and any(argument.split("=")[0] == "--models" for argument in rest):
         raise ValueError("name the models in one place: as they are, or with --models")
     argv = [*(["--models", *models] if models else []), *rest]

@@ -176,3 +176,9 @@ def test_scores_that_are_written_down(folder, model, processor):
     scores["2.png"] = {"a cat": 0.5, "a dog": 0.1, "a red dog": 0.6}
     result = Captions(data=str(as_csv(folder)))(HandEncoder.of_scores(model, processor, {**scores}))
     assert result.predictions["accuracy"] == [True, False, False]
+
+
+def test_a_column_called_captions_in_a_csv_is_no_list(folder):
+    rows = [{"image": row["image"], "captions": row["caption"], "negative": row["neg_caption"]} for row in ROWS]
+    items = Captions(data=str(write_csv(folder / "own.csv", rows))).items()
+    assert items[0].captions == ("a red cat", "a blue cat")

@@ -96,7 +96,7 @@ class Captions(ItemBenchmark):
     def items(self) -> list[Item]:
         rows, columns, pictures = self._read()
         image = pick_column(columns, self.image_column or pictures, IMAGE_NAMES, "image_column", self.source)
-        wanted = self._caption_columns(columns, image)
+        wanted = self._caption_columns(columns, image, lists=not self._is_csv())
         category = self.category_column or next((name for name in CATEGORIES if name in columns), None)
         if category is not None:
             pick_column(columns, category, (), "category_column", self.source)
@@ -133,10 +133,14 @@ class Captions(ItemBenchmark):
 
     # ---- Reading ----
 
+    def _is_csv(self) -> bool:
+        path = Path(self.data).expanduser() if isinstance(self.data, str) else None
+        return path is not None and path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt")
+
     def _read(self) -> tuple[Iterator[tuple[Mapping[str, Any], ImageRef | None]], list[str], str | None]:
         """The rows, each with its image where that is in the table; the columns; and the only column of pictures."""
         path = None if not isinstance(self.data, str) else Path(self.data).expanduser()
-        if path is not None and path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        if path is not None and self._is_csv():
             rows: list[dict[str, Any]] = read_csv_rows(path)
             return ((row, None) for row in rows), list(rows[0]) if rows else [], None
         if path is not None and path.is_file() and path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
@@ -179,8 +183,8 @@ class Captions(ItemBenchmark):
             raise ValueError(f"{self.title}: {self.source} names images: say where they are (`images`)")
         return find(name.strip())
 
-    def _caption_columns(self, columns: Sequence[str], image: str) -> list[str]:
-        """The columns of captions, that of the true one first; a single one is of lists."""
+    def _caption_columns(self, columns: Sequence[str], image: str, *, lists: bool) -> list[str]:
+        """The columns of captions, that of the true one first; a single one is of lists, if there may be such."""
         given = [self.caption_columns] if isinstance(self.caption_columns, str) else self.caption_columns
         if given:
             if unknown := [name for name in given if name not in columns]:
@@ -190,9 +194,9 @@ class Captions(ItemBenchmark):
                 )
             found = list(dict.fromkeys(given))
         else:
-            lists = [name for name in LIST_NAMES if name in columns]
-            found = lists[:1] or [name for name in columns if name != image and NAMED.fullmatch(name.lower())]
-            if not lists and len(found) < 2:
+            listed = [name for name in LIST_NAMES if lists and name in columns]
+            found = listed[:1] or [name for name in columns if name != image and NAMED.fullmatch(name.lower())]
+            if not listed and len(found) < 2:
                 raise ValueError(
                     f"{self.source}: which columns are captions? Name two or more, the true one first: --option "
                     f"'captions.caption_columns=[...]'; there are {', '.join(columns)}"
