@@ -173,7 +173,7 @@ def one_line(error: BaseException, length: int = 300) -> str:
 
 
 def _short(value: object, length: int = 60) -> str:
-    shown = value if isinstance(value, str) else repr(value)
+    shown = value if isinstance(value, str) and value.isprintable() else repr(value)
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 

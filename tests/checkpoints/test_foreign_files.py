@@ -15,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel
 
 from hf_tripletclip import TripletCLIPModel
+from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.checkpoints.configs import read_config
+from hf_tripletclip.checkpoints.processor import load_processor
 from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
+from hf_tripletclip.checkpoints.weights_files import read_weights
 from hf_tripletclip.generation.captions.llm import load_model
 from hf_tripletclip.generation.chat import ChatModel
 from hf_tripletclip.generation.images.diffusers import DiffusersImages
@@ -217,6 +220,17 @@ def test_shards_are_named(clip):
             find_weights(clip, {})
 
 
+def test_a_length_that_looks_like_the_mark_of_a_pickle_is_none(tmp_path):
+    path = tmp_path / "w.safetensors"
+    for fill in range(256):  # of a header that is as long as 0x80 and some times 256
+        save_file({"a": torch.ones(2)}, path, metadata={"fill": "-" * fill})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    check_weights([path])
+    assert list(read_weights(path)) == ["a"]
+
+
 def test_integer_buffers_are_no_weights(tmp_path):
     save_file({"text_model.embeddings.position_ids": torch.arange(4), "a": torch.ones(2)}, tmp_path / "w.safetensors")
     check_weights([tmp_path / "w.safetensors"])
@@ -305,7 +319,36 @@ def test_another_kind_of_model_is_named(tmp_path):
     one_line(error, tmp_path / "bert")
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("tokenizer_config.json", "eos_token", {"a": 1}),
+        ("tokenizer_config.json", "eos_token", None),
+        ("tokenizer_config.json", "tokenizer_class", [1]),
+        ("tokenizer_config.json", "model_max_length", "many"),
+        ("processor_config.json", "image_processor", "x"),
+    ],
+)
+def test_a_processor_that_is_none_is_named(clip, name, field, value):
+    change(clip, name, **{field: value})
+    for load in (load_processor, load_clip_like):
+        with pytest.raises(ValueError, match=r"the processor of .* cannot be read: ") as error:
+            load(clip)
+        one_line(error, clip)
+
+
 # ---- Adapters ----
+
+
+def test_an_adapter_that_cannot_be_merged(clip, tmp_path):
+    write_adapter(tmp_path / "adapter", clip)
+    change_adapter(tmp_path / "adapter", alora_invocation_tokens=[1])
+    with pytest.raises(ValueError, match="the PEFT adapter cannot be merged into its model: aLoRA"):
+        convert(tmp_path / "adapter", tmp_path / "whole")
+    change_adapter(tmp_path / "adapter", bias="a\nb")
+    with pytest.raises(ValueError, match="that does not fit") as error:
+        load_clip_like(tmp_path / "adapter")
+    one_line(error, tmp_path)
 
 
 @pytest.mark.parametrize("load", [TripletCLIPModel.from_pretrained, load_clip_like])

@@ -18,6 +18,7 @@ from hf_tripletclip.checkpoints.configs import read_json_object
 from hf_tripletclip.checkpoints.published import CONFIG_FILE, find_file
 from hf_tripletclip.checkpoints.weights_check import check_weights
 from hf_tripletclip.checkpoints.weights_files import check_kind_of_file, damaged
+from hf_tripletclip.configuration import one_line
 
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -160,5 +161,15 @@ def _keeps_scale(model: nn.Module) -> bool:
 
 
 def merged(model: Any) -> Any:
-    """The plain model that a `PeftModel` computes, its adapters merged into the weights; other models as they are."""
-    return model if unwrap_peft_model(model) is model else model.merge_and_unload()
+    """
+    The plain model that a `PeftModel` computes, its adapters merged into the weights; other models as they are.
+
+    Raises:
+        ValueError: It is of a kind that cannot be merged.
+    """
+    if unwrap_peft_model(model) is model:
+        return model
+    try:
+        return model.merge_and_unload()
+    except (NotImplementedError, AttributeError, ValueError) as error:
+        raise ValueError(f"the PEFT adapter cannot be merged into its model: {one_line(error)}.") from error

@@ -24,7 +24,7 @@ from hf_tripletclip.checkpoints.adapters import (
     read_base,
 )
 from hf_tripletclip.checkpoints.configs import read_config, read_json_object
-from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, load_processor
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, load_processor, read_processor
 from hf_tripletclip.checkpoints.published import CONFIG_FILE, find_file, is_split_encoder_layout
 from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
 from hf_tripletclip.configuration import one_line
@@ -85,7 +85,7 @@ def load_clip_like(
     check_two_towers(model, source)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
-    processor = (load_processor if clip else AutoProcessor.from_pretrained)(source, **options)
+    processor = load_processor(source, **options) if clip else read_processor(AutoProcessor, source, **options)
     check_processor(model, processor)
     return model, processor
 
@@ -157,15 +157,14 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
     except (OSError, ImportError, MemoryError):
         raise
     except Exception as error:  # modules or shapes that the model does not have, a config that is none
-        problem = " ".join(str(error).split("\n\t")[:2])
-        raise ValueError(f"{source} is a PEFT adapter that does not fit {base}: {problem}") from error
+        raise ValueError(f"{source} is a PEFT adapter that does not fit {base}: {one_line(error)}.") from error
     if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
         raise ValueError(
             f"{source} is a PEFT adapter that does not fit {base}: {len(strange)} weights are missing or of another "
             f"model: {', '.join(strange[:3])}"
         )
     if any(find_file(source, name, options) for name in PROCESSOR_FILES):
-        processor = AutoProcessor.from_pretrained(source, **options)
+        processor = read_processor(AutoProcessor, source, **options)
         check_processor(adapted, processor)
     return adapted, processor
 

@@ -255,11 +255,11 @@ def _config_of(
     head_width = vision_cfg.get("head_width", 64 if model_cfg else HEAD_WIDTHS.get(width, 64))
     heads = text_cfg.get("heads", 8 if model_cfg else max(text_width // 64, 1))
     for name, value, whole in (("vision_cfg.head_width", head_width, width), ("text_cfg.heads", heads, text_width)):
-        if model_cfg and (not isinstance(value, int) or value < 1 or whole % value):
+        if model_cfg and (type(value) is not int or value < 1 or whole % value):
             raise ValueError(f"{source}: `{name}` is {value!r:.60}, which does not divide the width of {whole}.")
     size = vision_cfg.get("image_size", grid * patch)
-    size = size[0] if isinstance(size, list) and len(set(size)) == 1 else size
-    if not isinstance(size, int) or size // patch != grid:
+    size = size[0] if isinstance(size, list) and size and all(one == size[0] for one in size) else size
+    if type(size) is not int or size // patch != grid:
         raise ValueError(f"{source} has `vision_cfg.image_size: {size!r:.60}`, and its tensors are of {grid * patch}.")
     for name, said, found in (
         ("embed_dim", model_cfg.get("embed_dim"), dimension),

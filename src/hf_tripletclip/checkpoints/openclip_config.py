@@ -128,7 +128,7 @@ def check_size(name: str, said: Any, found: int, source: object) -> None:
     Raises:
         ValueError: They differ: OpenCLIP would refuse the weights, or resize them.
     """
-    if isinstance(said, (list, tuple)) and len(set(said)) == 1:
+    if isinstance(said, (list, tuple)) and said and all(one == said[0] for one in said):
         said = said[0]
     if said is not None and (isinstance(said, bool) or said != found):
         raise ValueError(f"{source} has `{name}: {said!r:.60}`, and its tensors are of {found}.")

@@ -14,6 +14,7 @@ from transformers import CLIPProcessor
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout, text_encoder_config
+from hf_tripletclip.configuration import one_line
 from hf_tripletclip.data.tokenizer import end_token_id
 
 logger = logging.get_logger(__name__)
@@ -42,7 +43,7 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     Raises:
         OSError: There is no processor, or it cannot be reached.
         ValueError: A published checkpoint does not name the model that it is based on, or its processor is custom code
-            only.
+            only, or its files are damaged.
 
     Example:
 
@@ -56,7 +57,7 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     if not is_split_encoder_layout(source, **kwargs) or any(
         find_file(source, name, kwargs) for name in PROCESSOR_FILES
     ):
-        return CLIPProcessor.from_pretrained(source, **kwargs)
+        return read_processor(CLIPProcessor, source, **kwargs)
     base = text_encoder_config(source, **kwargs).get("model_name")
     if not base:
         raise ValueError(
@@ -65,12 +66,32 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
         )
     elsewhere = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
     try:
-        return CLIPProcessor.from_pretrained(base, **elsewhere)
+        return read_processor(CLIPProcessor, base, **elsewhere)
     except OSError as error:
         raise OSError(
             f"{source} uses the processor of {base}, which cannot be loaded: {error}\nDownload it once with "
             f"`hf download {base}`, or load another with `load_processor(DIRECTORY)`."
         ) from error
+
+
+def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """
+    A processor, by the `from_pretrained` of its class.
+
+    Raises:
+        OSError, ImportError: As there.
+        ValueError: Its files hold what no processor can be made of.
+    """
+    try:
+        processor = kind.from_pretrained(source, **kwargs)
+        limit = getattr(getattr(processor, "tokenizer", None), "model_max_length", 0)
+        if not isinstance(limit, (int, float)):
+            raise ValueError(f"`model_max_length` is {limit!r:.60}, a number is needed")
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # of whatever reads its settings
+        raise ValueError(f"the processor of {source} cannot be read: {one_line(error)}.") from error
+    return processor
 
 
 def check_processor(model: Any, processor: Any) -> int | None:

@@ -76,7 +76,8 @@ def check_kind_of_file(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    pickled = head.startswith((b"PK\x03\x04", b"\x80"))
+    # The length that a safetensors file begins with may look like the mark of a pickle; its header then follows.
+    pickled = head.startswith((b"PK\x03\x04", b"\x80")) and head[8:9] != b"{"
     found = None
     if not head:
         found = "is empty, not a readable file of weights. Download it again."
