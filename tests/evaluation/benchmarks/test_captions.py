@@ -182,3 +182,19 @@ def test_a_column_called_captions_in_a_csv_is_no_list(folder):
     rows = [{"image": row["image"], "captions": row["caption"], "negative": row["neg_caption"]} for row in ROWS]
     items = Captions(data=str(write_csv(folder / "own.csv", rows))).items()
     assert items[0].captions == ("a red cat", "a blue cat")
+
+
+def test_columns_may_be_written_in_other_ways(folder):
+    rows = [{"File name": row["image"], "Caption": row["caption"], "Neg caption": row["neg_caption"], "Kind": "x"}
+            for row in ROWS]  # fmt: skip
+    first, *_ = Captions(data=str(write_csv(folder / "own.csv", rows))).items()
+    assert (first.captions, first.category) == (("a red cat", "a blue cat"), "x")
+    (folder / "own.jsonl").write_text('{"image": "photos/0.png", "caption": "a", "negatives": ["b", "c"]}')
+    assert Captions(data=str(folder / "own.jsonl")).items()[0].captions == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "has no rows"), ("[" * 100_000, "nested too deeply")])
+def test_files_without_rows(folder, content, message):
+    (folder / "own.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Captions(data=str(folder / "own.json")).items()

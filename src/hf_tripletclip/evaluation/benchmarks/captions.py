@@ -38,7 +38,7 @@ IMAGE_NAMES = (
 )
 LIST_NAMES = ("captions", "texts", "sentences", "caption_options")  # a column with all captions of a row
 CATEGORIES = ("category", "negative_type", "kind", "type")
-FALSE = r"neg|negative|hard_negative|false|wrong|incorrect|foil|distractor|swapped"
+FALSE = r"neg|negatives?|hard_negatives?|false|wrong|incorrect|foils?|distractors?|swapped"
 TRUE = r"true|correct|pos|positive|right"
 WORD = r"captions?|texts?|sentences?"
 # What columns of captions are called: caption, neg_caption, caption_0, true_caption, foil, negative_caption_2, ...
@@ -95,9 +95,13 @@ class Captions(ItemBenchmark):
 
     def items(self) -> list[Item]:
         rows, columns, pictures = self._read()
-        image = pick_column(columns, self.image_column or pictures, IMAGE_NAMES, "image_column", self.source)
+        if not columns:
+            raise ValueError(f"{self.title}: {self.source} has no rows.")
+        known = {_plain(name): name for name in reversed(columns)}  # as they are written there
+        names = [known[name] for name in IMAGE_NAMES if name in known]
+        image = pick_column(columns, self.image_column or pictures, names, "image_column", self.source)
         wanted = self._caption_columns(columns, image, lists=not self._is_csv())
-        category = self.category_column or next((name for name in CATEGORIES if name in columns), None)
+        category = self.category_column or next((known[name] for name in CATEGORIES if name in known), None)
         if category is not None:
             pick_column(columns, category, (), "category_column", self.source)
         self._used = {"image": image, "true": wanted[0], "others": wanted[1:], "category": category}
@@ -195,7 +199,7 @@ class Captions(ItemBenchmark):
             found = list(dict.fromkeys(given))
         else:
             listed = [name for name in LIST_NAMES if lists and name in columns]
-            found = listed[:1] or [name for name in columns if name != image and NAMED.fullmatch(name.lower())]
+            found = listed[:1] or [name for name in columns if name != image and NAMED.fullmatch(_plain(name))]
             if not listed and len(found) < 2:
                 raise ValueError(
                     f"{self.source}: which columns are captions? Name two or more, the true one first: --option "
@@ -205,8 +209,8 @@ class Captions(ItemBenchmark):
             if self.true_column not in columns:
                 raise ValueError(f"{self.source} has no column {self.true_column!r} (`true_column`)")
             return [self.true_column, *(name for name in found if name != self.true_column)]
-        if not given and len(found) > 1 and SAYS_FALSE.search(found[0].lower()):
-            true = [name for name in found if not SAYS_FALSE.search(name.lower())]
+        if not given and len(found) > 1 and SAYS_FALSE.search(_plain(found[0])):
+            true = [name for name in found if not SAYS_FALSE.search(_plain(name))]
             raise ValueError(
                 f"{self.source}: the first caption would be the true one, and its column is called {found[0]!r}: say "
                 f"which is true: --option captions.true_column={true[0] if true else '...'}"
@@ -246,6 +250,11 @@ class Captions(ItemBenchmark):
         return result
 
 
+def _plain(name: str) -> str:
+    """The name of a column in small letters, without spaces: `Neg caption` is `neg_caption`."""
+    return "_".join(name.lower().split())
+
+
 def _category(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -275,6 +284,8 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 place = error.lineno if whole else line
                 raise ValueError(f"{path} is no JSON: line {place}, column {error.colno}: {error.msg}") from error
+            except RecursionError as error:
+                raise ValueError(f"{path} is nested too deeply to be read (line {line})") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{path}, row {number}: a JSON object is expected, not {type(row).__name__}")
