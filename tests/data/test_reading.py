@@ -47,6 +47,15 @@ def test_other_formats_are_not_opened(monkeypatch, kind, tmp_path):
         decode_image(tmp_path / "picture.png")
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"404", "not a format that"), (b"<html></html>", "not a format")],
+)
+def test_what_a_failed_download_leaves(content, reason):
+    with pytest.raises(BrokenValue, match=f"unreadable image: {reason}"):
+        decode_image(content)
+
+
 def test_an_eps_file_that_was_opened_elsewhere():
     with pytest.raises(BrokenValue, match="EPS files are not read"):
         decode_image(Image.open(io.BytesIO(encoded(picture(), "EPS"))))

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from PIL import Image as Pillow
 
+from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.evaluation.build import build_benchmark
-from hf_tripletclip.training.overlap import describe_twins, find_overlap
+from hf_tripletclip.training.overlap import describe_twins, find_overlap, pictures_of
 
 FEATURES = Features(
     {"image": Image(), "caption": Value("string"), "neg_image": Image(), "neg_caption": Value("string")}
@@ -57,11 +59,28 @@ def test_rows_and_pictures_that_are_trained_on_are_counted(tmp_path):
     assert find_overlap(train, {"x": negative})[0].startswith("1 of 1 rows of x")
 
 
+def test_files_are_looked_up_for_a_while_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_FILES", 7)
+    [sentence] = find_overlap(data(*range(20), folder=tmp_path), {"x": data(*range(20))})
+    assert sentence.startswith("7 of 20 rows")
+    assert "(of the first 7 training rows)" in sentence
+
+
+def test_pictures_are_not_copied_to_know_their_length():
+    train = undecoded(concatenate_datasets([data(1, 2), data(3)]))
+    there = [piece.field("bytes").buffers()[-1].address for piece in train.data.table["image"].chunks]
+    assert len(there) > 1
+    assert {picture.value.buffers()[-1].address for picture in pictures_of(train, ["image"])} == set(there)
+    assert [picture.digest() for picture in pictures_of(train, ["image"])] == [
+        hashlib.sha256(png(number)).hexdigest() for number in (1, 2, 3)
+    ]
+
+
 def test_large_data_is_looked_at_in_part_and_said_so(monkeypatch):
     monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_READ", 5)
     [sentence] = find_overlap(data(*range(20)), {"x": data(*range(20))})
     assert sentence.startswith("5 of 20 rows")
-    assert "(of the first 6 training rows)" in sentence
+    assert "(of the first 5 training rows)" in sentence
     monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_EVALUATED", 5)
     assert "of 5 rows" in find_overlap(data(*range(20)), {"x": data(*range(20))})[0]
 

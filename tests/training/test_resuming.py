@@ -26,7 +26,7 @@ from hf_tripletclip.training.resuming import (
     TrainingStoppedError,
     agree_on_checkpoint,
 )
-from hf_tripletclip.training.settings import RESUME_FILE
+from hf_tripletclip.training.settings import RESUME_FILE, differences
 from tests.objectives.test_distributed import in_two_processes
 from tests.training import resume_worker
 from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
@@ -143,6 +143,17 @@ def test_other_settings_are_refused(run, change, named):
     with pytest.raises(ValueError, match="checkpoint-4 was trained with other settings") as caught:
         make_trainer(run, **{**SAVING, **change}).train(resume_from_checkpoint=True)
     assert named in str(caught.value)
+
+
+def test_where_the_data_lies_is_no_difference():
+    same = {"per_device_train_batch_size": 4, "world_size": 1, "train_data": "3 rows", "streaming": False}
+    was = {**same, "dataset_name_or_path": "a", "images": "a/images"}
+    now = {**same, "dataset_name_or_path": "b", "images": "b/images"}
+    assert differences(was, now) == ([], [])
+    of_stream = [{**one, "streaming": True} for one in (was, now)]  # whose pictures are not compared
+    assert [one.name for one in differences(*of_stream)[0]] == ["images"]
+    other = differences(was, {**now, "train_data": "4 rows"})[0]
+    assert [one.name for one in other] == ["dataset_name_or_path", "train_data"]
 
 
 def test_what_changes_no_curve_may_change_and_more_steps_are_told(copy):

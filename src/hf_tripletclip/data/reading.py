@@ -178,7 +178,9 @@ def check_size(image: Image.Image) -> None:
 
 def _what_format(content: bytes | bytearray) -> str:
     """Why no reader takes it."""
-    prefix = bytes(content[:16])
+    if not content:
+        return "the file is empty"
+    prefix = bytes(content[:16]).ljust(16, b"\0")  # they expect as many
     for name, (_, accepts) in Image.OPEN.items():
         # These look at the first bytes only; a format without such a test takes anything.
         if name not in FORMATS and accepts and accepts(prefix):

@@ -6,6 +6,7 @@ Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.le
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter, defaultdict
@@ -24,6 +25,7 @@ from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.images import ImageCell, ImageFile
 
 MAX_READ = 100_000  # pictures of the training data whose contents are read: those as long as one of the evaluation
+MAX_FILES = 200_000  # of the training data whose sizes are looked up: other processes wait for this one
 MAX_EVALUATED = 20_000  # rows of an evaluation that are looked up
 MAX_TWINS = 5_000  # rows of the training data among which others alike are looked for
 ROWS_AT_ONCE = 1_000
@@ -35,12 +37,13 @@ class Picture:
 
     row: int
     size: int  # bytes
-    value: Any = field(repr=False)  # its contents as Arrow holds them, or its path
+    value: Any = field(repr=False)  # its path, or the column that has its contents: taking one out would read it
+    place: int = 0  # in the column
 
     def digest(self) -> str | None:
         """Of its bytes; `None` where they cannot be read."""
         try:
-            content = read_image_file(self.value) if isinstance(self.value, str) else self.value.as_py()
+            content = read_image_file(self.value) if isinstance(self.value, str) else self.value[self.place].as_py()
         except (OSError, BrokenValue):
             return None
         return hashlib.sha256(content).hexdigest()
@@ -53,19 +56,19 @@ def pictures_of(dataset: Dataset, columns: Iterable[str] = IMAGE_COLUMNS) -> Ite
             continue
         start = 0
         for table in undecoded(dataset).select_columns([name]).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
-            column = table[name].combine_chunks()
-            if pa.types.is_struct(column.type):
-                contents, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path").to_pylist()
-            elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-                contents, paths = column, [None] * len(column)
-            else:
-                return
-            for index, length in enumerate(pc.binary_length(contents).to_pylist()):
-                if length is not None:
-                    yield Picture(start + index, length, contents[index])
-                elif (path := paths[index]) and not is_url(path) and os.path.isfile(path):
-                    yield Picture(start + index, os.path.getsize(path), path)
-            start += len(column)
+            for column in table[name].chunks:  # as they are: together they would be copied, and so all pictures read
+                if pa.types.is_struct(column.type):
+                    contents, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path").to_pylist()
+                elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+                    contents, paths = column, [None] * len(column)
+                else:
+                    return
+                for index, length in enumerate(pc.binary_length(contents).to_pylist()):
+                    if length is not None:
+                        yield Picture(start + index, length, contents, index)
+                    elif (path := paths[index]) and not is_url(path) and os.path.isfile(path):
+                        yield Picture(start + index, os.path.getsize(path), path)
+                start += len(column)
 
 
 def captions_of(dataset: Dataset, row: int) -> set[str]:
@@ -121,7 +124,7 @@ def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
             elif isinstance(image, ImageCell):
                 one = image.dataset.select([image.row])
                 for picture in pictures_of(one, [image.column]):
-                    yield Picture(row, picture.size, picture.value), set(captions)
+                    yield dataclasses.replace(picture, row=row), set(captions)
 
 
 def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
@@ -143,20 +146,22 @@ def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
     texts = train.select_columns([name for name in CAPTION_COLUMNS if name in train.column_names])
     pictures: dict[str, set[int]] = {name: set() for name in sources}
     whole: dict[str, set[int]] = {name: set() for name in sources}
-    read = 0
+    files = read = 0
+    sample = ""
     for picture in pictures_of(train):
+        files += isinstance(picture.value, str)
+        read += picture.size in wanted
+        if files > MAX_FILES or read > MAX_READ:
+            sample = f" (of the first {picture.row:,} training rows)"
+            break
         if picture.size not in wanted:
             continue
-        read += 1
-        if read > MAX_READ:
-            break
         digest = picture.digest()
         for name, source in sources.items():
             for row, captions in source.pictures.get(digest or "", ()):
                 pictures[name].add(row)
                 if row not in whole[name] and captions & captions_of(texts, picture.row):
                     whole[name].add(row)
-    sample = f" (of the first {picture.row + 1:,} training rows)" if read > MAX_READ else ""
     return [
         f"{len(pictures[name]):,} of {source.rows:,} rows of {name} have a picture that is also trained on, and "
         f"{len(whole[name]):,} a caption with it{sample}: what is measured there is no measure of new pictures."

@@ -195,10 +195,12 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[Di
     Returns:
         The differences that make it another run, and those that do not but change what comes after.
     """
+    # Where the data lies is no difference, if it is the same. A stream does not tell that of the pictures beside it.
+    ignored = {"rows_by_process", "dataset_name_or_path"} | (set() if now.get("streaming") else {"images"})
     found = [
         Difference(name, was[name], now[name])
         for name in was
-        if name in now and was[name] != now[name] and name not in ("rows_by_process", "dataset_name_or_path")
+        if name in now and was[name] != now[name] and name not in ignored
     ]
     names = {one.name for one in found}
     if "train_data" in names and was.get("dataset_name_or_path") != now.get("dataset_name_or_path"):
@@ -208,8 +210,8 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[Di
     if not now.get("rows_by_process") and was[batch[0]] * was[batch[1]] == now[batch[0]] * now[batch[1]]:
         told |= set(batch)  # the same rows in every step
     # A metric that nothing was the best in, or that nothing asks for now, is no difference.
-    ignored = {"metric_for_best_model", "greater_is_better"} if _no_best(was) or _no_best(now) else set()
-    found = [one for one in found if one.name not in ignored]
+    of_best = {"metric_for_best_model", "greater_is_better"} if _no_best(was) or _no_best(now) else set()
+    found = [one for one in found if one.name not in of_best]
     return [one for one in found if one.name not in told], [one for one in found if one.name in told]
 
 
