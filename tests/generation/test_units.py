@@ -95,6 +95,26 @@ def test_a_damaged_unit_is_removed_by_a_look_at_all(files, damage):
     assert files.read(UNIT) == ROWS
 
 
+def test_an_error_of_the_machine_removes_no_unit(files):
+    files.write(UNIT, ROWS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(OSError, match="Too many open files") as error:
+            files.read(UNIT)
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(error.value, DamagedUnit)
+    assert files.read(UNIT) == ROWS
+
+
 def test_only_old_leftovers_are_removed(files):
     files.folder.mkdir()
     host, mine = socket.gethostname(), os.getpid()

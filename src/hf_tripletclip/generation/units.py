@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -20,6 +21,8 @@ from hf_tripletclip.generation.plan import Unit
 from hf_tripletclip.generation.stage import ERROR, Batch
 
 PLAN_KEY = b"tripletclip_plan"
+# Errors of the machine, which say nothing of the file: too many open files, no memory, a network disk that is away.
+OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 OLD_SECONDS = 24 * 3600  # a half-written file of another machine that nobody has touched for so long is left over
 
 
@@ -103,6 +106,8 @@ class UnitFiles:
         except FileNotFoundError:
             raise DamagedUnit(f"{path} is gone. The same command makes it again.") from None
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+                raise
             raise self._damaged(unit, str(error).partition("\n")[0].removesuffix(".")) from error
         if (table.schema.metadata or {}).get(PLAN_KEY) != self.plan_hash.encode():
             if self.is_done(unit):  # of its two copies of the hash one is damaged
