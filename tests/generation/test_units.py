@@ -105,8 +105,9 @@ def test_an_error_of_the_machine_removes_no_unit(files):
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
-        with pytest.raises(OSError, match="Too many open files") as error:
-            files.read(UNIT)
+        for look in (files.is_done, files.read):
+            with pytest.raises(OSError, match="Too many open files") as error:
+                look(UNIT)
     finally:
         for number in taken:
             os.close(number)

@@ -58,7 +58,9 @@ class UnitFiles:
             return False
         try:
             metadata = pq.read_metadata(path)
-        except (pa.ArrowInvalid, OSError):  # no parquet file, or one cut short
+        except (pa.ArrowInvalid, OSError) as error:  # no parquet file, or one cut short
+            if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+                raise
             return False
         found = (metadata.metadata or {}).get(PLAN_KEY)
         return found == self.plan_hash.encode() and metadata.num_rows == unit.rows

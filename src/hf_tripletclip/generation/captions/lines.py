@@ -31,6 +31,7 @@ COURTESY = re.compile(
     r"\s*[!.,]\s+(?=[\"“'A-Z])",
     re.IGNORECASE,
 )
+IMAGE = re.compile(r"\b(?:images?|pictures?|photos?|photographs?|scenes?)\b", re.IGNORECASE)
 OF_THE_IMAGE = re.compile(
     r"^(?:the|this|an?) (?:image|picture|photo|photograph|scene) (?:now )?(?:of|shows?|depicts?|features?)\s+",
     re.IGNORECASE,
@@ -138,6 +139,7 @@ TASK = re.compile(
 AFTERWARDS = re.compile(
     r"(?:\s+[-–—]+\s*|\s*[;,:|]\s+|\s+(?=(?:instead|because|rather|where|since)\b))(?P<rest>[^\n]+)$", re.IGNORECASE
 )
+ADDITION = re.compile(r";|\s[-–—]")
 EXPLAINS = re.compile(
     r"^(?:here|now|(?:i|we)(?:['’]ve| have)?\b|this|it|the (?:change|colou?r|object|attribute|original|word|relation)|"
     r"(?:has |have |was |is )?(?:chang|replac|swapp?|substitut|alter|modif|switch|adding|added)\w*|instead|rather|"
@@ -197,9 +199,10 @@ def _strip(line: str, caption: str) -> str:
         line = _unquote(_without_symbols(line, caption))
         line = EMPHASIS.sub(lambda match: match[2], line)
         line = _quoted(line, caption)
-        for opening in (COURTESY, OF_THE_IMAGE):
-            if not opening.match(caption):
-                line = opening.sub("", line)
+        if not COURTESY.match(caption):
+            line = COURTESY.sub("", line)
+        if not IMAGE.search(caption):
+            line = OF_THE_IMAGE.sub("", line)
         if (found := (None if OPTION.match(caption) else OPTION.match(line)) or MARKER.match(line)) is not None:
             line = line[found.end() :]
             if found.re is OPTION or found["number"]:
@@ -283,7 +286,8 @@ def _without_explanation(line: str, caption: str) -> str:
             continue  # "replacing a tire"
         before, told = set(content_words(caption)), set(content_words(rest))
         gone = before - set(content_words(head))
-        if not EXPLAINS.match(rest) and not (match[0].lstrip()[0] in ";-–—" and told <= before):
+        repeats = match[0].lstrip()[0] in ";-–—" and told <= before and not ADDITION.search(caption)
+        if not EXPLAINS.match(rest) and not repeats:
             continue
         if (gone & told) or (TASK.search(rest) and not TASK.search(caption)):
             return head
