@@ -231,6 +231,16 @@ def test_a_column_of_a_csv_file_that_changes_late(tmp_path, monkeypatch, first, 
     assert (scores[0], scores[-1]) == expected
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_csv_file_that_is_not_utf_8(tmp_path, caplog, streaming):
+    write(tmp_path / "1.png", png("red"))
+    file = write(tmp_path / "pairs.csv", "image,caption\n1.png,café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="can't decode byte"):
+        read(file, streaming)
+    assert "pairs.csv is not UTF-8 (unexpected end of data): save it so, or say with `encoding`" in caplog.text
+    assert read(file, streaming, encoding="latin-1") == {"train": [("café", "red")]}
+
+
 @pytest.mark.parametrize("names", [["train/1.png", "test/2.png"], ["1.png", "val2017/2.png"]])
 def test_one_metadata_file_over_folders_of_splits_is_told(tmp_path, caplog, names):
     for name in names:

@@ -164,6 +164,7 @@ def test_json_that_is_none_is_one_clear_error(tmp_path):
         ("--weights_dtype half", "`weights_dtype` is 'half': give float32, bfloat16, float16"),
         ("--weights_dtype float16 --fp16 --use_cpu", "`fp16` computes in float16 from weights in float32"),
         ("--columns bivlc", "`columns` is for other data than `scenes`"),
+        ("--images pictures", "`images` is for other data than `scenes`"),
         ("--streaming", "`streaming` is for other data than `scenes`"),
         ("--dataset_name_or_path D --scenes_nouns all", "`scenes_nouns` is for `scenes`, but the data is 'D'"),
         ("--logit_scale_max nan", "`logit_scale_max` is nan: give a finite number"),

@@ -252,6 +252,10 @@ def _csv_kinds(files: Collection[str], builder: Csv) -> dict[str, str]:
             raise ValueError(
                 f"{file}: its rows have more fields than its header has names. Put text that holds a comma in quotes."
             ) from None
+        except UnicodeDecodeError as error:  # a stream would not say in which file
+            logger.warning(
+                f"{file} is not UTF-8 ({error.reason}): save it so, or say with `encoding` how it is written."
+            )
         except (OSError, ValueError):  # which is told when the rows are read
             continue
     return {name: found.get(name, "string") for name in names}  # what is empty may be text

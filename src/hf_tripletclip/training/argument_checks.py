@@ -154,7 +154,7 @@ def check_data(data_args: Any) -> None:
     """
     check_numbers(data_args)
     scenes = data_args.dataset_name_or_path == "scenes"
-    of_others = ("columns", "streaming") if scenes else ()
+    of_others = ("columns", "images", "streaming") if scenes else ()
     for field in dataclasses.fields(data_args):
         name, value = field.name, getattr(data_args, field.name)
         if value == field.default or (not scenes and not name.startswith("scenes_")):
