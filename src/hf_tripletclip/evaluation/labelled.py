@@ -27,6 +27,7 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 LABELS = ("label", "labels", "cls", "fine_label")  # names of the column that are recognised
 SPLITS = {"train", "test", "val", "validation"}  # these folders are no classes
 ALIKE = {"val": ("val", "validation"), "validation": ("validation", "val")}  # what the folder of a split is called
+NUMBERED = re.compile(r"(\D*)(\d+)")
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
@@ -115,8 +116,10 @@ def _class_folders(path: Path, split: str) -> list[Path]:
     folders = [child for child in base.iterdir() if child.is_dir() and not is_left_behind(child.name)]
     if {folder.name for folder in folders} & SPLITS:
         return []
-    numbered = all(folder.name.isdecimal() for folder in folders)
-    folders.sort(key=lambda folder: (int(folder.name) if numbered else 0, folder.name))
+    numbers = [NUMBERED.fullmatch(folder.name) for folder in folders]
+    alike = len({found and found[1] for found in numbers}) == 1  # `7`, or `class_7`, all of them
+    order = {folder: int(found[2]) if alike and found else 0 for folder, found in zip(folders, numbers, strict=True)}
+    folders.sort(key=lambda folder: (order[folder], folder.name))
     return folders if any(_pictures(folder)[0] for folder in folders) else []
 
 
@@ -139,7 +142,10 @@ def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _folder(folders: Sequence[Path], names: list[str] | None) -> LabelledSet:
     base = folders[0].parent
-    labels, names = _places([folder.name for folder in folders], names or read_lines(base / CLASSNAMES), str(base))
+    classes, names = [folder.name for folder in folders], names or read_lines(base / CLASSNAMES)
+    if names and classes != sorted(classes) and not classes[0].isdecimal():
+        logger.warning(f"{base}: the class names are taken for {', '.join(classes[:LISTED])}, ... in this order.")
+    labels, names = _places(classes, names, str(base))
     files: list[tuple[int, Path]] = []
     skipped = [file for file in sorted(base.iterdir()) if _is_stray(file)]
     for label, folder in zip(labels, folders, strict=True):

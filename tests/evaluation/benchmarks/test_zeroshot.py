@@ -448,3 +448,11 @@ def test_a_gated_set(tmp_path, hub):
     )
     done = run_python(code, hub, tmp_path / "home", check=False)
     assert "PermissionError: clip-benchmark/wds_imagenet1k is a gated dataset: open https://" in done.stderr
+
+
+def test_folders_called_by_a_word_and_a_number_are_in_the_order_of_the_numbers(tmp_path):
+    for number in (0, 2, 10):
+        write_images(tmp_path / f"class_{number}", ["a.png"])
+    found = ZeroShot(data=str(tmp_path), classnames=["zero", "two", "ten"]).read(str(tmp_path))
+    assert [key.partition("/")[0] for key in found.keys] == ["class_0", "class_2", "class_10"]
+    assert found.labels == [0, 1, 2]
