@@ -267,6 +267,12 @@ def test_what_img2dataset_leaves_beside_tars(tmp_path, streaming):
         assert part.num_shards == 2
 
 
+def test_only_columns_of_the_file_are_named_as_its_own(tmp_path):
+    file = write_table(tmp_path / "pairs.csv", [{"image": "1.png", "caption": "a"}])
+    with pytest.raises(ValueError, match=r"it lacks 'neg_caption'; it has 'image', 'caption'\. If"):
+        load_tripletdata(file, required_columns=["neg_caption"])
+
+
 def test_trohn_img_needs_coco(tmp_path):
     rows = [
         {

@@ -205,7 +205,8 @@ def check_columns(dataset: Any, columns: Sequence[str]) -> None:
     if names is None:
         return
     if missing := [name for name in columns if name not in names]:
-        message = f"it lacks {', '.join(map(repr, missing))}; it has {', '.join(map(repr, names))}."
+        there = ", ".join(repr(name) for name in names if name != ERROR)
+        message = f"it lacks {', '.join(map(repr, missing))}; it has {there}."
         if set(missing) <= set(COLUMNS):
             message += ' If they are there under other names, say so with `columns`, such as {"neg_caption": "foil"}.'
         raise ValueError(message)
