@@ -13,7 +13,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_tripletclip.cli import main
-from hf_tripletclip.data import build_processor
 from hf_tripletclip.evaluation.interpolation import Curve, Interpolation, Point, metric_of, parse_alphas
 from hf_tripletclip.evaluation.merge import merge, named_metric
 from hf_tripletclip.evaluation.result import EvaluationResult
@@ -128,6 +127,7 @@ def test_the_command_writes_the_curve_and_the_chosen_model(folders, capsys, tune
 def test_bad_input_leaves_nothing_behind(folders, processor):
     config = tiny_config()
     config.text_config.vocab_size = len(processor.tokenizer)
+    config.text_config.eos_token_id = processor.tokenizer.eos_token_id
     config.text_config.intermediate_size = 48
     CLIPModel(config).save_pretrained(folders / "other")
     processor.save_pretrained(folders / "other")
@@ -153,15 +153,13 @@ def test_bad_input_leaves_nothing_behind(folders, processor):
         CLIPModel.from_pretrained(folders / output)
 
 
-def test_small_steps_from_a_base_in_half_precision_are_not_rounded_away(tmp_path):
-    torch.manual_seed(0)
-    base = CLIPModel(tiny_config()).to(torch.bfloat16)
+def test_small_steps_from_a_base_in_half_precision_are_not_rounded_away(model, processor, tmp_path):
+    base = model.to(torch.bfloat16)
     base.save_pretrained(tmp_path / "base")
     tuned = copy.deepcopy(base).float()
     with torch.no_grad():
         tuned.text_projection.weight.mul_(1.0001)
     tuned.save_pretrained(tmp_path / "tuned")
-    processor = build_processor(["a red cat"], image_size=16)
     for name in ("base", "tuned"):
         processor.save_pretrained(tmp_path / name)
     between = Interpolation(tmp_path / "base", tmp_path / "tuned")

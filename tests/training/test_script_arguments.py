@@ -34,6 +34,22 @@ def test_flags_by_their_own_names(tmp_path):
     assert (data.columns, data.scenes_nouns) == ({"image": "img"}, "24")
 
 
+def test_what_a_file_says_of_its_own_data_is_not_meant_for_other_data(tmp_path):
+    of_scenes = write(
+        tmp_path / "scenes.yaml", "dataset_name_or_path: scenes\nscenes_nouns: 48\nscenes_train_size: 9\n"
+    )
+    data = parse_arguments(["--config", of_scenes, "--dataset_name_or_path", "D"])[1]
+    assert (data.dataset_name_or_path, data.scenes_nouns, data.scenes_train_size) == ("D", "24", None)
+    of_d = write(tmp_path / "d.yaml", "dataset_name_or_path: D\ncolumns: {image: img}\nstreaming: true\n")
+    data = parse_arguments(["--config", of_d, "--dataset_name_or_path=scenes", "--scenes_nouns", "all"])[1]
+    assert (data.columns, data.streaming, data.scenes_nouns) == (None, False, "all")
+    with pytest.raises(ValueError, match="`scenes_seed` is for `scenes`, but the data is 'D'"):
+        parse_arguments(["--config", of_scenes, "--dataset_name_or_path", "D", "--scenes_seed", "1"])
+    mixed = write(tmp_path / "mixed.yaml", "dataset_name_or_path: D\nscenes_train_size: 9\n")
+    with pytest.raises(ValueError, match="`scenes_train_size` is for `scenes`, but the data is 'D'"):
+        parse_arguments(["--config", mixed])
+
+
 def test_defaults_that_contrastive_training_needs(tmp_path):
     _, data, training = parse_arguments(["--output_dir", str(tmp_path)])
     assert data.dataset_name_or_path == "scenes"

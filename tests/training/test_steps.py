@@ -223,6 +223,7 @@ def test_what_stands_twice_in_a_batch_is_counted_in_the_log(tmp_path, objective,
     for name in ("input_ids", "attention_mask"):
         batch[name][1] = batch[name][2] = batch[name][0]  # three rows with one caption
         batch[f"negative_{name}"] = batch[f"negative_{name}"][:, : batch[name].shape[1]].clone()
+        batch[f"negative_{name}"][:, -1] = batch[name][0, -1]  # the end of the text
         batch[f"negative_{name}"][4] = batch[f"negative_{name}"][5]  # wrong answers for the negative pictures only
         batch[f"negative_{name}"][0] = batch[name][3]  # row 3's caption is row 0's hard negative
     dataset.batch = batch

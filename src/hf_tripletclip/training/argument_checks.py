@@ -153,15 +153,20 @@ def check_data(data_args: Any) -> None:
         ValueError: One would, or a number is out of range.
     """
     check_numbers(data_args)
-    scenes = data_args.dataset_name_or_path == "scenes"
-    of_others = ("columns", "images", "streaming") if scenes else ()
-    for field in dataclasses.fields(data_args):
-        name, value = field.name, getattr(data_args, field.name)
-        if value == field.default or (not scenes and not name.startswith("scenes_")):
-            continue
-        if name in of_others:
+    for name in settings_of_other_data(data_args):
+        if data_args.dataset_name_or_path == "scenes":
             raise ValueError(f"`{name}` is for other data than `scenes`, which is drawn here: leave it out.")
-        if name.startswith("scenes_") and not scenes:
-            raise ValueError(
-                f"`{name}` is for `scenes`, but the data is {data_args.dataset_name_or_path!r}: leave it out."
-            )
+        raise ValueError(
+            f"`{name}` is for `scenes`, but the data is {data_args.dataset_name_or_path!r}: leave it out."
+        )
+
+
+def settings_of_other_data(data_args: Any) -> list[str]:
+    """Names of the arguments that are set and without effect on this data: `scenes`, or any other."""
+    scenes = data_args.dataset_name_or_path == "scenes"
+    return [
+        field.name
+        for field in dataclasses.fields(data_args)
+        if getattr(data_args, field.name) != field.default
+        and (field.name in ("columns", "images", "streaming") if scenes else field.name.startswith("scenes_"))
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
-from hf_tripletclip.training.argument_checks import check_data, check_numbers
+from hf_tripletclip.training.argument_checks import check_data, check_numbers, settings_of_other_data
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments
 
@@ -126,5 +126,17 @@ def parse_arguments(
     as_columns(arguments[1])
     for part in arguments:
         check_numbers(part)
+    _leave_settings_of_other_data(arguments[1], argv)
     check_data(arguments[1])
     return arguments
+
+
+def _leave_settings_of_other_data(data_args: DataArguments, argv: Sequence[str]) -> None:
+    """
+    Reset what the YAML file says of its own data if a flag names other data: `--dataset_name_or_path DIR` beside the
+    default file, which has the nouns of `scenes`, means DIR. What stands among the flags is left for the check.
+    """
+    given = {part.lstrip("-").partition("=")[0] for part in argv if part.startswith("--")}
+    if "dataset_name_or_path" in given:
+        for name in set(settings_of_other_data(data_args)) - given:
+            setattr(data_args, name, DataArguments.__dataclass_fields__[name].default)

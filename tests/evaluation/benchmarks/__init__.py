@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
+from datasets.table import embed_table_storage
 from PIL import Image
 
 from hf_tripletclip.evaluation.encoder import Encoder
@@ -134,6 +135,7 @@ def write_table(path: Path, columns: dict[str, list[Any]], images: str | None = 
     if images is not None:
         listed = isinstance(columns[images][0], list)
         table = table.cast_column(images, List(ImageFeature()) if listed else ImageFeature())
+        table = table.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(path)
     return path

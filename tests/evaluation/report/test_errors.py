@@ -102,7 +102,7 @@ def test_categories_take_turns_and_the_seed_chooses(tmp_path, benchmark, result)
 def test_images_that_have_gone_are_said_to(tmp_path, benchmark, result):
     (tmp_path / "add_att0.png").unlink()
     text = write_errors_page(tmp_path / "errors.html", benchmark, result).read_text(encoding="utf-8")
-    assert text.count('<p class="quiet">image: unreadable image') == 1
+    assert text.count('<p class="quiet">image: no such file') == 1
     assert text.count("<img") == 5
 
 
