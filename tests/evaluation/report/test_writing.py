@@ -129,6 +129,37 @@ def test_other_data_is_not_compared(save, tmp_path):
     assert "Only a part of the rows was evaluated (max\\_rows): a." in markdown
 
 
+def test_each_data_set_has_tables_of_its_own(tmp_path):
+    few, none = {"rows": 8, "swap_obj": 4, "add_att": 4}, {"source": "/here/own.csv", "fingerprint": "f02"}
+    for name in ("a", "b"):
+        right = HALF if name == "a" else MOST
+        make_result(right, f"/runs/{name}").save(tmp_path / name / "one.json")
+        small = make_result([True] * 8 if name == "a" else HALF[:8], f"/runs/{name}", counts=few, data=none)
+        small.save(tmp_path / name / "two.json")
+    written = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    markdown = written[1].read_text(encoding="utf-8")
+    assert markdown.startswith("# Evaluation of 2 models\n")  # and not of 4 results
+    one, two = (
+        markdown.split(f"### By category on {name}\n")[1].split("###")[0] for name in ("sugarcrepe", "own.csv")
+    )
+    assert rows(one, "rows") == [["rows", "20", "20", ""]]
+    assert rows(two, "rows") == [["rows", "4", "4", ""]]
+    assert "own.csv" not in one.split("| model |")[1]
+    assert "**90.0** (" in rows(one, "b, ")[0][1]  # the best of its own data, though 100 was reached on the other
+    assert "**100.0** (" in rows(two, "a, ")[0][1]
+    overview = markdown.split("## Overview")[1].split("## SugarCrepe")[0]
+    assert {row[0]: row[1] for start in "ab" for row in rows(overview, start)} == {
+        "a, sugarcrepe": "50.0",
+        "a, own.csv": "**100.0**",
+        "b, sugarcrepe": "**90.0**",
+        "b, own.csv": "50.0",
+    }
+    assert {"sugarcrepe_categories.png", "sugarcrepe_categories_2.png"} <= {path.name for path in written}
+    alone = write_report([tmp_path / "a"], tmp_path / "alone")[1].read_text(encoding="utf-8")
+    assert alone.startswith("# Evaluation of a\n")
+    assert "**" not in alone  # there is nothing that it could be compared with
+
+
 def test_published_points_are_shown_beside_the_same_data_only(save, tmp_path):
     def section(source):
         folder = save(make_result(HALF, counts=WHOLE), zeroshot(0.25, "/runs/a", source))
@@ -179,7 +210,7 @@ def test_names_and_kinds_are_words_in_markdown(save, tmp_path):
     for piece in ("<img", "<script>|", "![a](b)", "[a](b)", "https:", "&lt;www", "www.c"):
         assert not re.search(rf"(?<!\\){re.escape(piece)}", markdown), piece
     assert r"\<script\>\|!\[a\](b)" in markdown
-    table = markdown.split("### By category")[1].split("###")[0].strip().splitlines()
+    table = markdown.split("### By category")[1].strip().split("\n\n")[0].splitlines()
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table  # no cell was cut in two
     assert "<script>|" not in page
     assert "<img src=x" not in page

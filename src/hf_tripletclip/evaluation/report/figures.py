@@ -46,8 +46,10 @@ def save_picture(figure: Any, folder: str | os.PathLike[str], name: str, caption
     return Picture(name, inline_svg(figure, name, caption), caption)
 
 
-def category_bars(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> list[Picture]:
-    """Bars of the categories of a benchmark, if it has several."""
+def category_bars(
+    entries: Sequence[Entry], folder: str | os.PathLike[str], where: str = "", number: int = 1
+) -> list[Picture]:
+    """Bars of the categories of a benchmark, if it has several; `where` and `number` tell data sets apart."""
     rows: dict[str, dict[str, Bar]] = {}
     sizes: Counter[str] = Counter()
     for entry in entries:
@@ -69,12 +71,12 @@ def category_bars(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> l
     }
     benchmark = entries[0].result.benchmark
     some = f", the {MAX_CATEGORIES} of most rows" if len(everything) > MAX_CATEGORIES else ""
-    caption = f"{title_of(benchmark)} by category{some}. Black lines: 95 % intervals."
+    caption = f"{' '.join(filter(None, (title_of(benchmark), where)))} by category{some}. Black lines: 95 % intervals."
     return [
         save_picture(
             draw_bars(rows, _outcome(next(entry.result for entry in entries if entry.label in rows))),
             folder,
-            f"{benchmark}_categories",
+            f"{benchmark}_categories" + (f"_{number}" if number > 1 else ""),
             caption,
         )
     ]

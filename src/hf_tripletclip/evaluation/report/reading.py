@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.result import EvaluationResult
@@ -23,11 +24,13 @@ class Entry:
         label (`str`): What the report calls the model.
         result ([`EvaluationResult`]): The result, with its predictions where their file is there.
         path (`Path`): The file.
+        model (`str`): The part of the label that names the model, the same in all of its results.
     """
 
     label: str
     result: EvaluationResult
     path: Path
+    model: str = ""
 
 
 def read_entries(paths: Sequence[str | os.PathLike[str]]) -> list[Entry]:
@@ -89,6 +92,7 @@ def label_entries(entries: Sequence[Entry]) -> list[Entry]:
             entry.label = f"{name} ({_identity(entry)[1][:6] or same.index(_identity(entry)) + 1})"
     by_benchmark: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
+        entry.model = entry.label
         by_benchmark.setdefault((entry.result.benchmark, entry.label), []).append(entry)
     for (benchmark, label), group in by_benchmark.items():
         if len(group) > 1:
@@ -105,6 +109,19 @@ def short_name(name: str) -> str:
     """A path by its last part, the id of a Hub repository as it is."""
     is_path = os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or os.path.exists(name)
     return Path(name).name or name if is_path else name
+
+
+def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each data set, which alone can be compared, by a name of it that tells it from the others."""
+    groups: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.result.data.get("fingerprint"), []).append(entry)
+    names = [short_name(str(group[0].result.data.get("source") or "unnamed data")) for group in groups.values()]
+    seen = Counter(names)
+    return {
+        name if seen[name] == 1 else f"{name} ({fingerprint})": group
+        for name, (fingerprint, group) in zip(names, groups.items(), strict=True)
+    }
 
 
 def _qualify(group: Sequence[Entry], benchmark: str, label: str) -> None:

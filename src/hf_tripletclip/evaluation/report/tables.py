@@ -8,7 +8,7 @@ from itertools import combinations
 
 from hf_tripletclip.evaluation.report.document import Block, CellValue, Folded, Heading, Note, Table, Value
 from hf_tripletclip.evaluation.report.published import Published, published_beside, published_of, rows_of
-from hf_tripletclip.evaluation.report.reading import Entry, short_name, title_of
+from hf_tripletclip.evaluation.report.reading import Entry, by_data, short_name, title_of
 from hf_tripletclip.evaluation.report.scores import (
     Draws,
     best,
@@ -44,15 +44,13 @@ def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
     labels = list(dict.fromkeys(entry.label for entries in benchmarks.values() for entry in entries))
     columns: list[dict[str, Value]] = []
     for benchmark, name in shown.items():
-        there = {entry.label: entry.result for entry in benchmarks[benchmark] if name in entry.result.metrics}
         raw = is_raw(benchmark)
-        flags = best([result.metrics[name] for result in there.values()])
-        columns.append(
-            {
-                label: Value(show(result.metrics[name], raw), best=flag and not raw)
-                for (label, result), flag in zip(there.items(), flags, strict=True)
-            }
-        )
+        column: dict[str, Value] = {}
+        for group in by_data(benchmarks[benchmark]).values():
+            there = {entry.label: entry.result.metrics[name] for entry in group if name in entry.result.metrics}
+            for (label, value), flag in zip(there.items(), best(list(there.values())), strict=True):
+                column[label] = Value(show(value, raw), best=flag and not raw)
+        columns.append(column)
     head = ["model", *(f"{title_of(benchmark)}: {_words(name)}" for benchmark, name in shown.items())]
     rows: list[list[CellValue]] = [[label, *(column.get(label) for column in columns)] for label in labels]
     return Table(head, rows)
@@ -195,8 +193,9 @@ def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> lis
     return [*([Heading("All metrics")] if heading else []), Table(head, rows)]
 
 
-def categories(entries: Sequence[Entry]) -> list[Block]:
-    """The metric of each category."""
+def categories(entries: Sequence[Entry], where: str = "") -> list[Block]:
+    """The metric of each category, on one data set, which `where` names if there are several."""
+    heading = Heading(f"By category {where}".rstrip())
     of = {entry.label: category_metrics(entry.result) for entry in entries}
     names = list(dict.fromkeys(name for found in of.values() for name in found))
     if not names:
@@ -216,7 +215,7 @@ def categories(entries: Sequence[Entry]) -> list[Block]:
         for name in names:
             number = next((e.result.counts[name] for e in entries if name in e.result.counts), None)
             rows.append([name, number, *(cell(place, name) for place in range(len(entries)))])
-        return [Heading("By category"), Table(["category", "rows", *(entry.label for entry in entries)], rows)]
+        return [heading, Table(["category", "rows", *(entry.label for entry in entries)], rows)]
     rows = [
         [entry.label, *(cell(place, name) for name in names), "this report"] for place, entry in enumerate(entries)
     ]
@@ -228,7 +227,7 @@ def categories(entries: Sequence[Entry]) -> list[Block]:
     if any(guesses):
         rows.append(["chance", *(_plain(guess, raw=False) for guess in guesses), None])
     quiet = [place >= len(entries) for place in range(len(rows))]
-    return [Heading("By category"), Table(["model", *names, "source"], rows, quiet, words=("source",))]
+    return [heading, Table(["model", *names, "source"], rows, quiet, words=("source",))]
 
 
 def comparison(entries: Sequence[Entry]) -> list[Block]:
@@ -285,7 +284,7 @@ def about(entries: Sequence[Entry]) -> list[Block]:
     if limited := [entry.label for entry in entries if entry.result.settings.get("max_rows") is not None]:
         blocks.append(Note(f"Only a part of the rows was evaluated (max_rows): {', '.join(limited)}."))
     if len({entry.result.data.get("fingerprint") for entry in entries}) > 1:
-        blocks.append(Note("The models were not evaluated on the same data: their fingerprints differ."))
+        blocks.append(Note("These results were not evaluated on the same data: their fingerprints differ."))
     return [Heading("How it was evaluated"), *blocks]
 
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from hf_tripletclip.evaluation.plots import require_plots
 from hf_tripletclip.evaluation.registry import BENCHMARKS
 from hf_tripletclip.evaluation.report import tables
-from hf_tripletclip.evaluation.report.document import Note, Picture, Section
+from hf_tripletclip.evaluation.report.document import Heading, Note, Picture, Section
 from hf_tripletclip.evaluation.report.figures import category_bars, similarity_histograms, tradeoffs
-from hf_tripletclip.evaluation.report.reading import Entry, read_entries, title_of
+from hf_tripletclip.evaluation.report.reading import Entry, by_data, read_entries, title_of
 from hf_tripletclip.pages.markup import escape_markdown
 from hf_tripletclip.pages.page import write_page
 from hf_tripletclip.version import __version__
 
 HOW_TO_READ = (
-    "Scores are per cent. Small numbers are 95 % bootstrap intervals. Bold is the best of this report's models where "
-    "they differ. A tie is wrong: strictly greater wins, and the column ties is the share of rows with one. Baselines "
-    "say what is reached without looking at the image."
+    "Scores are per cent. Small numbers are 95 % bootstrap intervals. Bold is the best of this report's models on "
+    "the same data, where they differ. A tie is wrong: strictly greater wins, and the column ties is the share of "
+    "rows with one. Baselines say what is reached without looking at the image."
 )
 
 
@@ -58,8 +58,8 @@ def write_report(paths: Sequence[str | os.PathLike[str]], output: str | os.PathL
     if pictures:
         sections.append(Section("Composition and retention", list(pictures)))
     overview = Section("Overview", [Note(HOW_TO_READ), tables.summary(benchmarks)])
-    labels = list(dict.fromkeys(entry.label for entry in entries))
-    heading = labels[0] if len(labels) == 1 else f"{len(labels)} models"
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    heading = models[0] if len(models) == 1 else f"{len(models)} models"
     page = write_page(
         folder / "report.html",
         title=f"Evaluation of {heading}",
@@ -87,12 +87,17 @@ def by_benchmark(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def benchmark_section(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> Section:
-    """What a report says of a benchmark."""
+    """What a report says of a benchmark. Results on several data sets stand in tables of their own."""
     section = Section(title_of(entries[0].result.benchmark))
-    section.blocks += tables.scores(entries)
+    groups = by_data(entries)
+    several = len(groups) > 1
+    for data, group in groups.items():
+        section.blocks += [Heading(f"On {data}")] if several else []
+        section.blocks += tables.scores(group)
     section.blocks += tables.comparison(entries)
-    section.blocks += tables.categories(entries)
-    section.blocks += category_bars(entries, folder)
+    for number, (data, group) in enumerate(groups.items(), 1):
+        section.blocks += tables.categories(group, f"on {data}" if several else "")
+        section.blocks += category_bars(group, folder, f"on {data}" if several else "", number)
     section.blocks += similarity_histograms(entries, folder)
     section.blocks += tables.about(entries)
     section.blocks += tables.published(entries)
