@@ -298,7 +298,40 @@ def test_errors_name_the_dataset_and_the_split(tmp_path, streaming):
         load_tripletdata(path, split="nope", streaming=streaming)
 
 
-@pytest.mark.parametrize("path", ["/no/such.parquet", "./no-such-folder", "../no/such", "no/such/folder"])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["set", "set/", "./set", ".", "../in/set", "my [1]*set"])
+@pytest.mark.parametrize("metadata", [False, True])
+def test_a_relative_folder(tmp_path, monkeypatch, name, metadata, streaming):
+    folder = tmp_path / "in" / ("set" if name == "." else name)
+    for split in ("train", "test"):
+        place = folder / split if metadata else folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "red.png").write_bytes(png("red"))
+        file = place / ("metadata.csv" if metadata else f"{split}.csv")
+        file.write_text(f"{'file_name' if metadata else 'image'},caption\nred.png,a {split}\n")
+    monkeypatch.chdir(folder if name == "." else tmp_path / "in")
+    data = load_tripletdata(name, streaming=streaming)
+    for split in ("train", "test"):
+        (row,) = data[split]
+        assert (row["caption"], row["image"].size) == (f"a {split}", (8, 8))
+
+
+def test_a_pattern_in_the_path_of_a_folder_with_a_card(tmp_path):
+    folder = tmp_path / "set[1]"
+    folder.mkdir()
+    (folder / "a.csv").write_text("caption\na cat\n")
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n")
+    with pytest.raises(ValueError, match=r"set\[1\] cannot be read: .* for a pattern. Rename it\."):
+        load_tripletdata(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_pattern_that_no_file_has(tmp_path, streaming):
+    with pytest.raises(FileNotFoundError, match=r"No file has a name like .*/no\*\.csv"):
+        load_tripletdata(tmp_path / "no*.csv", streaming=streaming)
+
+
+@pytest.mark.parametrize("path", ["/no/such.parquet", "./no-such-folder", "../no/such", "no/such/folder", "no/x.CSV"])
 def test_a_path_that_does_not_exist(path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_tripletdata(path)

@@ -127,6 +127,25 @@ def test_what_is_not_there_or_no_table(tmp_path):
         load_table(tmp_path / "none.parquet")
 
 
+@pytest.mark.parametrize("split", [None, "test"])
+@pytest.mark.parametrize("name", ["my_data/nope.csv", "my_data/nope.jsonl", "nope.tsv", "./nope", "my_data/nope.txt"])
+def test_a_file_that_is_not_there_is_not_asked_for(monkeypatch, name, split):
+    monkeypatch.setattr("hf_tripletclip.data.raw.load_dataset_builder", None)
+    monkeypatch.setattr("hf_tripletclip.evaluation.sources.load_dataset_builder", None)
+    with pytest.raises(FileNotFoundError, match=f"The dataset path {name} does not exist"):
+        load_table(name, split)
+
+
+def test_one_split_of_a_relative_folder(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "set" / f"{split}.csv").write_text(f"text\na {split}\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_table("set", "test")["text"][:] == ["a test"]
+    monkeypatch.chdir(tmp_path / "set")
+    assert load_table(".", "test")["text"][:] == ["a test"]
+
+
 def test_where_images_may_be(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "texts").mkdir()

@@ -36,6 +36,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from fsspec.implementations.local import LocalFileSystem
 
 from hf_tripletclip.data.folders import METADATA, data_files, image_column, left_out, undivided
 from hf_tripletclip.data.places import Home, as_images, image_columns, may_be_images, settle
@@ -55,6 +56,7 @@ BUILDERS = {
     ".csv": "csv",
     ".tsv": "csv",
 }
+OTHER_FILES = (".txt", ".ndjson", ".arrow", ".gz", ".zip", ".xlsx", ".xls")  # whose ends no id of the Hub has either
 # Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
 OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
 OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
@@ -73,6 +75,28 @@ def not_found(name: str, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
         f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
     )
+
+
+def check_there(name: str) -> None:
+    """
+    Raises:
+        FileNotFoundError: It can only be meant as a local path, and there is nothing; the Hub need not be asked.
+    """
+    path = Path(name)
+    if "://" in name or path.exists():
+        return
+    if glob.has_magic(name):
+        if not LocalFileSystem().glob(name):
+            raise FileNotFoundError(f"No file has a name like {name}.")
+        return
+    only_local = path.is_absolute() or name.startswith(".") or name.count("/") > 1 or name[-1:] == "/"
+    if only_local or path.suffix.lower() in (*BUILDERS, *OTHER_FILES):
+        raise FileNotFoundError(f"The dataset path {name} does not exist.")
+
+
+def at_work(name: str) -> str:
+    """A local folder as its absolute path, from which `datasets` takes the name of the dataset; others as they are."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 def load_raw(
@@ -101,8 +125,9 @@ def load_raw(
     path = Path(name)
     if images is not None and not Path(images).expanduser().is_dir():
         raise FileNotFoundError(f"The folder of images {os.fspath(images)} does not exist.")
-    source: dict[str, Any] = {"path": name}
+    source: dict[str, Any] = {"path": at_work(name)}
     pattern = "://" in name or (glob.has_magic(name) and not path.exists())
+    check_there(name)
     if path.is_file() or pattern:
         if path.suffix not in BUILDERS:
             raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
@@ -112,14 +137,6 @@ def load_raw(
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
         home = Home.of((), name, images)
         return _each(_from_disk(name, split, streaming, kwargs), lambda part: _at_home(part, home, pictures)), columns
-    elif not path.exists() and (
-        path.is_absolute()
-        or name.startswith(".")
-        or name.count("/") > 1
-        or path.suffix in BUILDERS
-        or name[-1:] == "/"
-    ):
-        raise FileNotFoundError(f"The dataset path {name} does not exist.")
     elif path.is_dir() and not kwargs.keys() & {"data_files", "data_dir", "name"}:
         source |= as_arguments(data_files(path))
         if unnamed := left_out(path):
@@ -177,6 +194,12 @@ def load_raw(
         return loaded if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else parts[str(split)], columns
     except (DatasetNotFoundError, ConnectionError) as error:
         raise not_found(name, error) from error
+    except FileNotFoundError as error:
+        if path.is_dir() and glob.has_magic(os.path.abspath(name)):
+            raise ValueError(
+                f"{name} cannot be read: `datasets` takes *, ? and [ in the folder's path for a pattern. Rename it."
+            ) from error
+        raise
     except NonMatchingSplitsSizesError as error:
         raise ValueError(f"{name}: {_other_sizes(error)}") from error
     except DatasetGenerationError as error:
@@ -218,10 +241,14 @@ def _is_large(path: Path) -> bool:
 
 
 def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """Files by split as the arguments of `datasets.load_dataset`, which takes names for patterns."""
+    """
+    Files by split as the arguments of `datasets.load_dataset`, which takes names for patterns, and relative ones for
+    files inside the folder that it is given.
+    """
     if files is None:
         return {}
-    return {"data_files": {split: [glob.escape(file) for file in of] for split, of in files.items()}}
+    whole = {split: [file if is_url(file) else os.path.abspath(file) for file in of] for split, of in files.items()}
+    return {"data_files": {split: [glob.escape(file) for file in of] for split, of in whole.items()}}
 
 
 def _csv_kinds(files: Collection[str], builder: Csv) -> dict[str, str]:

@@ -25,7 +25,7 @@ from huggingface_hub.errors import GatedRepoError
 
 from hf_tripletclip.data.folders import data_files
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
-from hf_tripletclip.data.raw import as_arguments, load_raw, not_found
+from hf_tripletclip.data.raw import as_arguments, at_work, check_there, load_raw, not_found
 from hf_tripletclip.evaluation.images import EXTENSIONS, is_left_behind
 
 UNKNOWN_SPLIT = re.compile(r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)")  # by whoever says it
@@ -226,8 +226,9 @@ def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[
         return {}
     if Path(name).is_dir() and (found := data_files(Path(name))) is not None:
         return as_arguments({split: found[split]}) if split in found and len(found) > 1 else {}
+    check_there(name)
     try:
-        files = load_dataset_builder(name, **options).config.data_files
+        files = load_dataset_builder(at_work(name), **options).config.data_files
     except (DatasetNotFoundError, ConnectionError) as error:
         raise not_found(name, error) from error
     if not files or split not in files or len(files) == 1:
