@@ -13,6 +13,7 @@ from transformers import EvalPrediction
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
+from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.training.evaluating import BROKEN, USABLE, EvaluationCollator, spread
 from tests.tiny import tiny_config
 
@@ -88,6 +89,28 @@ def test_own_metrics_see_no_broken_row(tmp_path, processor):
     assert metrics["eval_rows"] == 4
     assert BROKEN not in seen[0].label_ids
     assert {len(values) for values in seen[0].predictions.values()} == {4}
+
+
+def test_recall_is_that_of_the_final_evaluation_where_pictures_and_captions_repeat(tmp_path, processor):
+    table = [row | {"caption": f"{row['caption']}{' cat' * n}"} for n in range(3) for row in rows(5)]
+    table += [
+        table[1] | {"image": table[0]["image"]},
+        table[2] | {"caption": " "},
+    ]  # a caption of two pictures; broken
+    seen: list[tuple[int, ...]] = []
+    trainer = make_trainer(
+        tmp_path,
+        processor,
+        table,
+        preprocess_logits_for_metrics=lambda found, labels: seen.append(tuple(labels.shape)) or found,
+    )
+    metrics = trainer.evaluate()
+    final = evaluate_triplets(trainer.model, processor, trainer.eval_dataset, progress=False).metrics
+    recall = {name: value for name, value in final.items() if "recall" in name}
+    assert recall["text_to_image_recall@1"] > 0  # it is 0 where each repeat of a picture is another one
+    assert {name: metrics[f"eval_{name}"] for name in recall} == pytest.approx(recall)
+    assert {len(shape) for shape in seen} == {1}
+    assert trainer.predict(trainer.eval_dataset).label_ids.shape == (len(table),)
 
 
 def test_a_batch_keeps_a_place_for_every_row(processor, tmp_path):

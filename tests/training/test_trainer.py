@@ -113,6 +113,18 @@ def test_evaluation_reports_the_compositional_metrics(tmp_path):
         assert metrics[f"eval_{name}"] == pytest.approx(value), name
 
 
+def test_recall_of_tensors_knows_repeats(tmp_path):
+    once, twice = Rows(5), Rows(5)
+    twice.batch = {name: torch.cat([values, values]) for name, values in once.batch.items()}
+    twice.rows = 10
+    found = [
+        make_trainer(tmp_path, eval_dataset=data, per_device_eval_batch_size=4).evaluate() for data in (once, twice)
+    ]
+    recall = {name: value for name, value in found[0].items() if "recall" in name}
+    assert recall["eval_image_to_text_recall@5"] == 1
+    assert {name: found[1][name] for name in recall} == recall
+
+
 def test_objective_comes_from_the_arguments_or_the_model(tmp_path):
     model = TripletCLIPModel(tiny_config(objective="clip"))
     drop = ("negative_input_ids", "negative_attention_mask", "negative_pixel_values")

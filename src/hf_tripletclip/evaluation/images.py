@@ -97,13 +97,14 @@ class ImageCell:
     @classmethod
     def of(cls, dataset: Any, row: int, column: str) -> ImageCell:
         """The image of a dataset's row and column; its contents are read, not decoded."""
-        return cls(_digest(dataset[row][column], row, column), dataset, row, column)
+        return cls(content_digest(dataset[row][column]) or f"{column}:{row}", dataset, row, column)
 
     @classmethod
     def of_column(cls, dataset: Any, column: str) -> list[ImageCell]:
         """All images of a column."""
         values: Iterable[Any] = (row[column] for row in dataset.select_columns([column]))
-        return [cls(_digest(value, row, column), dataset, row, column) for row, value in enumerate(values)]
+        digests = (content_digest(value) for value in values)
+        return [cls(digest or f"{column}:{row}", dataset, row, column) for row, digest in enumerate(digests)]
 
     @property
     def name(self) -> str:
@@ -130,7 +131,8 @@ class ImageCell:
 ImageRef = ImageFile | ImageCell
 
 
-def _digest(value: Any, row: int, column: str) -> str:
+def content_digest(value: Any) -> str | None:
+    """The same for images of the same contents in a dataset's cells; `None` where nothing says what these are."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, Image.Image):
@@ -138,9 +140,7 @@ def _digest(value: Any, row: int, column: str) -> str:
     if isinstance(value, str):
         # Of a file the contents count, which may change, and not the path, which is another on another machine.
         value = Path(value).read_bytes() if os.path.isfile(value) else value.encode("utf-8", "surrogatepass")
-    if not isinstance(value, bytes):
-        return f"{column}:{row}"  # missing, or of a kind that says nothing about its contents
-    return hashlib.sha256(value).hexdigest()
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else None
 
 
 def find_image(folders: Sequence[str | os.PathLike[str]], name: str) -> ImageFile:

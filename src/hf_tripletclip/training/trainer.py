@@ -23,7 +23,7 @@ from hf_tripletclip.checkpoints.processor import LEGACY, check_processor
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPE
+from hf_tripletclip.data.schema import COLUMNS
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.base import MODEL_INPUTS
@@ -33,10 +33,13 @@ from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmark
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
 from hf_tripletclip.training.evaluating import (
     BROKEN,
-    UNKNOWN,
+    IDENTITIES,
     USABLE,
     EvaluationCollator,
     compositional_metrics,
+    identities_of_tensors,
+    kinds_in,
+    labels_of,
     spread,
     without_broken_rows,
 )
@@ -131,6 +134,8 @@ class TripletCLIPTrainer(StepTrainer):
             raise ValueError(
                 "`include_for_metrics` is for your own `compute_metrics`: the metrics here need nothing more."
             )
+        if (preprocess := kwargs.get("preprocess_logits_for_metrics")) is not None:
+            kwargs["preprocess_logits_for_metrics"] = lambda found, labels: preprocess(found, kinds_in(labels))
         ends = self._check_processors(core, processing_class, data_collator)
         _require_rows(train_dataset, "train_dataset")
         _require_rows(eval_dataset, "eval_dataset")
@@ -301,6 +306,8 @@ class TripletCLIPTrainer(StepTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, **kwargs)
+        if output.label_ids is not None:
+            output = output._replace(label_ids=kinds_in(output.label_ids))
         if self._benchmarks_due:  # once, and here, so that callbacks such as early stopping see the metrics
             self._benchmarks_due = False
             found = benchmark_metrics(self.benchmarks, self.core, self.processing_class, self.args)
@@ -350,9 +357,8 @@ class TripletCLIPTrainer(StepTrainer):
         usable = inputs.pop(USABLE, torch.ones(rows, dtype=torch.bool, device=self.args.device))
         usable = usable & self._own_rows(len(usable)).to(usable.device)
         kept = int(usable.sum())
-        kinds = inputs.get(NEGATIVE_TYPE)
-        if kinds is None:
-            kinds = torch.full((rows,), UNKNOWN, device=self.args.device)
+        identities = inputs.pop(IDENTITIES, None)
+        labels = labels_of(inputs, identities_of_tensors(inputs) if identities is None else identities)
         # Several negatives per row belong to the loss; the metrics compare a pair with its one negative.
         roles = [role for role, name in MODEL_INPUTS.items() if name in inputs and len(inputs[name]) == rows]
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -360,7 +366,7 @@ class TripletCLIPTrainer(StepTrainer):
         if prediction_loss_only:
             return loss.detach(), None, None
         embeddings = {role: spread(outputs[FIELDS[role]], usable) for role in roles}
-        return loss.detach(), embeddings, spread(kinds[:kept], usable, fill=BROKEN)
+        return loss.detach(), embeddings, spread(labels[:kept], usable, fill=BROKEN)
 
     def _own_rows(self, rows: int) -> torch.Tensor:
         """Which rows of a batch are not those that accelerate has filled the last one up with; they come first."""
