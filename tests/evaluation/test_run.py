@@ -263,6 +263,18 @@ def test_baselines_stand_beside_the_metrics():
     assert rows == "4 rows, 2 missing, tie rate 0.2500"
 
 
+def test_each_category_has_its_number_of_rows():
+    metrics = {"size": 0.0, "colour of the sky": 1.0, "macro": 0.5}
+    counts = {"rows": 1_207, "size": 6, "colour of the sky": 1_201}
+    result = EvaluationResult(
+        "captions", metrics, chance={"macro": 0.5}, counts=counts, baselines={"longest": metrics}
+    )
+    head, *lines, _ = format_result(result).splitlines()
+    assert head.endswith("  longest     rows")
+    assert [line.split()[-1] for line in lines] == ["6", "1,201", "0.500"]
+    assert len(lines[0]) == len(lines[1]) == len(head)
+
+
 # ---- Flags ----
 
 

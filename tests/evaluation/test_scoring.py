@@ -61,8 +61,27 @@ def test_nothing_to_count():
     assert bootstrap({"right": [True]}, {}) == {}
 
 
-def test_a_single_row_has_an_interval_of_no_width():
-    assert intervals({"right": [True]}, {"accuracy": Mean("right")}) == {"accuracy": (1.0, 1.0)}
+@pytest.mark.parametrize(
+    ("right", "clusters", "low", "high"),
+    [
+        ([True], [0], 0.2065, 1.0),
+        ([False], [0], 0.0, 0.7935),
+        ([False] * 6, range(6), 0.0, 0.3903),
+        ([0.0] * 6, [0, 0, 1, 1, 2, 2], 0.0, 0.5615),  # three images, not six rows
+        ([True, None, True], [0, 1, 2], 0.3424, 1.0),  # a row that does not count is no try
+        ([True, False], [0, 0], 0.0546, 0.9454),  # one image, half right
+        ([1] * 400, range(400), 0.9905, 1.0),
+    ],
+)
+def test_rows_that_are_all_alike_are_no_certainty(right, clusters, low, high):
+    """Of none right among n the upper end is z² / (n + z²), with z² = 3.8415."""
+    predictions = {"right": right, "cluster": list(clusters)}
+    assert intervals(predictions, {"it": Mean("right")})["it"] == pytest.approx((low, high), abs=1e-4)
+
+
+def test_other_numbers_than_right_and_wrong_have_no_interval_of_shares():
+    predictions = {"cosine": [0.25, 0.25]}
+    assert intervals(predictions, {"mean": Mean("cosine")})["mean"] == (0.25, 0.25)
 
 
 def test_the_bootstrap_against_all_draws_of_three_clusters():

@@ -6,12 +6,15 @@ comparison must be strictly greater; a tie is wrong**, so a collapsed model scor
 tie is reported beside the metrics.
 
 Intervals are percentiles of a bootstrap that draws clusters, not rows: rows that share an image are not independent.
+If all draws are alike, as of rows that are all right, they are Wilson's, of as many tries as there are clusters.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,15 +89,38 @@ def bootstrap(
 def intervals(
     predictions: Mapping[str, Sequence[Any]], means: Mapping[str, Mean], *, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of [`bootstrap`]; of metrics that no row counts for there is none."""
+    """
+    Percentile intervals of [`bootstrap`]; of metrics that no row counts for there is none.
+
+    Where all draws of outcomes that are right or wrong are the same, which is no certainty but too little to draw
+    from, the interval is that of Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference",
+    of as many independent tries as there are clusters with rows that count.
+    """
     edges = [(1 - level) / 2, (1 + level) / 2]
     found = {}
     for name, values in bootstrap(predictions, means, seed=seed).items():
         values = values[~np.isnan(values)]
         if len(values):
-            low, high = np.quantile(values, edges)
-            found[name] = (float(low), float(high))
+            low, high = map(float, np.quantile(values, edges))
+            if values.max() - values.min() < 1e-9 and (tries := _tries(predictions, means[name])):
+                low, high = _wilson((low + high) / 2, tries, level)
+            found[name] = (low, high)
     return found
+
+
+def _tries(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> int:
+    """In how many clusters rows count; 0 where outcomes are other numbers than right and wrong."""
+    if any(value not in (None, 0, 1) for value in predictions[mean.outcome]):
+        return 0
+    return len(np.unique(_sums(predictions, mean)[0].cluster))
+
+
+def _wilson(share: float, tries: int, level: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = share + z**2 / (2 * tries)
+    half = z * math.sqrt(share * (1 - share) / tries + z**2 / (4 * tries**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / tries) for sign in (-1, 1))
+    return min(max(low, 0.0), share), max(min(high, 1.0), share)
 
 
 def _codes(values: Sequence[Hashable]) -> np.ndarray:

@@ -8,8 +8,8 @@ from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics
 
 def format_result(result: EvaluationResult) -> str:
     """
-    The table of a result, with its baselines as further columns, and below it those of other metrics, the tie rate
-    and the rows that were left out.
+    The table of a result, with its baselines and the rows of each category as further columns, and below it the
+    baselines of other metrics, the tie rate and the rows that were left out.
     """
     shown = main_metrics(result)
     beside = {name: of for name, of in result.baselines.items() if of.keys() & set(shown)}
@@ -22,6 +22,12 @@ def format_result(result: EvaluationResult) -> str:
         for name, values in beside.items():
             value = f"{values[metric]:.3f}" if metric in values else ""
             rows[place] += f"  {value:>{len(name)}}"
+    if any(metric in result.counts for metric in shown):  # how many rows a category has says what its metric is worth
+        wide = max(map(len, (head, *rows)))
+        head = f"{head:{wide}}{'rows':>9}"
+        for place, metric in enumerate(shown):
+            if metric in result.counts:
+                rows[place] = f"{rows[place]:{wide}}{result.counts[metric]:>9,}"
     others = [
         f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in values.items())
         for name, values in result.baselines.items()
