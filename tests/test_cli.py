@@ -194,6 +194,23 @@ def test_too_little_memory_is_one_message(capsys):
     assert "lower the batch size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("No space left on device (os error 28)"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0"),
+    ],
+)
+def test_a_full_disk_is_one_message_whatever_raises_it(capsys, error):
+    def run() -> None:
+        raise error
+
+    assert run_reporting_errors(run) == 1
+    assert capsys.readouterr().err == f"error: a file could not be written or read: {error}\n"
+    with pytest.raises(RuntimeError, match="another"):
+        run_reporting_errors(lambda: (_ for _ in ()).throw(RuntimeError("another")))
+
+
 def test_git_ignores_what_the_commands_write_by_default():
     from hf_tripletclip.evaluation.arguments import EvaluationArguments
     from hf_tripletclip.generation.arguments import GenerationArguments

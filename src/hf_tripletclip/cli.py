@@ -29,14 +29,21 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
             raise
         sys.stderr.write(f"error: {_public(error)}\n")  # in one piece: several processes may say it at a time
         return 1
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("TRIPLETCLIP_DEBUG") == "1":
-            raise
-        print(f"error: the device has not enough memory, lower the batch size: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        from hf_tripletclip.checkpoints.writing import as_os_error
+
+        if os.environ.get("TRIPLETCLIP_DEBUG") == "1":
+            raise
+        if type(error).__name__ == "OutOfMemoryError":
+            print(f"error: the device has not enough memory, lower the batch size: {error}", file=sys.stderr)
+        elif as_os_error(error) is not None:  # tokenizers raises a full disk as a plain `Exception`
+            sys.stderr.write(f"error: a file could not be written or read: {_public(error)}\n")
+        else:
+            raise
+        return 1
     return status if isinstance(status, int) else 0
 
 

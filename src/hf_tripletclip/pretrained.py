@@ -197,6 +197,9 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         upload = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         # Where the text tower takes embeddings: `Trainer` writes what the tokenizer calls its end into the config.
         self.config.text_config.eos_token_id = self.text_model.eos_token_id  # type: ignore[union-attr]
+        # transformers sets the whole model's; in that of a tower `CLIPTextModel` and `CLIPVisionModel` open it.
+        for tower in (self.config.text_config, self.config.vision_config):
+            tower.dtype = self.dtype  # type: ignore[union-attr]
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if not self.should_save_on_this_rank(is_main_process):
             return

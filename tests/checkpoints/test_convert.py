@@ -79,7 +79,10 @@ def test_an_existing_target_is_kept_unless_told(source, tmp_path, kind):
     assert {path.name for path in target.iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_a_failure_leaves_everything_as_it_was(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError("No space left on device"), Exception("No space left on device (os error 28)")]
+)
+def test_a_failure_leaves_everything_as_it_was(source, tmp_path, monkeypatch, error):
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine").write_text("mine")
@@ -88,7 +91,7 @@ def test_a_failure_leaves_everything_as_it_was(source, tmp_path, monkeypatch):
 
     def fail(self, folder, **kwargs):
         (Path(folder) / "half").write_text("half")
-        raise OSError("No space left on device")
+        raise error
 
     monkeypatch.setattr(TripletCLIPModel, "save_pretrained", fail)
     with pytest.raises(OSError, match="No space left"):

@@ -204,6 +204,15 @@ def test_a_damaged_checkpoint_is_passed_over(copy, name, caplog):
     assert trainer.state.global_step == 4
     assert is_complete(copy / "checkpoint-4")  # made again
     assert (copy / "_previous" / "checkpoint-4").is_dir()
+    assert f"The checkpoints that were made after step 2 are now in {copy / '_previous'}" in caplog.text
+
+
+def test_what_is_set_aside_is_said_as_it_is(copy, caplog):
+    make_trainer(copy, **SAVING).train(resume_from_checkpoint=str(copy / "checkpoint-2"))
+    previous = copy / "_previous" / "checkpoint-4"
+    assert f"The checkpoints that were made after step 2 are now in {previous.parent}." in caplog.text
+    make_trainer(copy, **SAVING).train(resume_from_checkpoint=str(previous))
+    assert f"The checkpoints that were in {copy} before this run are now in {copy / '_previous'}_2." in caplog.text
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", RESUME_FILE])
@@ -227,7 +236,18 @@ def full_disk(*args: Any, **kwargs: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("writer", ["optimizer", "weights", "marker"])
+def full_disk_in_rust(*args: Any, **kwargs: Any) -> None:
+    raise Exception("No space left on device (os error 28)")  # as tokenizers does
+
+
+def test_a_full_disk_outside_of_a_checkpoint_is_an_error_of_the_system(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer._save = full_disk_in_rust
+    with pytest.raises(OSError, match=r"The model could not be written: .*No space left"):
+        trainer.save_model()
+
+
+@pytest.mark.parametrize("writer", ["optimizer", "weights", "marker", "tokenizer"])
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, writer, monkeypatch):
     trainer = make_trainer(tmp_path, **SAVING, save_total_limit=1)
 
@@ -238,6 +258,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, writer, monkeypatch):
                     monkeypatch.setattr(transformers_trainer.torch, "save", full_disk)
                 elif writer == "weights":
                     trainer._save = full_disk
+                elif writer == "tokenizer":
+                    trainer._save = full_disk_in_rust
                 else:
                     monkeypatch.setattr(resuming, "mark_complete", full_disk)
 

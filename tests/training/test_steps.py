@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import CLIPTextModel
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
@@ -41,6 +43,18 @@ def test_half_precision_weights_are_trained_and_saved_in_float32(tmp_path, half)
     changed = sum(int((saved[name] != value).sum()) for name, value in before.items())
     assert changed > 0.6 * sum(value.numel() for value in before.values())
     assert TripletCLIPModel.from_pretrained(tmp_path).dtype == torch.float32
+
+
+def test_a_towers_config_has_the_dtype_of_the_weights(tmp_path):
+    TripletCLIPModel(tiny_config()).half().save_pretrained(tmp_path / "half")
+    trainer = make_trainer(tmp_path / "out", model=TripletCLIPModel.from_pretrained(tmp_path / "half"), max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    for folder, dtype in (("half", torch.float16), ("out", torch.float32)):
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        towers = (config, config["text_config"], config["vision_config"])
+        assert {part["dtype"] for part in towers} == {str(dtype).removeprefix("torch.")}
+        assert CLIPTextModel.from_pretrained(tmp_path / folder).dtype == dtype
 
 
 def test_half_precision_is_there_for_those_who_ask_for_it(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,25 @@ def check_target(target: Path, overwrite: bool, sources: Iterable[str | os.PathL
         )
 
 
+# How libraries in Rust (tokenizers: a plain `Exception`; safetensors: `SafetensorError`) name an error of the system.
+OF_RUST = re.compile(r"\(os error (\d+)\)")
+# How torch names it: a `RuntimeError` without a number.
+OF_TORCH = ("PytorchStreamWriter failed writing", "inline_container.cc", "iostream error")
+
+
+def as_os_error(error: BaseException) -> OSError | None:
+    """The error of the system, such as a full disk, that a library raised as another kind; `None` for others."""
+    if isinstance(error, OSError):
+        return error
+    text = str(error)
+    if (named := OF_RUST.search(text)) is not None:
+        number = int(named[1])
+        return OSError(number, os.strerror(number))
+    if isinstance(error, RuntimeError) and any(part in text for part in OF_TORCH):
+        return OSError(f"a file could not be written whole: {text.splitlines()[0]}")
+    return None
+
+
 @contextlib.contextmanager
 def whole_directory(target: Path) -> Iterator[Path]:
     """
@@ -58,10 +78,12 @@ def whole_directory(target: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, target)
             raise
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         with contextlib.suppress(OSError):  # it stays where it still holds the old target
             staging.rmdir()
+        if not isinstance(error, OSError) and (of_system := as_os_error(error)) is not None:
+            raise OSError(f"{target} could not be written: {of_system}") from error
         raise
     if old.is_dir():
         shutil.rmtree(old)

@@ -23,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import load_logit_scale
+from hf_tripletclip.checkpoints.writing import as_os_error
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpointing import (
@@ -215,7 +216,10 @@ class ResumingTrainer(PushingTrainer):
             if checkpoint is not None and self.is_world_process_zero():
                 moved = set_aside_later(str(self.args.output_dir), checkpoint)
                 if moved is not None:
-                    logger.warning(f"The checkpoints behind {checkpoint} are now in {moved}.")
+                    step = step_of(checkpoint)
+                    later = all(int(path.name.rpartition("-")[2]) > step for path in moved.iterdir())
+                    which = f"made after step {step}" if later else f"in {self.args.output_dir} before this run"
+                    logger.warning(f"The checkpoints that were {which} are now in {moved}.")
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def check_resumable(self, checkpoint: str | None) -> None:
@@ -495,11 +499,12 @@ class ResumingTrainer(PushingTrainer):
         """
         try:
             yield
-        except UNWRITABLE as error:
-            if self._writing is not None:
-                self._writing.append(error)
-            elif isinstance(error, SafetensorError):  # which nobody expects of a full disk
-                raise OSError(f"The model could not be written: {error}") from error
+        except Exception as error:
+            of_system = as_os_error(error)
+            if self._writing is not None and (of_system or isinstance(error, UNWRITABLE)):
+                self._writing.append(of_system or error)
+            elif of_system is not None or isinstance(error, SafetensorError):
+                raise OSError(f"The model could not be written: {of_system or error}") from error
             else:
                 raise
 
