@@ -108,7 +108,18 @@ def _config_file(argv: Sequence[str], default: str | Path | None) -> str | Path 
     return finder.parse_known_args(list(argv))[0].config
 
 
-def _read_config(path: Path, names: set[str]) -> dict[str, Any]:
+def config_values(argv: Sequence[str], default: str | Path | None) -> dict[str, Any]:
+    """What the YAML file of a command line says, as it stands there; nothing where there is no file."""
+    file = _config_file(argv, default)
+    return {} if file is None else _read_config(Path(file), None)
+
+
+def given_flags(argv: Sequence[str]) -> set[str]:
+    """The names of the flags of a command line, which may be written with dashes."""
+    return {part[2:].partition("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
+
+
+def _read_config(path: Path, names: set[str] | None) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"The config file {path} does not exist.")
     try:
@@ -117,7 +128,7 @@ def _read_config(path: Path, names: set[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold `name: value` lines, not a {type(config).__name__}.")
-    if unknown := sorted(str(key) for key in config if key not in names):
+    if names is not None and (unknown := sorted(str(key) for key in config if key not in names)):
         raise ValueError(f"{path}: {_unknown('key', unknown, names)}")
     return config
 

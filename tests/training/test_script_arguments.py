@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from transformers.utils import logging
 
 from hf_tripletclip.training.finetuning import FinetuningArguments
 from hf_tripletclip.training.script_arguments import parse_arguments
@@ -45,6 +46,8 @@ def test_what_a_file_says_of_its_own_data_is_not_meant_for_other_data(tmp_path):
     assert (data.columns, data.streaming, data.scenes_nouns) == (None, False, "all")
     with pytest.raises(ValueError, match="`scenes_seed` is for `scenes`, but the data is 'D'"):
         parse_arguments(["--config", of_scenes, "--dataset_name_or_path", "D", "--scenes_seed", "1"])
+    with pytest.raises(ValueError, match="`scenes_seed` is for `scenes`, but the data is 'D'"):
+        parse_arguments(["--config", of_scenes, "--dataset-name-or-path", "D", "--scenes-seed", "1"])
     mixed = write(tmp_path / "mixed.yaml", "dataset_name_or_path: D\nscenes_train_size: 9\n")
     with pytest.raises(ValueError, match="`scenes_train_size` is for `scenes`, but the data is 'D'"):
         parse_arguments(["--config", mixed])
@@ -69,6 +72,51 @@ def test_flags_win_over_the_file(tmp_path):
     model, _, training = parse_arguments(["--config", config, "--max_steps", "3", "--output_dir", str(tmp_path)])
     assert (training.max_steps, training.learning_rate) == (3, 5e-4)
     assert model.model_config == {"projection_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "expected"),
+    [
+        ("dataset_name_or_path: scenes", ["--dataset_name_or_path", "my.csv"], None),
+        ("dataset_name_or_path: scenes", ["--dataset-name-or-path=my.csv"], None),
+        ("dataset_name_or_path: other", ["--dataset_name_or_path", "my.csv"], None),
+        ("dataset_name_or_path: scenes", ["--dataset_name_or_path", "my.csv", "--license", "mit"], "mit"),
+        ("dataset_name_or_path: my.csv", ["--dataset_name_or_path", "./my.csv"], "apache-2.0"),
+        ("dataset_name_or_path: scenes", [], "apache-2.0"),
+        ("seed: 1", ["--dataset_name_or_path", "my.csv"], "apache-2.0"),  # of whatever data
+    ],
+)
+@pytest.mark.parametrize("default", [True, False])
+def test_the_license_of_a_file_is_of_its_own_data(tmp_path, file, flags, expected, default):
+    path = write(tmp_path / "a.yaml", f"{file}\nlicense: apache-2.0\noutput_dir: {tmp_path}\n")
+    data = parse_arguments(flags, path)[1] if default else parse_arguments([*flags, "--config", path])[1]
+    assert data.license == expected
+
+
+def test_own_data_with_the_model_of_the_default_file_is_said(tmp_path, caplog):
+    small = write(
+        tmp_path / "a.yaml",
+        f"dataset_name_or_path: scenes\nlicense: mit\nmodel_config: {{vision_config: {{image_size: 64}}}}\n"
+        f"output_dir: {tmp_path}\n",
+    )
+
+    def said(*flags: str, default: str | None = small) -> str:
+        logging.warning_once.cache_clear()
+        caplog.clear()
+        parse_arguments(flags, default)
+        return caplog.text
+
+    text = said("--dataset_name_or_path", "my.csv")
+    assert f"the small model of {small}: pictures of 64 px, random weights. `--config " in text
+    assert "The license mit of the configuration" in text
+    assert "small model" not in said()
+    assert "small model" not in said("--dataset_name_or_path", "my.csv", "--config", small)
+    assert "small model" not in said("--dataset_name_or_path", "my.csv", "--model_config", "{}")
+    assert "small model" not in said("--dataset_name_or_path", "my.csv", "--output_dir", str(tmp_path), default=None)
+    named = write(
+        tmp_path / "b.yaml", f"dataset_name_or_path: scenes\nmodel_name_or_path: M\noutput_dir: {tmp_path}\n"
+    )
+    assert f"is M, the model that {named} names" in said("--dataset_name_or_path", "my.csv", default=named)
 
 
 def test_default_config_is_used_only_without_a_named_one(tmp_path):

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
+from transformers.utils import logging
+
+from hf_tripletclip.config_parser import as_columns, as_mapping, config_values, given_flags, parse_with_config
 from hf_tripletclip.training.argument_checks import check_data, check_numbers, settings_of_other_data
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -126,17 +130,66 @@ def parse_arguments(
     as_columns(arguments[1])
     for part in arguments:
         check_numbers(part)
-    _leave_settings_of_other_data(arguments[1], argv)
-    check_data(arguments[1])
+    model_args, data_args, args = arguments[:3]
+    said = _leave_settings_of_other_data(data_args, argv, default_config)
+    if args.should_log:
+        if "config" not in given_flags(argv):
+            said += _of_the_default_model(model_args, data_args, argv, default_config)
+        for sentence in said:
+            logger.warning_once(sentence)
+    check_data(data_args)
     return arguments
 
 
-def _leave_settings_of_other_data(data_args: DataArguments, argv: Sequence[str]) -> None:
+def _leave_settings_of_other_data(
+    data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
+) -> list[str]:
     """
     Reset what the YAML file says of its own data if a flag names other data: `--dataset_name_or_path DIR` beside the
     default file, which has the nouns of `scenes`, means DIR. What stands among the flags is left for the check.
+    Returns what is to be said of it.
     """
-    given = {part.lstrip("-").partition("=")[0] for part in argv if part.startswith("--")}
-    if "dataset_name_or_path" in given:
-        for name in set(settings_of_other_data(data_args)) - given:
-            setattr(data_args, name, DataArguments.__dataclass_fields__[name].default)
+    given = given_flags(argv)
+    if "dataset_name_or_path" not in given:
+        return []
+    for name in set(settings_of_other_data(data_args)) - given:
+        setattr(data_args, name, DataArguments.__dataclass_fields__[name].default)
+    own = _other_data_of_the_file(data_args, argv, default_config)
+    if own is None or data_args.license is None or "license" in given:
+        return []
+    license, data_args.license = data_args.license, None
+    return [
+        f"The license {license} of the configuration is of what is trained on its own data, {own!r}: the model card "
+        f"names none. `--license` gives that of a model of {data_args.dataset_name_or_path!r}."
+    ]
+
+
+def _other_data_of_the_file(
+    data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
+) -> str | None:
+    """The data that the YAML file names, if a flag names other data."""
+    own = config_values(argv, default_config).get("dataset_name_or_path")
+    return None if own is None or Path(str(own)) == Path(data_args.dataset_name_or_path) else str(own)
+
+
+def _of_the_default_model(
+    model_args: ModelArguments, data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
+) -> list[str]:
+    """What is to be said where other data than its own is trained on with the model of the default file."""
+    chosen = {"model_name_or_path", "model_config"} & given_flags(argv)
+    if default_config is None or chosen or _other_data_of_the_file(data_args, argv, default_config) is None:
+        return []
+    file, data = Path(default_config), data_args.dataset_name_or_path
+    if (start := model_args.model_name_or_path) is not None:
+        return [
+            f"No `--config` is given, so what is trained on {data!r} is {start}, the model that {file} names: name "
+            "another with `--model_name_or_path`."
+        ]
+    if not model_args.config_fields:
+        return []
+    large = file.with_name("cc3m_vit_b32.yaml")
+    return [
+        f"No `--config` is given, so what is trained on {data!r} is the small model of {file}: pictures of "
+        f"{model_args.image_size or 224} px, random weights. `--config {large}` trains a ViT-B/32 from random ones, "
+        "`--model_config` gives other sizes, and `examples/finetune_lora.py` starts from a model that has learned."
+    ]
