@@ -149,7 +149,7 @@ def test_decoding_captions_does_not_copy_the_images(tmp_path):
     pq.write_table(pa.table({"image": [buffer.getvalue()] * 20, "caption": [b"a cat"] * 20}), path)
     data = load_tripletdata(path, split="train", cache_dir=str(cache))
     assert data[0]["caption"] == "a cat"
-    assert data.column_names == ["image", "caption", "__error__"]
+    assert data.column_names == ["image", "caption"]
     written = sum(file.stat().st_size for file in cache.rglob("*.arrow"))
     assert written < 1.5 * 20 * len(buffer.getvalue())  # one copy, that of `load_dataset`
 
@@ -431,7 +431,22 @@ def test_several_negative_captions(tmp_path, streaming, kind):
     assert data.features["neg_caption"] == List(Value("string"))
     rows = list(data)
     assert [row["neg_caption"] for row in rows] == [["a", "b"], [None] * (kind == pa.binary()), [], ["c", None]]
-    assert rows[1]["__error__"] == ("neg_caption: caption is not UTF-8" if kind == pa.binary() else None)
+    assert rows[1].get("__error__") == ("neg_caption: caption is not UTF-8" if kind == pa.binary() else None)
+    assert ("__error__" in data.column_names) == (kind == pa.binary())
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.null()])
+def test_the_column_of_errors_is_there_only_if_there_are_some(tmp_path, kind):
+    captions = [None] if kind == pa.null() else ["a cat"]
+    columns = {"image": pa.array([png("red")]), "caption": pa.array(captions, kind), "more": pa.array([1])}
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    for streaming in (False, True):
+        data = load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming)
+        there = ["image", "caption", "more"] + ["__error__"] * (streaming and kind == pa.binary())
+        (row,) = data
+        assert sorted(row) == sorted(data.column_names) == sorted(there)
+        assert row["caption"] == captions[0]
+        assert isinstance(row["image"], PILImage.Image)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

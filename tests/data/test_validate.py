@@ -195,3 +195,44 @@ def test_negatives_that_are_the_positive_are_counted(tmp_path):
     }
     assert report.ok  # they can be used
     assert "1 × the same as the positive in neg_caption (used, and teaches nothing): c" in format_report(report)
+
+
+def test_a_corrupt_picture_is_named_with_its_path_and_the_reason(tmp_path):
+    (tmp_path / "cut.png").write_bytes(png("red")[:50])
+    (tmp_path / "none.png").write_bytes(b"no picture")
+    rows = "".join(f"{name}.png,caption {name}\n" for name in ("cut", "none", "absent"))
+    (tmp_path / "set.csv").write_text(f"image,caption\n{rows}")
+    text = format_report(validate(tmp_path / "set.csv", num_workers=0, progress=False))
+    cut, none = (re.escape(str(tmp_path / name)) for name in ("cut.png", "none.png"))
+    assert re.search(
+        rf"'caption cut' \({cut}: \w.*\), 'caption none' \({none}: not a format that Pillow knows\)", text
+    )
+    assert f"'caption absent' ({tmp_path / 'absent.png'})" in text
+    pq.write_table(pa.table({"key": ["a"], "image": pa.array([b"no picture"])}), tmp_path / "set.parquet")
+    text = format_report(validate(tmp_path / "set.parquet", num_workers=0, progress=False))
+    assert "1 × unreadable image in image: a (not a format that Pillow knows)" in text
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_rows_without_a_key_and_a_caption_are_numbered(tmp_path, num_workers):
+    images = [png("red")] * 70
+    images[33], images[66] = b"no picture", None
+    captions = [None if row in (33, 66, 40) else "a cat" for row in range(70)]
+    pq.write_table(pa.table({"image": pa.array(images), "caption": pa.array(captions)}), tmp_path / "set.parquet")
+    found = BrokenRows(tmp_path / "broken.jsonl")
+    report = validate(tmp_path / "set.parquet", num_workers=num_workers, progress=False, broken_rows=found)
+    keys = report.splits["train"].keys
+    assert keys["missing caption in caption"] == ["row 33", "row 40", "row 66"]
+    assert keys["unreadable image in image"] == ["row 33 (not a format that Pillow knows)"]
+    assert keys["missing image in image"] == ["row 66"]
+    assert {row["key"] for row in found} == {"row 33", "row 40", "row 66"}
+    assert "the first is row 0" in format_report(report)
+
+
+def test_columns_of_our_own_are_not_told(tmp_path):
+    data = {"other": pa.array(["a"]), "__error__": pa.array([None], pa.string())}
+    pq.write_table(pa.table(data), tmp_path / "set.parquet")
+    with pytest.raises(ValueError, match=r"it has other\. If they"):
+        validate(tmp_path / "set.parquet", num_workers=0, progress=False)
+    with pytest.raises(ValueError, match=r"which it does not have; it has \['other'\]"):
+        load_tripletdata(tmp_path / "set.parquet", columns={"caption": "nope"})

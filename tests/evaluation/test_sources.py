@@ -11,7 +11,9 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from hf_tripletclip.evaluation.build import EVERY, build_benchmark
 from hf_tripletclip.evaluation.sources import image_folders, load_table, read_csv, read_json, take
+from hf_tripletclip.evaluation.tar_sets import find_tar_set
 from tests.loopback_hub import HubError, LoopbackHub, run_python
 
 
@@ -128,12 +130,16 @@ def test_what_is_not_there_or_no_table(tmp_path):
 
 
 @pytest.mark.parametrize("split", [None, "test"])
-@pytest.mark.parametrize("name", ["my_data/nope.csv", "my_data/nope.jsonl", "nope.tsv", "./nope", "my_data/nope.txt"])
+@pytest.mark.parametrize("name", ["my_data/nope.csv", "my_data/nope.jsonl", "nope.tsv", "my_data/a/nope", "nope.txt"])
 def test_a_file_that_is_not_there_is_not_asked_for(monkeypatch, name, split):
     monkeypatch.setattr("hf_tripletclip.data.raw.load_dataset_builder", None)
     monkeypatch.setattr("hf_tripletclip.evaluation.sources.load_dataset_builder", None)
-    with pytest.raises(FileNotFoundError, match=f"The dataset path {name} does not exist"):
-        load_table(name, split)
+    monkeypatch.setattr("hf_tripletclip.evaluation.tar_sets.HfApi", None)
+    monkeypatch.setattr("hf_tripletclip.evaluation.benchmarks.mmvp.snapshot_download", None)
+    reads = [load_table, find_tar_set, lambda place, _: build_benchmark("mmvp", data={EVERY: place}).items()]
+    for read in reads:
+        with pytest.raises(FileNotFoundError, match=f"The dataset path {name} does not exist"):
+            read(name, split)
 
 
 def test_one_split_of_a_relative_folder(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ __all__ = [
     "row_name",
 ]
 
+UNNAMED = "without a key or a caption"
+
 
 def decode_image(value: Any, decode_size: int | None = None, *, as_stored: bool = False) -> Image.Image:
     """
@@ -165,7 +167,7 @@ def row_name(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
     for name, content in contents.items():
         digest.update(f"{name}:{len(content)}:".encode() + content)
     captions = [contents[name] for name in CAPTION_COLUMNS if contents.get(name, b"").strip()]
-    start = repr(captions[0].decode("utf-8", "replace")[:60]) if captions else "without a key or a caption"
+    start = repr(captions[0].decode("utf-8", "replace")[:60]) if captions else UNNAMED
     return start, digest.hexdigest()[:12]
 
 

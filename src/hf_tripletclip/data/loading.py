@@ -40,10 +40,10 @@ def load_tripletdata(
     captions as strings. A row may have several hard negative captions: a list of strings, empty where it has none.
 
     Broken rows are kept as they are, for [`TripletCollator`] to skip and to report. Captions that are not UTF-8 become
-    `None`, and a column `__error__` says so. Images are not looked at:
-    [`~hf_tripletclip.data.loading.undecoded`] leaves them as bytes for the collator. A tar that ends too early gives
-    the rows before its end and one more without contents, whose `__key__` is the file and whose `__error__` says what
-    is wrong with it.
+    `None`, and a column `__error__` says so; only tars, splits with such captions and streams of binary captions have
+    it. Images are not looked at: [`~hf_tripletclip.data.loading.undecoded`] leaves them as bytes for the collator. A
+    tar that ends too early gives the rows before its end and one more without contents, whose `__key__` is the file
+    and whose `__error__` says what is wrong with it.
 
     A path in a row is relative to the file that the row is in. It is followed inside the dataset's own folder, which
     is that of the file, or the one given here, and inside `images`; a row with another path, or with a URL, is broken.
@@ -107,7 +107,8 @@ def load_tripletdata(
 def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:
     names = column_names(dataset)
     if unknown := [theirs for theirs in columns.values() if theirs not in names]:
-        raise ValueError(f"`columns` names {unknown}, which it does not have; it has {names}")
+        there = [name for name in names if name != ERROR]
+        raise ValueError(f"`columns` names {unknown}, which it does not have; it has {there}")
     # A stream decodes the images of each row that it renames or maps, and stops at a broken one: only types that are
     # not decoded on the way there.
     decoded = {name: feature for name, feature in (dataset.features or {}).items() if isinstance(feature, Image)}
@@ -159,13 +160,14 @@ def _with_text(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset 
         several = isinstance(features[name], (List, LargeList))
         features[name] = List(Value("string")) if several else Value("string")
     lists = [name for name in names if isinstance(features[name], List)]
+    had = ERROR in features
     features[ERROR] = Value("string")
     arguments = {"names": names, "lists": lists}
     if isinstance(dataset, IterableDataset):
         # Types are told afterwards: a stream that was mapped to `features` does not heed later casts, so its images
         # could not be left undecoded. Few rows at a time, because a batch holds their images too.
-        mapped = dataset.map(_decode_captions, batched=True, batch_size=16, fn_kwargs=arguments)
-        return mapped.cast(features)
+        mapped = dataset.map(_decode_captions, batched=True, batch_size=16, fn_kwargs=arguments).cast(features)
+        return mapped if had or _may_be_no_text(dataset.features, names) else mapped.remove_columns([ERROR])
     # Only the captions are written anew: the images of a large dataset stay in the file that they are in.
     text = dataset.select_columns(names).map(
         _decode_captions,
@@ -173,8 +175,18 @@ def _with_text(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset 
         fn_kwargs=arguments,
         features=Features({name: features[name] for name in [*names, ERROR]}),
     )
-    rest = dataset.remove_columns([name for name in [*names, ERROR] if name in dataset.column_names])
+    if not had and text.data[ERROR].null_count == len(text):
+        text = text.remove_columns([ERROR])
+        del features[ERROR]
+    rest = dataset.remove_columns([name for name in text.column_names if name in dataset.column_names])
     return concatenate_datasets([rest, text], axis=1).select_columns(list(features)) if rest.column_names else text
+
+
+def _may_be_no_text(features: Features, names: Sequence[str]) -> bool:
+    """Whether captions may be other bytes than UTF-8."""
+    return any(
+        "binary" in str(getattr(getattr(features[name], "feature", features[name]), "dtype", "")) for name in names
+    )
 
 
 def _decode_captions(batch: dict[str, list[Any]], names: list[str], lists: list[str]) -> dict[str, list[Any]]:

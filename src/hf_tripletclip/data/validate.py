@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.data.decoding import (
+    UNNAMED,
     BrokenValue,
     decode_caption,
     decode_image,
@@ -27,8 +29,9 @@ from hf_tripletclip.data.decoding import (
 )
 from hf_tripletclip.data.folders import left_out
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.places import OUTSIDE
 from hf_tripletclip.data.raw import column_names, damaged_files
-from hf_tripletclip.data.reading import NO_FILE
+from hf_tripletclip.data.reading import REFUSED
 from hf_tripletclip.data.schema import (
     CAPTION,
     COLUMNS,
@@ -44,6 +47,7 @@ ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.
 LEFT_OUT = " (left out of rows that are used)"
 USELESS = " (used, and teaches nothing)"
 ABOUT_FILES = "a tar is read up to its damage; training stops at other files, so make them anew or remove them."
+NUMBERED = re.compile(r"row \d+( \(|$)")
 UNREADABLE = (OSError, ValueError, pa.ArrowException, DatasetGenerationError)
 
 
@@ -61,7 +65,8 @@ class SplitReport:
         changed (`dict[str, int]`): The same of what is only left out of a row, such as one of its negative captions.
         useless (`dict[str, int]`): The same of rows that can be used and teach nothing: the negative is the positive.
         promised (`int`, *optional*): Rows that the dataset's card says the split has.
-        keys (`dict[str, list[str]]`): Reason and column -> the first keys; of missing files with their paths.
+        keys (`dict[str, list[str]]`): Reason and column -> the first keys; of images with path and detail in brackets.
+            A row without key and captions is called "row 3", counted from 0 in its split.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -191,6 +196,9 @@ def format_report(report: ValidationReport) -> str:
                 first = split.keys.get(label, [])
                 listed = ", ".join(first) + (", ..." if number > len(first) else "")
                 lines.append(f"    {number} × {label}{what}: {listed}")
+    called = [key for split in report.splits.values() for keys in split.keys.values() for key in keys]
+    if any(NUMBERED.match(key) for key in called):
+        lines.append("Rows without key and caption are called by their number: the first is row 0.")
     if report.left_out:
         listed = ", ".join(report.left_out[:5]) + (", ..." if len(report.left_out) > 5 else "")
         lines.append(f"{len(report.left_out)} pictures are in no row: {listed}")
@@ -227,13 +235,13 @@ def _check_split(
 ) -> None:
     names = column_names(dataset)
     columns = [name for name in COLUMNS if name in names]
+    others = [name for name in names if name not in columns and not name.startswith("__")]
     if not columns:
         raise ValueError(
-            f"{source} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names)}. If they are there "
-            'under other names, say so with `--columns`, such as {"caption": "text"}.'
+            f"{source} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(others) or 'none'}. If they "
+            'are there under other names, say so with `--columns`, such as {"caption": "text"}.'
         )
     features = dataset.features or {}
-    others = [name for name in names if name not in columns and not name.startswith("__")]
     found.columns = {name: _kind(features.get(name)) for name in [*columns, *others]}
     counts: Counter[str] = Counter()
     changed: Counter[str] = Counter()
@@ -248,18 +256,20 @@ def _check_split(
             (counts if skipped else changed)[label] += 1
         first = found.keys.setdefault(label, [])
         if len(first) < max_keys:
-            first.append(f"{key} ({detail})" if head == NO_FILE else str(key))
+            first.append(f"{key} ({detail})" if detail and column in IMAGE_COLUMNS and head != OUTSIDE else str(key))
         if broken_rows is not None and head != SAME:
             broken_rows.add(key, reason, column, digest=digest, skipped=skipped)
 
     def take(results: list[RowProblems]) -> None:
         for problems in results:
             whole_file = any(column is None for _, _, column, _, _ in problems)
+            number = f"row {found.rows}"  # of its split, from 0, as `dataset[number]`
             found.files += whole_file
             found.rows += not whole_file
             found.broken += not whole_file and any(skipped for *_, skipped in problems)
-            for problem in problems:
-                count(*problem)
+            for key, reason, column, digest, skipped in problems:
+                unnamed = column is not None and key in (None, UNNAMED)
+                count(number if unnamed else key, reason, column, digest, skipped)
         bar.update(len(results))
 
     wanted = {*columns, *KEY_COLUMNS, ERROR}
@@ -333,12 +343,20 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
                 reason, where = known_reason(row, column) or (str(error), column)
                 if where is None:  # the row stands for a file: one problem, not one for each column
                     return [(name[0], reason, None, None, True)]
-                problems.append((name[0], reason, where, name[1], not several))
+                problems.append((name[0], _with_path(reason, one), where, name[1], not several))
     for positive, negative in ((CAPTION, NEG_CAPTION), (IMAGE, NEG_IMAGE)):
         if positive in columns and negative in columns and _is_same(row.get(positive), row.get(negative)):
             key, digest = name or row_name(row)
             problems.append((key, SAME, negative, digest, False))
     return problems
+
+
+def _with_path(reason: str, value: Any) -> str:
+    """The reason with the path of an image that is a file, if there is detail that does not name it already."""
+    path = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else None
+    head, _, detail = reason.partition(": ")
+    named = not path or path.startswith(REFUSED) or repr(path)[1:-1] in detail or path in detail
+    return reason if named or not detail else f"{head}: {path}: {detail}"
 
 
 def _is_same(positive: Any, negative: Any) -> bool:

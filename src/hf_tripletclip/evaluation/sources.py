@@ -26,6 +26,7 @@ from huggingface_hub.errors import GatedRepoError
 from hf_tripletclip.data.folders import data_files
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.raw import as_arguments, at_work, check_there, load_raw, not_found
+from hf_tripletclip.data.schema import ERROR
 from hf_tripletclip.evaluation.images import EXTENSIONS, is_left_behind
 
 UNKNOWN_SPLIT = re.compile(r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)")  # by whoever says it
@@ -168,7 +169,8 @@ def load_table(
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(map(str, loaded))}")
     table = loaded[split]
     if missing := [column for column in columns if column not in table.column_names]:
-        raise ValueError(f"{name} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        there = ", ".join(column for column in table.column_names if column != ERROR)
+        raise ValueError(f"{name} has no column {', '.join(missing)}; it has {there}")
     if len(table) == 0:
         raise ValueError(f"{name} (split {split!r}) has no rows")
     return undecoded(table, table.column_names)
