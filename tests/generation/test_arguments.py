@@ -143,6 +143,22 @@ def test_workers_that_import_the_script_import_little():
     assert done.stdout.strip() == "[]"
 
 
+def test_help_needs_no_optional_library():
+    code = """
+import sys
+from hf_tripletclip.cli import main
+sys.modules.update(dict.fromkeys(["datatrove", "diffusers", "nltk"]))  # importing them fails
+print(main(["generate", "--sorce", "x"]), main(["generate"]), flush=True)
+main(["generate", "--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unknown, missing = done.stderr.strip().splitlines()
+    assert unknown.startswith("error: unknown flag: --sorce")
+    assert missing.startswith("error: datatrove is not installed, which is needed for making datasets: pip install ")
+    assert done.stdout.startswith("1 1\nusage: tripletclip generate ")
+    assert 'pip install "hf_tripletclip[generation]"' in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -149,7 +149,7 @@ def parse_evaluation_arguments(argv: Sequence[str]) -> EvaluationArguments:
         (EvaluationArguments,),
         argv,
         description="Evaluate CLIP-like models on benchmarks.",
-        prog="tripletclip evaluate",
+        prog="tripletclip evaluate MODEL [MODEL ...]",
     )
     as_mapping(arguments, "options")
     if not arguments.models:

@@ -6,17 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
 from hf_tripletclip.generation.filters import FilterSettings
 from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, get_stage
-from hf_tripletclip.generation.run import EXECUTORS, GenerationSettings, generate
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.stage import Stage
 from hf_tripletclip.generation.wordnet import HOW
 from hf_tripletclip.named import fits
 
+if TYPE_CHECKING:  # it needs datatrove, and `--help` does not
+    from hf_tripletclip.generation.run import GenerationSettings
+
+EXECUTORS = ("local", "slurm", "ray")
 NONE = "none"
 
 
@@ -121,9 +124,12 @@ def parse_generation_arguments(
         (GenerationArguments,),
         argv,
         default_config,
-        description="Make hard negative captions and images for image-caption pairs.",
+        description="Make hard negative captions and images for image-caption pairs. It needs the libraries of "
+        'pip install "hf_tripletclip[generation]".',
         prog=prog,
     )
+    from hf_tripletclip.generation.run import GenerationSettings
+
     columns = as_columns(arguments)
     options = {
         name: as_mapping(arguments, name)
@@ -209,6 +215,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, prog: st
         print(status(looked_at))
         return
     arguments, settings = parse_generation_arguments(argv, default_config, prog)
+    from hf_tripletclip.generation.run import generate
+
     progress = not arguments.disable_tqdm
     options = as_mapping(arguments, "executor_options")
     if arguments.dry_run:

@@ -40,7 +40,6 @@ LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
 REPAIRS = 3  # times that damaged units are made again in one run
 POLL_SECONDS = 0.5  # at least, for the progress bar
 POLLED_UNITS = 2_000  # that are counted in a second: with many units it is looked less often
-EXECUTORS = ("local", "slurm", "ray")
 
 
 @dataclass

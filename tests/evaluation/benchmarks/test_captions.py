@@ -193,6 +193,30 @@ def test_columns_may_be_written_in_other_ways(folder):
     assert Captions(data=str(folder / "own.jsonl")).items()[0].captions == ("a", "b", "c")
 
 
+@pytest.mark.parametrize(
+    ("column", "ids", "keys"),
+    [
+        ("id", ["q-7", "q-2", " q-9 "], ["q-7", "q-2", "q-9"]),
+        ("ID", [7, 2, 0], ["7", "2", "0"]),
+        ("id", ["q", "q", "r"], ["0", "1", "2"]),  # of the pictures, say: they name no row
+        ("id", ["q", None, ""], ["0", "1", "2"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "dataset"])
+def test_an_id_names_the_rows(folder, column, ids, keys, kind):
+    rows = [{column: name, **row} for name, row in zip(ids, ROWS, strict=True)]
+    if kind == "csv":
+        data = str(write_csv(folder / "own.csv", rows))
+    elif kind == "jsonl":
+        (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        data = str(folder / "own.jsonl")
+    else:
+        data = Dataset.from_list(rows)
+    benchmark = Captions(data=data, images=str(folder) if kind == "dataset" else None)
+    assert [item.key for item in benchmark.checked_items()] == keys
+    assert [item.captions[0] for item in benchmark.checked_items()] == ["a red cat", "a dog, red", "a cat"]
+
+
 @pytest.mark.parametrize(("content", "message"), [("", "has no rows"), ("[" * 100_000, "nested too deeply")])
 def test_files_without_rows(folder, content, message):
     (folder / "own.json").write_text(content)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from datasets import Dataset, Image
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.schema import ID
 from hf_tripletclip.evaluation.captioned import pick_column
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageCell, ImageRef
@@ -54,7 +55,8 @@ class Captions(ItemBenchmark):
 
     Metrics: with categories the accuracy of each, `macro` (over them) and `micro` (over the rows), else `accuracy`. A
     row is right if the true caption scores strictly higher than each of the others. Rows may have different numbers of
-    captions; chance is the mean of one over their number. A caption that a row has twice counts once.
+    captions; chance is the mean of one over their number. A caption that a row has twice counts once. Rows are called
+    by a column `id`, if each that is used has one of its own, and by their number otherwise.
 
     Args:
         data (`str` or `datasets.Dataset`): A CSV (commas, semicolons or tabs), JSON lines, JSON (a list of objects) or
@@ -108,6 +110,7 @@ class Captions(ItemBenchmark):
         self._reasons: list[str] = []
         find = self._finder()
         found: list[Item] = []
+        ids: list[str] = []
         for number, (row, cell) in enumerate(rows):
             where = f"{self.source}, row {number}"
             try:
@@ -127,12 +130,15 @@ class Captions(ItemBenchmark):
                     columns={OPTIONS: len(captions)},
                 )
             )
+            ids.append(_id(row.get(known.get(ID, ID))))
         if self._reasons and (not self.allow_missing or not found):
             total = len(found) + len(self._reasons)
             raise ValueError(
                 f"{self.title}: {len(self._reasons)} of {total} rows cannot be used: {'; '.join(self._reasons[:5])}. "
                 "Leave them out with --allow-missing (allow_missing=True); the result then has their number."
             )
+        if all(ids) and len(set(ids)) == len(ids):
+            found = [replace(item, key=name) for item, name in zip(found, ids, strict=True)]
         return find.settled(found) if find is not None else found
 
     # ---- Reading ----
@@ -253,6 +259,11 @@ class Captions(ItemBenchmark):
 def _plain(name: str) -> str:
     """The name of a column in small letters, without spaces: `Neg caption` is `neg_caption`."""
     return "_".join(name.lower().split())
+
+
+def _id(value: Any) -> str:
+    """The name that a row has, which is empty where it has none."""
+    return "" if value is None or is_several(value) else str(value).strip()
 
 
 def _category(value: Any) -> str | None:
