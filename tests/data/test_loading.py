@@ -331,6 +331,42 @@ def test_a_pattern_that_no_file_has(tmp_path, streaming):
         load_tripletdata(tmp_path / "no*.csv", streaming=streaming)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "folder", "metadata"])
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_what_stands_between_the_columns(tmp_path, caplog, sign, name, streaming):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "red.png").write_bytes(png("red"))
+    captions = [f"a cat{other} and so on" for other in ",;"]
+    image = "file_name" if name == "metadata" else "image"
+    lines = [[image, "caption", '"neg, caption"'], *(["red.png", f'"{text}"', "5"] for text in captions)]
+    file = {"folder": "train.csv", "metadata": "metadata.csv"}.get(name, name)
+    (folder / file).write_text("\ufeff" + "\n".join(map(sign.join, lines)) + "\n", encoding="utf-8")
+    data = load_tripletdata(folder / name if name == file else folder, split="train", streaming=streaming)
+    rows = list(data)
+    assert [row["caption"] for row in rows] == captions
+    assert {row["image"].size for row in rows} == {(8, 8)}
+    assert set(rows[0]) == {"image", "caption", "neg, caption"}
+    assert "in no metadata" not in caplog.text
+
+
+def test_signs_that_differ_or_are_said(tmp_path):
+    (tmp_path / "train.csv").write_text("caption;more\na, b;c\n")
+    (tmp_path / "test.csv").write_text("caption,more\na,c\n")
+    with pytest.raises(ValueError, match=r"train\.csv has ';' between its columns, .*test\.csv has ',': write all"):
+        load_tripletdata(tmp_path)
+    row = load_tripletdata(tmp_path / "train.csv", split="train", sep="|")[0]
+    assert row == {"caption;more": "a, b;c"}
+    (tmp_path / "bare.csv").write_text("caption;more\na;b;c\n")
+    with pytest.raises(ValueError, match=r"more fields than its header has names\. Put text that holds ';' in quotes"):
+        load_tripletdata(tmp_path / "bare.csv")
+    (tmp_path / "t.tsv").write_text("caption|more\na, b|c\n")
+    assert load_tripletdata(tmp_path / "t.tsv", split="train", sep="|")[0] == {"caption": "a, b", "more": "c"}
+    (tmp_path / "one.csv").write_text("caption\na cat\n")
+    assert load_tripletdata(tmp_path / "one.csv", split="train")[0] == {"caption": "a cat"}
+
+
 @pytest.mark.parametrize("path", ["/no/such.parquet", "./no-such-folder", "../no/such", "no/such/folder", "no/x.CSV"])
 def test_a_path_that_does_not_exist(path):
     with pytest.raises(FileNotFoundError, match="does not exist"):

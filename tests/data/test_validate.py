@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from hf_tripletclip.data import BrokenRows, load_tripletdata
-from hf_tripletclip.data.validate import format_report, validate
+from hf_tripletclip.data.validate import SplitReport, ValidationReport, format_report, validate
 from tests.data.test_tars import png, write_tar
 
 
@@ -121,6 +121,11 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
     assert split.rows < 400
     assert split.counts["a file or the rest of it cannot be read"] == 1
     assert "training stops at other files" in format_report(report)
+
+
+def test_damaged_files_are_told_if_no_row_of_them_can_be_read():
+    text = format_report(ValidationReport("set", {"train": SplitReport(files=2)}))
+    assert "There is no row.\n2 files are damaged: " in text
 
 
 def write_with_card(folder, files: int = 3, rows: int = 10):

@@ -8,6 +8,7 @@ files without such a name, the metadata among them, are dropped without a word.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterator
@@ -125,13 +126,30 @@ def _named_in(folder: Path) -> dict[Path, set[str]]:
 def _named(file: Path) -> Iterator[str]:
     """The file names in a metadata file."""
     if file.suffix == ".csv":
-        table = pa.Table.from_pandas(pd.read_csv(file, dtype=str, keep_default_na=False))
+        table = pa.Table.from_pandas(pd.read_csv(file, sep=csv_sign(file), dtype=str, keep_default_na=False))
     else:
         table = pq.read_table(file) if file.suffix == ".parquet" else pj.read_json(file)
     for column in table.column_names:
         if image_column(column) is not None:
             for value in table[column].to_pylist():
                 yield from value if isinstance(value, list) else [value] if value else []
+
+
+def csv_sign(file: str | os.PathLike[str], encoding: str = "utf-8-sig") -> str:
+    """
+    What stands between the columns of a CSV file: that of comma, semicolon and tab that makes most of its header.
+
+    Args:
+        file (`str` or `os.PathLike`): A local file.
+        encoding (`str`, defaults to UTF-8): How it is written.
+    """
+    signs = (",", ";", "\t")
+    try:
+        with open(file, encoding=encoding, errors="replace", newline="") as lines:
+            head = next((line for line in lines if line.strip()), "")
+        return max(signs, key=lambda sign: len(next(csv.reader([head], delimiter=sign), [])))
+    except (LookupError, csv.Error):  # no such encoding, or no text: which is told when the rows are read
+        return signs[0]
 
 
 def image_column(name: str) -> str | None:

@@ -38,7 +38,7 @@ from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from fsspec.implementations.local import LocalFileSystem
 
-from hf_tripletclip.data.folders import METADATA, data_files, image_column, left_out, undivided
+from hf_tripletclip.data.folders import METADATA, csv_sign, data_files, image_column, left_out, undivided
 from hf_tripletclip.data.places import Home, as_images, image_columns, may_be_images, settle
 from hf_tripletclip.data.reading import is_url
 from hf_tripletclip.data.tars import open_tars
@@ -60,6 +60,7 @@ OTHER_FILES = (".txt", ".ndjson", ".arrow", ".gz", ".zip", ".xlsx", ".xls")  # w
 # Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
 OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
 OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
+OF_COLUMNS = ("sep", "delimiter", "dialect", "names", "header", "skiprows", "comment", "quotechar", "quoting")
 LARGE = 2**30  # bytes of a local dataset: reading it takes a while
 ROWS_LOOKED_AT = 10_000  # of a CSV file at a time, for the types of its columns
 # What pandas takes for a missing number.
@@ -132,7 +133,7 @@ def load_raw(
         if path.suffix not in BUILDERS:
             raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
         source = {"path": BUILDERS[path.suffix], "data_files": name if pattern else glob.escape(name)}
-        if path.suffix == ".tsv":
+        if path.suffix == ".tsv" and not kwargs.keys() & {"sep", "delimiter"}:
             source["sep"] = "\t"
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
         home = Home.of((), name, images)
@@ -158,6 +159,11 @@ def load_raw(
             ours = {key: value for key, value in kwargs.items() if key in OF_TARS}
             return open_tars(builder, name, split, streaming, columns, **ours), {}  # its rows hold no paths
         kinds: dict[str, str] = {}
+        if isinstance(builder, Csv) and not kwargs.keys() & OF_COLUMNS:
+            local = [file for files in by_split.values() for file in files if os.path.isfile(file)]
+            sign = _sign_of(local, kwargs.get("encoding"), builder.config.sep)
+            if sign != builder.config.sep:
+                source["sep"] = builder.config.sep = sign
         if isinstance(builder, Csv) and not kwargs.keys() & {"converters", "features", "keep_default_na", "na_values"}:
             kinds = _csv_kinds({file for files in by_split.values() for file in files if not is_url(file)}, builder)
             kinds |= {name: "string" for name in (*texts, *pictures) if name in kinds or not kinds}
@@ -251,6 +257,22 @@ def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     return {"data_files": {split: [glob.escape(file) for file in of] for split, of in whole.items()}}
 
 
+def _sign_of(files: Sequence[str], encoding: str | None, default: str) -> str:
+    """
+    What stands between the columns of these CSV files, or the default if none is here.
+
+    Raises:
+        ValueError: They differ: `datasets` reads all in one way.
+    """
+    found = {file: csv_sign(file, encoding or "utf-8-sig") for file in files if file.endswith((".csv", ".tsv"))}
+    first = next(iter(found), "")
+    if other := next((file for file in found if found[file] != found[first]), None):
+        raise ValueError(
+            f"{first} has {found[first]!r} between its columns, {other} has {found[other]!r}: write all in one way."
+        )
+    return default if not found else found[first]
+
+
 def _csv_kinds(files: Collection[str], builder: Csv) -> dict[str, str]:
     """
     The columns of local CSV files and their types, `mixed` for integers here and fractions there. All rows are read,
@@ -276,8 +298,9 @@ def _csv_kinds(files: Collection[str], builder: Csv) -> dict[str, str]:
                     if not any(pd.api.types.is_numeric_dtype(column) for _, column in frame.items()):
                         break
         except _TooManyFields:
+            sign = "a comma" if options.get("sep") == "," else repr(options.get("sep"))
             raise ValueError(
-                f"{file}: its rows have more fields than its header has names. Put text that holds a comma in quotes."
+                f"{file}: its rows have more fields than its header has names. Put text that holds {sign} in quotes."
             ) from None
         except UnicodeDecodeError as error:  # a stream would not say in which file
             logger.warning(

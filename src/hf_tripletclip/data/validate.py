@@ -204,9 +204,9 @@ def format_report(report: ValidationReport) -> str:
         lines.append(f"{len(report.left_out)} pictures are in no row: {listed}")
     if report.ok:
         lines.append(f"All {report.rows} rows can be used.")
-    elif not report.rows:
-        lines.append("There is no row.")
     else:
+        if not report.rows:
+            lines.append("There is no row.")
         if report.broken:
             lines.append(f"{report.broken} of {report.rows} rows are broken; training skips and reports them.")
         if files := sum(split.files for split in report.splits.values()):

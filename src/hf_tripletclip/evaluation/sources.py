@@ -23,7 +23,7 @@ from datasets import (
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 
-from hf_tripletclip.data.folders import data_files
+from hf_tripletclip.data.folders import csv_sign, data_files
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.raw import as_arguments, at_work, check_there, load_raw, not_found
 from hf_tripletclip.data.schema import ERROR
@@ -80,11 +80,9 @@ def read_csv_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     Raises:
         ValueError: A row has more or fewer values than the header; says which.
     """
+    sign = csv_sign(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
-            head = file.readline()
-            sign = max((",", ";", "\t"), key=head.count)
-            file.seek(0)
             header, *rows = [row for row in csv.reader(file, delimiter=sign, strict=True) if row] or [[]]
         except csv.Error as error:
             raise ValueError(f"{path} is no CSV: {error}") from error
