@@ -70,6 +70,9 @@ for name, argv in COMMANDS.items():
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
         try:
             status = main(argv)
+        except SystemExit as end:  # of --help, which is printed whole
+            status = end.code
+            err.write(" ".join(out.getvalue().split()) if status == 0 else f"TRACEBACK {end!r}")
         except BaseException as error:
             err.write("TRACEBACK " + repr(error))
     doors[name] = err.getvalue()
