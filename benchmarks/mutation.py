@@ -39,7 +39,7 @@ PACKAGE = "src/hf_tripletclip"
 SCORING = "scoring recall result parts pairs triplets items item_benchmark".split()  # noqa: SIM905
 ROOMS = {  # what is changed, and whose tests must notice
     "objectives": (["objectives"], ["tests/objectives"]),
-    "training": (["training"], ["tests/training"]),
+    "training": (["training"], ["tests/training", "tests/end_to_end"]),  # its last half is what the commands do
     "data": (["data"], ["tests/data"]),
     "checkpoints": (["checkpoints", "modeling.py", "pretrained.py"], ["tests/checkpoints", "tests/test_modeling.py"]),
     "scoring": ([f"evaluation/{name}.py" for name in SCORING], ["tests/evaluation"]),
