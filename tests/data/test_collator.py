@@ -9,28 +9,19 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image
 from tokenizers import AddedToken
 from tokenizers.processors import RobertaProcessing
 from torch.utils.data import DataLoader
 from transformers import CLIPModel, Trainer, TrainingArguments
-from transformers.image_utils import OPENAI_CLIP_STD
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
-from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
-from hf_tripletclip.data.decoding import BrokenValue, decode_image
-from hf_tripletclip.data.pixels import FastPixels
+from hf_tripletclip.data import BrokenRows, TripletCollator
+from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPES
 from hf_tripletclip.data.tokenizer import end_token_id
-
-CAPTIONS = ["a red cat above a blue dog", "a blue cat above a red dog", "a green fish on the beach"]
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor(CAPTIONS, image_size=32, model_max_length=20)
+from tests.data.conftest import CAPTIONS
 
 
 def picture(colour: str = "red", size: int = 32) -> Image.Image:
@@ -54,11 +45,6 @@ def make_row(index: int = 0, **changes) -> dict:
     return {**row, **changes}
 
 
-@pytest.fixture
-def collator(processor, tmp_path):
-    return TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken.jsonl"))
-
-
 def test_a_batch_is_what_the_processor_makes_of_each_side(collator, processor):
     rows = [make_row(index) for index in range(3)]
     batch = collator(rows)
@@ -70,29 +56,6 @@ def test_a_batch_is_what_the_processor_makes_of_each_side(collator, processor):
         for ids, mask, row in zip(batch[f"{side}input_ids"], batch[f"{side}attention_mask"], rows, strict=True):
             assert ids[mask.bool()].tolist() == processor.tokenizer(row[column])["input_ids"]
     assert "negative_type" not in batch
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda image, path: image,
-        lambda image, path: image.convert("RGBA"),
-        lambda image, path: encoded(image),
-        lambda image, path: {"bytes": encoded(image), "path": None},
-        lambda image, path: {"bytes": None, "path": str(path)},
-        lambda image, path: str(path),
-        lambda image, path: path,
-        lambda image, path: np.asarray(image),
-        lambda image, path: np.asarray(image).transpose(2, 0, 1),
-        lambda image, path: torch.from_numpy(np.asarray(image).copy()),
-    ],
-    ids=["pil", "rgba", "bytes", "dict", "dict-path", "str", "path", "hwc", "chw", "tensor"],
-)
-def test_every_form_of_image_gives_the_same_pixels(collator, tmp_path, form):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
-    image.save(tmp_path / "image.png")
-    expected = collator([make_row(image=image)])["pixel_values"]
-    assert torch.equal(collator([make_row(image=form(image, tmp_path / "image.png"))])["pixel_values"], expected)
 
 
 def test_captions_may_be_bytes(collator):
@@ -152,14 +115,6 @@ def test_a_broken_row_is_left_out_and_reported(collator, changes, reason, named)
     assert f"{report['reason'].partition(':')[0]} in {report['column']}" == reason
     assert " at 0x" not in report["reason"]
     assert collator.broken_rows.counts() == {reason: 1}
-
-
-def test_a_decompression_bomb_is_not_opened(collator, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    collator([make_row(0, image=picture(size=16), neg_image=picture(size=16)), make_row(1, neg_image=picture(size=8))])
-    assert len(collator.broken_rows) == 0  # images that are decoded already
-    collator([make_row(0), make_row(1, image=encoded(picture(size=25))), make_row(2, image=encoded(picture(size=99)))])
-    assert collator.broken_rows.counts() == {"image too large in image": 2}
 
 
 def test_a_long_caption_is_cut_and_reported(collator):
@@ -267,14 +222,6 @@ def test_a_single_column(processor, columns):
     assert set(batch) == {prefix + name for name in names}
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 1), (1, 32, 32)])
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_arrays_without_colours(collator, shape, kind):
-    gray = np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)
-    expected = collator([make_row(image=Image.fromarray(gray))])["pixel_values"]
-    assert torch.equal(collator([make_row(image=kind(gray.reshape(shape)))])["pixel_values"], expected)
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -312,33 +259,6 @@ def test_a_row_is_named_by_what_it_has(collator):
     ]
 
 
-def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_image(collator, monkeypatch):
-    def fail(self, *arguments):
-        raise RuntimeError("Failed to decode image: Not implemented")  # as Pillow's AVIF plugin does
-
-    content = encoded(picture())
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    collator([make_row(0), make_row(1, image=content)])
-    assert collator.broken_rows.counts() == {"unreadable image in image": 1}
-
-
-def test_damaged_files_never_stop_a_run(collator):
-    rng = np.random.default_rng(0)
-    rows = [make_row(0)]
-    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
-        content = encoded(random_picture(0, (24, 24)), kind)
-        for index in range(20):
-            damaged = bytearray(content)
-            for place in rng.integers(0, len(damaged), 4):
-                damaged[place] = rng.integers(0, 256)
-            damaged = damaged[: rng.integers(1, len(damaged))]
-            rows.append(make_row(id=f"{kind}-{index}", image=bytes(damaged)))
-    batch = collator(rows)
-    assert len(batch["input_ids"]) + len(collator.broken_rows) == 101
-    assert set(collator.broken_rows.counts()) <= {"unreadable image in image", "image too large in image"}
-    assert len(collator.broken_rows) > 50
-
-
 def test_padding_to_a_multiple_and_limits(processor, tmp_path):
     rows = [make_row(caption="cat " * 9)]
     assert TripletCollator(processor, pad_to_multiple_of=8)(rows)["input_ids"].shape == (1, 16)
@@ -367,95 +287,6 @@ def test_rows_without_a_key_are_told_apart_by_what_they_hold(collator):
     assert collator.broken_rows.counts() == {"empty caption in caption": 2}
     collator([make_row(), *[{"image": None, "caption": None, "neg_image": None, "neg_caption": None}] * 2])
     assert len(collator.broken_rows) == 4
-
-
-def test_truncated_images_are_broken_whatever_pillow_is_told(collator, monkeypatch):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    content = encoded(random_picture(0, (64, 64)), "JPEG")
-    collator([make_row(0), make_row(1, image=content[:3000])])
-    assert collator.broken_rows.counts() == {"unreadable image in image": 1}
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # the program's own business
-
-
-def test_files_are_turned_as_datasets_turns_them():
-    from datasets import Image as ImageFeature
-
-    image = picture(size=32)
-    image.paste("blue", (0, 0, 32, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", exif=exif)
-    turned = ImageFeature().decode_example({"bytes": buffer.getvalue(), "path": None})
-    assert np.array_equal(np.asarray(decode_image(buffer.getvalue())), np.asarray(turned))
-    assert not np.array_equal(np.asarray(turned), np.asarray(image))
-
-
-@pytest.mark.parametrize("sizes", [[(32, 32)], [(40, 32), (32, 50)], [(32, 32), (70, 20)], [(31, 32), (32, 33)]])
-@pytest.mark.parametrize("resize", [{"shortest_edge": 32}, {"height": 32, "width": 32}])
-def test_steps_that_are_left_out_would_change_nothing(processor, sizes, resize):
-    processor = copy.deepcopy(processor)
-    processor.image_processor.size = type(processor.image_processor.size)(**resize)
-    images = [random_picture(seed, size) for seed, size in enumerate(sizes)]
-    batch = TripletCollator(processor, columns=("image",))([{"image": image} for image in images])
-    expected = processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
-    assert levels_apart(batch["pixel_values"], expected).max() <= 1.01
-    same = [index for index, size in enumerate(sizes) if size == (32, 32)]
-    assert torch.equal(batch["pixel_values"][same], expected[same])
-
-
-def levels_apart(pixels: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Of 255, of pixels that were divided by CLIP's standard deviations."""
-    return (pixels - expected).abs() * 255 * torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
-
-
-@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
-@pytest.mark.parametrize("size", [(512, 512), (640, 480), (300, 500), (225, 224), (100, 90)])
-def test_pixels_are_within_a_level_of_the_processors(resample, size):
-    image_processor = CLIPImageProcessorPil(resample=resample)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
-    pixels, expected = FastPixels(image_processor)([image]), image_processor(images=[image], return_tensors="pt")
-    distance = levels_apart(pixels, expected["pixel_values"])
-    assert distance.max() <= 1.01
-    assert distance.mean() < 0.01
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"do_normalize": False},
-        {"do_rescale": False},
-        {"do_resize": False, "crop_size": {"height": 40, "width": 30}},
-        {"do_center_crop": False},
-        {"size": {"height": 20, "width": 30}},
-        {"size": {"shortest_edge": 20}, "crop_size": {"height": 30, "width": 30}},  # has to be padded
-        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.2, 0.1]},
-    ],
-)
-def test_pixels_follow_the_processors_settings(settings):
-    image_processor = CLIPImageProcessorPil(**settings)
-    images = [random_picture(seed, (40, 60)) for seed in range(2)]
-    pixels = FastPixels(image_processor)(images)
-    expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
-    assert pixels.shape == expected.shape
-    assert pixels.dtype == torch.float32
-    std = settings.get("image_std", OPENAI_CLIP_STD) if settings.get("do_normalize", True) else [1.0] * 3
-    levels = 255 if settings.get("do_rescale", True) else 1
-    assert ((pixels - expected).abs() * levels * torch.tensor(std).view(3, 1, 1)).max() <= 1.01
-
-
-def test_jpegs_are_decoded_smaller_if_asked():
-    fields = random_picture(0, (16, 16)).resize((512, 400), Image.Resampling.BICUBIC)
-    content = encoded(fields, "JPEG")
-    assert decode_image(content).size == (512, 400)
-    assert decode_image(content, 224).size == (512, 400)  # half of 400 is less
-    assert decode_image(content, 200).size == (256, 200)
-    assert decode_image(content, 50).size == (64, 50)
-    assert decode_image(encoded(fields), 50).size == (512, 400)  # a PNG cannot
-    whole, small = (np.asarray(decode_image(content, size).resize((128, 100)), dtype=float) for size in (None, 200))
-    assert np.abs(whole - small).mean() < 1
-    with pytest.raises(BrokenValue, match="unreadable"):
-        decode_image(content[: len(content) // 2], 50)
 
 
 def test_several_negative_captions(collator):
@@ -532,14 +363,6 @@ def test_reasons_of_the_loader_are_reported(collator):
         collator([empty])
 
 
-def test_workers_put_pixels_into_shared_memory(processor):
-    collator = TripletCollator(processor)
-    rows = [make_row(index, image=random_picture(index, (40, 50))) for index in range(4)]
-    here = collator(rows)
-    (there,) = DataLoader(rows, batch_size=4, num_workers=1, collate_fn=collator)
-    assert all(torch.equal(here[name], there[name]) for name in here)
-
-
 def test_it_can_be_pickled_and_reports_to_the_same_file(collator):
     again = pickle.loads(pickle.dumps(collator))
     again([make_row(0), make_row(1, caption="")])
@@ -612,3 +435,19 @@ def test_a_tokenizer_that_appends_no_end_token_is_told(processor, caplog):
     processor.tokenizer.backend_tokenizer.post_processor = None
     TripletCollator(processor)
     assert "does not end captions with a token of its own" in caplog.text
+
+
+def test_rows_of_tensors_need_the_end_of_their_captions():
+    rows = [{"input_ids": [1, 2, 9, 9], "negative_input_ids": [3, 9, 0, 0], "labels": 0} for _ in range(3)]
+    batch = TensorCollator(end=9)(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 9, 9]] * 3
+    rows[1] = {**rows[1], "negative_input_ids": [3, 4, 5, 6]}
+    assert TensorCollator()(rows)["negative_input_ids"].tolist()[1] == [3, 4, 5, 6]  # it is not known which it is
+    with pytest.raises(
+        ValueError, match=r"`negative_input_ids` of 1 of the 3 rows .* \(9\), .* such as \[3, 4, 5, 6\]"
+    ):
+        TensorCollator(end=9)(rows)
+    several = [{"input_ids": [[1, 9], [2, 9]]}, {"input_ids": [[1, 2], [5, 7]]}]
+    with pytest.raises(ValueError, match=r"`input_ids` of 2 of the 2 rows .* such as \[1, 2\]"):
+        TensorCollator(end=9)(several)
+    assert set(TensorCollator(end=9)([{"pixel_values": torch.zeros(3, 2, 2)}])) == {"pixel_values"}

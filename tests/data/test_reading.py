@@ -12,9 +12,9 @@ import zipfile
 import zlib
 
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
-from hf_tripletclip.data import load_tripletdata, reading
+from hf_tripletclip.data import load_tripletdata, reading, tars
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.loading import undecoded
 
@@ -99,8 +99,26 @@ def small_limit(monkeypatch):
     monkeypatch.setattr("hf_tripletclip.data.tars.MAX_BYTES", 100_000)
 
 
+def test_the_limit_is_as_large_as_the_documentation_says(tmp_path):
+    limit = 256 * 2**20 + 2**16
+    assert tars.MAX_BYTES == reading.MAX_BYTES == limit
+    file = tmp_path / "sparse.png"
+    file.touch()
+    os.truncate(file, limit)
+    reading._check_regular(os.stat(file), "it")
+    os.truncate(file, limit + 1)
+    with pytest.raises(BrokenValue, match="has 268,500,993 bytes, the limit is 268,500,992"):
+        decode_image(file)
+
+
 def test_files_that_are_too_large(tmp_path, small_limit):
     large = tmp_path / "large.png"
+    large.write_bytes(encoded(picture()))
+    os.truncate(large, 100_000)  # Pillow passes over what follows the picture
+    assert decode_image(large).size == decode_image(large.read_bytes()).size == (32, 24)
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.write(large, "large.png")
+    assert decode_image(f"zip://large.png::{tmp_path / 'whole.zip'}").size == (32, 24)
     large.write_bytes(encoded(picture()))
     os.truncate(large, 100_001)
     with pytest.raises(BrokenValue, match=r"image too large: .*large\.png has 100,001 bytes, the limit is 100,000"):
@@ -120,7 +138,7 @@ def test_files_that_are_too_large(tmp_path, small_limit):
 def test_members_of_tars_that_are_too_large(tmp_path, small_limit, monkeypatch, streaming):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     with tarfile.open(tmp_path / "rows.tar.gz", "w:gz") as tar:
-        for key, size in (("1", 10_000_000), ("2", 50)):
+        for key, size in (("1", 100_001), ("2", 100_000)):
             for extension, content in (("image", bytes(size)), ("caption", b"a cat")):
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size = len(content)
@@ -129,7 +147,7 @@ def test_members_of_tars_that_are_too_large(tmp_path, small_limit, monkeypatch, 
     large, small = undecoded(load_tripletdata(tmp_path / "rows.tar", split="train", streaming=streaming))
     assert large["image"] is None
     assert large["__error__"] == "image: member too large: more than 100,000 bytes"
-    assert len(small["image"]["bytes"]) == 50
+    assert len(small["image"]["bytes"]) == 100_000
 
 
 def chunk(name: bytes, content: bytes, good: bool = True) -> bytes:
@@ -247,3 +265,25 @@ def test_a_file_that_is_two():
         decode_image(encoded(picture(), "EPS") + encoded(picture()))
     image = decode_image(encoded(picture()) + encoded(picture(), "EPS"))
     assert image.tobytes() == picture().tobytes()
+
+
+@pytest.mark.parametrize(("size", "read"), [((1, 100), True), ((100, 1), True), ((1, 101), False), ((203, 2), False)])
+def test_strips(size, read):
+    for value in (Image.new("RGB", size), encoded(Image.new("RGB", size))):
+        if read:
+            assert decode_image(value).size == size
+        else:
+            with pytest.raises(BrokenValue, match=f"image too large: a strip of {size[0]} x {size[1]}"):
+                decode_image(value)
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_every_orientation_is_that_of_pillow(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    image = Image.frombytes("RGB", (3, 2), bytes(range(18)))
+    whole = encoded(image, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(whole)))
+    assert decode_image(whole).tobytes() == expected.tobytes()
+    assert decode_image(whole).size == expected.size
+    assert decode_image(whole, as_stored=True).tobytes() == image.tobytes()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
+from hf_tripletclip.data.rgb import to_levels
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
 
@@ -76,6 +77,50 @@ def test_grey_of_any_depth_is_scaled(kind):
         np.testing.assert_allclose(grey(encoded(image, "TIFF")), RAMP, atol=2)
     if values.dtype == np.uint16:
         np.testing.assert_allclose(grey(encoded(Image.fromarray(values), "PNG")), RAMP, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "expected"),
+    [
+        # whole numbers: the smallest usual bit depth that holds them
+        *(("uint16", [0, 2**bits - 1], [0, 255]) for bits in (8, 10, 12, 14, 16)),
+        *(("uint16", [0, 2**bits], [0, 64]) for bits in (8, 10, 12, 14)),
+        ("uint32", [0, 2**23, 2**24 - 1], [0, 128, 255]),
+        ("uint32", [0, 2**16], [0, 255]),  # of 24 bits too few levels: its own range
+        ("uint32", [0, 2**24, 2**27], [0, 32, 255]),
+        ("uint32", [0, 2**31, 2**32 - 1], [0, 128, 255]),
+        ("int64", [0, 2**40, 2**41], [0, 128, 255]),
+        ("float32", [0, 75, 300], [0, 19, 75]),  # 10 bits, too
+        # 16 of 255 levels are a picture, fewer are stretched
+        ("uint16", [100, 115], [0, 255]),
+        ("uint16", [100, 116], [100, 116]),
+        # fractions: to 1, to 255, or light as it was measured
+        ("float32", [0, 0.25, 1], [0, 64, 255]),
+        ("float32", [0, 0.25, 0.5], [0, 64, 128]),
+        ("float32", [0, 0.5, 1.5], [0, 85, 255]),
+        ("float32", [0.5, 100.25, 200.5], [0, 100, 200]),
+        ("float64", [0, 100.2, 254.9], [0, 100, 255]),
+        ("float64", [0, 100.2, 510.5], [0, 50, 255]),
+        ("float64", [0, 2, 510.5] + [0, 2] * 200, [0, 255, 255] + [0, 255] * 200),
+        ("float64", [0, 40, 510.5] + [0, 40] * 200, [0, 20, 255] + [0, 20] * 200),
+        # below zero: from -1 to 1, or the own range
+        ("float32", [-1, 0, 1], [0, 128, 255]),
+        ("float32", [-1, 0], [0, 128]),
+        ("float32", [-0.5, 0, 1.5], [0, 64, 255]),
+        ("float32", [-1.5, -0.5, 0.5], [0, 128, 255]),
+        ("int16", [-1, 0], [0, 255]),
+        ("int16", [-100, -49, 2], [0, 128, 255]),
+        # one colour
+        ("int16", [-5, -5], [0, 0]),
+        ("float32", [0.5, 0.5], [128, 128]),
+        ("float32", [300.5, 300.5], [255, 255]),
+        ("bool", [False, True], [0, 255]),
+    ],
+)
+def test_levels_to_the_digit(dtype, values, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert to_levels(np.array([values], dtype)).tolist() == [expected]
 
 
 def test_light_as_it_was_measured():

@@ -141,3 +141,20 @@ def test_the_first_rows_of_a_stream(tars):
         epochs.append(keys(shuffled_rows))
     assert [sorted(epoch) for epoch in epochs] == [ALL[:20]] * 2
     assert epochs[0] != epochs[1]
+
+
+def test_the_order_is_that_of_every_version(parquet):
+    """A run that goes on where an older version stopped meets the rows that it has not seen."""
+    assert keys(itertools.islice(make(parquet, 0), 10)) == [
+        f"000{key}" for key in ["203", "207", "200", "202", "204", "206", "201", "205", "208", "400"]
+    ]
+    assert keys(itertools.islice(make(parquet, 3, seed=1), 10)) == [
+        f"000{key}" for key in ["306", "307", "305", "302", "303", "304", "301", "300", "101", "100"]
+    ]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_block_has_a_row(tars, size):
+    with pytest.raises(ValueError, match=f"`buffer_size` is {size}; give at least 1"):
+        make(tars, buffer_size=size)
+    assert sorted(keys(make(tars, buffer_size=1))) == ALL

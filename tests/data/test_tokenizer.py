@@ -152,3 +152,12 @@ def test_the_same_in_another_process(seed):
     environment = {**os.environ, "PYTHONHASHSEED": seed, "TOKENIZERS_PARALLELISM": str(seed == "0").lower()}
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert json.loads(printed.stdout) == train_tokenizer(TIES).get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("rest", "learned"), [(["bz"], ["ab", "abz</w>", "aby</w>", "bz</w>"]), ([], ["ab", "abz</w>", "aby</w>"])]
+)
+def test_a_pair_that_other_merges_take_words_from_is_learned_if_it_still_occurs(rest, learned):
+    words = ["aby"] * 5 + ["abz"] * 6 + rest  # "bz" stands in "abz" until "ab" is one token
+    vocabulary = train_tokenizer([" ".join(words)]).get_vocab()
+    assert sorted(vocabulary, key=vocabulary.__getitem__)[512:-2] == learned
