@@ -57,6 +57,7 @@ ReplaceBinaryOperator_Div_Mul ReplaceBinaryOperator_FloorDiv_Div ReplaceBinaryOp
 AddNot ReplaceTrueWithFalse ReplaceFalseWithTrue ReplaceAndWithOr ReplaceOrWithAnd NumberReplacer
 ReplaceUnaryOperator_Delete_Not ReplaceUnaryOperator_Delete_USub ReplaceBreakWithContinue ReplaceContinueWithBreak
 """
+SIGNATURES = ("parameters", "lambdef", "arglist")  # the `*` in them is no product
 NOTICED = ("noticed", "no end")
 CONTEXTS = "[run]\nparallel = true\nsource_pkgs = hf_tripletclip\npatch = subprocess\n"
 
@@ -78,9 +79,10 @@ def places(files: Iterable[str]) -> dict[tuple[str, int, int], list[Change]]:
     for file in files:
         nodes = list(ast_nodes(get_ast((ROOT / file).read_text(encoding="utf-8"))))
         for name, operator in operators.items():
-            positions = (start for node in nodes for start, _ in operator.mutation_positions(node))
-            for occurrence, (line, column) in enumerate(positions):
-                found.setdefault((file, line, column), []).append(Change(file, name, occurrence, line))
+            positions = ((node, start) for node in nodes for start, _ in operator.mutation_positions(node))
+            for occurrence, (node, (line, column)) in enumerate(positions):
+                if not (node.type == "operator" and node.parent.type in SIGNATURES):
+                    found.setdefault((file, line, column), []).append(Change(file, name, occurrence, line))
     return found
 
 
@@ -111,9 +113,9 @@ def pytest_in(folder: Path, arguments: Sequence[str], timeout: float, log: Path 
         with open(log or os.devnull, "w") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
-        # Processes that the tests start, and the tests, import the copy.
+        # Processes that the tests start, and the tests, import the copy; and not this folder's `evaluate.py`.
         os.environ["PYTHONPATH"] = str(folder / "src")
-        sys.path[:0] = [str(folder / "src"), str(folder)]
+        sys.path[:1] = [str(folder / "src"), str(folder)]
         status = 70
         try:
             import pytest

@@ -100,6 +100,7 @@ def test_config_round_trip():
     config = tiny_config(objective="clip_all", objective_kwargs={"chunk_size": 8}, logit_scale_max=None)
     again = TripletCLIPConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
+    assert TripletCLIPConfig().logit_scale_max == 100.0  # as in CLIP's paper
     assert (again.objective, again.objective_kwargs, again.logit_scale_max) == ("clip_all", {"chunk_size": 8}, None)
 
 

@@ -19,6 +19,7 @@ def in_two_processes(root: Path, module: str, *arguments: str) -> None:
         [*command, "-m", module, *arguments], cwd=root, capture_output=True, text=True, timeout=300
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "FutureWarning" not in finished.stderr
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,28 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+class Products(TorchDispatchMode):
+    """Counts the matrix products."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("blocks", [(14,), (9, 5)])
+@pytest.mark.parametrize(("chunk_size", "forward", "backward"), [(100, 1, 2), (14, 1, 2), (13, 2, 6)])
+def test_keys_that_fit_into_one_chunk_are_one_product_that_is_kept(blocks, chunk_size, forward, backward):
+    queries, *keys = (torch.randn(rows, 4, requires_grad=True) for rows in (3, *blocks))
+    with Products() as seen:
+        loss = info_nce(queries, keys, 2.0, chunk_size=chunk_size)
+    assert seen.number == forward
+    with Products() as seen:
+        loss.backward()
+    assert seen.number == backward  # two for the gradients of each chunk, and one where the product is made again
+
+
 def test_memory_is_rows_times_chunk_and_never_the_whole_matrix():
     rows, dim, chunk = 512, 8, 16
     leaves = [torch.nn.functional.normalize(torch.randn(rows, dim), dim=-1).requires_grad_() for _ in range(4)]
@@ -77,14 +99,14 @@ def test_half_precision_inputs_get_half_precision_gradients():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 4, 100])
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_first_target_offsets_into_the_first_block(chunk_size, reduction):
+@pytest.mark.parametrize(("reduction", "first"), [("mean", 5), ("sum", 5), ("mean", 0), ("mean", 6)])
+def test_first_target_offsets_into_the_first_block(chunk_size, reduction, first):
     queries, keys, others = (torch.randn(rows, 4, dtype=torch.float64, requires_grad=True) for rows in (3, 9, 5))
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     leaves = (queries, keys, others, scale)
-    loss = info_nce(queries, [keys, others], scale, first_target=5, chunk_size=chunk_size, reduction=reduction)
+    loss = info_nce(queries, [keys, others], scale, first_target=first, chunk_size=chunk_size, reduction=reduction)
     logits = scale * queries @ torch.cat([keys, others]).T
-    expected = torch.nn.functional.cross_entropy(logits, torch.arange(5, 8), reduction=reduction)
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(first, first + 3), reduction=reduction)
     torch.testing.assert_close(loss, expected)
     for one, other in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(one, other)
@@ -122,18 +144,25 @@ def test_impossible_arguments():
     queries, keys, scale = torch.randn(4, 3), torch.randn(5, 3), torch.tensor(1.0)
     with pytest.raises(ValueError, match=r"4 queries .* rows 2 and following .* has 5 rows"):
         info_nce(queries, [keys], scale, first_target=2)
+    with pytest.raises(ValueError, match=r"4 queries .* rows -1 and following .* has 5 rows"):
+        info_nce(queries, [keys], scale, first_target=-1)
     with pytest.raises(ValueError, match="`reduction` is 'none'"):
         info_nce(queries, [keys], scale, reduction="none")
     with pytest.raises(ValueError, match="`chunk_size` is 0"):
         info_nce(queries, [keys], scale, chunk_size=0)
 
 
-def test_only_what_needs_a_gradient_gets_one():
-    queries, keys = torch.randn(3, 4), torch.randn(3, 4, requires_grad=True)
-    info_nce(queries, [keys, torch.randn(2, 4)], torch.tensor(2.0)).backward()
-    assert queries.grad is None
-    assert keys.grad.shape == (3, 4)
-    assert not info_nce(queries, [torch.randn(3, 4)], torch.tensor(2.0)).requires_grad
+@pytest.mark.parametrize("chunk_size", [2, 100])
+@pytest.mark.parametrize("needed", range(4))
+def test_only_what_needs_a_gradient_gets_one(needed, chunk_size):
+    leaves = [torch.randn(3, 4), torch.randn(3, 4), torch.randn(2, 4), torch.tensor(2.0)]
+    leaves[needed].requires_grad_()
+    queries, keys, others, scale = leaves
+    loss = info_nce(queries, [keys, others], scale, chunk_size=chunk_size)
+    expected = torch.nn.functional.cross_entropy(scale * queries @ torch.cat([keys, others]).T, torch.arange(3))
+    (found,), (wanted,) = (torch.autograd.grad(value, leaves[needed]) for value in (loss, expected))
+    torch.testing.assert_close(found, wanted)
+    assert not info_nce(torch.randn(3, 4), [torch.randn(3, 4)], 2.0).requires_grad
 
 
 @pytest.mark.slow

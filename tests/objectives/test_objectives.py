@@ -15,6 +15,7 @@ from hf_tripletclip.objectives import (
     get_objective,
     info_nce,
     register_objective,
+    terms_table,
 )
 from hf_tripletclip.objectives.base import Objective, ObjectiveOutput, Rows
 
@@ -170,7 +171,7 @@ def test_the_scale_may_be_a_number_or_a_tensor_of_one_element(scale):
     assert torch.equal(info_nce(e["image"], keys, scale), info_nce(e["image"], keys, torch.tensor(7.0)))
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), True, None, "7", torch.ones(2), [7.0]])
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), True, None, "7", torch.ones(2), 7j, torch.tensor(7j), [7.0]])
 def test_another_scale_is_one_clear_error(scale):
     e = make_embeddings()
     for call in (
@@ -191,6 +192,14 @@ def test_embeddings_that_are_not_normalised_are_noticed(role, change):
     with pytest.raises(ValueError, match=f"the teacher's {role} embeddings are not L2-normalised"):
         get_objective("tripletclip", distillation={})(Embeddings(**make_embeddings(), teacher=e), 7.0)
     get_objective("tripletclip")(Embeddings(**e, normalized=True), 7.0)
+
+
+def test_the_row_whose_length_is_farthest_from_one_is_named():
+    e = make_embeddings()
+    for longer, named in ((1.2, "0.4"), (1.7, "1.7")):
+        scaled = {**e, "text": e["text"] * torch.tensor([1, 0.9, 0.4, longer, 1, 1], dtype=torch.float64)[:, None]}
+        with pytest.raises(ValueError, match=f"a row has length {named}\\. Divide by it"):
+            get_objective("clip")(Embeddings(**scaled), 7.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -242,12 +251,33 @@ def test_an_objective_of_ones_own_is_registered(registry):
         register_objective(type("Mine", (objectives.CLIPObjective,), {}))
     with pytest.raises(ValueError, match="have the roles picture; there are image, text"):
         register_objective(type("Mine", (Objective,), {"name": "mine", "terms": (Term("picture", ("text",), 1.0),)}))
-    for wrong in (Margin(), type("Mine", (Objective,), {}), int, "margin"):
+    fine = {"name": "mine", "terms": Margin.terms}
+    changes = ({"name": ""}, {"name": 3}, {"name": None}, {"terms": ()}, {"terms": None}, {"terms": (1, *Margin.terms)})
+    nameless = [type("Mine", (Objective,), {**fine, **change}) for change in changes]
+    for wrong in (Margin(), type("Mine", (Objective,), {}), int, "margin", *nameless):
         with pytest.raises(TypeError, match=r"subclass of `Objective`|needs a `name` and `terms`"):
             register_objective(wrong)
 
 
+def test_an_argument_without_a_default_is_asked_for(registry):
+    class Needy(Margin):
+        name = "needy"
+
+        def __init__(self, margin: float, power: float, **kwargs) -> None:
+            super().__init__(margin, **kwargs)
+            self.power = power
+
+    register_objective(Needy)
+    with pytest.raises(ValueError, match=r"'needy' needs margin, power: give them in .*set_objective\('needy', margin="):
+        get_objective("needy", chunk_size=4)
+    with pytest.raises(ValueError, match="'needy' needs power: give it in `objective_kwargs`"):
+        get_objective("needy", margin=0.5)
+    assert get_objective("needy", margin=0.5, power=2).settings == {"margin": 0.5, "power": 2}
+    assert "| `needy` | `image`, `caption` |" in terms_table()
+
+
 def test_settings_are_what_differs_from_the_defaults():
-    assert get_objective("clip").settings == {}
+    documented = {"negatives_across_devices": True, "chunk_size": 2048, "distillation": None}
+    assert get_objective("clip").settings == get_objective("clip", **documented).settings == {}
     settings = {"negatives_across_devices": False, "distillation": {"kind": "embedding", "weight": 2.0}}
     assert get_objective("clip", **settings).settings == settings

@@ -145,11 +145,22 @@ def test_weight_decay_is_on_matrices_only(tmp_path):
     assert all(parameters[name].ndim >= 2 for name in decayed)
 
 
-def test_logit_scale_stays_within_its_bound(tmp_path):
-    model = TripletCLIPModel(tiny_config(logit_scale_max=15.0, logit_scale_init_value=math.log(15.0)))
-    trainer = make_trainer(tmp_path, model=model, learning_rate=0.5, max_steps=6)
+@pytest.mark.parametrize(
+    ("config", "arguments", "start", "end"),
+    [
+        ({}, {}, 1000.0, 100.0),
+        ({"logit_scale_max": 15.0}, {}, 1000.0, 15.0),
+        ({"logit_scale_max": 15.0}, {"logit_scale_max": 30.0}, 1000.0, 30.0),
+        ({"logit_scale_max": None}, {}, 1000.0, 1000.0),
+        ({}, {}, 0.5, 1.0),
+        ({}, {}, 99.0, 99.0),
+    ],
+)
+def test_logit_scale_stays_within_its_bound(tmp_path, config, arguments, start, end):
+    model = TripletCLIPModel(tiny_config(logit_scale_init_value=math.log(start), **config))
+    trainer = make_trainer(tmp_path, model=model, learning_rate=1e-5, max_steps=1, **arguments)
     trainer.train()
-    assert 1.0 <= trainer.model.logit_scale.exp().item() <= 15.0 + 1e-4
+    assert trainer.model.logit_scale.exp().item() == pytest.approx(end, rel=1e-4)
 
 
 def test_trains_inside_peft(tmp_path):

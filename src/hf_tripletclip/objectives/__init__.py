@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_tripletclip.objectives.base import Embeddings, Objective, ObjectiveOutput, Term
+from hf_tripletclip.objectives.base import COLUMNS, Embeddings, Objective, ObjectiveOutput, Term, roles_of
 from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.clip_all import CLIPAllObjective
 from hf_tripletclip.objectives.infonce import info_nce
@@ -85,7 +85,7 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
         kwargs: Its arguments: `negatives_across_devices`, `chunk_size` and what the objective has of its own.
 
     Raises:
-        ValueError: The name or an argument is unknown.
+        ValueError: The name or an argument is unknown, or one that has no default is missing.
     """
     if name not in OBJECTIVES:
         raise ValueError(
@@ -95,6 +95,12 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
     accepted = OBJECTIVES[name].arguments()
     if unknown := sorted(kwargs.keys() - accepted.keys()):
         raise ValueError(f"the objective {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    missing = [one for one, argument in accepted.items() if argument.default is argument.empty and one not in kwargs]
+    if missing:
+        raise ValueError(
+            f"the objective {name!r} needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'} in "
+            f"`objective_kwargs`, or as `set_objective({name!r}, {missing[0]}=...)`"
+        )
     return OBJECTIVES[name](**kwargs)
 
 
@@ -111,6 +117,6 @@ def terms_table() -> str:
     lines = ["| objective | columns | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
     for name, objective in OBJECTIVES.items():
         weights = {(term.query, term.keys): f"{term.weight:g}" for term in objective.terms}
-        columns = ", ".join(f"`{column}`" for column in objective().columns)
+        columns = ", ".join(f"`{COLUMNS[role]}`" for role in roles_of(objective.terms))
         lines.append(f"| `{name}` | {columns} | " + " | ".join(weights.get(pair, "") for pair in pairs) + " |")
     return "\n".join(lines)

@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
-from hf_tripletclip.objectives.infonce import as_scale, common_dtype, gather_with_gradients, info_nce, world_size
+from hf_tripletclip.objectives.infonce import (
+    CHUNK_SIZE,
+    as_scale,
+    common_dtype,
+    gather_with_gradients,
+    info_nce,
+    world_size,
+)
 
 # Role of an embedding -> the dataset column and the model input that it comes from.
 COLUMNS = {"image": "image", "text": "caption", "negative_image": "neg_image", "negative_text": "neg_caption"}
@@ -76,6 +83,12 @@ class Term:
         return f"{self.query}_to_{self.keys[0]}"
 
 
+def roles_of(terms: Iterable[Term]) -> tuple[str, ...]:
+    """Roles of the embeddings that the terms use, in the order of `COLUMNS`."""
+    used = {role for term in terms for role in (term.query, *term.keys)}
+    return tuple(role for role in COLUMNS if role in used)
+
+
 @dataclass(frozen=True)
 class ObjectiveOutput:
     """
@@ -132,7 +145,7 @@ class Objective:
     def __init__(
         self,
         negatives_across_devices: bool = True,
-        chunk_size: int = 2048,
+        chunk_size: int = CHUNK_SIZE,
         distillation: Any = None,
     ) -> None:
         if chunk_size < 1:
@@ -144,8 +157,7 @@ class Objective:
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles of the embeddings that the terms use."""
-        used = {role for term in self.terms for role in (term.query, *term.keys)}
-        return tuple(role for role in COLUMNS if role in used)
+        return roles_of(self.terms)
 
     @property
     def columns(self) -> tuple[str, ...]:

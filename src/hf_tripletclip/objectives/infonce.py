@@ -12,6 +12,11 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
+CHUNK_SIZE = 2048  # keys
+# torch 2.13 names them so and warns of the names before.
+all_gather_single = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
+
 
 def world_size() -> int:
     """Number of processes; 1 where `torch.distributed` is not in use."""
@@ -51,7 +56,7 @@ def info_nce(
     scale: torch.Tensor | float,
     *,
     first_target: int = 0,
-    chunk_size: int = 2048,
+    chunk_size: int = CHUNK_SIZE,
     reduction: str = "mean",
 ) -> torch.Tensor:
     r"""
@@ -89,10 +94,11 @@ def info_nce(
     dtype = common_dtype([queries, *keys])
     with torch.autocast(queries.device.type, enabled=False):
         blocks = [block.to(dtype) for block in keys]
-        if len(blocks) > 1 and sum(map(len, blocks)) <= chunk_size:
+        single = sum(map(len, blocks)) <= chunk_size
+        if single:
             blocks = [torch.cat(blocks)]  # one product instead of several
         total = _InfoNCE.apply(
-            queries.to(dtype), as_scale(scale, queries).to(dtype), first_target, chunk_size, *blocks
+            queries.to(dtype), as_scale(scale, queries).to(dtype), first_target, chunk_size, single, *blocks
         )
         return total / len(queries) if reduction == "mean" else total
 
@@ -105,10 +111,10 @@ class _InfoNCE(torch.autograd.Function):
         scale: torch.Tensor,
         first_target: int,
         chunk_size: int,
+        single: bool,
         *blocks: torch.Tensor,
     ) -> torch.Tensor:
         scaled = queries * scale
-        single = len(blocks) == 1 and len(blocks[0]) <= chunk_size
         logsumexp = kept = None
         targets = queries.new_zeros(())
         for index, block in enumerate(blocks):
@@ -135,13 +141,13 @@ class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         queries, scale, logsumexp, kept, *blocks = ctx.saved_tensors
-        needs_queries, needs_scale, _, _, *needs_blocks = ctx.needs_input_grad
+        needs_queries, needs_scale, _, _, _, *needs_blocks = ctx.needs_input_grad
         scaled = queries * scale if kept is None else None
         weighted = queries * (scale * grad) if any(needs_blocks) else None
         direction = torch.zeros_like(queries) if needs_queries or needs_scale else None
         block_grads: list[torch.Tensor | None] = []
-        for index, (block, needed) in enumerate(zip(blocks, needs_blocks, strict=True)):
-            block_grad = torch.empty_like(block) if needed else None
+        for index, block in enumerate(blocks):
+            block_grad = torch.empty_like(block) if needs_blocks[index] else None
             for start in range(0, len(block), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
                 # The gradient with respect to the logits is softmax minus one-hot.
@@ -158,7 +164,7 @@ class _InfoNCE(torch.autograd.Function):
             block_grads.append(block_grad)
         scale_grad = (direction * queries).sum() * grad if direction is not None and needs_scale else None
         query_grad = direction.mul_(scale * grad) if direction is not None and needs_queries else None
-        return query_grad, scale_grad, None, None, *block_grads
+        return query_grad, scale_grad, None, None, None, *block_grads
 
 
 def gather_with_gradients(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
@@ -175,11 +181,10 @@ def gather_with_gradients(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.T
         The concatenated tensors, in rank order, and for each the row at which this process's rows start.
     """
     ranks, rank = world_size(), dist.get_rank()
-    device = tensors[0].device
-    sizes = torch.empty(ranks, len(tensors), dtype=torch.long, device=device)
-    dist.all_gather_into_tensor(sizes.view(-1), torch.tensor([len(tensor) for tensor in tensors], device=device))
-    counts = sizes.tolist()
-    longest = [max(column) for column in zip(*counts, strict=True)]
+    lengths = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)
+    sizes = lengths.new_empty(ranks, len(tensors))
+    all_gather_single(sizes.view(-1), lengths)
+    counts, longest = sizes.tolist(), sizes.amax(dim=0).tolist()
     padded = [
         torch.nn.functional.pad(tensor, (0, 0, 0, length - len(tensor)))
         for tensor, length in zip(tensors, longest, strict=True)
@@ -204,18 +209,12 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         ctx.rows = len(tensor)
         gathered = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        all_gather_single(gathered, tensor.contiguous())
         return gathered
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        if dist.get_backend() == dist.Backend.NCCL:
-            own = grad.new_empty(ctx.rows, *grad.shape[1:])
-            dist.reduce_scatter_tensor(own, grad.contiguous())
-            return own
-        # gloo's reduce_scatter is an all_reduce on a copy inside.
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        start = dist.get_rank() * ctx.rows
-        return total[start : start + ctx.rows]
+        own = grad.new_empty(ctx.rows, *grad.shape[1:])
+        reduce_scatter_single(own, grad.contiguous())
+        return own
