@@ -171,7 +171,9 @@ def test_the_scale_may_be_a_number_or_a_tensor_of_one_element(scale):
     assert torch.equal(info_nce(e["image"], keys, scale), info_nce(e["image"], keys, torch.tensor(7.0)))
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), True, None, "7", torch.ones(2), 7j, torch.tensor(7j), [7.0]])
+@pytest.mark.parametrize(
+    "scale", [0, -1.0, float("nan"), float("inf"), True, None, "7", torch.ones(2), 7j, torch.tensor(7j), [7.0]]
+)
 def test_another_scale_is_one_clear_error(scale):
     e = make_embeddings()
     for call in (
@@ -252,7 +254,14 @@ def test_an_objective_of_ones_own_is_registered(registry):
     with pytest.raises(ValueError, match="have the roles picture; there are image, text"):
         register_objective(type("Mine", (Objective,), {"name": "mine", "terms": (Term("picture", ("text",), 1.0),)}))
     fine = {"name": "mine", "terms": Margin.terms}
-    changes = ({"name": ""}, {"name": 3}, {"name": None}, {"terms": ()}, {"terms": None}, {"terms": (1, *Margin.terms)})
+    changes = (
+        {"name": ""},
+        {"name": 3},
+        {"name": None},
+        {"terms": ()},
+        {"terms": None},
+        {"terms": (1, *Margin.terms)},
+    )
     nameless = [type("Mine", (Objective,), {**fine, **change}) for change in changes]
     for wrong in (Margin(), type("Mine", (Objective,), {}), int, "margin", *nameless):
         with pytest.raises(TypeError, match=r"subclass of `Objective`|needs a `name` and `terms`"):
@@ -268,7 +277,7 @@ def test_an_argument_without_a_default_is_asked_for(registry):
             self.power = power
 
     register_objective(Needy)
-    with pytest.raises(ValueError, match=r"'needy' needs margin, power: give them in .*set_objective\('needy', margin="):
+    with pytest.raises(ValueError, match=r"'needy' needs margin, power: give them in .*\('needy', margin="):
         get_objective("needy", chunk_size=4)
     with pytest.raises(ValueError, match="'needy' needs power: give it in `objective_kwargs`"):
         get_objective("needy", margin=0.5)

@@ -42,8 +42,7 @@ def _difference(measure: str, base: Point, point: Point, sign: int) -> str:
     found = differences(first, second).get(metric)
     if found is None:  # no mean over rows
         return _signed(sign * (second.metrics[metric] - first.metrics[metric]))
-    low, high = sorted((sign * found.low, sign * found.high))
-    return f"{_signed(sign * found.value)} [{_signed(low)}, {_signed(high)}]"
+    return f"{_signed(sign * found.value)} [{found.interval(_signed, ', ', sign=sign)}]"
 
 
 def _signed(value: float) -> str:

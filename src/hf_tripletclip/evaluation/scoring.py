@@ -102,10 +102,15 @@ def intervals(
         values = values[~np.isnan(values)]
         if len(values):
             low, high = map(float, np.quantile(values, edges))
-            if values.max() - values.min() < 1e-9 and (tries := _tries(predictions, means[name])):
+            if all_alike(values) and (tries := _tries(predictions, means[name])):
                 low, high = _wilson((low + high) / 2, tries, level)
             found[name] = (low, high)
     return found
+
+
+def all_alike(draws: np.ndarray) -> bool:
+    """Whether draws are the same but for rounding: then they say nothing about how far a metric may be off."""
+    return bool(np.ptp(draws) < 1e-9)
 
 
 def _tries(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> int:

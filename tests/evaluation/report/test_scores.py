@@ -55,8 +55,26 @@ def test_what_is_hard_for_both_cancels_out():
     low, high = first.intervals["micro"]
     assert low < second.metrics["micro"] < high  # each alone they could be equal
     assert differences(first, second)["micro"].is_clear
-    same = differences(first, make_result(common, "/runs/c"))["micro"]
-    assert (same.value, same.low, same.high, same.is_clear) == (0, 0, 0, False)
+    assert not differences(second, make_result([*better[:-1], True], "/runs/c"))["micro"].is_clear
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        ([False], [True], 1.0),  # one row
+        ([True], [False], -1.0),
+        ([True, False] * 5, [True, False] * 5, 0.0),
+        ([False] * 9, [True] * 9, 1.0),  # by the same in all rows
+    ],
+)
+def test_draws_that_are_all_alike_are_no_interval(first, second, value):
+    found = differences(make_result(first), make_result(second, "/runs/b"))
+    assert found.keys() == {"macro", "micro"}
+    for one in found.values():
+        assert (one.value, one.interval(str, " to "), one.is_clear) == (pytest.approx(value), "n/a", False)
+    clear = differences(make_result([False] * 9), make_result([True] * 8 + [False], "/runs/b"))["micro"]
+    assert (clear.interval("{:+.2f}".format, " to "), clear.is_clear) == ("+0.67 to +1.00", True)
+    assert clear.interval("{:+.2f}".format, ", ", sign=-1) == "-1.00, -0.67"
 
 
 def test_rows_that_are_not_the_same_are_not_compared():

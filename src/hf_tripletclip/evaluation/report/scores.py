@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics
-from hf_tripletclip.evaluation.scoring import CLUSTER, bootstrap
+from hf_tripletclip.evaluation.scoring import CLUSTER, all_alike, bootstrap
 
 KEYS = ("key", "row")  # columns of predictions that name the rows
 QUANTILE = re.compile(r"_(q\d\d|median)$")
@@ -60,7 +61,8 @@ class Difference:
 
     Args:
         value (`float`): Second less first.
-        low, high (`float`): The 95 % interval of a paired bootstrap.
+        low, high (`float`): The 95 % interval of a paired bootstrap. NaN if all draws are alike, as those of a single
+            row, or if the models differ by the same in all rows: they do not tell how sure the difference is.
     """
 
     value: float
@@ -69,8 +71,14 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether there is an interval that leaves out zero."""
         return self.low > 0 or self.high < 0
+
+    def interval(self, form: Callable[[float], str], between: str, *, sign: int = 1) -> str:
+        """The interval in words, of the difference times `sign`; `n/a` if there is none."""
+        if math.isnan(self.low):
+            return "n/a"
+        return between.join(map(form, sorted((sign * self.low, sign * self.high))))
 
 
 class Draws:
@@ -150,7 +158,7 @@ def differences(
             values = other[name] - one[name]
             values = values[~np.isnan(values)]
             if len(values):
-                low, high = map(float, np.quantile(values, edges))
+                low, high = (math.nan, math.nan) if all_alike(values) else map(float, np.quantile(values, edges))
                 found[name] = Difference(second.metrics[name] - first.metrics[name], low, high)
     return found
 

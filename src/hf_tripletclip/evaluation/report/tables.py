@@ -25,8 +25,9 @@ MAX_COLUMNS = 9  # of metrics, beside which models stand below each other; of mo
 NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")
 HOW_TO_COMPARE = (
     "In percentage points, by a paired bootstrap: each model is measured on the same resampled rows, and rows of "
-    "one image are drawn together. A difference is clear where its interval leaves out zero. The intervals are not "
-    "widened for the number of comparisons: of twenty, one may be clear by chance."
+    "one image are drawn together. A difference is clear where its interval leaves out zero. With a single row or "
+    "image, or if the models differ by the same in all rows, there is no interval (n/a). The intervals are not widened "
+    "for the number of comparisons: of twenty, one may be clear by chance."
 )
 ABOUT_PUBLISHED = (
     "As printed by others on the same data, not measured here. Their scripts may let a tie win, and the decoder and "
@@ -244,7 +245,7 @@ def comparison(entries: Sequence[Entry]) -> list[Block]:
             continue
         for name, found in differences(first.result, second.result, draws).items():
             if name in metrics:
-                between = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+                between = found.interval(lambda edge: f"{100 * edge:+.1f}", " to ")
                 verdict = (
                     (f"{(second if found.value > 0 else first).label} is better") if found.is_clear else "not clear"
                 )
