@@ -37,12 +37,14 @@ from result_page import write_page
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "src/hf_tripletclip"
 SCORING = "scoring recall result parts pairs triplets items item_benchmark".split()  # noqa: SIM905
+SCORING_TESTS = [f"tests/evaluation/test_{name}.py" for name in SCORING if name not in ("pairs", "item_benchmark")]
+SCORING_TESTS += ["tests/evaluation/test_metrics.py", "tests/evaluation/benchmarks"]
 ROOMS = {  # what is changed, and whose tests must notice
     "objectives": (["objectives"], ["tests/objectives"]),
     "training": (["training"], ["tests/training", "tests/end_to_end"]),  # its last half is what the commands do
     "data": (["data"], ["tests/data"]),
     "checkpoints": (["checkpoints", "modeling.py", "pretrained.py"], ["tests/checkpoints", "tests/test_modeling.py"]),
-    "scoring": ([f"evaluation/{name}.py" for name in SCORING], ["tests/evaluation"]),
+    "scoring": ([f"evaluation/{name}.py" for name in SCORING], SCORING_TESTS),
 }
 # Each with its opposite or the next value: other changes of the same place are noticed by the same tests.
 OPERATORS = """
