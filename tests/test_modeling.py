@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import json
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
 from transformers.utils import TransformersKwargs
 from transformers.utils import logging as transformers_logging
 
+import hf_tripletclip
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPOutput, objectives
 from hf_tripletclip.objectives import Embeddings, get_objective
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
@@ -102,6 +105,8 @@ def test_config_round_trip():
     assert again.to_dict() == config.to_dict()
     assert TripletCLIPConfig().logit_scale_max == 100.0  # as in CLIP's paper
     assert (again.objective, again.objective_kwargs, again.logit_scale_max) == ("clip_all", {"chunk_size": 8}, None)
+    whole = TripletCLIPModel(tiny_config(logit_scale_init_value=2))
+    assert whole.logit_scale.item() == 2.0
 
 
 # ---- With negatives ----
@@ -367,6 +372,14 @@ def test_every_public_name_imports():
         assert getattr(hf_tripletclip, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = hf_tripletclip.no_such_name
+
+
+def test_no_module_hides_a_public_name_of_its_package():
+    root = Path(hf_tripletclip.__file__).parent
+    for folder in (path.parent for path in root.rglob("__init__.py")):
+        package = importlib.import_module(".".join(("hf_tripletclip", *folder.relative_to(root).parts)))
+        modules = {path.stem for path in folder.iterdir()}
+        assert not modules & set(getattr(package, "__all__", ())), folder
 
 
 def test_misshaped_weights_are_named(model, tmp_path):

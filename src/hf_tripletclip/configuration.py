@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -16,14 +17,18 @@ from transformers.activations import ACT2FN
 # Which code computes attention or experts is for whoever loads a model to say: the name of a Hub repository in a
 # foreign file would make transformers fetch and run code from there.
 IMPLEMENTATION = re.compile(r"_*(attn|experts)_implementation(_\w+)?")
-SIZES = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim",
-    "vocab_size", "max_position_embeddings", "num_channels", "image_size", "patch_size",
-)  # fmt: skip
-NUMBERS = ("layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor", "logit_scale_init_value")
 MAX_SIZE = 2**24  # of anything in a CLIP; the largest vocabularies have 2**18 tokens
-MAX_LAYERS = 1_000  # a wrong number of layers would be built for hours
-MAX_LABELS = 100_000
+SIZES = dict.fromkeys(
+    ("hidden_size", "intermediate_size", "num_attention_heads", "projection_dim", "vocab_size",
+     "max_position_embeddings", "num_channels", "image_size", "patch_size"),
+    MAX_SIZE,
+) | {"num_hidden_layers": 1_000, "num_labels": 100_000}  # fmt: skip
+# With the largest that makes sense; of a logarithm, whose power float32 can hold.
+NUMBERS = {
+    "layer_norm_eps": 1, "attention_dropout": 1, "initializer_range": 1_000, "initializer_factor": 1_000,
+    "logit_scale_init_value": 80,
+}  # fmt: skip
+MAX_BOUND = 1e30  # of the logit scale
 REMEDY = "Correct the file, or download it again."
 
 
@@ -61,6 +66,11 @@ class TripletCLIPConfig(CLIPConfig):
     objective_kwargs: dict[str, Any] | None = None
     logit_scale_max: float | int | None = 100.0
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        if type(self.logit_scale_init_value) is int:  # of which transformers would make a parameter of integers
+            self.logit_scale_init_value = float(self.logit_scale_init_value)
+        super().__post_init__(**kwargs)
+
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
@@ -96,7 +106,7 @@ class TripletCLIPConfig(CLIPConfig):
         kind = fields.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise ConfigError(
-                f"{shown} is of a model of the type {kind!r}; loaded here are CLIP models, of the type "
+                f"{shown} is of a model of the type {kind!r:.60}; loaded here are CLIP models, of the type "
                 f"{cls.model_type!r}. `tripletclip evaluate` and `tripletclip demo` take SigLIP and others too."
             )
         if fields.get("quantization_config"):
@@ -104,8 +114,8 @@ class TripletCLIPConfig(CLIPConfig):
                 f"{shown} is of a quantized model (`quantization_config`), whose weights are no floating numbers: "
                 "load the model that it was made from."
             )
-        for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
-            if problem := _early_problem(part):
+        for name, part in (("", fields), *((name, part) for name, part in fields.items() if isinstance(part, dict))):
+            if problem := _early_problem(part, f"{name}." if name else ""):
                 raise ConfigError(f"{shown} describes no CLIP: {problem}. {REMEDY}")
         return without_implementations(fields), kwargs
 
@@ -125,44 +135,62 @@ def without_implementations(fields: Any) -> Any:
     return [without_implementations(value) for value in fields] if isinstance(fields, list) else fields
 
 
-def _early_problem(fields: dict[str, Any]) -> str | None:
-    """Of the fields of a file, what transformers would meet with before it has a config to look at."""
-    for name, most in (("num_labels", MAX_LABELS), ("num_attention_heads", MAX_SIZE)):  # it names each label at once
-        value = fields.get(name)
-        if value is not None and not (isinstance(value, int) and 1 <= value <= most):
-            return f"`{name}` is {_short(value)}, a whole number from 1 to {most:,} is needed"
+def _early_problem(fields: Mapping[str, Any], where: str) -> str | None:
+    """Of the fields of a file, what transformers would meet with before it has a config to look at, or pass over."""
+    kind = fields.get("model_type")
+    if kind is not None and not (isinstance(kind, str) and kind.startswith("clip")):
+        return f"`{where}model_type` is {_short(kind)}, which is no part of a CLIP"
     for name in ("dtype", "torch_dtype"):
         value = fields.get(name)
         found = getattr(torch, value, None) if isinstance(value, str) else None
         if value is not None and not isinstance(found, torch.dtype):
-            return f"`{name}` is {_short(value)}, which is no type of torch"
+            return f"`{where}{name}` is {_short(value)}, which is no type of torch"
+    return _problem_of_numbers(fields, where)
+
+
+def _problem_of_numbers(fields: Mapping[str, Any], where: str) -> str | None:
+    for name, most in SIZES.items():
+        value = fields.get(name, 1)
+        if type(value) is not int or not 1 <= value <= most:
+            return f"`{where}{name}` is {_short(value)}, a whole number from 1 to {most:,} is needed"
+    for name, most in NUMBERS.items():
+        value = fields.get(name, 0)
+        if not _is_number(value) or not 0 <= value <= most:
+            return f"`{where}{name}` is {_short(value)}, a number from 0 to {most:,} is needed"
     return None
 
 
 def problem_of(config: Any) -> str | None:
     """What makes no CLIP of a config whose fields have the right types; `None` where nothing does."""
-    for where, part in (("", config), ("text_config.", config.text_config), ("vision_config.", config.vision_config)):
-        for name in SIZES:
-            value = getattr(part, name, 1)
-            most = MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                return f"`{where}{name}` is {_short(value)}, a whole number from 1 to {most:,} is needed"
-        for name in NUMBERS:
-            value = getattr(part, name, 0)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-                return f"`{where}{name}` is {_short(value)}, a finite number that is not negative is needed"
+    text, vision = config.text_config, config.vision_config
+    for where, part in (("", config), ("text_config.", text), ("vision_config.", vision)):
+        if problem := _problem_of_numbers(vars(part), where):
+            return problem
         act = getattr(part, "hidden_act", "gelu")
         if act not in ACT2FN:
             return f"`{where}hidden_act` is {_short(act)}, which is no activation that transformers knows"
         if part.dtype is not None and not (isinstance(part.dtype, torch.dtype) and part.dtype.is_floating_point):
             return f"`{where}dtype` is {_short(part.dtype)}, which is no floating point type"
-    kwargs = getattr(config, "objective_kwargs", None)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(text, name)
+        missing = value is None and name != "eos_token_id"  # at which captions are pooled
+        if not missing and (type(value) is not int or not 0 <= value <= MAX_SIZE):
+            return f"`text_config.{name}` is {_short(value)}, the id of a token is needed"
+    bound = getattr(config, "logit_scale_max", None)
+    if bound is not None and not (_is_number(bound) and 0 < bound <= MAX_BOUND):
+        return f"`logit_scale_max` is {_short(bound)}, a number above 0 is needed, or null"
+    objective, kwargs = getattr(config, "objective", ""), getattr(config, "objective_kwargs", None)
+    if not isinstance(objective, str):
+        return f"`objective` is {_short(objective)}, the name of an objective is needed"
     if kwargs is not None and not isinstance(kwargs, dict):
         return f"`objective_kwargs` is {_short(kwargs)}, an object with the objective's arguments is needed"
-    vision = config.vision_config
     if vision.image_size < vision.patch_size:
         return f"`vision_config.patch_size` is {vision.patch_size}, more than the `image_size` of {vision.image_size}"
     return None
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
 def one_line(error: BaseException, length: int = 300) -> str:

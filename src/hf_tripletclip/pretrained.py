@@ -7,6 +7,7 @@ What this needs of `checkpoints` and `hub` is imported where it is used: both ar
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,21 +134,10 @@ class TripletCLIPPreTrainedModel(CLIPModel):
 
     @classmethod
     def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
-        """Load an ordinary CLIP; transformers names misshaped tensors in its log only, the error should too."""
-        try:
-            return super().from_pretrained(source, *model_args, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            # On no device: what does not fit would be made anew, in sizes that may be wrong by far.
-            kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "device_map": "meta"}
-            loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
-            info = loaded[1]
-            listed = "; ".join(
-                f"{name!r} is {tuple(found)} in the file and {tuple(expected)} by the config"
-                for name, found, expected in sorted(info["mismatched_keys"])[:5]
-            )
-            raise ValueError(f"The weights of {source} do not fit its config: {listed}.") from error
+        """Load an ordinary CLIP, see `load_fitting`."""
+        from hf_tripletclip.checkpoints.loading import load_fitting
+
+        return load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
 
     def load_adapter(  # type: ignore[override]
         self, peft_model_id: str | os.PathLike[str] | None = None, adapter_name: str | None = None, **kwargs: Any

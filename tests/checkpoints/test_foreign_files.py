@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import shutil
 from pathlib import Path
@@ -283,6 +284,11 @@ def test_a_file_that_holds_no_config(clip, content, message):
         ("dtype", "nothing"),
         ("quantization_config", {"quant_method": "bitsandbytes"}),
         ("objective_kwargs", 3),
+        ("objective", 7),
+        ("logit_scale_max", float("nan")),
+        ("logit_scale_max", 0),
+        ("logit_scale_max", "100"),
+        ("logit_scale_init_value", 10**400),
     ],
 )
 def test_a_field_that_makes_no_clip_is_named(clip, field, value):
@@ -291,6 +297,47 @@ def test_a_field_that_makes_no_clip_is_named(clip, field, value):
         TripletCLIPModel.from_pretrained(clip)
     one_line(error, clip)
     assert field.rpartition("__")[2] in str(error.value) or "object has no attribute" in str(error.value)
+
+
+KINDS = {
+    "number as text": lambda value: 7 if isinstance(value, str) else str(value),
+    "negative": lambda value: -1,
+    "zero": lambda value: 0,
+    "true": lambda value: True,
+    "false": lambda value: False,
+    "null": lambda value: None,
+    "fraction": lambda value: 1.5,
+    "list": lambda value: [value],
+    "no list": lambda value: [],
+    "huge": lambda value: 10**400,
+    "infinite": lambda value: float("inf"),
+    "not a number": lambda value: float("nan"),
+    "nested": lambda value: {"a": {"b": [value]}},
+    "other family": lambda value: "siglip_text_model",
+}
+SENSIBLE = {
+    "zero": {"attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"},
+    "null": {"bos_token_id", "pad_token_id", "model_type"},
+    "fraction": {"initializer_factor", "initializer_range"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nonsense_in_a_tower_is_named(clip, tmp_path, kind):
+    original = json.loads((clip / "config.json").read_text())
+    fields = [(tower, name) for tower in ("text_config", "vision_config") for name in original[tower]]
+    assert len(fields) > 25
+    for tower, name in fields:
+        value = KINDS[kind](original[tower][name])
+        (clip / "config.json").write_text(json.dumps(original | {tower: original[tower] | {name: value}}))
+        if name in SENSIBLE.get(kind, ()):
+            TripletCLIPModel.from_pretrained(clip)
+            continue
+        for load, options in ((TripletCLIPModel.from_pretrained, {}), (convert, {"target": tmp_path / "target"})):
+            with pytest.raises(ValueError, match=f"describes no CLIP: .*{name}") as error:
+                load(clip, **options)
+            one_line(error, clip)
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_size_that_the_weights_do_not_have_is_not_built(clip):
@@ -317,6 +364,47 @@ def test_another_kind_of_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="describes no model that can be loaded") as error:
         load_clip_like(tmp_path / "bert")
     one_line(error, tmp_path / "bert")
+
+
+@pytest.fixture
+def told(caplog):
+    """What transformers logs; it hands nothing on to others' handlers."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_weights_of_another_family_are_refused_in_one_line(clip, tmp_path, told):
+    sizes = json.loads((clip / "config.json").read_text())
+    config = SiglipConfig(
+        text_config={**SMALL, "vocab_size": 30, "projection_size": 32},
+        vision_config={**SMALL, "image_size": 16, "patch_size": 8},
+    )
+    SiglipModel(config).save_pretrained(tmp_path / "siglip")
+    shutil.copytree(tmp_path / "siglip", tmp_path / "other")
+    shutil.copy(clip / "model.safetensors", tmp_path / "siglip")
+    shutil.copy(tmp_path / "other" / "model.safetensors", clip)
+    for load, source in (
+        (load_clip_like, tmp_path / "siglip"),
+        (load_clip_like, clip),
+        (TripletCLIPModel.from_pretrained, clip),
+        (lambda source: convert(source, tmp_path / "target"), clip),
+    ):
+        with pytest.raises(
+            ValueError, match=f"The weights of {source} do not fit its config: 'logit_scale' is"
+        ) as error:
+            load(source)
+        one_line(error, source)
+    tensors = load_file(tmp_path / "siglip" / "model.safetensors")
+    del tensors["text_projection.weight"]
+    save_file(tensors, clip / "model.safetensors", metadata={"format": "pt"})
+    for load in (load_clip_like, lambda source: convert(source, tmp_path / "target")):
+        with pytest.raises(ValueError, match="lacks weights"):
+            load(clip)
+    assert "LOAD REPORT" not in told.text
+    assert TripletCLIPModel.from_pretrained(clip).config.projection_dim == sizes["projection_dim"]
+    assert told.text.count("LOAD REPORT") == 1  # of a model that is given, transformers' own word stays
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments, push_model
 from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.checkpoints.clip_like import load_clip_like, text_features, tokenize
-from hf_tripletclip.checkpoints.processor import check_processor
+from hf_tripletclip.checkpoints.processor import check_processor, check_processor_beside
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.data.tokenizer import end_token_id, misread
 from hf_tripletclip.evaluation.encoder import Encoder
@@ -171,8 +172,27 @@ def test_another_models_tokenizer_is_refused_wherever_they_meet(saved, tmp_path)
             meet(TripletCLIPModel.from_pretrained(saved.model), saved.processor)
     with pytest.raises(ValueError, match=message):
         convert(saved.model, tmp_path / "converted", processor=saved.other)
+    with pytest.raises(ValueError, match=message):
+        push_model(TripletCLIPModel.from_pretrained(saved.model), "user/name", processor=saved.processor)
     saved.processor.save_pretrained(saved.model)  # now it is its own, as far as anyone can tell
     assert load_clip_like(saved.model)[0].text_model.eos_token_id == end_token_id(saved.processor.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("eos", "message"),
+    [
+        (5, "pools at the token of id 5: the tokenizer is that of another model"),
+        (4000, r"has `eos_token_id` 4000, and the tokenizer beside it ends captions with \d+: write both anew with"),
+    ],
+)
+def test_a_folder_whose_parts_do_not_fit_is_not_pushed(saved, eos, message):
+    check_processor_beside(saved.model)
+    path = saved.model / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["eos_token_id"] = eos
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        push_model(saved.model, "user/name")
 
 
 def test_more_tokens_than_the_models_own_are_no_other_tokenizer(saved):

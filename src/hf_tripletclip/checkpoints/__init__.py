@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hf_tripletclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hf_tripletclip.checkpoints.convert import convert
+    from hf_tripletclip.checkpoints.conversion import convert
     from hf_tripletclip.checkpoints.peft_model import TripletCLIPPeftModel
     from hf_tripletclip.checkpoints.processor import load_processor
     from hf_tripletclip.checkpoints.published import PUBLISHED_CHECKPOINTS
@@ -20,7 +20,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "PUBLISHED_CHECKPOINTS": "published",
         "TripletCLIPPeftModel": "peft_model",
-        "convert": "convert",
+        "convert": "conversion",
         "load_processor": "processor",
     },
 )

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,11 @@ from hf_tripletclip.checkpoints.adapters import (
     read_base,
 )
 from hf_tripletclip.checkpoints.configs import read_config, read_json_object
+from hf_tripletclip.checkpoints.loading import load_fitting, no_report_of_what_is_refused
 from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, load_processor, read_processor
 from hf_tripletclip.checkpoints.published import CONFIG_FILE, find_file, is_split_encoder_layout
 from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
-from hf_tripletclip.configuration import one_line
+from hf_tripletclip.configuration import ConfigError, one_line
 from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
 from hf_tripletclip.modeling import TripletCLIPModel
 
@@ -80,11 +82,11 @@ def load_clip_like(
         return model, processor
     config_file = find_file(source, CONFIG_FILE, options)
     clip = config_file is not None and read_json_object(config_file).get("model_type", "clip") == "clip"
-    loaded: Any = (_load_clip if clip else _load_other)(source, options, dtype)
-    model, info = loaded
-    check_two_towers(model, source)
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
+    with no_report_of_what_is_refused():
+        model, info = (_load_clip if clip else _load_other)(source, options, dtype)
+        check_two_towers(model, source)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
     processor = load_processor(source, **options) if clip else read_processor(AutoProcessor, source, **options)
     check_processor(model, processor)
     return model, processor
@@ -99,8 +101,9 @@ def _load_other(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any
     config = read_config(source, **options)
     check_weights(find_weights(source, options, getattr(config, "transformers_weights", None)))
     try:
-        return AutoModel.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
-    except (OSError, ImportError, MemoryError):
+        load = partial(AutoModel.from_pretrained, source, config=config, dtype=dtype, output_loading_info=True)
+        return load_fitting(load, source, **options)
+    except (OSError, ImportError, MemoryError, ConfigError):
         raise
     except Exception as error:  # of all kinds of models
         raise ValueError(

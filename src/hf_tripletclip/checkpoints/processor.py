@@ -8,13 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
-from transformers import CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.published import find_file, is_split_encoder_layout, text_encoder_config
-from hf_tripletclip.configuration import one_line
+from hf_tripletclip.configuration import TripletCLIPConfig, one_line
 from hf_tripletclip.data.tokenizer import end_token_id
 
 logger = logging.get_logger(__name__)
@@ -114,10 +115,48 @@ def check_processor(model: Any, processor: Any) -> int | None:
         ValueError: The tokenizer is that of another model, has more tokens than the tower, appends no end-of-text
             token, or one at which the tower cannot pool.
     """
+    end, told = _end_and_whether_told(model, processor)
+    if not told:
+        return end
+    tower, config = model.text_model, model.config
+    logger.warning(
+        f"{_name_of(model)} has `eos_token_id` {tower.eos_token_id}, and its tokenizer ends captions with {end}: the "
+        f"text tower takes their embeddings at {end} from now on, and is saved so."
+    )
+    tower.eos_token_id = tower.config.eos_token_id = getattr(config, "text_config", config).eos_token_id = end
+    return end
+
+
+def check_processor_beside(folder: str | os.PathLike[str]) -> None:
+    """
+    Check that the processor in a CLIP's directory fits the model, of which only the config is read.
+
+    Raises:
+        OSError: One of them cannot be read.
+        ValueError: It does not, see [`check_processor`], or would only if the config named another end-of-text token.
+    """
+    folder = os.fspath(folder)
+    with torch.device("meta"):
+        model = CLIPModel(TripletCLIPConfig.from_pretrained(folder))
+    model.name_or_path = folder
+    end, told = _end_and_whether_told(model, load_processor(folder))
+    if told:
+        raise ValueError(
+            f"The config.json of {folder} has `eos_token_id` {model.text_model.eos_token_id}, and the tokenizer "
+            f"beside it ends captions with {end}: write both anew with `tripletclip convert {folder} TARGET`."
+        )
+
+
+def _name_of(model: Any) -> str:
+    return getattr(model, "name_or_path", "") or "the model"
+
+
+def _end_and_whether_told(model: Any, processor: Any) -> tuple[int | None, bool]:
+    """What [`check_processor`] returns, and whether the tower has to be told of it."""
     tokenizer, config = processor.tokenizer, model.config
     tower: Any = getattr(model, "text_model", None)
     text_config = getattr(config, "text_config", config)
-    named = getattr(model, "name_or_path", "") or "the model"
+    named = _name_of(model)
     vocabulary = tokenizer.get_vocab()
     highest, size = max(vocabulary.values(), default=-1), getattr(text_config, "vocab_size", None)
     own_processor = f"Use the processor that belongs to {named} (`--processor_name_or_path` in training)."
@@ -128,7 +167,7 @@ def check_processor(model: Any, processor: Any) -> int | None:
         )
     _check_same_vocabulary(named, tokenizer, vocabulary)
     if not hasattr(tower, "eos_token_id"):
-        return None
+        return None, False
     end, at = end_token_id(tokenizer), tower.eos_token_id
     if end is None:
         raise ValueError(
@@ -138,14 +177,14 @@ def check_processor(model: Any, processor: Any) -> int | None:
     legacy = config.model_type in WITH_LEGACY
     if legacy and end == LEGACY:
         if at == LEGACY and highest == end:
-            return end
+            return end, False
         raise ValueError(
             f"The tokenizer ends captions with the token of id {LEGACY}, at which transformers' CLIP cannot pool: it "
             "takes that id for a mark of old checkpoints, and the token of the highest id instead. Give the "
             "end-of-text token another id."
         )
     if at == end or (legacy and at == LEGACY and highest == end):
-        return end
+        return end, False
     if legacy and at == LEGACY:
         added = set(tokenizer.get_added_vocab().values())
         fits = all(number <= end for number in vocabulary.values() if number not in added)
@@ -158,12 +197,7 @@ def check_processor(model: Any, processor: Any) -> int | None:
             f"{named} pools at {where}: the tokenizer is that of another model. {own_processor} A model that has "
             f"learned nothing yet takes any, with `eos_token_id` {end} in its text config."
         )
-    logger.warning(
-        f"{named} has `eos_token_id` {at}, and its tokenizer ends captions with {end}: the text tower takes their "
-        f"embeddings at {end} from now on, and is saved so."
-    )
-    tower.eos_token_id = tower.config.eos_token_id = text_config.eos_token_id = end
-    return end
+    return end, True
 
 
 def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int]) -> None:

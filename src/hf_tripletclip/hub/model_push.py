@@ -19,7 +19,7 @@ from transformers.trainer_utils import unwrap_peft_model
 from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE, save_logit_scale
 from hf_tripletclip.checkpoints.loading import no_progress_bars
 from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES
+from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, check_processor_beside
 from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.adapter_base import AdapterBase, find_base
 from hf_tripletclip.hub.card_publish import card_to_publish
@@ -87,9 +87,10 @@ def push_model(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds no model, or one that is not finished or damaged; the base of an adapter is not on the
-            Hub; the repository holds an adapter and this is none, or the other way round; `repo_id` is no id; a
-            revision is named for a pull request.
+        ValueError: It holds no model, or one that is not finished or damaged; the processor does not fit the model,
+            see [`~hf_tripletclip.checkpoints.processor.check_processor`]; the base of an adapter is not on the Hub;
+            the repository holds an adapter and this is none, or the other way round; `repo_id` is no id; a revision
+            is named for a pull request.
         TypeError: The object is no CLIP model.
         OSError: The Hub cannot be reached or refuses the upload.
 
@@ -143,6 +144,8 @@ def upload_model(
         return _upload_folder(Path(model), destination, *about)
     if not isinstance(unwrap_peft_model(model), CLIPModel):
         raise TypeError(f"Only a CLIPModel, or a PeftModel of one, can be pushed, not a {type(model).__name__}.")
+    if processor is not None:
+        check_processor(model, processor)
     with tempfile.TemporaryDirectory() as saved:
         folder = _save(model, processor, Path(saved), max_shard_size)
         return _upload_folder(folder, destination, *about, shown="The adapter")
@@ -177,6 +180,8 @@ def _upload_folder(
     shown: str | None = None,
 ) -> CommitInfo:
     kind = check_model(folder)
+    if kind == TRANSFORMERS and any((folder / name).is_file() for name in PROCESSOR_FILES):
+        check_processor_beside(folder)
     base = None
     if kind == PEFT:
         base = find_base(folder, base_model, destination, shown=shown or f"The adapter in {folder}")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hf_tripletclip.checkpoints.configs import read_config
-from hf_tripletclip.checkpoints.loading import loading, pick_device, pick_dtype
+from hf_tripletclip.checkpoints.loading import loading, no_report_of_what_is_refused, pick_device, pick_dtype
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.generation.chat import sampling
 from hf_tripletclip.generation.checks.questions import NO, YES
@@ -65,13 +65,14 @@ def load_answerer(source: str, revision: str | None, dtype: str, device: str | N
             f"{source} is of type {config.model_type!r}, which answers no questions about pictures; it takes a model "
             "for visual question answering or of the kind image-text-to-text."
         )
-    with loading(source, "a model that answers questions about pictures"):
-        processor = AutoProcessor.from_pretrained(source, **options)
-        model, info = auto.from_pretrained(
-            source, config=config, dtype=pick_dtype(dtype, place), output_loading_info=True, **options
-        )
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{source} lacks weights, so that answers would be random: {', '.join(missing[:5])}")
+    with no_report_of_what_is_refused():
+        with loading(source, "a model that answers questions about pictures"):
+            processor = AutoProcessor.from_pretrained(source, **options)
+            model, info = auto.from_pretrained(
+                source, config=config, dtype=pick_dtype(dtype, place), output_loading_info=True, **options
+            )
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"{source} lacks weights, so that answers would be random: {', '.join(missing[:5])}")
     model = model.to(place).eval()
     if model.can_generate():
         return Generator(model, processor, chats=auto is AutoModelForImageTextToText)

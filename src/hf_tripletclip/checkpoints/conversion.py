@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, merged
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.loading import no_report_of_what_is_refused
 from hf_tripletclip.checkpoints.openclip import find_checkpoint, load_openclip, openclip_processor
 from hf_tripletclip.checkpoints.openclip_writing import save_openclip
 from hf_tripletclip.checkpoints.processor import check_processor, load_processor
@@ -82,12 +83,13 @@ def convert(
             model = merged(adapted)
         else:
             loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
-            loaded: Any = TripletCLIPModel.from_pretrained(source, output_loading_info=True, **loading)
-            model, info = loaded
-            if missing := sorted(info["missing_keys"]):
-                raise ValueError(
-                    f"{source} lacks weights, which would be written as random: {', '.join(missing[:5])}."
-                )
+            with no_report_of_what_is_refused():
+                loaded: Any = TripletCLIPModel.from_pretrained(source, output_loading_info=True, **loading)
+                model, info = loaded
+                if missing := sorted(info["missing_keys"]):
+                    raise ValueError(
+                        f"{source} lacks weights, which would be written as random: {', '.join(missing[:5])}."
+                    )
         its_processor = None
         if with_processor:
             with _naming_the_option():
