@@ -217,6 +217,19 @@ def test_without_negatives_and_logits_the_objective_decides(model, clip):
         model(**positives(), return_loss=True, return_logits=False)
 
 
+@pytest.mark.parametrize(("rows", "others"), [(0, 0), (0, 5), (5, 0)])
+def test_a_process_may_have_no_rows(model, rows, others):
+    some = {name: value[:rows] for name, value in positives().items()}
+    some |= {name: value[:others] for name, value in negatives().items()}
+    output = model(**some, return_logits=False)
+    for name, count in (("", rows), ("negative_", others)):
+        assert output[f"{name}text_embeds"].shape == output[f"{name}image_embeds"].shape == (count, 24)
+    if rows:
+        torch.testing.assert_close(output.text_embeds, model(**positives()).text_embeds)
+    sum(output[name].sum() for name in ("text_embeds", "image_embeds")).backward()
+    assert model.text_projection.weight.grad.isfinite().all()
+
+
 def test_errors_name_what_is_wrong(model):
     with pytest.raises(ValueError, match="no_such_objective"):
         model.set_objective("no_such_objective")
@@ -429,6 +442,12 @@ def test_an_objective_may_be_given_as_an_instance(model, monkeypatch, tmp_path):
 
 def test_negatives_in_training_mode_without_a_loss_are_told(model, caplog):
     transformers_logging.warning_once.cache_clear()
+    model(**positives(), **negatives())
     model.train()
+    model(**positives())
+    model(**positives(), **negatives(), return_loss=False)
+    with torch.no_grad():
+        model(**positives(), **negatives())
+    assert not caplog.text
     assert model(**positives(), **negatives()).loss is None
     assert "TripletCollator(..., return_loss=True)" in caplog.text

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,13 @@ from transformers import (
 )
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.checkpoints.clip_like import image_features, load_clip_like, text_features, tokenize
+from hf_tripletclip.checkpoints.clip_like import (
+    image_features,
+    load_clip_like,
+    max_text_length,
+    text_features,
+    tokenize,
+)
 from tests.checkpoints import BASE, SMALL, small_processor, write_published
 from tests.loopback_hub import run_python
 from tests.tiny import tiny_config
@@ -118,6 +125,39 @@ def test_a_siglip_pads_to_its_limit(tmp_path):
     assert isinstance(model, SiglipModel)
     assert tokenize(model, processor, CAPTIONS)["input_ids"].shape == (2, 12)
     assert_same(model, expected, processor)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_long_captions_are_cut_at_the_limit_of_tower_or_tokenizer(tmp_path, kind):
+    write_clip(tmp_path)
+    model, processor = load_clip_like(tmp_path)
+    model.config.model_type = kind
+    longest = " ".join(["dog"] * 50)
+    for limit, of_tokenizer in ((32, 32), (32, 99), (7, 7)):
+        processor.tokenizer.model_max_length = of_tokenizer
+        assert max_text_length(model, processor) == limit
+        ids = tokenize(model, processor, [longest, "a dog"])["input_ids"]
+        assert ids.shape == (2, limit)
+        assert ids[0, -1] == processor.tokenizer.eos_token_id
+    short = tokenize(model, processor, ["a"])["input_ids"]
+    assert short.shape == (1, 3 if kind == "clip" else 7)
+    processor.tokenizer.model_max_length = 10**30  # as tokenizers say that they have none
+    assert max_text_length(SimpleNamespace(config=SimpleNamespace()), processor) == 512
+
+
+@pytest.mark.parametrize("revision", [None, "v2"])
+def test_the_revision_of_a_base_is_looked_at(adapter, base, monkeypatch, revision):
+    asked = []
+
+    def find(source, name, hub):
+        asked.append((source, name, hub))
+        raise OSError("no more")
+
+    monkeypatch.setattr("hf_tripletclip.checkpoints.adapters.find_file", find)
+    change_adapter(adapter, revision=revision)
+    with pytest.raises(OSError, match="which cannot be loaded: no more"):
+        load_clip_like(adapter)
+    assert asked == [(str(base), "adapter_config.json", {"revision": revision})]
 
 
 def test_a_model_without_an_image_tower_is_refused(tmp_path):

@@ -320,8 +320,8 @@ def set_fields(folder: Path, **fields) -> None:
 )
 def test_settings_that_a_clip_does_not_compute_are_refused_by_name(openclip, tmp_path, field, value):
     set_fields(openclip, **{f"model_cfg__{field}": value})
-    named = "eos_id" if value == "eos" else field.rpartition("__")[2]
-    with pytest.raises(ValueError, match=named) as error:
+    named = "text_cfg.eos_id" if value == "eos" else field.replace("__", ".")
+    with pytest.raises(ValueError, match=f"`{named}") as error:
         convert(openclip, tmp_path / "other", with_processor=False)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "other").exists()

@@ -140,7 +140,7 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
         ) from error
 
     base, revision = read_base(source, config_file)
-    check_base(source, base, **({} if revision is None else {"revision": revision}))
+    check_base(source, base, revision=revision)
     try:
         model, processor = load_clip_like(base, revision=revision, dtype=dtype)
     except OSError as error:
