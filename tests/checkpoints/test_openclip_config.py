@@ -164,6 +164,9 @@ def test_a_processor_in_openclips_words(fields, expected):
         preprocess_cfg_of(images, 16)
 
 
+LAST_BLOCKS = (("visual.", 11), ("", 9))
+
+
 def sizes_of(width: int, text_width: int) -> dict[str, torch.Tensor]:
     """Tensors without content, of which only the shapes are looked at."""
     shapes = [(width, 3, 14, 14), (257, width), (5120, width), (99, text_width), (77, text_width), (4096, text_width)]
@@ -186,8 +189,11 @@ def sizes_of(width: int, text_width: int) -> dict[str, torch.Tensor]:
         (1280, 1024, {"vision_cfg": {"head_width": 80}, "text_cfg": {"heads": 16}}, (16, 16)),
     ],
 )
-def test_heads_that_nobody_named(width, text_width, model_cfg, heads):
-    config: Any = _config_of(sizes_of(width, text_width), model_cfg, "gelu", Path("w.pt"))
+def test_sizes_that_nobody_named(width, text_width, model_cfg, heads):
+    state = sizes_of(width, text_width)
+    state |= {f"{tower}transformer.resblocks.{last}.ln_1.bias": state[NEEDED[0]] for tower, last in LAST_BLOCKS}
+    config: Any = _config_of(state, model_cfg, "gelu", Path("w.pt"))
+    assert (config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers) == (12, 10)
     assert (config.vision_config.num_attention_heads, config.text_config.num_attention_heads) == heads
     assert (config.vision_config.image_size, config.vision_config.patch_size) == (224, 14)
     assert (config.vision_config.intermediate_size, config.text_config.intermediate_size) == (5120, 4096)

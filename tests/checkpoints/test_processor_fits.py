@@ -195,6 +195,25 @@ def test_a_folder_whose_parts_do_not_fit_is_not_pushed(saved, eos, message):
         push_model(saved.model, "user/name")
 
 
+def test_the_vocabulary_that_lies_beside_a_model(saved):
+    model = TripletCLIPModel.from_pretrained(saved.model)
+    own = Tokenizer.from_file(str(saved.model / "tokenizer.json")).get_vocab()
+    end = saved.processor.tokenizer.eos_token_id
+    (saved.model / "tokenizer.json").unlink()
+    assert check_processor(model, saved.processor) == end  # nothing is beside it
+    (saved.model / "vocab.json").write_text(json.dumps(own))
+    with pytest.raises(ValueError, match="is not that of"):
+        check_processor(model, saved.processor)
+    saved.processor.tokenizer.name_or_path = str(saved.model)
+    assert check_processor(model, saved.processor) == end
+    saved.processor.tokenizer.name_or_path = "elsewhere"
+    (saved.model / "vocab.json").write_text("[")
+    assert check_processor(model, saved.processor) == end
+    for name in ("nobody/uncached", "no id/of/a/repository", ""):
+        model.name_or_path = name
+        assert check_processor(model, saved.processor) == end
+
+
 def test_more_tokens_than_the_models_own_are_no_other_tokenizer(saved):
     model, processor = load_clip_like(saved.model)
     processor.tokenizer.add_tokens(["<new>"])
