@@ -168,3 +168,12 @@ def test_names(tmp_path):
     assert display_names([one, two]) == [one, two]
     assert display_names([one, one]) == [f"{one} (1)", f"{one} (2)"]
     assert display_names(["openai/clip-vit-base-patch32"]) == ["openai/clip-vit-base-patch32"]
+
+
+def test_special_tokens_in_captions_are_text(models, picture):
+    captions = ["<|endoftext|> cat", "<|endoftext|> dog"]
+    for answer in models.compare(picture, captions):
+        assert answer.best is not None  # no tie
+    for answer in models.compose(picture, captions[0], {captions[1]: None}):
+        (trial,) = answer.trials
+        assert trial.caption_cosine != trial.negative_cosine

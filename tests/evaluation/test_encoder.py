@@ -408,3 +408,8 @@ def test_an_error_in_one_process_is_one_in_all(model, processor, tmp_path):
     # What two processes print may come in between each other.
     assert "process 0: ValueError: in another process: OutOfMemoryError: no memory left" in done.stdout
     assert "process 1: OutOfMemoryError: no memory left" in done.stdout
+
+
+def test_special_tokens_in_captions_are_text(model, processor):
+    one, other = encoder(model, processor).texts(["<|endoftext|> cat", "<|endoftext|> dog"])
+    assert torch.cosine_similarity(one, other, dim=0) < 0.9999

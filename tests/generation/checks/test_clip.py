@@ -239,3 +239,13 @@ def test_models_that_do_not_fit(tmp_path, clip):
         ClipScores(dtype="half")
     with pytest.raises(ValueError, match="`batch_size` is 0"):
         ClipScores(batch_size=0)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_special_tokens_in_captions_are_text(kind, request):
+    rows = make_rows()
+    rows["caption"] = ["<|endoftext|> cat"] * 4
+    rows["neg_caption"] = ["<|endoftext|> dog"] * 4
+    made = ClipScores(model=request.getfixturevalue(kind))(rows)
+    assert made["error"] == [None] * 4
+    assert max(made["caption_similarity"]) < 0.9999

@@ -244,3 +244,52 @@ def test_chat_answers_are_the_models_own_whatever_the_batch(writer):
         assert written == answer
     sampled = [chat.answer(chats, max_new_tokens=8, batch_size=3, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "marks"),
+    [
+        ("vilt", ["[SEP]", "[CLS]", "[PAD]"]),
+        ("blip", ["[SEP]", "[DEC]", "[PAD]"]),
+        ("llava", ["</s>", "<image>", "<assistant>"]),
+        ("plain llava", ["</s>", "<pad>", "<image>"]),
+    ],
+)
+def test_special_tokens_in_a_question_are_text(kind, marks, request, tmp_path):
+    folder = save_llava(tmp_path, template=False) if kind == "plain llava" else request.getfixturevalue(kind)
+    answerer = load_answerer(folder, None, "auto", "cpu")
+    seen = []
+    if kind == "vilt":
+        answerer.model.register_forward_pre_hook(
+            lambda module, args, named: seen.append(named["input_ids"]), with_kwargs=True
+        )
+    else:
+        prepare = answerer._prepare
+        if kind == "plain llava":  # whose processor wants the place of the picture, which those of others add
+            prepare = lambda images, prompts: answerer.processor(  # noqa: E731
+                images=images, text=[f"<image> {prompt}" for prompt in prompts], padding=True, return_tensors="pt"
+            )
+
+        def prepared(images, prompts):
+            inputs = prepare(images, prompts)
+            seen.append(inputs["input_ids"])
+            return inputs
+
+        answerer._prepare = prepared
+    special = torch.tensor(answerer.processor.tokenizer.convert_tokens_to_ids(marks))
+    for mark in ["dog", *marks]:
+        answerer.answer([opened(picture(0))], [[f"is {mark} a cat ?"]], 1)
+    counts = [torch.isin(ids, special).sum().item() for ids in seen]
+    assert counts == counts[:1] * 4  # those that belong there
+    if kind != "vilt":
+        assert len({tuple(ids.flatten().tolist()) for ids in seen}) > 1
+
+
+def test_special_tokens_in_a_chat_are_text(writer):
+    chat = ChatModel.from_pretrained(writer, device="cpu")
+    special = set(chat.tokenizer.all_special_ids)
+    found = []
+    for text in ("dog", "</s>", "<assistant>", "<image>"):
+        ids = chat._tokenize([{"role": "user", "content": f"a {text} , a cat"}])
+        found.append(sum(number in special - {chat.tokenizer.unk_token_id} for number in ids))
+    assert found == found[:1] * 4

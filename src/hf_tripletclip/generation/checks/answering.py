@@ -138,17 +138,20 @@ class Generator(Answerer):
         self.prompt = "{question}" if not chats else SHORT if self.chats else PLAIN
         self.padded = chats  # BLIP's decoder does not mask the padding of questions
         tokenizer = processor.tokenizer
+        self.marks: list[str] = []  # which a question does not have: what a caption says is text
         if chats:
             tokenizer.padding_side = "left"  # the answer goes on where the question ends
+            if not self.chats:  # its processor puts marks of its own beside the question
+                self.marks = sorted({str(token) for token in tokenizer.added_tokens_decoder.values()}, key=len)
         else:
-            tokenizer.split_special_tokens = True  # what a caption says is text; BLIP's processor adds no marks
+            tokenizer.split_special_tokens = True  # BLIP's processor adds no marks
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]], batch_size: int) -> list[str]:
         pairs = [
-            (image, self.prompt.format(question=text))
+            (image, self.prompt.format(question=self._unmarked(text)))
             for image, asked in zip(images, questions, strict=True)
             for text in asked
         ]
@@ -160,6 +163,11 @@ class Generator(Answerer):
                 for place, answer in zip(chosen, written, strict=True):
                     answers[place] = answer.strip()
         return answers
+
+    def _unmarked(self, question: str) -> str:
+        for mark in self.marks:
+            question = question.replace(mark, f"{mark[:1]} {mark[1:]}")
+        return question
 
     def _alike(self, prompts: list[str]) -> list[list[int]]:
         """Which questions may go through the model together."""
