@@ -217,18 +217,23 @@ def test_captions_that_are_numbers(tmp_path, streaming):
         ("0.5", "abc", ("0.5", "abc")),
         ("7", "", (7, None)),
         ("", "3", (None, 3.0)),
+        ("7", ("3", ""), (7, None)),
+        ("7", ("3", "", "0.5"), (7.0, 0.5)),
         ("7", "9" * 20, ("7", "9" * 20)),
     ],
 )
 def test_a_column_of_a_csv_file_that_changes_late(tmp_path, monkeypatch, first, late, expected, streaming):
     monkeypatch.setattr("hf_tripletclip.data.raw.ROWS_LOOKED_AT", 5)
     write(tmp_path / "1.png", png("red"))
-    rows = [{"image": "1.png", "caption": "a", "score": value} for value in [first] * 9 + [late] * 2]
+    late = late if isinstance(late, tuple) else (late, late)
+    rows = [{"image": "1.png", "caption": "a", "score": value} for value in [*[first] * 10, *late]]
     file = write_table(tmp_path / "pairs.csv", rows)
     # as many rows as `datasets` takes the types from
     loaded = load_tripletdata(file, split="train", streaming=streaming, chunksize=5)
     scores = [row["score"] for row in undecoded(loaded)]
     assert (scores[0], scores[-1]) == expected
+    if first:  # a column that begins with nothing is an integer in a stream, a fraction else
+        assert [type(scores[0]), type(scores[-1])] == list(map(type, expected))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

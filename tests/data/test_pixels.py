@@ -59,14 +59,23 @@ def test_arrays_without_colours(collator, shape, kind):
     assert torch.equal(collator([make_row(image=kind(gray.reshape(shape)))])["pixel_values"], expected)
 
 
-def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_image(collator, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("Failed to decode image: Not implemented"), "Failed to decode image: Not implemented"),  # AVIF's
+        (IndexError(), "IndexError"),
+    ],
+)
+def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_image(collator, monkeypatch, error, told):
     def fail(self, *arguments):
-        raise RuntimeError("Failed to decode image: Not implemented")  # as Pillow's AVIF plugin does
+        raise error
 
     content = encoded(picture())
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     collator([make_row(0), make_row(1, image=content)])
-    assert collator.broken_rows.counts() == {"unreadable image in image": 1}
+    (report,) = collator.broken_rows
+    assert (report["key"], report["column"]) == ("row-1", "image")
+    assert report["reason"] == f"unreadable image: {told}"
 
 
 def test_damaged_files_never_stop_a_run(collator):

@@ -120,6 +120,9 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
     assert (report.exit_status(), split.files) == (1, 1)
     assert split.rows < 400
     assert split.counts["a file or the rest of it cannot be read"] == 1
+    (detail,) = split.keys["a file or the rest of it cannot be read"]
+    assert detail.startswith("OSError ")  # what it is, and what its message says
+    assert "\n" not in detail
     assert "training stops at other files" in format_report(report)
 
 

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from pathlib import Path
 
+import pytest
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from PIL import Image as Pillow
 
+from hf_tripletclip.data import shuffled
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.training.overlap import describe_twins, find_overlap, pictures_of
@@ -101,3 +104,37 @@ def test_twins_are_foreseen():
     expected = 10 * (1 - (1 - 9 / 39) ** 4)
     assert f"In a batch of 10 about {expected:.1f} rows" in describe_twins(five, 10)
     assert describe_twins(iter(()), 10) is None
+
+
+@pytest.mark.parametrize("stored", ["in rows", "in files"])
+def test_the_beginning_of_a_stream_is_looked_at(tmp_path, monkeypatch, caplog, stored):
+    train = data(*range(20), folder=tmp_path / "pictures" if stored == "in files" else None)
+    stream = train.to_iterable_dataset(num_shards=2)
+    [sentence] = find_overlap(stream, {"x": data(3, 4, 30), "others": data(31)})
+    assert sentence.startswith("2 of 3 rows of x have a picture that is also trained on, and 2 a caption with it: ")
+    assert (
+        "and 0 a caption" in find_overlap(stream, {"x": data(3, caption="other {}").remove_columns("neg_caption")})[0]
+    )
+    monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_STREAMED", 4)
+    [sentence] = find_overlap(stream, {"x": data(*range(20))})
+    assert sentence.startswith("4 of 20 rows of x")
+    assert "(of the first 4 training rows)" in sentence
+    with caplog.at_level("INFO", logger="hf_tripletclip"):
+        assert find_overlap(stream, {"x": data(19)}) == []
+    assert "the first 4 rows were compared to what is evaluated: no picture is in both" in caplog.text
+    monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_SECONDS", -1.0)
+    assert find_overlap(stream, {"x": data(0)}) == []
+    assert [row["caption"] for row in stream] == train["caption"][:]  # from its beginning
+
+
+def test_looking_at_a_stream_takes_no_row_from_training():
+    stream = shuffled(data(*range(20)).to_iterable_dataset(num_shards=2), seed=0, buffer_size=4)
+    whole = [row["caption"] for row in stream]
+    half = iter(stream)
+    first = [next(half)["caption"] for _ in range(7)]
+    state = copy.deepcopy(stream.state_dict())
+    del half
+    resumed = shuffled(data(*range(20)).to_iterable_dataset(num_shards=2), seed=0, buffer_size=4)
+    resumed.load_state_dict(state)
+    assert find_overlap(resumed, {"x": data(3)})
+    assert first + [row["caption"] for row in resumed] == whole

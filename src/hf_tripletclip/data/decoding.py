@@ -69,7 +69,7 @@ def decode_image(value: Any, decode_size: int | None = None, *, as_stored: bool 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenValue(f"image too large: {error}") from error
     except Exception as error:  # Pillow's decoders raise all kinds on corrupt files: RuntimeError, struct.error...
-        raise BrokenValue(f"unreadable image: {error or type(error).__name__}") from error
+        raise BrokenValue(f"unreadable image: {str(error) or type(error).__name__}") from error
 
 
 def _as_image(value: Any, decode_size: int | None, *, turn: bool = True) -> Image.Image:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the evaluation is in the training data, and what stands in the training data twice; looked up beforehand.
 
-Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.leakage` also finds resized copies.
+Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.leakage` also finds resized copies. Of a
+stream only the beginning is looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
+from transformers.utils import logging
 
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.reading import BrokenValue, is_url, read_image_file
@@ -24,10 +28,14 @@ from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.images import ImageCell, ImageFile
 
+logger = logging.get_logger(__name__)
+
 MAX_READ = 100_000  # pictures of the training data whose contents are read: those as long as one of the evaluation
 MAX_FILES = 200_000  # of the training data whose sizes are looked up: other processes wait for this one
 MAX_EVALUATED = 20_000  # rows of an evaluation that are looked up
 MAX_TWINS = 5_000  # rows of the training data among which others alike are looked for
+MAX_STREAMED = 1_000  # rows of a stream that are read for it, in so many seconds
+MAX_SECONDS = 20.0
 ROWS_AT_ONCE = 1_000
 
 
@@ -71,14 +79,30 @@ def pictures_of(dataset: Dataset, columns: Iterable[str] = IMAGE_COLUMNS) -> Ite
                 start += len(column)
 
 
-def captions_of(dataset: Dataset, row: int) -> set[str]:
+def captions_of(row: Mapping[str, Any]) -> set[str]:
     """The captions of a row."""
     found: set[str] = set()
     for name in CAPTION_COLUMNS:
-        if name in dataset.column_names:
-            value = dataset[row][name]
-            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)}
+        value = row.get(name)
+        found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)}
     return found
+
+
+def pictures_of_stream(dataset: IterableDataset) -> Iterator[tuple[Picture | None, Mapping[str, Any]]]:
+    """The pictures of the first rows of a stream, each with its row; `None` at the end of what is looked at."""
+    ends = time.monotonic() + MAX_SECONDS
+    with contextlib.closing(iter(undecoded(dataset))) as rows:  # one that is left open may crash at the end
+        for number, row in enumerate(rows):
+            if number == MAX_STREAMED or time.monotonic() > ends:
+                yield None, {}
+                return
+            for name in IMAGE_COLUMNS:
+                value = row.get(name)
+                content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
+                if isinstance(content, bytes):
+                    yield Picture(number, len(content), pa.array([content], pa.large_binary())), row
+                elif isinstance(path, str) and not is_url(path) and os.path.isfile(path):
+                    yield Picture(number, os.path.getsize(path), path), row
 
 
 @dataclass
@@ -107,9 +131,14 @@ class Evaluated:
 def _of_split(dataset: Dataset) -> Iterator[tuple[Picture, set[str]]]:
     if len(dataset) > MAX_EVALUATED:
         dataset = dataset.select(range(0, len(dataset), -(-len(dataset) // MAX_EVALUATED)))
-    texts = dataset.select_columns([name for name in CAPTION_COLUMNS if name in dataset.column_names])
+    texts = _texts_of(dataset)
     for picture in pictures_of(dataset):
-        yield picture, captions_of(texts, picture.row)
+        yield picture, captions_of(texts[picture.row])
+
+
+def _texts_of(dataset: Dataset) -> Dataset:
+    """The captions, without the pictures that would be read with them."""
+    return dataset.select_columns([name for name in CAPTION_COLUMNS if name in dataset.column_names])
 
 
 def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
@@ -129,11 +158,11 @@ def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
 
 def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
     """
-    Look up which rows of an evaluation are training rows. Of a stream, and of rows that are no pictures, nothing is
-    known.
+    Look up which rows of an evaluation are training rows. Of a stream the first 1,000 rows are read, or those of 20
+    seconds; of rows that are no pictures nothing is known.
 
     Args:
-        train (`datasets.Dataset`): The training data.
+        train (`datasets.Dataset` or `datasets.IterableDataset`): The training data.
         evaluated (`Mapping[str, Dataset or Benchmark]`): What is evaluated, by name.
 
     Returns:
@@ -141,27 +170,36 @@ def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
     """
     sources = {name: Evaluated.of(one) for name, one in evaluated.items() if isinstance(one, (Dataset, Benchmark))}
     wanted = {size for source in sources.values() for size in source.sizes}
-    if not isinstance(train, Dataset) or not wanted:
+    if not isinstance(train, (Dataset, IterableDataset)) or not wanted:
         return []
-    texts = train.select_columns([name for name in CAPTION_COLUMNS if name in train.column_names])
+    entries: Iterable[tuple[Picture | None, Mapping[str, Any] | None]]
+    if isinstance(train, IterableDataset):
+        entries = pictures_of_stream(train)
+    else:
+        texts, entries = _texts_of(train), ((picture, None) for picture in pictures_of(train))
     pictures: dict[str, set[int]] = {name: set() for name in sources}
     whole: dict[str, set[int]] = {name: set() for name in sources}
-    files = read = 0
+    files = read = seen = 0
     sample = ""
-    for picture in pictures_of(train):
-        files += isinstance(picture.value, str)
-        read += picture.size in wanted
-        if files > MAX_FILES or read > MAX_READ:
-            sample = f" (of the first {picture.row:,} training rows)"
+    for picture, values in entries:
+        if picture is not None:
+            files += isinstance(picture.value, str)
+            read += picture.size in wanted
+        if picture is None or files > MAX_FILES or read > MAX_READ:
+            sample = f" (of the first {seen if picture is None else picture.row:,} training rows)"
             break
+        seen = picture.row + 1
         if picture.size not in wanted:
             continue
         digest = picture.digest()
         for name, source in sources.items():
             for row, captions in source.pictures.get(digest or "", ()):
                 pictures[name].add(row)
-                if row not in whole[name] and captions & captions_of(texts, picture.row):
+                if row not in whole[name] and captions & captions_of(texts[picture.row] if values is None else values):
                     whole[name].add(row)
+    if isinstance(train, IterableDataset) and not any(pictures.values()):
+        part = f"the first {seen:,} rows" if sample else "all rows"
+        logger.info(f"Of the streamed training data {part} were compared to what is evaluated: no picture is in both.")
     return [
         f"{len(pictures[name]):,} of {source.rows:,} rows of {name} have a picture that is also trained on, and "
         f"{len(whole[name]):,} a caption with it{sample}: what is measured there is no measure of new pictures."

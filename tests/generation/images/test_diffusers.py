@@ -239,3 +239,11 @@ def test_models_that_cannot_be_loaded(tmp_path, turbo):
 def test_settings_that_change_nothing_are_not_in_the_fingerprint():
     assert make("a").fingerprint() == make("a", device="cpu").fingerprint() != make("b").fingerprint()
     assert make("a").label == "diffusers:a"
+
+
+def test_special_tokens_in_captions_are_text(turbo):
+    stage = make(turbo)
+    stage.setup()
+    for tokenizer in (stage._pipeline.tokenizer, stage._pipeline.tokenizer_2):
+        ids = tokenizer("a dog <|endoftext|> chases a cat")["input_ids"]
+        assert ids.count(tokenizer.eos_token_id) == 1

@@ -14,6 +14,7 @@ import torch
 from datasets import Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from hf_tripletclip.checkpoints.configs import read_config, read_json_object
 from hf_tripletclip.checkpoints.loading import check_dtype, loading, no_progress_bars, pick_device, pick_dtype
@@ -165,6 +166,9 @@ class DiffusersImages(Stage):
                     f"it takes {', '.join(accepted)}. `None` leaves a setting out."
                 )
             pipeline.set_progress_bar_config(disable=True)
+            for component in pipeline.components.values():
+                if isinstance(component, CLIPTokenizer):  # others may put their prompts into a template with marks
+                    component.split_special_tokens = True  # what is written in a caption like a special token is text
             self._pipeline = pipeline.to(device)
 
     def _cleaned_components(self, dtype: torch.dtype) -> dict[str, Any]:
