@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hf_tripletclip.evaluation import recall as module
-from hf_tripletclip.evaluation.recall import Ranking, rank, recall, recall_by_chance, topk_hits
+from hf_tripletclip.evaluation.recall import Ranking, first_hits, rank, recall, recall_by_chance, topk_hits
 
 
 def lists(found: Ranking) -> list[list]:
@@ -94,6 +94,17 @@ def test_collapsed_embeddings_find_nothing_by_our_rules_and_something_by_topk():
     assert hits[10].all()
 
 
+@pytest.mark.parametrize("cells", [1, 1_000_000])
+def test_argmax_takes_the_first_of_equal_ones(monkeypatch, cells):
+    monkeypatch.setattr(module, "CELLS", cells)
+    queries, candidates = on_circle(0, 0, 0, 40), on_circle(10, 10, 30)
+    assert first_hits(queries, candidates, [[0], [1], [2, 0], [2]]).tolist() == [True, False, True, True]
+    with pytest.raises(ValueError, match="`targets` is empty"):
+        first_hits(queries, candidates, [[], [1], [0], [0]])
+    with pytest.raises(ValueError, match="`targets` is empty"):
+        topk_hits(queries, candidates, [[], [1], [0], [0]], (1,))
+
+
 def test_half_precision_embeddings_are_scored_in_more():
     queries, candidates = on_circle(0, 90).bfloat16(), on_circle(1, 91).bfloat16()
     assert rank(queries, candidates, [[0], [1]]).rank.tolist() == [0, 0]
@@ -126,7 +137,17 @@ def test_bad_input():
         rank(torch.empty(0, 2), one, [])
     with pytest.raises(ValueError, match=r"at least one row; these are \(1, 2\) and \(1, 3\)"):
         rank(one, torch.ones(1, 3), [[0]])
-    with pytest.raises(ValueError, match="candidate embeddings are not finite in rows"):
+    for queries, candidates in ((one[0], one), (one, one[0]), (one[None], one), (one, one[None])):
+        with pytest.raises(ValueError, match=r"Embeddings are of shapes \(N, dim\) and \(M, dim\)"):
+            rank(queries, candidates, [[0]])
+    with pytest.raises(ValueError, match=r"candidate embeddings are not finite in rows \[0\]:"):
         rank(one, one * torch.nan, [[0]])
+    many = on_circle(*range(8))
+    with pytest.raises(ValueError, match=r"query embeddings are not finite in rows \[0, 1, 2, 3, 4\]:"):
+        rank(many * torch.inf, one, [[0]] * 8)
+    with pytest.raises(ValueError, match=r"empty for the queries \[1, 2, 3, 4, 5\]\."):
+        rank(many, one, [[0], *([[]] * 7)])
+    with pytest.raises(ValueError, match=r"names the candidates \[-1, 8, 9, 10, 11\], and there are 8"):
+        rank(many, many, [[0, -1, 7], [8, 9, 10, 11, 12], *([[0]] * 6)])
     with pytest.raises(ValueError, match="`exempt` has 2 entries"):
         recall(one, one, ["a", "b"])

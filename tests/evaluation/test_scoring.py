@@ -120,9 +120,15 @@ def test_draws_are_paired_across_metrics_models_and_chunks(monkeypatch):
     assert len(first["accuracy"]) == 2_000
     np.testing.assert_array_equal(first["accuracy"], first["again"])
     np.testing.assert_allclose(first["accuracy"] + second["accuracy"], 1)  # only so where the draws are the same
+    np.testing.assert_array_equal(first["accuracy"], bootstrap(one, means, seed=0)["accuracy"])
     assert not np.array_equal(first["accuracy"], bootstrap(one, means, seed=1)["accuracy"])
-    monkeypatch.setattr("hf_tripletclip.evaluation.scoring.CELLS", 67 * 30)  # 30 draws at a time
-    assert len(bootstrap(one, means)["accuracy"]) == 2_000
+    assert intervals(one, means) == intervals(one, means, seed=0) != intervals(one, means, seed=1)
+    for cells in (67 * 30, 1):  # 30 draws at a time, and one
+        monkeypatch.setattr("hf_tripletclip.evaluation.scoring.CELLS", cells)
+        chunks = bootstrap(one, means)
+        assert len(chunks["accuracy"]) == 2_000
+        np.testing.assert_array_equal(chunks["accuracy"], chunks["again"])
+        np.testing.assert_allclose(chunks["accuracy"].mean(), first["accuracy"].mean(), atol=0.01)
 
 
 def test_rows_of_one_cluster_count_as_one_for_the_width():
@@ -173,4 +179,5 @@ def test_a_sample_is_of_all_kinds_and_always_the_same():
     rows = thinned(2_100, 50)
     assert rows == thinned(2_100, 50) == sorted(set(rows))
     assert {row % 7 for row in rows} == set(range(7))  # where kinds take turns, a fixed step would meet one of them
+    assert thinned(100, 4) == [5, 49, 53, 97]  # also in the next version: results of a part stay comparable
     assert thinned(5, None) == thinned(5, 5) == thinned(5, 9) == [0, 1, 2, 3, 4]

@@ -214,10 +214,14 @@ def test_what_does_not_fit_is_refused():
         triplet_metrics(image, text[:1])
     with pytest.raises(ValueError, match="at least one row"):
         triplet_metrics(image[:0], text[:0])
+    with pytest.raises(ValueError, match="at least one row"):
+        triplet_metrics(image[0], text[0])
     with pytest.raises(ValueError, match="`negative_types` has 1 entries for 4 rows"):
         triplet_metrics(image, text, None, negative_text, ["swap_att"])
     with pytest.raises(ValueError, match="`image_ids` has 5 entries"):
         triplet_metrics(image, text, image_ids=range(5))
+    with pytest.raises(ValueError, match="`caption_ids` has 3 entries"):
+        triplet_metrics(image, text, caption_ids=range(3))
 
 
 def test_kinds_are_scored_as_datasets_of_their_own():
@@ -308,6 +312,21 @@ def test_a_shared_caption_does_not_make_others_right():
     # Picture a has the caption x, yet y is nearest; picture b has both. x is true of both, y of b only.
     assert found["image_to_text_recall@1"] == 0.5
     assert found["text_to_image_recall@1"] == 0.5
+
+
+def test_chance_is_known_by_name():
+    quarters = dict.fromkeys(("text_score", "held_out_image_score", "text_score_swap_obj"), 1 / 4)
+    halves = dict.fromkeys(("accuracy", "accuracy_macro", "held_out_accuracy", "image_accuracy"), 1 / 2)
+    known = {
+        **quarters,
+        **halves,
+        "group_score": 1 / 6,
+        "image_to_text_recall@1": 1 / 20,
+        "text_to_image_recall@5": 1 / 4,
+    }
+    assert chance_of([*known, "tie_rate", "held_out_tie_rate", "held_out_image_to_text_recall@1"], 20) == known
+    assert chance_of(["image_to_text_recall@5"], 5) == chance_of(["image_to_text_recall@5"], 4) != {}
+    assert chance_of(["image_to_text_recall@5"], 4) == {"image_to_text_recall@5": 1.0}
 
 
 def test_recall_of_pairs_of_their_own_is_that_of_rows():
