@@ -110,6 +110,19 @@ def test_listed_rows(tmp_path):
         list(listed_rows(str(tmp_path), None))
 
 
+def test_where_annotations_and_images_may_be(tmp_path):
+    for on_hub in ("someone/crepe", "crepe"):
+        get_benchmark("sugarcrepe", {"annotations": on_hub}).check_path()
+        with pytest.raises(ValueError, match="has no images: say where they are"):
+            get_benchmark("sugarcrepe", {"annotations": on_hub}).image_folders()
+    for absent in ("/absent", "./crepe", "../crepe", "some/where/else"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            get_benchmark("sugarcrepe", {"annotations": absent}).check_path()
+    write_images(tmp_path, ["val/a.png", "test/a.png", "__MACOSX/a.png", "b.png"])
+    folders = get_benchmark("sugarcrepe", {"annotations": str(tmp_path)}).image_folders()
+    assert folders == [tmp_path, tmp_path / "test", tmp_path / "val"]
+
+
 @pytest.mark.parametrize("name", ["sugarcrepe", "sugarcrepe_pp", "aro", "valse", "negbench", "whatsup"])
 def test_settings_of_json(name):
     part, *_ = type(get_benchmark(name, {"annotations": "somewhere"})).FILES

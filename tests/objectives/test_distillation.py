@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
+from hf_tripletclip.objectives.base import Rows
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
 
 ROLES = ("image", "text", "negative_image", "negative_text")
@@ -88,6 +89,21 @@ def test_similarity_lets_the_space_turn_and_embedding_does_not():
     }
     assert parts["similarity"].parts["distillation"].item() == pytest.approx(0.0, abs=1e-12)
     assert parts["embedding"].parts["distillation"].item() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["embedding", "similarity"])
+def test_the_mean_over_processes_is_that_over_all_rows(kind):
+    student, teacher = random_embeddings(0), random_embeddings(1)
+    scale, term = torch.tensor(7.0, dtype=torch.float64), Distillation(kind)
+
+    def value(start: int, stop: int, processes: int) -> float:
+        sides = [
+            Rows({role: rows[start:stop] for role, rows in side.items()}, side, dict.fromkeys(side, start), processes)
+            for side in (student, teacher)
+        ]
+        return term(*sides, scale).item()
+
+    assert (value(0, 2, 2) + value(2, 5, 2)) / 2 == pytest.approx(value(0, 5, 1))
 
 
 def test_the_scale_does_not_learn_from_it():

@@ -143,7 +143,7 @@ def test_a_scale_of_one_element_keeps_its_shape():
 def test_impossible_arguments():
     queries, keys, scale = torch.randn(4, 3), torch.randn(5, 3), torch.tensor(1.0)
     with pytest.raises(ValueError, match=r"4 queries .* rows 2 and following .* has 5 rows"):
-        info_nce(queries, [keys], scale, first_target=2)
+        info_nce(queries, [keys, torch.randn(9, 3)], scale, first_target=2)
     with pytest.raises(ValueError, match=r"4 queries .* rows -1 and following .* has 5 rows"):
         info_nce(queries, [keys], scale, first_target=-1)
     with pytest.raises(ValueError, match="`reduction` is 'none'"):

@@ -110,8 +110,8 @@ def terms_table() -> str:
     column per term; symbols as in `docs/objectives.md`.
     """
     pairs = sorted(
-        {(term.query, term.keys) for objective in OBJECTIVES.values() for term in objective.terms},
-        key=lambda pair: (list(SYMBOLS).index(pair[0]), len(pair[1])),
+        dict.fromkeys((term.query, term.keys) for objective in OBJECTIVES.values() for term in objective.terms),
+        key=lambda pair: list(SYMBOLS).index(pair[0]),
     )
     heads = [f"{SYMBOLS[query]} → {' ∪ '.join(SYMBOLS[key].upper() for key in keys)}" for query, keys in pairs]
     lines = ["| objective | columns | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
