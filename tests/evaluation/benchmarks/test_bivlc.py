@@ -8,6 +8,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from hf_tripletclip.evaluation.benchmarks.bivlc import BiVLC
+from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from tests.evaluation.benchmarks import HandEncoder, picture
 
 CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog", "a dog", "a cat"]
@@ -103,3 +104,7 @@ def test_a_collapsed_model_scores_zero(tmp_path, collapsed, processor):
     result = BiVLC(data=str(tmp_path))(collapsed, processor, progress=False)
     assert result.metrics.pop("tie_rate") == 1.0
     assert set(result.metrics.values()) == {0.0}
+
+
+def test_no_other_benchmark_takes_its_photographs_for_drawn():
+    assert [name for name in BENCHMARKS if getattr(benchmark_class(name), "drawn_images", False)] == ["bivlc"]
