@@ -6,11 +6,13 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
+import warnings
 from urllib.parse import quote, quote_plus
 
 import pytest
 
-from hf_tripletclip.redact import one_line, redact
+from hf_tripletclip.redact import clients_redacted, one_line, redact
 
 KEY = 'sk/Ab+12cd"34EF&56gh 78'
 FORMS = {
@@ -93,3 +95,19 @@ def test_one_line():
     assert one_line("x" * 20, longest=5) == "xxxxx..."
     assert one_line(f"{'x' * 10} {KEY}", KEY, longest=30) == "xxxxxxxxxx [token]"  # blanked before it is cut
     one_line("\udcff").encode()
+
+
+def test_what_clients_say_is_told_as_before_once_nothing_is_uploaded(caplog):
+    warner, factory = warnings.showwarning, logging.getLogRecordFactory()
+    first, second = clients_redacted(KEY), clients_redacted("another-key-of-mine")
+    first.__enter__()
+    with warnings.catch_warnings(record=True) as told:
+        second.__enter__()
+        warnings.warn(f"told {KEY} and another-key-of-mine", FutureWarning, stacklevel=1)
+        first.__exit__(None, None, None)
+        logging.getLogger("httpx").warning("%s, another-key-of-mine", "one")
+        logging.getLogger("mine").warning("another-key-of-mine")
+    second.__exit__(None, None, None)
+    assert [(str(one.message), one.category) for one in told] == [("told [token] and [token]", FutureWarning)]
+    assert [record.getMessage() for record in caplog.records] == ["one, [token]", "another-key-of-mine"]
+    assert (warnings.showwarning, logging.getLogRecordFactory()) == (warner, factory)

@@ -44,6 +44,8 @@ def parse_with_config(
     for action in parser._actions:
         if action.dest in (bare or {}):
             action.nargs, action.const = "?", (bare or {})[action.dest]
+        if isinstance(action, argparse._StoreFalseAction):  # it has the help of the flag that it turns off
+            action.help, action.default = f"Turn `--{action.dest}` off.", argparse.SUPPRESS
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     names = set(actions)
 

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
+import logging
 import re
+import threading
+import warnings
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 MARK = "[token]"  # what stands in the place of a key
@@ -62,6 +67,63 @@ def redact(text: str, *secrets: str | bool | None) -> str:
     for pattern in _NAMED:
         text = pattern.sub(lambda match: f"{match['name']}{MARK}", text)
     return _SHAPES.sub(MARK, text)
+
+
+CLIENTS = ("huggingface_hub", "httpx", "httpcore")  # whose loggers may tell of a request and its answer
+_telling = threading.Lock()
+_told_without: list[tuple[str | bool | None, ...]] = []  # the keys of each `clients_redacted` that lasts
+
+
+@contextlib.contextmanager
+def clients_redacted(*secrets: str | bool | None) -> Iterator[None]:
+    """
+    While it lasts, warnings, and what the Hub's client and its HTTP library log, are given without keys (see
+    [`redact`]): in all threads, for an upload has several and another one may be under way.
+
+    Args:
+        *secrets (`str`, *optional*): Keys and tokens.
+    """
+    with _telling:
+        _told_without.append(secrets)
+        # Others put their own in their place, and back again, such as `warnings.catch_warnings`.
+        if not isinstance(warnings.showwarning, _RedactedWarning):
+            warnings.showwarning = _RedactedWarning(warnings.showwarning)
+        if not isinstance(logging.getLogRecordFactory(), _RedactedRecord):
+            logging.setLogRecordFactory(_RedactedRecord(logging.getLogRecordFactory()))
+    try:
+        yield
+    finally:
+        with _telling:
+            _told_without.remove(secrets)
+            if not _told_without:
+                if isinstance(warnings.showwarning, _RedactedWarning):
+                    warnings.showwarning = warnings.showwarning.original
+                if isinstance(factory := logging.getLogRecordFactory(), _RedactedRecord):
+                    logging.setLogRecordFactory(factory.original)
+
+
+class _Redacted:
+    def __init__(self, original: Any) -> None:
+        self.original = original
+
+    def public(self, text: str) -> str:
+        return redact(text, *(secret for secrets in _told_without for secret in secrets))
+
+
+class _RedactedWarning(_Redacted):
+    def __call__(self, message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        public = self.public(str(message))
+        self.original(message if public == str(message) else Warning(public), *args, **kwargs)
+
+
+class _RedactedRecord(_Redacted):
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self.original(*args, **kwargs)
+        if record.name.partition(".")[0] in CLIENTS:
+            text = record.getMessage()
+            if (public := self.public(text)) != text:
+                record.msg, record.args = public, ()
+        return record
 
 
 def one_line(text: str, *secrets: str | bool | None, longest: int | None = None) -> str:

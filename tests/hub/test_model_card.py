@@ -14,7 +14,7 @@ from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.evaluation.interpolation import Curve, Point
 from hf_tripletclip.evaluation.result import Mean
 from hf_tripletclip.hub import create_model_card
-from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.hub.card_sections import Part, Retention
 from hf_tripletclip.objectives import get_objective
 from tests.tiny import tiny_config
 
@@ -34,6 +34,30 @@ def make_card(**changes) -> ModelCard:
         "plots": ["loss_curve.png", "evaluation.png"],
     }
     return create_model_card(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "evaluated_on", "sentences"),
+    [
+        (Part(1234, "train"), Part(9, "test"), ["1,234 rows of the split `train`.", "10 triplets of the split `test`."]),
+        (Part(None, "train"), None, ["Trained on the split `train`, read as a stream.", "10 triplets."]),
+        (Part(5), Part(5), ["Trained on 5 rows.", "10 triplets."]),
+        (Part(1, "<b>|`x`\n# y"), Part(1, "*`<i>`"), ["1 row of the split `<b>|'x' # y`.", "of the split `*'<i>'`."]),
+    ],
+)  # fmt: skip
+def test_how_many_rows_of_which_split(trained_on, evaluated_on, sentences):
+    text = make_card(trained_on=trained_on, evaluated_on=evaluated_on).text
+    assert all(sentence in text for sentence in sentences), text
+    assert ("the split" in text) == ("the split" in "".join(sentences))
+    assert "Trained on" not in make_card().text
+
+
+def test_the_split_of_the_validation_data():
+    card = make_card(before=None, after=None, validation=(7, {"loss": 1.0}), evaluated_on=Part(20, "dev"))
+    assert "On the validation data, 20 rows of the split `dev`, at step 7:" in card.text
+    # beside an evaluation after training, whose split it is
+    both = make_card(validation=(7, {"loss": 1.0}), evaluated_on=Part(20, "test"))
+    assert "On the validation data, at step 7:" in both.text
 
 
 def measured(alpha: float, right: list[bool], known: list[bool]) -> Point:

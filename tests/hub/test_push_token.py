@@ -7,14 +7,17 @@ import base64
 import copy
 import logging
 import pickle
+import threading
+import time
 import traceback
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import logging as hub_logging
 
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.hub.upload import Destination, Snapshot
 from hf_tripletclip.training import TripletCLIPTrainingArguments
 from hf_tripletclip.training.pushing import _tokens_not_pickled
 from tests.hub import FAKE
@@ -76,6 +79,56 @@ def test_what_the_hub_says_of_a_card_is_told_without_it(echo, given, monkeypatch
     assert not any(SECRET[start : start + 8] in shown for start in range(len(SECRET) - 7))
     assert ECHOES["in base64"] not in shown
     assert ECHOES["masked"] not in shown
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_what_is_said_while_training_goes_on_has_no_token(strategy, monkeypatch, tmp_path, capsys, recwarn):
+    """In threads of the client, by its warnings, by its log and that of its HTTP library, and by what goes wrong."""
+    parts = []
+
+    def refuses(*arguments, path_in_repo=None, **options):
+        assert threading.current_thread() is not threading.main_thread()
+        parts.append(path_in_repo)
+        warnings.warn(f"Warnings while validating metadata in README.md:\n- {SECRET}", stacklevel=2)
+        hub_logging.get_logger("huggingface_hub.lfs").warning("thrown while requesting PUT %s", f"https://h/{SECRET}")
+        told = threading.Thread(target=logging.getLogger("httpx").warning, args=(f"Request: PUT {SECRET}",))
+        told.start()
+        told.join()
+        raise RuntimeError(f"refused to {SECRET}")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", refuses)
+    monkeypatch.setattr("hf_tripletclip.hub.upload.Destination.look", lambda _: Snapshot(frozenset(), None))
+    monkeypatch.setattr("hf_tripletclip.hub.upload.Destination.prepare", lambda _: None)
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    names = ("huggingface_hub", "httpx", "hf_tripletclip")
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+    try:
+        trainer = make_trainer(
+            tmp_path, hub_token=SECRET, push_to_hub=True, hub_model_id="user/m", max_steps=1, save_strategy="steps",
+            save_steps=1, hub_strategy=strategy,
+        )  # fmt: skip
+        trainer.hub_model_id = "user/m"
+        trainer.train()
+        end = time.monotonic() + 10  # whoever waits for a job goes on before what is called at its end
+        while sum("was not uploaded" in line for line in heard) < len(parts) and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        for name in names:
+            logging.getLogger(name).removeHandler(handler)
+    expected = {"every_save": [], "checkpoint": ["last-checkpoint"], "all_checkpoints": ["checkpoint-1"]}[strategy]
+    assert parts == [None, *expected]
+    shown = [*heard, *(str(warned.message) for warned in recwarn)]
+    for part in (
+        "Warnings while validating",
+        "while requesting PUT https://h/",
+        "Request: PUT",
+        "it was not uploaded",
+    ):
+        assert any(part in line and "[token]" in line for line in shown), part
+    assert SECRET not in "".join(shown)
 
 
 def test_while_it_is_not_pickled_it_is_of_use(tmp_path):

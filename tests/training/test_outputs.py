@@ -11,13 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainingArguments
+from hf_tripletclip.evaluation import EvaluationResult
+from hf_tripletclip.hub.card_sections import Part
 from hf_tripletclip.training import outputs
 from hf_tripletclip.training.hardware import describe_hardware
-from hf_tripletclip.training.outputs import check_push, describe_bound, describe_lora
+from hf_tripletclip.training.outputs import check_push, describe_bound, describe_lora, part_of
 from hf_tripletclip.training.pretraining import run_training
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from tests.tiny import tiny_config
@@ -112,6 +115,7 @@ def test_the_trainer_writes_our_card(tmp_path):
     assert "On the validation data, at step 4:" in card.text
     assert "| group_score | " in card.text
     assert "| max_steps | 4 |" in card.text
+    assert "Trained on 12 rows." in card.text
     assert "num_train_epochs" not in card.text
     assert "training time" in card.text
     assert "![Loss](loss_curve.png)" in card.text
@@ -123,6 +127,31 @@ def test_the_trainer_writes_our_card(tmp_path):
     (tmp_path / "README.md").write_text("# By hand\n")
     trainer.create_model_card()
     assert (tmp_path / "README.md").read_text() == "# By hand\n"
+
+
+def test_a_card_tells_the_rows_and_the_splits(tmp_path):
+    rows, held = (Dataset.from_dict({"row": list(range(n))}, split=name) for n, name in ((7, "train"), (3, "dev")))
+    assert part_of(rows) == Part(7, "train")
+    assert part_of(rows, "tune") == Part(7, "tune")
+    assert part_of(rows.to_iterable_dataset(), "train") == Part(None, "train")
+    assert part_of(Rows(5)) == Part(5)
+    assert part_of({"x": rows}) is None
+    assert part_of(None, "test") is None
+    args = arguments(tmp_path, max_steps=4)
+    log = [{"step": 2, "eval_loss": 2.0}, {"step": 4, "eval_loss": 1.0}, {"step": 4, "loss": 1.5}]
+    run = outputs.RunRecord(tmp_path, tiny_config(), args, "scenes", log, None, None, None)
+    run.trained_on, run.evaluated_on = part_of(rows), part_of(held)
+    outputs.write_card(run)
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert "Trained on 7 rows of the split `train`." in text
+    assert "On the validation data, 3 rows of the split `dev`, at step 4:" in text
+    assert "| loss | 1.0000 |" in text
+    run.after = EvaluationResult("triplets", {"accuracy": 0.5}, counts={"rows": 9})
+    run.evaluated_on = Part(9, "test")
+    outputs.write_card(run)
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert "9 triplets of the split `test`." in text
+    assert "validation data" not in text
 
 
 def test_the_card_of_an_adapter_replaces_pefts_template(tmp_path):

@@ -8,7 +8,6 @@ import functools
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +18,11 @@ from transformers import trainer as transformers_trainer
 
 from hf_tripletclip.data import shuffled
 from hf_tripletclip.training import resuming
-from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete, mark_complete
+from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete
 from hf_tripletclip.training.resuming import (
     CheckpointNotWritten,
     ResumingTrainer,
     TrainingStoppedError,
-    agree_on_checkpoint,
 )
 from hf_tripletclip.training.settings import RESUME_FILE, differences
 from tests.objectives.test_distributed import in_two_processes
@@ -288,33 +286,6 @@ def test_a_finished_patience_and_a_new_callback(tmp_path):
     before = trainer(2)
     before.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert before.state.global_step == 6  # one evaluation without improvement was counted before
-
-
-ARGS = {"world_size": 2, "process_index": 0, "local_process_index": 0, "save_on_each_node": False}
-
-
-def test_processes_agree_on_the_checkpoint_or_name_who_does_not(tmp_path, monkeypatch):
-    for step in (5, 10):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        mark_complete(folder)
-    args: Any = SimpleNamespace(output_dir=str(tmp_path), **ARGS)
-    monkeypatch.setattr(resuming, "broadcast_object_list", lambda values: values)
-
-    def others(there: Any) -> None:
-        def gather(own: list[Any]) -> list[Any]:
-            return [*own, (1, "beta", there(own[0][2]))] if isinstance(own[0], tuple) else [*own, None]
-
-        monkeypatch.setattr(resuming, "gather_object", gather)
-
-    others(lambda seen: seen)
-    assert agree_on_checkpoint(True, args) == str(tmp_path / "checkpoint-10")
-    for there, listed in (({}, "none"), ({"checkpoint-5": "other"}, "checkpoint-5")):
-        others(lambda seen, there=there: there)
-        with pytest.raises(ValueError, match=rf"process 1 on beta sees {listed}.*a folder that all machines share"):
-            agree_on_checkpoint("true", args)
-    assert agree_on_checkpoint(None, args) is None
 
 
 @pytest.mark.parametrize("metric", ["acuracy", "eval_zeroshot_top1", "eval_x_loss"])

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from transformers.utils import logging
 
+from hf_tripletclip.training.argument_checks import check_numbers
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.finetuning import FinetuningArguments
-from hf_tripletclip.training.script_arguments import parse_arguments
+from hf_tripletclip.training.script_arguments import DataArguments, parse_arguments
 
 
 def test_flags_by_their_own_names(tmp_path):
@@ -117,6 +120,47 @@ def test_own_data_with_the_model_of_the_default_file_is_said(tmp_path, caplog):
         tmp_path / "b.yaml", f"dataset_name_or_path: scenes\nmodel_name_or_path: M\noutput_dir: {tmp_path}\n"
     )
     assert f"is M, the model that {named} names" in said("--dataset_name_or_path", "my.csv", default=named)
+
+
+OWN_MODEL = "processor_name_or_path: train\nlicense: mit\nmodel_config: {projection_dim: 8}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], (None, {"projection_dim": 8}, "train", "mit")),
+        (["--model_name_or_path", "M"], ("M", None, None, None)),
+        (["--model-name-or-path=M", "--license", "mit"], ("M", None, None, "mit")),
+        (["--model_name_or_path", "M", "--processor_name_or_path", "P"], ("M", None, "P", None)),
+        (["--model_name_or_path", "M", "--model_config", '{"a": 1}'], ("M", {"a": 1}, None, None)),  # refused later
+        (["--processor_name_or_path", "P"], (None, {"projection_dim": 8}, "P", "mit")),
+    ],
+)
+def test_a_model_that_a_flag_names_wins_over_that_of_the_default_file(tmp_path, flags, expected, caplog):
+    default = write(tmp_path / "a.yaml", f"{OWN_MODEL}output_dir: {tmp_path}\n")
+    logging.warning_once.cache_clear()
+    model, data, _ = parse_arguments(flags, default)
+    assert (model.model_name_or_path, model.model_config, model.processor_name_or_path, data.license) == expected
+    assert (f"The license mit of {default} is of its own model" in caplog.text) == (expected[3] is None)
+    if "--model_name_or_path" in flags:
+        named = parse_arguments([*flags, "--config", default], default)[0]
+        assert named.model_config  # the file was meant: `make_model` refuses the two
+
+
+def test_a_default_file_without_sizes_keeps_what_it_says(tmp_path):
+    default = write(tmp_path / "a.yaml", f"model_name_or_path: A\nprocessor_name_or_path: P\noutput_dir: {tmp_path}\n")
+    model = parse_arguments(["--model_name_or_path", "M"], default)[0]
+    assert (model.model_name_or_path, model.processor_name_or_path) == ("M", "P")
+
+
+def test_flags_that_turn_something_off_say_so(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--no_fast_decode, --no-fast-decode Turn `--fast_decode` off. --train_split" in text
+    assert "Turn `--dataloader_drop_last` off." in text
+    _, data, args = parse_arguments(["--output_dir", str(tmp_path), "--no_fast_decode"])
+    assert (data.fast_decode, args.dataloader_drop_last) == (False, True)
 
 
 def test_default_config_is_used_only_without_a_named_one(tmp_path):
@@ -261,3 +305,33 @@ def test_what_says_the_default_is_allowed(tmp_path):
     flags = "--do_train --do_eval false --do_predict false --max_grad_norm inf --label_smoothing_factor 0"
     _, _, args = parse_arguments(["--output_dir", str(tmp_path), *flags.split()])
     assert dataclasses.replace(args, max_steps=3).max_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rate": "1e-3"}, "`learning_rate` is '1e-3': give a number"),
+        ({"warmup_steps": None}, "`warmup_steps` is None: give a number"),
+        ({"logit_scale_max": "100"}, "`logit_scale_max` is '100'"),
+        ({"save_steps": [5]}, r"`save_steps` is \[5\]"),
+        ({"max_steps": 2.5}, r"`max_steps` is 2\.5: give a whole number"),
+        ({"max_steps": True}, "`max_steps` is True"),
+        ({"mini_batch_size": "8"}, "`mini_batch_size` is '8'"),
+        ({"seed": None}, "`seed` is None"),
+        ({"data_seed": 0.5}, r"`data_seed` is 0\.5"),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_in_python_is_named(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **given)
+
+
+def test_numbers_of_every_kind(tmp_path):
+    given = {"learning_rate": 1, "max_steps": np.int64(3), "weight_decay": np.float32(0.5), "save_steps": 5}
+    args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **given)
+    assert {name: getattr(args, name) for name in given} == given
+    with pytest.raises(ValueError, match="`max_train_samples` is '10': give a whole number"):
+        check_numbers(DataArguments(max_train_samples="10"))
+    with pytest.raises(ValueError, match=r"`weight_decay` is -0.5: give 0 or more"):
+        TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, weight_decay=np.float32(-0.5))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResultEntry
 
@@ -79,17 +79,40 @@ class Retention:
         return [(name, points[alpha]) for alpha, name in rows.items()]
 
 
+class Part(NamedTuple):
+    """
+    A part of the data that was trained or evaluated on.
+
+    Args:
+        rows (`int`, *optional*): How many; `None` of a stream.
+        split (`str`, *optional*): Its name.
+    """
+
+    rows: int | None = None
+    split: str | None = None
+
+    def described(self, what: str = "rows") -> str:
+        """Such as "12 rows of the split `train`"; empty where nothing is known."""
+        counted = "" if self.rows is None else f"{self.rows:,} {what.removesuffix('s') if self.rows == 1 else what}"
+        named = "" if self.split is None else f"the split {code(self.split)}"
+        return " of ".join(filter(None, (counted, named)))
+
+
 def training_section(
     objective: str | None,
     towers: str | None,
     hyperparameters: Mapping[str, Any],
     hardware: Mapping[str, str],
     loss_plot: str | None = None,
+    trained_on: Part | None = None,
 ) -> str:
     """How it was trained; secrets among the hyperparameters are left out."""
+    described = "" if trained_on is None else trained_on.described()
+    stream = ", read as a stream" if described and trained_on is not None and trained_on.rows is None else ""
     values = {name: value for name, value in hyperparameters.items() if value is not None and not SECRET.search(name)}
     parts = [
         objective,
+        f"Trained on {described}{stream}." if described else None,
         towers,
         "\n".join(f"- {words(name)}: {words(value)}" for name, value in hardware.items()),
         table(["hyperparameter", "value"], [(name, _number(value)) for name, value in values.items()])
@@ -109,6 +132,7 @@ def evaluation_section(
     validation: tuple[int, Mapping[str, float]] | None = None,
     plot: str | None = None,
     overlap: Sequence[str] = (),
+    evaluated_on: Part | None = None,
     otherwise: str | None = None,
 ) -> str:
     """
@@ -121,11 +145,12 @@ def evaluation_section(
         validation (`tuple[int, Mapping[str, float]]`, *optional*): Step and metrics of the trainer's last evaluation.
         plot (`str`, *optional*): File of a picture of before and after.
         overlap (`Sequence[str]`): Sentences on what of the evaluation was trained on.
+        evaluated_on ([`Part`], *optional*): What `after`, or else `validation`, is of.
         otherwise (`str`, *optional*): What to say where there is nothing of all that.
     """
     parts: list[str | None] = [f"**Evaluated on training data.** {sentence}" for sentence in overlap]
     if after is not None:
-        parts.append(_before_after(before, after))
+        parts.append(_before_after(before, after, None if evaluated_on is None else evaluated_on.split))
     if plot:
         parts.append(f"![Evaluation before and after training]({plot})")
     for result in further:
@@ -133,17 +158,20 @@ def evaluation_section(
     if validation is not None:
         step, metrics = validation
         rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
-        parts.append(f"On the validation data, at step {step}:\n\n{table(['metric', 'value'], rows)}")
+        part = evaluated_on if after is None and evaluated_on is not None and evaluated_on.split else Part()
+        of = "".join(f", {described}" for described in [part.described()] if described)
+        parts.append(f"On the validation data{of}, at step {step}:\n\n{table(['metric', 'value'], rows)}")
     if entries:
         shown = [(code(one.dataset_id), one.value, one.notes or "") for one in entries]
         parts.append(table(["dataset", "value", "what"], shown))
     return _section("Evaluation", parts or [otherwise])
 
 
-def _before_after(before: EvaluationResult | None, after: EvaluationResult) -> str:
+def _before_after(before: EvaluationResult | None, after: EvaluationResult, split: str | None = None) -> str:
     ties = f" ({after.metrics['tie_rate']:.1%} of the rows have one)" if "tie_rate" in after.metrics else ""
     what = "triplets" if after.benchmark == "triplets" else "rows"
-    lead = [f"{after.counts['rows']:,} {what}."] if "rows" in after.counts else []
+    described = Part(after.counts.get("rows"), split).described(what)
+    lead = [f"{described[0].upper()}{described[1:]}."] if described else []
     if after.benchmark == "triplets" and after.settings.get("protocol") != "official":
         lead.append(f"Cosines in float32; strictly greater wins, a tie is wrong{ties}.")
     with_before = before is not None

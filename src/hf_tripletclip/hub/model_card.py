@@ -15,6 +15,7 @@ from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
 from hf_tripletclip.hub.card_sections import (
     CITATION,
     WISE_FT_CITATION,
+    Part,
     Retention,
     citation_section,
     evaluation_section,
@@ -68,6 +69,8 @@ def create_model_card(
     learned_scale: bool = False,
     config: Any = None,
     plots: Sequence[str] = (),
+    trained_on: Part | None = None,
+    evaluated_on: Part | None = None,
     overlap: Sequence[str] = (),
     license: str | None = None,
 ) -> ModelCard:
@@ -97,6 +100,9 @@ def create_model_card(
             beside it.
         config ([`~transformers.CLIPConfig`] or `Mapping`, *optional*): The model's, for its limits.
         plots (`Sequence[str]`): Which of `loss_curve.png` and `evaluation.png` lie beside the card.
+        trained_on ([`~hf_tripletclip.hub.card_sections.Part`], *optional*): How many rows, and of which split.
+        evaluated_on ([`~hf_tripletclip.hub.card_sections.Part`], *optional*): The same of what `after` is of, or
+            `validation` where there is no `after`.
         overlap (`Sequence[str]`): Sentences on what of the evaluation was trained on.
         license (`str`, *optional*): Of the weights, an identifier of the Hub; what training started from and what it
             saw may ask for one. The card names none by default.
@@ -133,6 +139,7 @@ def create_model_card(
             hyperparameters or {},
             hardware or {},
             LOSS_PLOT if LOSS_PLOT in plots else None,
+            trained_on,
         ),
         evaluation_section(
             before,
@@ -142,6 +149,7 @@ def create_model_card(
             validation=validation,
             plot=EVALUATION_PLOT if EVALUATION_PLOT in plots else None,
             overlap=overlap,
+            evaluated_on=evaluated_on,
             otherwise="It was not evaluated." if trained and retention is None else None,
         ),
         retention_section(retention, bound),

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
-from hf_tripletclip.redact import redact
+from hf_tripletclip.redact import clients_redacted, redact
 
 logger = logging.get_logger(__name__)
 
@@ -152,6 +150,7 @@ class Destination:
         staged: Path,
         message: str,
         *,
+        path_in_repo: str | None = None,
         description: str | None = None,
         delete_patterns: Sequence[str] | None = None,
     ) -> CommitInfo:
@@ -161,6 +160,7 @@ class Destination:
         Args:
             staged (`Path`): The folder; all of it is uploaded.
             message (`str`): Of the commit.
+            path_in_repo (`str`, *optional*): Folder of the repository that it becomes; the whole of it by default.
             description (`str`, *optional*): Of the commit.
             delete_patterns (`Sequence[str]`, *optional*): Files of the repository that go, unless they are uploaded.
 
@@ -172,6 +172,7 @@ class Destination:
                 repo_id=self.repo_id,
                 repo_type=self.repo_type,
                 folder_path=staged,
+                path_in_repo=path_in_repo,
                 revision=self.revision,
                 create_pr=self.create_pr,
                 commit_message=message,
@@ -213,7 +214,7 @@ class Destination:
     @contextlib.contextmanager
     def _errors(self, purpose: str | None = None, repo_id: str | None = None) -> Iterator[None]:
         try:
-            with self._warnings():
+            with clients_redacted(*self.tokens):
                 yield
         except HfHubHTTPError as error:
             subject = repo_id or self.repo_id
@@ -226,7 +227,7 @@ class Destination:
             # Of the header that the token stands in; the error holds it.
             raise OSError("The token holds characters that no token of the Hub has: copy it anew.") from None
         except ValueError as error:  # of a card that the Hub does not accept, in its words; or of an answer in no JSON
-            public = redact(str(error), *self._tokens)
+            public = redact(str(error), *self.tokens)
             raise ValueError(f"The Hub refuses {repo_id or self.repo_id}: {public}") from (
                 error if public == str(error) else None
             )
@@ -235,29 +236,14 @@ class Destination:
             self._fail(f"{detail} The same command continues the upload.", error)
 
     def _fail(self, message: str, error: Exception) -> None:
-        public = redact(message, *self._tokens)
+        public = redact(message, *self.tokens)
         # A traceback shows the message of the cause, too.
         raise OSError(public) from (error if public == message else None)
 
     @property
-    def _tokens(self) -> tuple[str | bool | None, ...]:
+    def tokens(self) -> tuple[str | bool | None, ...]:
         """What nothing that the Hub says may tell."""
         return self.token, get_token()
-
-    @contextlib.contextmanager
-    def _warnings(self) -> Iterator[None]:
-        """Warnings of the client, such as the Hub's remarks on a card, are given without tokens."""
-        if threading.current_thread() is not threading.main_thread():  # what filters them is the whole process's
-            yield
-            return
-        given: list[warnings.WarningMessage] = []
-        try:
-            with warnings.catch_warnings(record=True) as given:
-                yield
-        finally:
-            for told in given:
-                text = redact(str(told.message), *self._tokens)
-                warnings.warn_explicit(text, told.category, told.filename, told.lineno)
 
     def _refusal(self, error: HfHubHTTPError) -> str:
         """What the answer of the Hub means, and what to do."""

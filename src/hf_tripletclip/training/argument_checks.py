@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 # Setting of `TrainingArguments` -> why it is refused where it is not at its default.
 WITHOUT_MEANING = {
@@ -77,13 +78,15 @@ def check_numbers(arguments: Any) -> None:
     Check the numbers of a dataclass of arguments, also those inside its mappings.
 
     Raises:
-        ValueError: One is not finite, or out of the range in which it means something.
+        ValueError: One is no number, not finite, or out of the range in which it means something.
     """
+    hints = get_type_hints(type(arguments))
     for field in dataclasses.fields(arguments):
         name, value = field.name, getattr(arguments, field.name)
         if isinstance(value, Mapping):
             _check_inside(name, value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        _check_type(name, value, set(get_args(hints[name])) or {hints[name]})
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             continue
         if not math.isfinite(value) and not (name in MAY_BE_INFINITE and value > 0):
             raise ValueError(f"`{name}` is {value}: give a finite number.")
@@ -94,6 +97,15 @@ def check_numbers(arguments: Any) -> None:
             raise ValueError(f"`{name}` is {value}: give 0 or more.")
         if name in BETAS and not 0 <= value < 1:
             raise ValueError(f"`{name}` is {value}: give 0 or more and less than 1.")
+
+
+def _check_type(name: str, value: Any, kinds: set[Any]) -> None:
+    """What Python takes for a field of numbers; flags and files are read by their types."""
+    if not kinds <= {int, float, type(None)} or (value is None and type(None) in kinds):
+        return
+    kind = numbers.Real if float in kinds else numbers.Integral
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ValueError(f"`{name}` is {value!r}: give a {'' if float in kinds else 'whole '}number.")
 
 
 def _check_inside(name: str, values: Mapping[Any, Any]) -> None:

@@ -57,6 +57,8 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         allow_changed_settings (`bool`, defaults to `False`):
             Whether a run may go on from a checkpoint of other settings, such as other data or another batch size, from
             there on. The card tells them. What is in the checkpoint itself, such as the learning rate, cannot change.
+        max_grad_norm (`float`, *optional*, defaults to 1.0):
+            As in `TrainingArguments`; `None` and 0 clip nothing.
         remove_unused_columns (`bool`, defaults to `False`):
             As in `TrainingArguments`, but off: the collator needs the raw columns.
         dataloader_drop_last (`bool`, defaults to `True`):
@@ -67,8 +69,8 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             As in `TrainingArguments`, also on CPUs: seconds after which a process that waits for another ends.
 
     Raises:
-        ValueError: A number is not finite or out of range, or a setting of `TrainingArguments` would be without effect
-            here, such as `label_smoothing_factor`.
+        ValueError: What should be a number is none; a number is not finite or out of range; or a setting of
+            `TrainingArguments` would be without effect here, such as `label_smoothing_factor`.
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "objective_kwargs", "eval_benchmarks"]  # noqa: RUF012
@@ -140,6 +142,8 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         return self.eval_benchmarks if isinstance(self.eval_benchmarks, dict) else {}
 
     def __post_init__(self) -> None:
+        if self.max_grad_norm is None:
+            self.max_grad_norm = 0.0  # `Trainer` documents `None`, and compares it with 0
         check_numbers(self)
         if self.do_eval is False and str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no":
             raise ValueError("`do_eval` is false, but `eval_strategy` asks for evaluations: leave one out.")

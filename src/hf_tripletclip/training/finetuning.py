@@ -34,12 +34,12 @@ from hf_tripletclip.evaluation.merge import named_metric
 from hf_tripletclip.evaluation.registry import BENCHMARKS
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.training.agreement import output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
 from hf_tripletclip.training.outputs import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.pretraining import hide_bars, require_writable, run_training
-from hf_tripletclip.training.resuming import output_held
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs

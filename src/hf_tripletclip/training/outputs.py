@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers.trainer_utils import unwrap_peft_model
+from transformers.trainer_utils import has_length, unwrap_peft_model
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE
@@ -20,7 +20,7 @@ from hf_tripletclip.evaluation.plots import plot_evaluation, plot_loss_curve, re
 from hf_tripletclip.evaluation.report import write_examples_page
 from hf_tripletclip.hub import push_model
 from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
-from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.hub.card_sections import Part, Retention
 from hf_tripletclip.hub.card_use import PEFT, TRANSFORMERS, has_markers
 from hf_tripletclip.hub.files import CARD_FILE, read_text, replace_text
 from hf_tripletclip.hub.model_card import create_model_card, is_written
@@ -57,6 +57,8 @@ class RunRecord:
     hardware: dict[str, str] = field(default_factory=dict)
     retention: Retention | None = None
     repo_id: str | None = None  # where it is pushed to
+    trained_on: Part | None = None
+    evaluated_on: Part | None = None  # the test data, or else the validation data
     overlap: list[str] = field(default_factory=list)  # what of the evaluation was trained on
 
 
@@ -128,7 +130,10 @@ def write_card(run: RunRecord) -> None:
         kind=PEFT if run.adapter else TRANSFORMERS,
         learned_scale=(run.output_dir / LOGIT_SCALE_FILE).is_file(),
         plots=plots,
+        trained_on=run.trained_on,
+        evaluated_on=run.evaluated_on,
         overlap=run.overlap,
+        validation=_validation(run.log_history) if run.after is None else None,
         license=run.license,
         towers=run.towers,
         hardware=run.hardware,
@@ -162,7 +167,6 @@ def write_trainer_card(
     if there.is_file() and is_written(text := read_text(there)) and not has_markers(text):
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    evaluated = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), None)
     has_plot = any("loss" in entry for entry in state.log_history) and can_plot()
     if has_plot:
         plot_loss_curve(state.log_history, folder / LOSS_PLOT)
@@ -175,11 +179,13 @@ def write_trainer_card(
         learned_scale=(folder / LOGIT_SCALE_FILE).is_file(),
         kind=TRANSFORMERS if unwrap_peft_model(model) is model else PEFT,
         plots=[LOSS_PLOT] if has_plot else [],
+        trained_on=part_of(trainer.train_dataset),
+        evaluated_on=part_of(trainer.eval_dataset),
         overlap=trainer.overlap or [],
         license=license,
         towers=f"{trained:,} of {total:,} parameters were trained.{describe_changes(trainer.changes)}",
         hardware=describe_hardware(args, seconds),
-        validation=None if evaluated is None else (int(evaluated["step"]), _scores(evaluated)),
+        validation=_validation(state.log_history),
         **_of_training(trainer.core.config, args, state.log_history),
     )
     data: Any = card.data
@@ -200,6 +206,20 @@ def _of_training(
         "bound": describe_bound(args, log_history),
         "config": config,
     }
+
+
+def part_of(dataset: Any, split: str | None = None) -> Part | None:
+    """What a card tells of a dataset; of a dict of them, whose metrics have their names, nothing."""
+    if dataset is None or isinstance(dataset, dict):
+        return None
+    named = split or getattr(dataset, "split", None)
+    return Part(len(dataset) if has_length(dataset) else None, None if named is None else str(named))
+
+
+def _validation(log_history: Sequence[Mapping[str, Any]]) -> tuple[int, dict[str, float]] | None:
+    """Step and metrics of the last evaluation while training."""
+    last = next((entry for entry in reversed(log_history) if "eval_loss" in entry), None)
+    return None if last is None else (int(last["step"]), _scores(last))
 
 
 def _scores(entry: Mapping[str, Any]) -> dict[str, float]:

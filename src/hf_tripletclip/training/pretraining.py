@@ -35,6 +35,7 @@ from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.processes import in_all_processes
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective, get_objective
+from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpointing import check_same_run, set_aside_old_run, step_of
@@ -44,10 +45,11 @@ from hf_tripletclip.training.outputs import (
     can_plot,
     check_push,
     describe_lora,
+    part_of,
     push_run,
     write_run_record,
 )
-from hf_tripletclip.training.resuming import CheckpointNotWritten, agree_on_checkpoint, output_held
+from hf_tripletclip.training.resuming import CheckpointNotWritten
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.settings import describe_changes, of_scripts
 from hf_tripletclip.training.steps import TrainingStoppedError
@@ -246,6 +248,10 @@ def _run(
         towers=f"{towers}.{describe_lora(model_args)}{describe_changes(trainer.changes)}",
         hardware=hardware,
         repo_id=trainer.hub_model_id,
+        trained_on=part_of(train, data_args.train_split),
+        evaluated_on=part_of(validation, data_args.validation_split)
+        if test is None
+        else part_of(test, data_args.test_split),
         overlap=trainer.overlap or [],
     )
     if trainer.is_world_process_zero():

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.upload import Destination
 from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.redact import redact
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.outputs import write_trainer_card
 
@@ -164,17 +165,15 @@ class PushingTrainer(Trainer):
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = args.hub_strategy == HubStrategy.CHECKPOINT
             jobs.append(
-                destination.api.upload_folder(
-                    repo_id=destination.repo_id,
-                    folder_path=checkpoint_folder,
+                destination.api.run_as_future(
+                    destination.send,
+                    Path(checkpoint_folder),
+                    f"{message}, checkpoint",
                     path_in_repo="last-checkpoint" if last else Path(checkpoint_folder).name,
-                    commit_message=f"{message}, checkpoint",
-                    revision=destination.revision,
-                    run_as_future=True,
                 )
             )
         for job in jobs:
-            job.add_done_callback(functools.partial(_tell_failure, message))
+            job.add_done_callback(functools.partial(_tell_failure, message, destination))
         if busy:
             self.push_in_progress.jobs.extend(jobs)
         else:
@@ -201,10 +200,10 @@ class PushingTrainer(Trainer):
             super()._save(output_dir, state_dict)
 
 
-def _tell_failure(message: str, job: Future[Any]) -> None:
+def _tell_failure(message: str, destination: Destination, job: Future[Any]) -> None:
     """Training goes on where an upload fails; the one at its end raises."""
     if (error := job.exception()) is not None:
-        logger.warning(f"{message}: it was not uploaded. {error}")
+        logger.warning(f"{message}: it was not uploaded. {redact(str(error), *destination.tokens)}")
 
 
 def _link(source: str, target: str) -> None:

@@ -132,6 +132,7 @@ def parse_arguments(
         check_numbers(part)
     model_args, data_args, args = arguments[:3]
     said = _leave_settings_of_other_data(data_args, argv, default_config)
+    said += _leave_the_default_model(model_args, data_args, argv, default_config)
     if args.should_log:
         if "config" not in given_flags(argv):
             said += _of_the_default_model(model_args, data_args, argv, default_config)
@@ -161,6 +162,28 @@ def _leave_settings_of_other_data(
     return [
         f"The license {license} of the configuration is of what is trained on its own data, {own!r}: the model card "
         f"names none. `--license` gives that of a model of {data_args.dataset_name_or_path!r}."
+    ]
+
+
+def _leave_the_default_model(
+    model_args: ModelArguments, data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
+) -> list[str]:
+    """
+    Reset what the default file says of its own model if a flag names another: `--model_name_or_path M` means M. What
+    stands among the flags or in a file that was named is left for the check. Returns what is to be said of it.
+    """
+    given = given_flags(argv)
+    own = config_values([], default_config)
+    if "config" in given or "model_name_or_path" not in given or not own.get("model_config"):
+        return []
+    for name in {"model_config", "processor_name_or_path"} - given:
+        setattr(model_args, name, None)
+    if data_args.license is None or "license" in given:
+        return []
+    license, data_args.license = data_args.license, None
+    return [
+        f"The license {license} of {default_config} is of its own model, which starts from random weights: the model "
+        f"card names none. `--license` gives that of a model that starts from {model_args.model_name_or_path}."
     ]
 
 
