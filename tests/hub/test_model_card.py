@@ -39,7 +39,7 @@ def make_card(**changes) -> ModelCard:
 @pytest.mark.parametrize(
     ("trained_on", "evaluated_on", "sentences"),
     [
-        (Part(1234, "train"), Part(9, "test"), ["1,234 rows of the split `train`.", "10 triplets of the split `test`."]),
+        (Part(1234, "tune"), Part(9, "test"), ["1,234 rows of the split `tune`.", "10 triplets of the split `test`."]),
         (Part(None, "train"), None, ["Trained on the split `train`, read as a stream.", "10 triplets."]),
         (Part(5), Part(5), ["Trained on 5 rows.", "10 triplets."]),
         (Part(1, "<b>|`x`\n# y"), Part(1, "*`<i>`"), ["1 row of the split `<b>|'x' # y`.", "of the split `*'<i>'`."]),

@@ -86,7 +86,8 @@ def check_numbers(arguments: Any) -> None:
         if isinstance(value, Mapping):
             _check_inside(name, value)
         _check_type(name, value, set(get_args(hints[name])) or {hints[name]})
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number:
             continue
         if not math.isfinite(value) and not (name in MAY_BE_INFINITE and value > 0):
             raise ValueError(f"`{name}` is {value}: give a finite number.")
