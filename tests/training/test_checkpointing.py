@@ -9,12 +9,18 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.training.checkpointing import (
     COMPLETE_MARKER,
     check_same_run,
+    damage,
     is_complete,
     last_complete_checkpoint,
     mark_complete,
+    require_optimizer,
     resolve_checkpoint,
+    rotate,
+    set_aside_later,
     set_aside_old_run,
+    step_of,
     unmark,
+    visible,
 )
 from tests.tiny import tiny_config
 
@@ -117,3 +123,107 @@ def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
     with pytest.raises(ValueError, match=r"another run: vision_config.image_size is 16, not 32\."):
         check_same_run(tmp_path, wider)
     check_same_run(tmp_path / "adapter", wider)  # an adapter's checkpoint has no config of the model
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (None, None, [1, 2, 3, 4, 9]),
+        (0, None, [1, 2, 3, 4, 9]),
+        (-1, None, [1, 2, 3, 4, 9]),
+        (1, None, [4, 9]),
+        (2, None, [3, 4, 9]),
+        (4, None, [1, 2, 3, 4, 9]),
+        (5, None, [1, 2, 3, 4, 9]),
+        (1, 2, [2, 4, 9]),
+        (2, 1, [1, 4, 9]),
+        (3, 1, [1, 3, 4, 9]),
+        (2, 4, [3, 4, 9]),
+    ],
+)
+def test_the_newest_and_the_best_stay(tmp_path, limit, best, kept):
+    """`checkpoint-9` is behind the newest one: of another run."""
+    paths = {step: write_checkpoint(tmp_path, step) for step in (1, 2, 3, 4, 9)}
+    rotate(paths[4], limit, None if best is None else str(paths[best]))
+    assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == kept
+
+
+def test_a_newest_one_that_is_not_there_hinders_nothing(tmp_path):
+    for step in (1, 2, 3):
+        write_checkpoint(tmp_path, step)
+    rotate(tmp_path / "checkpoint-7", 1, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "checkpoint_complete.json cannot be read"),
+        ("[]", "checkpoint_complete.json cannot be read"),
+        ('{"files": {"model.safetensors": "x"}}', "checkpoint_complete.json cannot be read"),
+        ('{"files": {}}', "checkpoint_complete.json names no files"),
+        ('{"files": {"a": 1}}', "a is missing"),
+        ('{"files": {"model.safetensors": 8}}', "model.safetensors has 7 bytes instead of 8"),
+        ('{"files": {"model.safetensors": 7}}', None),
+        (
+            '{"files": {"model.safetensors": 7}, "sha256": {"model.safetensors": "0"}}',
+            "model.safetensors is not what was written",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, content, said):
+    folder = write_checkpoint(tmp_path, 1)
+    (folder / COMPLETE_MARKER).write_text(content)
+    assert damage(folder) == said
+    assert damage(folder, contents=False) == (None if said == "model.safetensors is not what was written" else said)
+
+
+def test_what_is_set_aside_before_going_on(tmp_path):
+    paths = {step: write_checkpoint(tmp_path, step) for step in (1, 2, 3)}
+    (tmp_path / "metrics.json").write_text("{}")
+    assert set_aside_later(tmp_path, paths[3]) is None
+    assert set_aside_later(tmp_path, paths[2]) == tmp_path / "_previous"
+    assert [path.name for path in (tmp_path / "_previous").iterdir()] == ["checkpoint-3"]
+    assert (tmp_path / "metrics.json").exists()
+    # from a checkpoint that had been set aside: all others are of another course, and it stays where it is
+    assert set_aside_later(tmp_path, tmp_path / "_previous" / "checkpoint-3") == tmp_path / "_previous_2"
+    assert {path.name for path in (tmp_path / "_previous_2").iterdir()} == {"checkpoint-1", "checkpoint-2"}
+    assert is_complete(tmp_path / "_previous" / "checkpoint-3")
+
+
+def test_what_a_process_sees(tmp_path):
+    first, second = (write_checkpoint(tmp_path, step) for step in (1, 2))
+    (second / COMPLETE_MARKER).unlink()
+    seen = visible(True, tmp_path)
+    assert list(seen) == ["checkpoint-1"]
+    assert visible(str(first), tmp_path / "elsewhere") == seen
+    assert visible(str(second), tmp_path) == {"checkpoint-2": "no marker"}
+    assert visible(str(tmp_path / "checkpoint-3"), tmp_path) == {}
+
+
+def test_an_optimizer_and_a_step_are_needed(tmp_path):
+    folder = write_checkpoint(tmp_path, 4)
+    with pytest.raises(ValueError, match="has the model alone"):
+        require_optimizer(folder)
+    for name in ("optimizer.pt", "optimizer_0", "global_step4", "pytorch_model_fsdp_0"):
+        (folder / name).write_text("")
+        require_optimizer(folder)
+        (folder / name).unlink()
+    for content in ("", "[]", "{}", '{"global_step": null}'):
+        (folder / "trainer_state.json").write_text(content)
+        with pytest.raises(ValueError, match=r"trainer_state\.json cannot be read: the checkpoint is damaged"):
+            step_of(folder)
+    (folder / "trainer_state.json").write_text('{"global_step": 4}')
+    assert step_of(folder) == 4
+
+
+def test_differing_configs_are_listed_up_to_five(tmp_path):
+    TripletCLIPModel(tiny_config()).save_pretrained(tmp_path)
+    other = tiny_config()
+    for number, name in enumerate(
+        ("hidden_size", "intermediate_size", "num_hidden_layers", "patch_size", "image_size", "projection_dim")
+    ):
+        setattr(other.vision_config, name, 100 + number)
+    with pytest.raises(ValueError, match="is of another run") as caught:
+        check_same_run(tmp_path, other)
+    assert str(caught.value).count(" is ") == 6  # five, and that it is of another run

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
+import torch
 from accelerate import PartialState
-from datasets import Dataset, are_progress_bars_disabled, enable_progress_bars
+from datasets import Dataset, IterableDataset, are_progress_bars_disabled, enable_progress_bars
 from huggingface_hub import utils as hub_utils
+from safetensors.torch import load_file
+from transformers.utils import logging
 
 from hf_tripletclip.data import build_processor, train_tokenizer
 from hf_tripletclip.training import pretraining
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.pretraining import hide_bars, load_splits, make_model, make_processor
+from hf_tripletclip.training.pretraining import hide_bars, load_splits, main, make_model, make_processor
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from tests.training.test_overlap import data
 
@@ -106,3 +112,165 @@ def test_no_bar_is_left_where_none_is_wanted(tmp_path):
     finally:
         enable_progress_bars()
         hub_utils.enable_progress_bars()
+
+
+# ---- A whole run ----
+
+SMALL = ("--scenes_train_size", "24", "--scenes_validation_size", "10", "--scenes_test_size", "12")
+FLAGS = (
+    *("--model_config", json.dumps(config()), *SMALL, "--max_steps", "2", "--use_cpu", "--report_to", "none"),
+    *("--per_device_train_batch_size", "8", "--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "2"),
+    *("--logging_steps", "1", "--disable_tqdm", "true", "--retention_metric", "accuracy", "--max_retention_loss", "1"),
+)
+
+
+@pytest.fixture
+def bars():
+    """A run without bars hides those of all that come after it."""
+    yield
+    enable_progress_bars()
+    hub_utils.enable_progress_bars()
+    logging.enable_progress_bar()
+
+
+def test_a_run_from_its_start_resumed_and_from_its_start_again(tmp_path, capsys, caplog, bars):
+    out = tmp_path / "run"
+    metrics = main([*FLAGS, "--output_dir", str(out), "--resume_from_checkpoint"])
+    assert "has no complete checkpoint to resume from: training starts from the beginning." in caplog.text
+    assert "parameters train" not in caplog.text
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"The model and everything about it are in {out}\n")
+    assert "before" in printed
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    after, before = (json.loads((out / f"evaluation_{when}.json").read_text()) for when in ("after", "before"))
+    assert after["metrics"] == metrics
+    assert after["counts"]["rows"] == before["counts"]["rows"] == 12
+    assert {"loss_curve.png", "evaluation.png", "examples.html", "trainer_state.json"} <= {
+        one.name for one in out.iterdir()
+    }
+    text = (out / "README.md").read_text()
+    assert "Trained on 24 rows of the split `train`." in text
+    assert "12 triplets of the split `test`." in text
+    assert "![Loss](loss_curve.png)" in text
+    assert "![Evaluation before and after training](evaluation.png)" in text
+    assert "at the last evaluation, step 2, it was" in text
+    assert "from step" not in text
+    assert "| max_steps | 2 |" in text
+    assert "| mini_batch_size" not in text
+    assert not (out / "_previous").exists()
+    first = load_file(out / "model.safetensors")
+
+    # the last step again
+    (out / "checkpoint-2" / "checkpoint_complete.json").unlink()
+    caplog.clear()
+    again = main([*FLAGS, "--output_dir", str(out), "--resume_from_checkpoint"])
+    assert again == metrics
+    assert ", from step 1 on" in (out / "README.md").read_text()
+    assert all(torch.equal(value, first[name]) for name, value in load_file(out / "model.safetensors").items())
+
+    caplog.clear()
+    main([*FLAGS, "--output_dir", str(out), "--max_steps", "1", "--eval_steps", "1"])
+    assert f"The checkpoints of an older run in {out} are now in {out / '_previous'}." in caplog.text
+    assert {one.name for one in (out / "_previous").iterdir()} == {"checkpoint-1", "checkpoint-2"}
+    assert [one.name for one in out.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_run_without_test_data_tells_its_validation(tmp_path, capsys, bars):
+    data(*range(16)).to_parquet(tmp_path / "data" / "train-0.parquet")
+    data(*range(20, 25)).to_parquet(tmp_path / "data" / "validation-0.parquet")
+    drop = {name for name in FLAGS if name.startswith("--scenes")}
+    flags = [one for at, one in enumerate(FLAGS) if one not in drop and (at == 0 or FLAGS[at - 1] not in drop)]
+    kwargs = ["--dataset_name_or_path", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    found = main([*flags, *kwargs, "--processor_name_or_path", "train", "--max_steps", "1", "--eval_steps", "1"])
+    assert found == {}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Trained on 16 rows of the split `train`." in text
+    assert "On the validation data, 5 rows of the split `validation`, at step 1:" in text
+    assert not (tmp_path / "out" / "evaluation_after.json").exists()
+    assert "before" not in capsys.readouterr().out
+    (tmp_path / "data" / "validation-0.parquet").unlink()
+    with pytest.raises(ValueError, match="has no split 'validation': name another with `--validation_split`"):
+        main([*flags, *kwargs, "--processor_name_or_path", "train"])
+
+
+def test_what_stops_a_run_in_the_middle_is_no_wrong_argument(tmp_path, monkeypatch, bars):
+    def train(trainer, **_):
+        trainer.state.global_step = steps
+        raise OSError("the network is gone")
+
+    monkeypatch.setattr(pretraining.TripletCLIPTrainer, "train", train)
+    for steps, kind, message in ((0, OSError, "^the network"), (1, RuntimeError, "stopped after step 1: the network")):
+        with pytest.raises(kind, match=message):
+            main([*FLAGS, "--output_dir", str(tmp_path / str(steps))])
+
+
+@pytest.mark.parametrize(
+    ("named", "dataset", "expected"),
+    [
+        ({}, "scenes", "train"),
+        ({}, "other", pretraining.DEFAULT_PROCESSOR),
+        ({"model_name_or_path": "M"}, "scenes", "M"),
+        ({"model_name_or_path": "M", "processor_name_or_path": "P"}, "other", "P"),
+        ({"processor_name_or_path": "train"}, "other", "train"),
+    ],
+)
+def test_which_processor_is_taken(monkeypatch, named, dataset, expected):
+    monkeypatch.setattr(pretraining, "load_processor", lambda name: name)
+    monkeypatch.setattr(pretraining, "build_processor", lambda captions, image_size: ("train", image_size))
+    splits = {"train": Dataset.from_dict({"caption": ["a"]})}
+    data_args = DataArguments(dataset_name_or_path=dataset)
+    found = make_processor(ModelArguments(**named), data_args, splits)
+    assert found == (("train", 224) if expected == "train" else expected)
+    sized = make_processor(ModelArguments(processor_name_or_path="train", model_config=config()), data_args, splits)
+    assert sized == ("train", 32)
+    with pytest.raises(ValueError, match="reads all captions first: leave out `--streaming`"):
+        make_processor(
+            ModelArguments(processor_name_or_path="train"), data_args, {"train": splits["train"].to_iterable_dataset()}
+        )
+
+
+def test_limits_of_rows_and_a_stream_that_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    for name, numbers in (("train", range(9)), ("validation", range(10, 17)), ("test", range(20, 26))):
+        data(*numbers).to_parquet(tmp_path / "data" / f"{name}-0.parquet")
+    for streaming in (False, True):
+        args = DataArguments(str(tmp_path / "data"), streaming=streaming, max_train_samples=4, max_eval_samples=5)
+        splits = load_splits(args, ModelArguments(), ("image", "caption"), seed=1)
+        assert isinstance(splits["train"], IterableDataset) == streaming
+        assert sorted(row["caption"] for row in splits["train"]) == [f"picture {n}" for n in range(4)]
+        for role, start in (("validation", 10), ("test", 20)):
+            assert splits[role]["caption"][:] == [f"picture {start + n}" for n in range(5)]
+    with pytest.raises(ValueError, match=r"has no split 'dev' to train on; it has \['test', 'train', 'validation'\]"):
+        load_splits(DataArguments(str(tmp_path / "data"), train_split="dev"), ModelArguments(), ("image",))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "environment", "said"),
+    [
+        (1, {"MASTER_PORT": "1"}, True),
+        (1, {"MASTER_PORT": "1", "WORLD_SIZE": "1"}, False),
+        (1, {}, False),
+        (2, {"MASTER_PORT": "1"}, False),
+    ],
+)
+def test_processes_that_were_not_started_are_said(monkeypatch, caplog, world_size, environment, said):
+    for name in ("MASTER_PORT", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    pretraining._warn_about_single_process(SimpleNamespace(world_size=world_size))
+    assert ("only one was started" in caplog.text) == said
+
+
+def test_towers_that_do_not_train_need_a_model_that_has_learned(tmp_path):
+    for frozen in ("text", "vision"):
+        with pytest.raises(
+            ValueError, match="`--train_text` and `--train_vision` other than full are for a model that has learned"
+        ):
+            main([*FLAGS, "--output_dir", str(tmp_path), f"--train_{frozen}", "frozen"])
+    with pytest.raises(ValueError, match="`model_config` is for random weights: leave it out"):
+        make_model(
+            ModelArguments(model_name_or_path="M", model_config={"projection_dim": 8}),
+            build_processor(["a"], image_size=16),
+        )

@@ -14,10 +14,10 @@ from transformers import CLIPTextModel
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
-from hf_tripletclip.training import last_complete_checkpoint
-from hf_tripletclip.training.batches import SharedBatches, digests
+from hf_tripletclip.training import last_complete_checkpoint, steps
+from hf_tripletclip.training.batches import KEYS, SharedBatches, digests, first_rows, row_names
 from hf_tripletclip.training.callbacks import ClampLogitScale
-from hf_tripletclip.training.steps import TrainingStoppedError
+from hf_tripletclip.training.steps import Means, TrainingStoppedError
 from tests.tiny import captions, images, tiny_config
 from tests.training import test_evaluating
 from tests.training.test_evaluating import processor  # noqa: F401
@@ -246,3 +246,60 @@ def test_what_stands_twice_in_a_batch_is_counted_in_the_log(tmp_path, objective,
     first = trainer.state.log_history[0]
     found = {name: first.get(name) for name in ("repeated_images", "repeated_captions")}
     assert found == {"repeated_images": pictures, "repeated_captions": of_captions + 1 * (objective == "tripletclip")}
+
+
+# ---- Means over processes ----
+
+
+def test_means_over_processes_weigh_each_value_once(monkeypatch):
+    means = Means()
+    for value in (1.0, 2.0):
+        means.add({"a": torch.tensor(value), "b": torch.tensor(3 * value)})
+    # one process has had no rows, and so no names, and one has counted four
+    answers = [({}, 1), ({"a": 9.0, "b": 1.0}, 4)]
+    monkeypatch.setattr(steps, "gather_object", lambda mine: [answers[0], *mine, answers[1]])
+    assert means.means(3) == {"a": (3.0 + 9.0) / 6, "b": (9.0 + 1.0) / 6}
+    means.add({"a": torch.tensor(5.0)})
+    assert means.means(1) == {"a": 5.0}  # anew, and alone without asking
+    assert means.means(1) == {}
+
+
+@pytest.mark.parametrize(("number", "shown"), [(8, ""), (9, " and 1 more"), (11, " and 3 more")])
+def test_eight_rows_are_named_where_training_stops(tmp_path, monkeypatch, number, shown):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(trainer, "_get_learning_rate", lambda: 0.25)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.accelerator.gather = lambda flag: torch.cat([torch.zeros_like(flag), flag])
+    other = ({"loss": math.inf, "gradient norm": math.nan}, [f"row {n}" for n in range(number)])
+    monkeypatch.setattr(steps, "gather_object", lambda mine: [*mine, other])
+    trainer._stop_together({}, "at step 1")  # all is well
+    trainer.accelerator.gather = lambda flag: torch.cat([flag, torch.ones_like(flag)])
+    with pytest.raises(TrainingStoppedError) as caught:
+        trainer._stop_together({}, "at step 1")
+    text = str(caught.value)
+    assert "at the learning rate 0.25: the loss is inf and the gradient norm is nan. Nothing of it" in text
+    assert text.endswith(f" The rows: {', '.join(f'row {n}' for n in range(8))}{shown}")
+
+
+def test_rows_are_named_with_the_broken_first():
+    pixels = torch.zeros(3, 3, 2, 2)
+    pixels[1, 0, 0, 0] = math.nan
+    assert row_names({"pixel_values": pixels}) == ["number 1 of a batch (its pixels are not finite)"]
+    named = row_names({"pixel_values": pixels, KEYS: ["a", "b", "c"]})
+    assert named == ["b (its pixels are not finite)", "a", "c"]
+
+
+def test_a_batch_is_cut_with_its_negatives():
+    batch = {"a": torch.arange(4), "b": torch.arange(8), "c": None}
+    cut = first_rows(batch, 3, 4)
+    assert {name: values.tolist() for name, values in cut.items()} == {"a": [0, 1, 2], "b": [0, 1, 2, 3, 4, 5]}
+    assert first_rows(batch, 4, 4) == batch
+
+
+@pytest.mark.parametrize("bits", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
+def test_digests_of_every_type(bits):
+    values = torch.arange(12).reshape(4, 3).to(bits)
+    values[3] = values[1]
+    found = digests(values)
+    assert found[3] == found[1]
+    assert len(found.unique()) == 3

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the trainer checks, and what it does among several processes, whose answers are made up."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer
+from hf_tripletclip.training import trainer as trainer_module
+from tests.tiny import positives, tiny_config
+from tests.training.test_trainer import Rows, make_trainer
+
+
+@pytest.mark.parametrize(
+    ("end", "remainder", "index", "own"),
+    [
+        (False, 5, 0, [True] * 4),
+        (True, 0, 0, [True] * 4),
+        (True, -1, 1, [True] * 4),
+        (True, 5, 0, [True] * 4),
+        (True, 5, 1, [True, False, False, False]),
+        (True, 4, 1, [False] * 4),
+        (True, 3, 0, [True, True, True, False]),
+    ],
+)
+def test_rows_that_fill_up_the_last_batch_do_not_count(tmp_path, monkeypatch, end, remainder, index, own):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.args), "process_index", index)
+    trainer.accelerator.gradient_state = SimpleNamespace(end_of_dataloader=end, remainder=remainder)
+    assert trainer._own_rows(4).tolist() == own
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_the_loss_of_an_evaluation_is_that_of_all_processes(tmp_path, monkeypatch, across):
+    trainer = make_trainer(tmp_path, negatives_across_devices=across)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    # the other process has 2 rows with a loss of 1, or the mean loss of shared rows
+    monkeypatch.setattr(trainer, "compute_loss", lambda *_, **__: (torch.tensor(4.0), "outputs"))
+    weight = 1.0 if across else 2.0
+    trainer.accelerator.reduce = lambda own, how: own + (2 if own.ndim == 0 else torch.tensor([weight, weight]))
+    loss, outputs = trainer._evaluation_loss(trainer.model, positives(6))
+    assert outputs == "outputs"
+    assert loss.item() == pytest.approx((4 + 1) / 2 if across else (6 * 4 + 2 * 1) / 8)
+    trainer.accelerator.reduce = lambda own, how: own * 0
+    loss, outputs = trainer._evaluation_loss(trainer.model, positives(6))
+    assert math.isnan(loss)
+    assert len(outputs.image_embeds) == 6
+
+
+@pytest.mark.parametrize(
+    ("world_size", "rows", "batch", "drop_last", "refused"),
+    [
+        (2, 13, 3, False, True),  # one row is left for two processes
+        (2, 14, 3, False, False),
+        (2, 12, 3, False, False),
+        (2, 13, 3, True, False),
+        (1, 13, 3, False, False),
+        (4, 14, 3, False, True),
+    ],
+)
+def test_a_last_batch_with_fewer_rows_than_processes(
+    tmp_path, monkeypatch, world_size, rows, batch, drop_last, refused
+):
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=batch, dataloader_drop_last=drop_last)
+    monkeypatch.setattr(type(trainer.args), "world_size", world_size)
+    trainer.train_dataset = Rows(rows)
+    if refused:
+        with pytest.raises(
+            ValueError, match=rf"has {rows % (batch * world_size)} of its {rows} rows, too few for {world_size}"
+        ):
+            trainer._check()
+    else:
+        trainer._check()
+
+
+@pytest.mark.parametrize(("across", "world_size", "refused"), [(True, 1, True), (True, 2, False), (False, 2, True)])
+def test_a_batch_of_one_row_needs_those_of_other_processes(tmp_path, monkeypatch, across, world_size, refused):
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=2, negatives_across_devices=across)
+    monkeypatch.setattr(type(trainer.args), "world_size", world_size)
+    monkeypatch.setattr(type(trainer.args), "train_batch_size", 1)
+    with pytest.raises(ValueError, match="at least two rows") if refused else contextlib.nullcontext():
+        trainer._check()
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(12, False), (11, True)])
+def test_a_whole_batch_must_be_there(tmp_path, monkeypatch, rows, refused):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.train_dataset = Rows(rows)
+    with (
+        pytest.raises(ValueError, match="11 rows, fewer than one batch of 12") if refused else contextlib.nullcontext()
+    ):
+        trainer._check()
+
+
+def test_one_process_may_evaluate_on_a_stream_and_several_on_rows(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    stream = Dataset.from_dict({"row": [1]}).to_iterable_dataset()
+    trainer._refuse_stream(stream)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer._refuse_stream(Rows(3))
+    with pytest.raises(ValueError, match="cannot evaluate on a stream"):
+        trainer._refuse_stream(stream)
+
+
+@pytest.mark.parametrize(("across", "batch"), [(True, 12), (False, 6)])
+def test_the_data_is_looked_at_once_and_in_batches_of_all(tmp_path, monkeypatch, caplog, across, batch):
+    asked: list[object] = []
+    monkeypatch.setattr(
+        trainer_module, "find_overlap", lambda train, evaluated: asked.append(list(evaluated)) or ["some"]
+    )
+    monkeypatch.setattr(trainer_module, "describe_twins", lambda train, rows: asked.append(rows) or "twins")
+    trainer = make_trainer(tmp_path, negatives_across_devices=across, eval_dataset={"x": Rows(8), "y": Rows(8)})
+    trainer.look_at_data(test=Rows(3))
+    assert (asked, trainer.overlap) == ([], [])  # of tensors nothing is known
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    monkeypatch.setattr(trainer_module, "TripletCollator", object)
+    trainer.overlap = None
+    trainer.look_at_data(test=Rows(3))
+    trainer.look_at_data(other=Rows(3))
+    assert asked == [["x", "y", "test"], batch]
+    assert trainer.overlap == ["some"]
+    assert "Evaluated on training data: some" in caplog.text
+    assert "twins" in caplog.text
+    trainer.overlap = None
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    trainer.look_at_data()
+    assert (len(asked), trainer.overlap) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "columns"),
+    [
+        (None, None),
+        ([], None),
+        ([{"a": 1, "b": 2}], ["a", "b"]),
+        ({"x": [{"a": 1}], "y": [{"b": 1}]}, ["a"]),
+        ({}, None),
+        (iter([{"a": 1}]), None),
+        (Dataset.from_dict({"c": [1]}), ["c"]),
+        (Dataset.from_dict({"c": []}), ["c"]),
+    ],
+    ids=str,
+)
+def test_columns_are_known_without_reading_a_stream(dataset, columns):
+    assert trainer_module._columns(dataset) == columns
+
+
+def test_what_is_for_other_trainers_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="The loss is the objective's"):
+        TripletCLIPTrainer(TripletCLIPModel(tiny_config()), make_trainer(tmp_path).args, compute_loss_func=max)
+    with pytest.raises(ValueError, match="need the model's processor"):
+        make_trainer(tmp_path, eval_benchmarks={"triplets": {"data": "scenes", "max_rows": 8}})
+    trainer = make_trainer(tmp_path)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="FSDP cannot shard a CLIP"):
+        trainer._check()
+    trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = False, True
+    trainer._check()
+    trainer.args.mini_batch_size = 2
+    with pytest.raises(ValueError, match="not with DeepSpeed"):
+        trainer._check()
