@@ -85,3 +85,12 @@ def test_paths_count_by_their_name_and_file(tmp_path):
     assert contents(made[0]) == contents(made[1])
     PILImage.new("RGB", (4, 4), "red").save(tmp_path / "b" / "x.png")
     assert contents(made[0]) != contents(made[1])
+
+
+def test_every_path_counts():
+    def of(changed: str) -> str:
+        paths = [changed if row == 1 else f"{row}.png" for row in range(130)]  # of row 1 no bytes are looked at
+        rows = [{"bytes": None, "path": path} for path in paths]
+        return contents(Dataset.from_dict({"image": rows}, features=Features({"image": Image()})))
+
+    assert of("1.png") == of("elsewhere/1.png") != of("2.png")

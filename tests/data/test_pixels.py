@@ -237,3 +237,11 @@ def test_pictures_of_other_sizes_that_are_not_cropped_are_left_to_the_processor(
     assert pixels([random_picture(0, (20, 30))] * 2).shape == (2, 3, 20, 30)
     with pytest.raises(ValueError, match=r"."):  # whose own error it is
         pixels([random_picture(0, (20, 30)), random_picture(0, (30, 20))])
+
+
+@pytest.mark.parametrize("size", [(60, 16), (20, 40), (20, 16)])
+def test_what_has_to_be_enlarged_is_pillows_to_the_bit(size):
+    image_processor = CLIPImageProcessorPil(size={"height": 20, "width": 30}, do_center_crop=False)
+    images = [random_picture(seed, size[::-1]) for seed in range(2)]
+    expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(FastPixels(image_processor)(images), expected)

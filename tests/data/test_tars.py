@@ -206,6 +206,7 @@ def test_parts_of_splits(tmp_path):
 def test_other_peoples_members(tmp_path, streaming):
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         members = {"jpg": png("red"), "txt": b"a cat", "image": b"not this one", "json": b"{}", "npy": b"\x93"}
+        members["depth.png"] = png("blue")
         for extension, content in members.items():
             info = tarfile.TarInfo(f"a.{extension}")
             info.size = len(content)
@@ -215,6 +216,7 @@ def test_other_peoples_members(tmp_path, streaming):
     (row,) = data
     assert row["image"].getpixel((0, 0)) == (255, 0, 0)
     assert (row["caption"], row["json"], row["npy"]) == ("a cat", "{}", b"\x93")
+    assert row["depth.png"].getpixel((0, 0)) == (0, 0, 255)  # a picture, though none of ours
     with pytest.raises(ValueError, match=r"names \['png'\], which it does not have; it has \['image', 'jpg'"):
         load_tripletdata(tmp_path / "s.tar", split="train", streaming=streaming, columns={"image": "png"})
 

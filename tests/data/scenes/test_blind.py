@@ -70,7 +70,8 @@ def test_it_is_deterministic_and_leaves_the_global_seed_alone():
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), drawn)
-    assert blind_score(positives, negatives) == first
+    assert blind_score(positives, negatives) == blind_score(positives, negatives, seed=0) == first
+    assert len({blind_score(positives, negatives, seed=seed) for seed in range(5)}) > 1
     assert isinstance(first, float)
 
 

@@ -95,6 +95,23 @@ def test_captions_are_those_of_every_machine(rows_of):
     assert make_row("train", 0, 1, choose_nouns(24)) != rows_of["train"][0]
 
 
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("scenes-train-000012", ("train", 12)),
+        ("scenes-test-000000", ("test", 0)),
+        ("scenes-validation-1234567", ("validation", 1_234_567)),
+        ("scenes-train-12", None),
+        ("scenes-train-0000012", None),
+        ("scenes-train-1234567890123", None),
+        ("scenes-dev-000012", None),
+        ("a-scenes-train-000012", None),
+    ],
+)
+def test_ids_name_rows(key, place):
+    assert build.row_of(key) == place
+
+
 # ---- The dataset ----
 
 

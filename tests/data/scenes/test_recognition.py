@@ -29,9 +29,17 @@ def test_pictures_are_of_their_colour_and_the_same_each_time():
 
 
 def test_templates_say_a_thing_of_each_noun():
-    templates = recognition_templates(24)
+    templates = recognition_templates()
     assert len(templates) == 24
     assert all(template.count("{c}") == 1 for template in templates)
+
+
+def test_defaults():
+    given = load_recognition(per_class=1, nouns=24, seed=0, image_size=64)
+    assert [image.tobytes() for image in load_recognition(per_class=1)["image"]] == [
+        image.tobytes() for image in given["image"]
+    ]
+    assert given[0]["image"].size == (64, 64)
 
 
 def test_bad_arguments():
