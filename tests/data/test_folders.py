@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from datasets import are_progress_bars_disabled
 from PIL import Image as PILImage
 
 from hf_tripletclip.data import load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.raw import load_raw, quietly
 from hf_tripletclip.data.validate import format_report, validate
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "lime": (0, 255, 0)}
@@ -356,3 +358,35 @@ def test_names_are_no_patterns(tmp_path, streaming):
     write(folder / "im [1].png", png("red"))
     file = write_table(folder / "p [x].csv", [{"image": "im [1].png", "caption": "a"}])
     assert read(file, streaming) == read(folder, streaming) == {"train": [("a", "red")]}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_file_names_is_images_only_where_images_are_asked_for(tmp_path, streaming):
+    write(tmp_path / "1.png", png("red"))
+    file = write_table(tmp_path / "pairs.csv", [{"file_name": "1.png", "caption": "a"}])
+    assert read(file, streaming) == {"train": [("a", "red")]}
+    raw, _ = load_raw(str(file), "train", streaming, {}, {})
+    assert list(raw) == [{"file_name": "1.png", "caption": "a"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_pattern_reaches_all_below_where_it_begins(tmp_path, streaming):
+    write(tmp_path / "data" / "shared" / "1.png", png("red"))
+    write(tmp_path / "private.png", png("blue"))
+    for folder in ("a", "b"):
+        rows = [{"image": "../shared/1.png", "caption": folder}]
+        write_table(tmp_path / "data" / folder / "pairs.csv", rows)
+    assert read(tmp_path / "data" / "*" / "pairs.csv", streaming) == {"train": [("a", "red"), ("b", "red")]}
+    file = write_table(tmp_path / "data" / "a" / "pairs.csv", [{"image": "../../private.png", "caption": "a"}])
+    assert validate(tmp_path / "data" / "[a]" / "pairs.csv", num_workers=0, progress=False).broken == 1
+    assert validate(file, num_workers=0, progress=False).broken == 1
+
+
+@pytest.mark.parametrize(("large", "shown"), [(2, True), (3, False)])
+@pytest.mark.parametrize("name", ["set", "set/b.csv"])
+def test_bars_are_shown_of_what_takes_a_while(tmp_path, monkeypatch, large, shown, name):
+    write(tmp_path / "set" / "b.csv", "abc")
+    monkeypatch.setattr("hf_tripletclip.data.raw.LARGE", large)
+    with quietly(str(tmp_path / name)):
+        assert are_progress_bars_disabled() is not shown
+    assert not are_progress_bars_disabled()

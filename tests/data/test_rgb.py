@@ -106,6 +106,7 @@ def test_grey_of_any_depth_is_scaled(kind):
         # below zero: from -1 to 1, or the own range
         ("float32", [-1, 0, 1], [0, 128, 255]),
         ("float32", [-1, 0], [0, 128]),
+        ("float32", [-0.5, 0, 0.5], [64, 128, 191]),
         ("float32", [-0.5, -0.45], [0, 255]),  # too few levels of it
         ("float32", [-0.5, 0, 1.5], [0, 64, 255]),
         ("float32", [-1.5, -0.5, 0.5], [0, 128, 255]),
