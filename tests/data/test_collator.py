@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.data.collator import TensorCollator
+from hf_tripletclip.data.decoding import row_name
 from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPES
 from hf_tripletclip.data.tokenizer import end_token_id
 from tests.data.conftest import CAPTIONS
@@ -451,3 +452,8 @@ def test_rows_of_tensors_need_the_end_of_their_captions():
     with pytest.raises(ValueError, match=r"`input_ids` of 2 of the 2 rows .* such as \[1, 2\]"):
         TensorCollator(end=9)(several)
     assert set(TensorCollator(end=9)([{"pixel_values": torch.zeros(3, 2, 2)}])) == {"pixel_values"}
+
+
+def test_rows_without_a_key_are_told_apart_by_lists_too():
+    lists = [["a", "b"], ["a", "c"], ["ab"], ["a", None], [None, "a"], []]
+    assert len({row_name({"caption": "a cat", "neg_caption": several})[1] for several in lists}) == len(lists)

@@ -390,3 +390,15 @@ def test_bars_are_shown_of_what_takes_a_while(tmp_path, monkeypatch, large, show
     with quietly(str(tmp_path / name)):
         assert are_progress_bars_disabled() is not shown
     assert not are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_alone_and_with_json_about_them(tmp_path, streaming):
+    write(tmp_path / "plain" / "train.csv", "caption\na\n")
+    write(tmp_path / "plain" / "rest.csv", "caption\nb\n")
+    loaded = load_tripletdata(tmp_path / "plain", split="train", streaming=streaming)
+    assert [row["caption"] for row in loaded] == ["b", "a"]
+    write(tmp_path / "data" / "1.png", png("red"))
+    write_table(tmp_path / "data" / "pairs.csv", [{"image": "1.png", "caption": "a"}])
+    write(tmp_path / "data" / "about.json", '{"made": "by hand"}')
+    assert read(tmp_path / "data", streaming) == {"train": [("a", "red")]}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import runpy
 
 import pytest
 import torch
@@ -126,3 +127,14 @@ def test_the_command_prints_a_row_per_split_and_kind(monkeypatch):
     assert [number for _, number, *_ in cells] == ["70"] * 3 + ["10"] * 7
     assert all(0 <= float(score) <= 1 for _, _, score, _ in cells)
     assert cells[0][3] == "0.331 to 0.669"  # 35 rows tried: 0.5 / sqrt(35) = 0.0845
+
+
+@pytest.mark.parametrize(("name", "printed"), [("__main__", "the table\n"), ("imported", "")])
+def test_only_the_command_prints(monkeypatch, capsys, name, printed):
+    row = make_row("test", 0, 0, choose_nouns(24))
+    monkeypatch.setattr(
+        "hf_tripletclip.data.scenes.build.make_row", lambda *arguments: (*row[:2], NEGATIVE_TYPES[arguments[1] % 7])
+    )
+    monkeypatch.setattr("hf_tripletclip.data.blind.blind_table", lambda groups: "the table")
+    runpy.run_path(command.__file__, run_name=name)
+    assert capsys.readouterr().out == printed
