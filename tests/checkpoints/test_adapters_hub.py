@@ -39,7 +39,7 @@ push_model(model, "user/pushed")
 commit = model.push_to_hub("user/own", processor=processor, commit_message="One", tags="shapes", private=True)
 print(commit.commit_message)
 print(model.push_to_hub("user/own", create_pr=True).pr_url)
-model.push_to_hub("user/own", revision="v2", base_model="user/else")
+model.push_to_hub("user/own", revision="v2", base_model="user/else", tags=["colours", "kinds"])
 for name, revision in (("user/pushed", None), ("user/own", None), ("user/own", "v2")):
     print(scale(load_clip_like(name, revision=revision)[0]))
 print(scale(TripletCLIPModel.from_pretrained("user/own")))
@@ -58,6 +58,8 @@ print(load_processor("user/own").tokenizer.model_max_length)
         assert card.data.base_model == BASE
     assert "shapes" in card.data.tags
     assert b"user/else" in hub.files("model", "user/own", "v2")["adapter_config.json"]
+    card = ModelCard(hub.files("model", "user/own", "v2")["README.md"].decode())
+    assert {"colours", "kinds"} <= set(card.data.tags)
 
 
 def test_a_model_saved_and_pushed_at_once_has_our_card(hub, tmp_path):

@@ -16,7 +16,14 @@ from transformers import AutoProcessor, CLIPModel
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.openclip import CONFIG_FILE, WEIGHTS_FILES, OpenClipCheckpoint, _tokenizer
+from hf_tripletclip.checkpoints.openclip import (
+    CONFIG_FILE,
+    PROBE,
+    WEIGHTS_FILES,
+    OpenClipCheckpoint,
+    _tokenizer,
+    is_clips_tokenizer,
+)
 from hf_tripletclip.checkpoints.openclip_config import preprocess_cfg_of
 from tests.checkpoints import small_processor
 from tests.checkpoints.openclip_reference import encode_image, encode_text
@@ -438,3 +445,20 @@ def test_a_processor_that_openclip_has_no_settings_for(fields, message):
         setattr(images, name, value)
     with pytest.raises(ValueError, match=message):
         preprocess_cfg_of(images, 16)
+
+
+def test_clips_tokenizer_is_known_by_what_it_makes_of_a_caption():
+    class Stub:
+        def __init__(self, size: int, ids: list[int]) -> None:
+            self.size, self.ids = size, ids
+
+        def __len__(self) -> int:
+            return self.size
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": self.ids if text == PROBE[0] else []}
+
+    ids = PROBE[1]
+    assert is_clips_tokenizer(Stub(49_408, ids))
+    assert not is_clips_tokenizer(Stub(49_409, ids))
+    assert not is_clips_tokenizer(Stub(49_408, ids[:-1]))

@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from hf_tripletclip.data.decoding import BrokenValue
+from hf_tripletclip.evaluation.benchmarks.captions import Captions
+from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
+from hf_tripletclip.evaluation.benchmarks.winoground import Winoground
 from hf_tripletclip.evaluation.build import EVERY, build_benchmark
+from hf_tripletclip.evaluation.captioned import read_captioned
+from hf_tripletclip.evaluation.labelled import read_labelled
 from hf_tripletclip.evaluation.sources import image_folders, load_table, read_csv, read_json, take
 from hf_tripletclip.evaluation.tar_sets import find_tar_set
 from tests.loopback_hub import HubError, LoopbackHub, run_python
@@ -102,6 +109,41 @@ def test_pictures_with_metadata(tmp_path):
     loaded = load_table(folder, columns=("image", "caption"))
     assert loaded["caption"][:] == ["of a.png", "of b.png"]
     assert loaded[0]["image"]["path"].endswith("a.png")  # undecoded
+
+
+def write_paths(folder: Path, columns: dict[str, list]) -> str:
+    """A table as `datasets` saves one whose images were given by path: with the paths, wherever they lead."""
+    table = Dataset.from_dict(columns)
+    for name in columns:
+        if name.startswith("image"):
+            table = table.cast_column(name, ImageFeature())
+    table.to_parquet(folder / "test.parquet")
+    return str(folder)
+
+
+def test_paths_that_a_table_types_as_images_may_lead_into_the_folder_of_images(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8), "red").save(elsewhere / f"{name}.png")
+    one, other = (str(elsewhere / f"{name}.png") for name in ("a", "b"))
+    captions = {"caption": ["a dog", "a cat"], "wrong": ["a cow", "a pig"], "label": [0, 1]}
+    data = write_paths(tmp_path / "rows", {"image": [one, other], **captions})
+    pairs = {"image_0": [one], "image_1": [other], "caption_0": ["a dog"], "caption_1": ["a cat"]}
+    kinds = {"images": [one], "caption": ["a dog"], "negative_caption": ["a cat"], "Negative_type": ["swap_obj"]}
+    images = str(elsewhere)
+    found = [
+        *Winoground(data=write_paths(tmp_path / "pairs", pairs), images=images).items()[0].images,
+        *SugarCrepe(annotations=write_paths(tmp_path / "kinds", kinds), images=images).items()[0].images,
+        *Captions(data=data, images=images, caption_columns=["caption", "wrong"]).items()[0].images,
+        read_captioned(data, images, "test")[0].image,
+        read_labelled(data, "test", classnames=["dog", "cat"], images=images).images[0],
+    ]
+    assert [picture.load().size for picture in found] == [(8, 8)] * 6
+    with pytest.raises(BrokenValue, match=r"outside the dataset's folder: .*name its folder with `images`"):
+        read_labelled(data, "test", classnames=["dog", "cat"]).images[0].load()
+    with pytest.raises(FileNotFoundError, match=r"folder of images .*nowhere does not exist"):
+        load_table(data, "test", images=tmp_path / "nowhere")
 
 
 def test_what_save_to_disk_wrote(tmp_path):

@@ -314,6 +314,12 @@ def test_a_shared_caption_does_not_make_others_right():
     assert found["text_to_image_recall@1"] == 0.5
 
 
+def test_ids_of_other_rows_are_refused():
+    embeddings = torch.eye(3)
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        recalls(embeddings, embeddings, image_ids=["a", "b"], caption_ids=["a", "b", "c"])
+
+
 def test_chance_is_known_by_name():
     quarters = dict.fromkeys(("text_score", "held_out_image_score", "text_score_swap_obj"), 1 / 4)
     halves = dict.fromkeys(("accuracy", "accuracy_macro", "held_out_accuracy", "image_accuracy"), 1 / 2)

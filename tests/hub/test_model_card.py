@@ -269,7 +269,7 @@ def test_what_was_lost_stands_beside_what_was_gained():
     assert table["this model"][0] == "0.900"
     assert table["this model"][1].startswith("+0.700 [+0.")
     assert table["this model"][3].startswith("+0.500 [+0.")
-    assert table["WiSE-FT, α = 0.5"][2:] == ["0.900", "+0.000 [+0.000, +0.000]"]
+    assert table["WiSE-FT, α = 0.5"][2:] == ["0.900", "+0.000 [n/a]"]
     assert "| 0.5 | 0.600 | 0.900 | chosen |" in text
     assert "| 1 | 0.900 | 0.400 | this model |" in text
     assert "of those that lose at most 0.01 of retention" in text

@@ -68,7 +68,7 @@ def read_captioned(
         keys, cells, texts = read_tar_set(folder, split, "txt")
         lines = [[line for line in (text or "").splitlines() if line.strip()] for text in texts]
         return [Captioned(*row) for row in zip(keys, cells, lines, strict=True)]
-    table = load_table(data, split, config=config, revision=revision)
+    table = load_table(data, split, config=config, revision=revision, images=images)
     return _table(table, f"{data} (split {split!r})", image_column, caption_column, data, images)
 
 

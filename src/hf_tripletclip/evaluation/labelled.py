@@ -85,7 +85,7 @@ def read_labelled(
         return _tars(folder, split, names)
     if path.is_dir() and (folders := _class_folders(path, split)):
         return _folder(folders, names)
-    table = load_table(data, split, config=config, revision=revision)
+    table = load_table(data, split, config=config, revision=revision, images=images)
     return _table(table, f"{data} (split {split!r})", names, image_column, label_column, data, images)
 
 

@@ -84,7 +84,7 @@ class PairsBenchmark(ItemBenchmark):
         split = self.split or (None if path.is_file() else "test")
         source = str(path) if path.exists() else self.data
         columns = (*self.image_columns, *self.caption_columns)
-        table = load_table(source, split, columns=columns, revision=self.revision)
+        table = load_table(source, split, columns=columns, revision=self.revision, images=self.images)
         return undecoded(table, self.image_columns), path
 
     def _pictures(self, table: Dataset, column: str, file: Path) -> Sequence[ImageRef]:

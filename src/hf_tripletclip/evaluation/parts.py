@@ -385,7 +385,7 @@ def listed_rows(source: str, images: str | None) -> Iterator[tuple[int, dict[str
     path = Path(source).expanduser()
     path = path / EXAMPLES if (path / EXAMPLES).is_file() else path
     lists = ("positive_caption", "negative_caption")
-    table = load_table(path if path.exists() else source, columns=lists)
+    table = load_table(path if path.exists() else source, columns=lists, images=images)
     files: list[ImageRef] | None = None
     if "image_file_name" in table.column_names:
         base = image_folders(path, images)[0]

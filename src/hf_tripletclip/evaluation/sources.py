@@ -126,6 +126,7 @@ def load_table(
     columns: Sequence[str] = (),
     config: str | None = None,
     revision: str | None = None,
+    images: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """
     A table, with its images undecoded: a folder or file of parquet, JSON lines, CSV or pictures with metadata, or the
@@ -137,9 +138,12 @@ def load_table(
         columns (`Sequence[str]`): Columns that it must have.
         config (`str`, *optional*): The configuration of a Hub dataset.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        images (`str` or `os.PathLike`, *optional*): Another folder that paths in columns of images may lead to, and in
+            which relative ones are looked up first.
 
     Raises:
-        FileNotFoundError: It is neither a path that exists nor a dataset of the Hub that can be reached.
+        FileNotFoundError: It is neither a path that exists nor a dataset of the Hub that can be reached; there is no
+            such folder of images.
         PermissionError: The Hub asks to accept conditions first.
         ValueError: There is no such split or column, or it is empty.
     """
@@ -147,7 +151,7 @@ def load_table(
     options = {key: value for key, value in (("name", config), ("revision", revision)) if value is not None}
     try:
         with _without_bars():
-            loaded, _ = load_raw(name, None, False, {}, options | _of_split(name, split, options))
+            loaded, _ = load_raw(name, None, False, {}, options | _of_split(name, split, options), images=images)
     except (OSError, ValueError) as error:
         if _is_gated(error):
             raise PermissionError(

@@ -66,7 +66,7 @@ def test_winoground(encoder, scores, tmp_path):
 
     table = Dataset.from_dict(columns).cast_column("image_0", Image()).cast_column("image_1", Image())
     table.to_parquet(tmp_path / "data" / "test-0.parquet")
-    result = Winoground(data=str(tmp_path / "data"))(encoder)
+    result = Winoground(data=str(tmp_path / "data"), images=str(folder))(encoder)
     text = [cosines[a, a] > cosines[a, b] and cosines[b, b] > cosines[b, a] for a, b in pairs]
     image = [cosines[a, a] > cosines[b, a] and cosines[b, b] > cosines[a, b] for a, b in pairs]
     assert result.metrics["text_score"] == pytest.approx(sum(text) / 4)

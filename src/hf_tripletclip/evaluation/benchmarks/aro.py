@@ -140,7 +140,7 @@ class ARO(ChoiceBenchmark):
 
     def items(self) -> list[Item]:
         if tables := self._tables():
-            return _grouped([item for part, source in tables.items() for item in _of_table(part, source)])
+            return _grouped([item for part, source in tables.items() for item in _of_table(part, source, self.images)])
         files = self.files()
         base = self.image_folders()[0]
         found = []
@@ -193,10 +193,10 @@ def _order(key: str, part: str, row: Any, where: str, find: ImageFinder) -> Item
     return question(key, file, captions, 0, category=part, columns={KIND: None})
 
 
-def _of_table(part: str, source: str) -> list[Item]:
+def _of_table(part: str, source: str, images: str | None) -> list[Item]:
     """The rows of a table of the layout of `mteb`."""
     columns = ("true_caption", "false_caption") if "vg" in part else ("correct_caption", *SHUFFLES)
-    table = load_table(source, columns=columns)
+    table = load_table(source, columns=columns, images=images)
     cells = image_cells(table, source)
     texts = table.select_columns([name for name in table.column_names if name not in ("image", "images")])
     items = []

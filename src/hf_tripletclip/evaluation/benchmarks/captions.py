@@ -159,7 +159,7 @@ class Captions(ItemBenchmark):
         table = self.data
         if not isinstance(table, Dataset):
             split = self.split or (None if path is not None and path.is_file() else "test")
-            table = load_table(table, split, config=self.config, revision=self.revision)
+            table = load_table(table, split, config=self.config, revision=self.revision, images=self.images)
         pictures = [name for name, feature in table.features.items() if isinstance(feature, Image)]
         column = self.image_column or (pictures[0] if len(pictures) == 1 else "image")
         columns = list(table.column_names)

@@ -53,7 +53,7 @@ class SugarCrepe(PartsBenchmark):
         return find.settled(items)
 
     def _of_table(self) -> list[Item]:
-        table = load_table(self.annotations, columns=("caption", "negative_caption"))
+        table = load_table(self.annotations, columns=("caption", "negative_caption"), images=self.images)
         kind = next((name for name in TYPE_COLUMNS if name in table.column_names), None)
         if kind is None:
             raise ValueError(
