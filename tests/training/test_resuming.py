@@ -24,7 +24,7 @@ from hf_tripletclip.training.resuming import (
     ResumingTrainer,
     TrainingStoppedError,
 )
-from hf_tripletclip.training.settings import RESUME_FILE, differences
+from hf_tripletclip.training.settings import RESUME_FILE, Course, differences
 from tests.objectives.test_distributed import in_two_processes
 from tests.training import resume_worker
 from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
@@ -324,3 +324,19 @@ def test_two_processes_end_passes_together_resume_and_tell_a_full_disk(tmp_path,
     assert found["uneven shards"]["pass"] == 1
     assert found["full"][0] == found["full"][1]
     assert "checkpoint-1 could not be written by process 0" in found["full"][0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "position"),
+    [(1, {"pass": 0, "batches": 1}), (2, {"pass": 1, "batches": 0}), (3, {"pass": 1, "batches": 1})],
+)
+def test_a_checkpoint_tells_where_in_the_data_it_was_made(tmp_path, steps, position):
+    trainer = make_trainer(
+        tmp_path,
+        train_dataset=Rows(12),
+        max_steps=steps,
+        save_strategy="epoch" if steps == 2 else "steps",
+        save_steps=1,
+    )
+    trainer.train()
+    assert Course.load(str(tmp_path / f"checkpoint-{steps}")).position == position

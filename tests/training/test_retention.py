@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from tests.training.test_trainer import LORA, Rows, make_trainer, tuned
@@ -43,6 +44,20 @@ def test_it_stops_and_goes_back(tmp_path, towers):
     for name, value in trainer.model.named_parameters():
         assert torch.equal(value, seen[2][name]), name
     assert any(not torch.equal(seen[2][name], seen[3][name]) for name in seen[2])
+
+
+@pytest.mark.parametrize(("value", "stops"), [(0.5, False), (0.4375, True)])
+def test_the_bound_itself_may_be_lost_and_the_start_is_gone_back_to(value, stops):
+    model = torch.nn.Linear(1, 1)
+    before = model.weight.detach().clone()
+    callback = StopAtRetentionLoss("kept", 0.25, start=0.75, model=model)
+    args, state, control = TrainingArguments("unused", use_cpu=True), TrainerState(global_step=3), TrainerControl()
+    callback.on_train_begin(args, state, control)
+    with torch.no_grad():
+        model.weight += 1
+    callback.on_evaluate(args, state, control, metrics={"eval_kept": value}, model=model)
+    assert control.should_training_stop is stops
+    assert torch.equal(model.weight, before if stops else before + 1)
 
 
 def test_within_the_bound_nothing_happens(tmp_path, caplog):

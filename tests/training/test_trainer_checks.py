@@ -146,7 +146,6 @@ def test_the_data_is_looked_at_once_and_in_batches_of_all(tmp_path, monkeypatch,
         (Dataset.from_dict({"c": [1]}), ["c"]),
         (Dataset.from_dict({"c": []}), ["c"]),
     ],
-    ids=str,
 )
 def test_columns_are_known_without_reading_a_stream(dataset, columns):
     assert trainer_module._columns(dataset) == columns
@@ -166,3 +165,10 @@ def test_what_is_for_other_trainers_is_refused(tmp_path):
     trainer.args.mini_batch_size = 2
     with pytest.raises(ValueError, match="not with DeepSpeed"):
         trainer._check()
+
+
+@pytest.mark.parametrize(("at", "end"), [(98, 98), (2, None), (None, None)])
+def test_where_captions_end_without_a_processor(at, end):
+    """Id 2 is what old configs have, whatever the tokenizer's is."""
+    model = SimpleNamespace(text_model=SimpleNamespace(eos_token_id=at))
+    assert TripletCLIPTrainer._check_processors(model) == end
