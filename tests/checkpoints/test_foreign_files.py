@@ -367,9 +367,10 @@ def test_another_kind_of_model_is_named(tmp_path):
 
 
 @pytest.fixture
-def told(caplog):
-    """What transformers logs; it hands nothing on to others' handlers."""
+def told(caplog, monkeypatch):
+    """What transformers logs, once: it hands records on to the root's handlers only if the environment says ``CI``."""
     logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", False)
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
