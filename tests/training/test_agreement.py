@@ -113,6 +113,11 @@ def test_process_0_holds_the_folder_and_all_are_told_of_another_run(tmp_path, ot
     others(first=AlreadyTraining("another run"))
     with pytest.raises(AlreadyTraining, match="another run"), output_held(process(folder, 1)):
         pass
+    others()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "training_lock", lambda folder: (_ for _ in ()).throw(AlreadyTraining("mine")))
+        with pytest.raises(AlreadyTraining, match="mine"), output_held(process(folder)):
+            pass
     blocked = tmp_path / "file"
     blocked.write_text("")
     others()

@@ -87,6 +87,7 @@ def make_trainer(
 
 def test_an_evaluation_has_the_benchmark_s_main_metrics(tmp_path, processor, sugarcrepe):
     trainer = make_trainer(tmp_path, processor, eval_benchmarks={"sugarcrepe": {"annotations": sugarcrepe}})
+    predicted = trainer.predict(dataset(4)).metrics
     metrics = trainer.evaluate()
     expected = SugarCrepe(annotations=sugarcrepe)(trainer.model, processor, progress=False).metrics
     found = {
@@ -97,7 +98,12 @@ def test_an_evaluation_has_the_benchmark_s_main_metrics(tmp_path, processor, sug
     assert found == {name: expected[name] for name in (*KINDS, "macro", "micro")}
     assert "eval_accuracy" in metrics  # those of the dataset are there too
     assert trainer.state.log_history[-1]["eval_sugarcrepe_macro"] == expected["macro"]
-    assert not any(name.startswith("test_sugarcrepe") for name in trainer.predict(dataset(4)).metrics)
+    assert not any("sugarcrepe" in name for name in (*predicted, *trainer.predict(dataset(4)).metrics))
+    trainer.evaluation_loop = None  # an evaluation that fails before its end
+    with pytest.raises(TypeError):
+        trainer.evaluate()
+    del trainer.evaluation_loop
+    assert not any("sugarcrepe" in name for name in trainer.predict(dataset(4)).metrics)
 
 
 def test_the_best_model_and_early_stopping_follow_a_benchmark(tmp_path, processor, sugarcrepe):

@@ -13,8 +13,18 @@ from transformers import EvalPrediction
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation import evaluate_triplets
-from hf_tripletclip.training.evaluating import BROKEN, USABLE, EvaluationCollator, spread
+from hf_tripletclip.evaluation.images import content_digest
+from hf_tripletclip.training.evaluating import (
+    BROKEN,
+    IDENTITIES,
+    UNKNOWN,
+    USABLE,
+    EvaluationCollator,
+    compositional_metrics,
+    spread,
+)
 from tests.tiny import tiny_config
 
 COLOURS = ("red", "green", "blue", "white", "black")
@@ -87,7 +97,9 @@ def test_own_metrics_see_no_broken_row(tmp_path, processor):
 
     metrics = make_trainer(tmp_path, processor, rows(6, broken=(1, 5)), compute_metrics=count).evaluate()
     assert metrics["eval_rows"] == 4
-    assert BROKEN not in seen[0].label_ids
+    assert seen[0].label_ids.tolist() == [
+        NEGATIVE_TYPES.index(kind) for kind in ("swap_att", "swap_att", "replace_att", "swap_att")
+    ]
     assert {len(values) for values in seen[0].predictions.values()} == {4}
 
 
@@ -119,9 +131,20 @@ def test_a_batch_keeps_a_place_for_every_row(processor, tmp_path):
     assert next(iter(batch)) == USABLE
     assert batch[USABLE].tolist() == [True, False, True, True]
     assert len(batch["pixel_values"]) == 3
+    digests = [content_digest(row["image"]) for index, row in enumerate(rows(4)) if index != 1]
+    assert batch[IDENTITIES][:, 0].tolist() == [int(digest[:15], 16) for digest in digests]
     assert spread(torch.tensor([5, 6, 7]), batch[USABLE], fill=BROKEN).tolist() == [5, BROKEN, 6, 7]
 
     batch = collator(rows(2, broken=(0, 1)))
     assert batch[USABLE].tolist() == [False, False]
     assert len(batch["pixel_values"]) == len(batch["negative_input_ids"]) == 0
     assert spread(torch.ones(0, 3), batch[USABLE]).tolist() == [[0.0] * 3] * 2
+
+
+def test_the_first_kind_of_negatives_is_known_from_none():
+    same = {role: torch.eye(2).numpy() for role in ("image", "text", "negative_image", "negative_text")}
+    labels = torch.tensor([[0, 1, 1], [UNKNOWN, 2, 2]]).numpy()
+    found = compositional_metrics(EvalPrediction(predictions=same, label_ids=labels))
+    assert [name for name in found if name.startswith("accuracy_") and name != "accuracy_macro"] == [
+        f"accuracy_{NEGATIVE_TYPES[0]}"
+    ]

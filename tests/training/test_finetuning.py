@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -13,8 +14,9 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.evaluation import Encoder
+from hf_tripletclip.training import pretraining
 from hf_tripletclip.training.benchmarks import blank_result, make_benchmarks
-from hf_tripletclip.training.finetuning import main
+from hf_tripletclip.training.finetuning import _name_repositories, main
 from hf_tripletclip.training.towers import TowerArguments, check_fits
 from tests.tiny import tiny_config
 
@@ -77,6 +79,7 @@ def no_work(monkeypatch):
             "settings of cola, which nothing",
         ),
         (["--alpha", "1:0"], "`alpha` is '1:0'"),
+        (["--max_loss=-0.01"], "`max_loss` is -0.01: give 0 or more"),
         (["--hub_base_model", "./clip"], r"`hub_base_model` is '\./clip', which is no id of the Hub"),
         (["--resume_from_checkpoint", "no/checkpoint"], "names 'no/checkpoint', which is no folder"),
         (["--eval_strategy", "no", "--retention_metric", "zeroshot_top1", *PROBE], "give `eval_strategy`"),
@@ -140,5 +143,48 @@ def test_metric_names_of_random_embeddings_are_those_of_the_model(base):
 def test_a_base_that_is_not_there_or_not_named(tmp_path):
     with pytest.raises(ValueError, match="Fine-tuning starts from a model"):
         main(["--output_dir", str(tmp_path)])
-    with pytest.raises(FileNotFoundError, match=r"pretrain\.py --objective clip --output_dir outputs/none"):
-        main(["--model_name_or_path", "outputs/none", "--output_dir", str(tmp_path), *SMALL])
+    for name in ("outputs/none", "./none", "/none", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match=rf"pretrain\.py --objective clip --output_dir {name}"):
+            main(["--model_name_or_path", name, "--output_dir", str(tmp_path), *SMALL])
+
+
+@pytest.mark.parametrize(
+    ("names", "named", "expected"),
+    [
+        (["tuned"], None, ["out"]),
+        (["My LoRA (r = 4)!", "b"], None, ["out-my-lora-r-4", "out-b"]),
+        (["tuned"], "user/clip", ["user/clip"]),
+        (["a", "b"], "user/clip", ["user/clip-a", "user/clip-b"]),
+    ],
+)
+def test_each_run_has_a_repository_of_its_own(tmp_path, names, named, expected):
+    given = SimpleNamespace(hub_model_id=named, output_dir=str(tmp_path / "out"))
+    runs = {name: (None, None, SimpleNamespace()) for name in names}
+    _name_repositories(runs, given)
+    assert [args.hub_model_id for _, _, args in runs.values()] == expected
+
+
+def test_a_comparison_from_its_start_to_its_table(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretraining, "push_run", lambda run: pytest.fail("its card does not tell of retention yet"))
+    variants = {"a": {}, "b": {"train_text": "full", "learning_rate": 0.3}}
+    flags = ["--max_steps", "1", "--per_device_train_batch_size", "8", "--save_strategy", "no", "--alpha", "0.5"]
+    flags += ["--variants", json.dumps(variants), "--max_loss", "0", "--disable_tqdm", "true"]
+    few = {name: {**settings, "max_rows": 6} for name, settings in BENCHMARKS.items()}
+    flags += ["--scenes_train_size", "8", "--scenes_test_size", "3", "--benchmarks", json.dumps(few)]
+    out = tmp_path / "out"
+    rows = main(["--model_name_or_path", str(base), "--output_dir", str(out), *SMALL, *flags])
+    choices = [name.partition(" = ")[2] for name, _ in rows]
+    assert [name.partition(" = ")[0] for name, _ in rows] == ["base", "a", "a, WiSE-FT α", "b", "b, WiSE-FT α"]
+    assert [point.alpha for _, point in rows] == [0, 1, float(choices[2]), 1, float(choices[4])]
+    table = (out / "finetuning.md").read_text()
+    assert capsys.readouterr().out.endswith(table)
+    content = json.loads((out / "finetuning.json").read_text())
+    assert list(content) == [name for name, _ in rows]
+    assert content["base"]["zeroshot"]["metrics"] == rows[0][1].results["zeroshot"].metrics
+    for name in variants:
+        curve = json.loads((out / name / "interpolation.json").read_text())
+        assert [point["alpha"] for point in curve["points"]] == [0.0, 0.5, 1.0]
+        assert (out / name / "interpolation.png").is_file()
+        card = (out / name / "README.md").read_text()
+        assert "## Retention" in card
+        assert "![Composition and retention between base and tuned model](interpolation.png)" in card

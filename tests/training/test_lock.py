@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -49,6 +51,22 @@ def test_a_second_run_is_told_who_trains_and_a_killed_one_holds_nothing(tmp_path
             pass
         assert holder(tmp_path) is not None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EACCES, True), (errno.EAGAIN, True), (errno.ENOLCK, False)])
+def test_a_file_system_without_locks_is_no_other_run(tmp_path, monkeypatch, number, refused):
+    def refuse(*_: Any) -> None:
+        raise OSError(number, "lock")
+
+    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    with pytest.raises(AlreadyTraining) if refused else contextlib.nullcontext(), training_lock(tmp_path):
+        assert holder(tmp_path) is not None
+
+
+def test_the_holder_says_what_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock.sys, "argv", ["/bin/train.py", "--flag"])
+    with training_lock(tmp_path):
+        assert (holder(tmp_path)["command"], holder(tmp_path)["beat"]) == ("train.py", 0)
 
 
 def left_by(folder: Path, host: str, beat: int = 3) -> None:

@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainingArguments
 from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.hub.card_sections import Part
-from hf_tripletclip.training import outputs
+from hf_tripletclip.training import hardware, outputs
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.outputs import check_push, describe_bound, describe_lora, part_of
 from hf_tripletclip.training.pretraining import run_training
@@ -41,8 +41,37 @@ def test_hardware_and_time(tmp_path):
     assert re.match(r"hf_tripletclip \d+\.\d+", found["software"])
     assert describe_hardware(args, 90.0, resumed_from=1500)["training time"] == "1.5 minutes, from step 1,500 on"
     assert "training time" not in describe_hardware(args)
+    assert describe_hardware(args, 3540.0)["training time"] == "59.0 minutes"
+    assert describe_hardware(args, 0.0, resumed_from=0)["training time"] == "0.0 minutes"
     two = SimpleNamespace(world_size=2, device=torch.device("cpu"))
     assert describe_hardware(two)["hardware"].endswith("cores, 2 processes")
+    assert describe_hardware(SimpleNamespace(world_size=1, device=torch.device("mps")))["hardware"] == "mps"
+
+
+@pytest.mark.parametrize(("processes", "named"), [(1, "H100"), (2, "2 × H100")])
+def test_gpus_are_named_with_the_memory_of_one_process(monkeypatch, processes, named):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 100 * 1024**3)
+    found = describe_hardware(SimpleNamespace(world_size=processes, device=torch.device("cuda", 0)))
+    assert (found["hardware"], found["peak GPU memory"]) == (named, "100.0 GiB per process")
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "named"),
+    [
+        ("processor : 0\nmodel name\t: Fast 9: new\n", "", "Fast 9: new"),
+        ("model name :  \n", "x86_64", "x86_64"),
+        ("model : name\n", "", "CPU"),
+        (None, "arm64", "arm64"),
+    ],
+)
+def test_the_kind_of_the_cpu(tmp_path, monkeypatch, text, machine, named):
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware.platform, "processor", lambda: "")
+    monkeypatch.setattr(hardware.platform, "machine", lambda: machine)
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert hardware._cpu() == named
 
 
 @pytest.mark.gpu
@@ -74,6 +103,9 @@ def test_the_bound_and_what_came_of_it(tmp_path):
     )
     stopped = describe_bound(args, [*log, {"step": 20, "eval_zeroshot_top1": 0.3}])
     assert stopped.endswith("It did so at step 20 (0.3000), and the model went back to weights within the bound.")
+    exact = [{"step": 0, "eval_zeroshot_top1": 0.5}, {"step": 1, "eval_zeroshot_top1": 0.25}]
+    args.max_retention_loss = 0.25  # the bound itself may be lost
+    assert "It did not: at the last evaluation, step 1" in str(describe_bound(args, exact))
     assert describe_bound(args, []) is None
     assert describe_bound(arguments(tmp_path), log) is None
 
@@ -91,6 +123,27 @@ def test_an_adapter_of_a_folder_needs_the_id_of_its_base(tmp_path):
         check_push(args, base, adapter=adapter)
     with pytest.raises(ValueError, match="`hub_base_model` is 'a/b/c', which is no id of the Hub"):
         check_push(arguments(tmp_path, hub_base_model="a/b/c"), None, adapter=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "main", "repo_id", "pushed"),
+    [(True, True, "user/m", "user/m"), (True, True, None, "out"), (True, False, "m", None), (False, True, "m", None)],
+)  # fmt: skip
+def test_the_main_process_pushes_a_run_if_that_is_asked_for(
+    tmp_path, monkeypatch, capsys, asked, main, repo_id, pushed
+):
+    calls: list[object] = []
+    state = SimpleNamespace(is_main_process=main, wait_for_everyone=lambda: calls.append("wait"))
+    monkeypatch.setattr(outputs, "PartialState", lambda: state)
+    monkeypatch.setattr(outputs, "push_model", lambda *given, **kwargs: calls.append((given, kwargs)) or "URL")
+    args = arguments(tmp_path, hub_private_repo=True, hub_revision="v1", hub_token="hf_x", hub_base_model="user/b")
+    args.push_to_hub = asked
+    run = outputs.RunRecord(tmp_path / "out", tiny_config(), args, "scenes", [], None, None, None, repo_id=repo_id)
+    outputs.push_run(run)
+    kwargs = {"base_model": "user/b", "private": True, "revision": "v1", "token": "hf_x"}
+    upload = [] if pushed is None else [((tmp_path / "out", pushed), kwargs)]
+    assert calls == ([*upload, "wait"] if asked else [])
+    assert ("Pushed to URL" in capsys.readouterr().out) == bool(upload)
 
 
 def test_a_run_refuses_it_before_anything_is_done(tmp_path):
@@ -160,8 +213,13 @@ def test_the_card_of_an_adapter_replaces_pefts_template(tmp_path):
     trainer.train()
     trainer.save_model()
     assert "More Information Needed" in (tmp_path / "README.md").read_text()
+    trainer.overlap = ["All of it was seen."]
     trainer.create_model_card()
     card = ModelCard.load(tmp_path / "README.md")
+    total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))
+    assert trained < total
+    assert f"{trained:,} of {total:,} parameters were trained." in card.text
+    assert "All of it was seen." in card.text
     assert card.data.library_name == "peft"
     assert "More Information Needed" not in card.text
     assert r"\rVert^2" in card.text  # of distillation

@@ -340,3 +340,93 @@ def test_a_checkpoint_tells_where_in_the_data_it_was_made(tmp_path, steps, posit
     )
     trainer.train()
     assert Course.load(str(tmp_path / f"checkpoint-{steps}")).position == position
+
+
+@pytest.mark.parametrize(
+    ("streamed", "skip", "same_order", "position", "expected"),
+    [
+        (True, False, True, True, (3, 5)),
+        (False, False, True, True, (3, 5)),
+        (True, True, True, True, (3, 0)),
+        (False, True, True, True, (3, 0)),
+        (True, False, False, True, (3, 0)),
+        (False, False, False, True, (7, 8)),  # passes have other lengths: by the number of steps
+        (False, False, True, False, (7, 8)),
+        (True, True, True, False, (7, 8)),
+        (True, False, True, False, None),
+    ],
+)
+def test_where_in_the_data_a_resumed_run_goes_on(
+    tmp_path, monkeypatch, streamed, skip, same_order, position, expected
+):
+    trainer = make_trainer(tmp_path, ignore_data_skip=skip, **(stream() if streamed else {}))
+    monkeypatch.setattr(transformers_trainer.Trainer, "_init_training_state", lambda *_: (7, 8))
+    trainer._same_order = same_order
+    trainer._resumed = ("c", Course({}, {"pass": 3, "batches": 5} if position else {}))
+    if expected is None:
+        with pytest.raises(ValueError, match="c does not tell where in the stream it stopped"):
+            trainer._init_training_state(4, 2, 2, "c", None)
+        return
+    assert trainer._init_training_state(4, 2, 2, "c", None) == expected
+    assert trainer._init_training_state(4, 2, 2, None, None) == (7, 8)
+
+
+def test_a_checkpoint_that_tells_no_settings_goes_on_with_a_warning(copy, caplog):
+    (copy / "checkpoint-4" / RESUME_FILE).unlink()
+    trainer = make_trainer(copy, **SAVING)
+    assert trainer._compare(str(copy / "checkpoint-4")) == (None, [], True)
+    assert "does not tell its settings" in caplog.text
+
+
+def test_what_one_of_several_callbacks_has_counted_comes_back(tmp_path):
+    trainer = make_trainer(tmp_path)
+    callback = EarlyStoppingCallback(9)
+    trainer.add_callback(callback)
+    trainer.state.stateful_callbacks = {
+        "EarlyStoppingCallback": [{"attributes": {"early_stopping_patience_counter": 2}}, {}]
+    }
+    trainer._restore_callbacks("c")
+    assert callback.early_stopping_patience_counter == 2
+
+
+@pytest.mark.parametrize(
+    ("best", "known", "there", "found"),
+    [
+        (2, None, True, "checkpoint-2"),
+        (2, "elsewhere", True, "elsewhere"),
+        (2, None, False, None),
+        (0, None, True, None),
+        (None, None, True, None),
+    ],
+)
+def test_the_best_checkpoint_of_a_folder_that_was_moved(tmp_path, best, known, there, found):
+    trainer = make_trainer(tmp_path)
+    if there:
+        for step in (0, 2, None):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+    trainer.state.best_global_step, trainer.state.best_model_checkpoint = best, known
+    trainer._find_best_checkpoint()
+    assert trainer.state.best_model_checkpoint == (str(tmp_path / found) if found == "checkpoint-2" else found)
+
+
+def test_a_run_that_is_stopped_at_its_start_takes_no_step(tmp_path):
+    class Stop(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = True
+
+    trainer = make_trainer(tmp_path)
+    trainer.add_callback(Stop())
+    trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_who_could_not_write_is_named_to_all(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    monkeypatch.setattr(resuming, "gather_object", lambda own: [*own, "OSError: full\nmore"])
+    (tmp_path / "checkpoint-4").mkdir()
+    with pytest.raises(CheckpointNotWritten, match=r"by process 1, and .* is removed: OSError: full \(.*no other yet"):
+        trainer._raise_together(str(tmp_path / "checkpoint-4"), [])
+    assert not (tmp_path / "checkpoint-4").exists()
+    monkeypatch.setattr(resuming, "gather_object", lambda own: [*own, None])
+    trainer._raise_together(str(tmp_path / "checkpoint-4"), [])

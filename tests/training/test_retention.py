@@ -47,7 +47,7 @@ def test_it_stops_and_goes_back(tmp_path, towers):
 
 
 @pytest.mark.parametrize(("value", "stops"), [(0.5, False), (0.4375, True)])
-def test_the_bound_itself_may_be_lost_and_the_start_is_gone_back_to(value, stops):
+def test_the_bound_itself_may_be_lost_and_the_start_is_gone_back_to(value, stops, caplog):
     model = torch.nn.Linear(1, 1)
     before = model.weight.detach().clone()
     callback = StopAtRetentionLoss("kept", 0.25, start=0.75, model=model)
@@ -58,6 +58,25 @@ def test_the_bound_itself_may_be_lost_and_the_start_is_gone_back_to(value, stops
     callback.on_evaluate(args, state, control, metrics={"eval_kept": value}, model=model)
     assert control.should_training_stop is stops
     assert torch.equal(model.weight, before if stops else before + 1)
+    said = "after step 3: eval_kept fell from 0.7500 to 0.4375, more than 0.2500. The model goes back to the start."
+    assert (said in caplog.text) == stops
+    callback.on_train_end(args, state, control)
+    callback.on_evaluate(args, state, control, metrics={})  # somebody looks at it afterwards
+    assert callback.state()["attributes"]["kept"] is None
+
+
+def test_without_an_earlier_model_and_in_another_process(caplog):
+    callback = StopAtRetentionLoss("eval_kept", 0.25, start=0.75)
+    args, control = TrainingArguments("unused", use_cpu=True), TrainerControl()
+    saved = [{"attributes": {"start": 0.5, "stopped": True, "kept": None}}]  # as of several callbacks of a kind
+    state = TrainerState(global_step=3, stateful_callbacks={"StopAtRetentionLoss": saved}, is_world_process_zero=False)
+    callback.on_train_begin(args, state, control, model=torch.nn.Linear(1, 1))
+    assert (callback.start, control.should_training_stop) == (0.5, True)
+    callback.on_evaluate(args, state, control, metrics={"eval_kept": 0.1})
+    assert caplog.text == ""
+    state.is_world_process_zero = True
+    callback.on_evaluate(args, state, control, metrics={"eval_kept": 0.1})
+    assert "There is no earlier model to go back to." in caplog.text
 
 
 def test_within_the_bound_nothing_happens(tmp_path, caplog):

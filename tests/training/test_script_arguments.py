@@ -2,15 +2,19 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch.distributed as dist
+from transformers import TrainingArguments
 from transformers.utils import logging
 
+from hf_tripletclip.training import script_arguments
 from hf_tripletclip.training.argument_checks import check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.finetuning import FinetuningArguments
-from hf_tripletclip.training.script_arguments import DataArguments, parse_arguments
+from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 
 
 def test_flags_by_their_own_names(tmp_path):
@@ -65,6 +69,66 @@ def test_defaults_that_contrastive_training_needs(tmp_path):
     assert training.negatives_across_devices
 
 
+OWN_DEFAULTS = {
+    TripletCLIPTrainingArguments: {
+        "objective": None, "objective_kwargs": None, "negatives_across_devices": True, "mini_batch_size": None,
+        "weights_dtype": "float32", "logit_scale_max": None, "eval_benchmarks": None, "retention_metric": None,
+        "max_retention_loss": 0.02, "hub_base_model": None, "allow_changed_settings": False,
+        "remove_unused_columns": False, "dataloader_drop_last": True, "ddp_find_unused_parameters": False,
+        "do_train": None, "do_eval": None, "ddp_timeout": 1800, "max_grad_norm": 1.0,
+    },
+    ModelArguments: {
+        "train_text": "full", "train_vision": "full", "train_projections": None, "train_logit_scale": None,
+        "lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_dora": False, "lora_rslora": False,
+        "load_in_4bit": False, "model_name_or_path": None, "model_config": None, "processor_name_or_path": None,
+        "attn_implementation": None,
+    },
+    DataArguments: {
+        "dataset_name_or_path": "scenes", "columns": None, "images": None, "streaming": False, "fast_decode": True,
+        "train_split": "train", "validation_split": "validation", "test_split": "test", "max_train_samples": None,
+        "max_eval_samples": None, "license": None, "scenes_nouns": "24", "scenes_seed": 0, "scenes_train_size": None,
+        "scenes_validation_size": None, "scenes_test_size": None,
+    },
+    FinetuningArguments: {
+        "variants": None, "composition": "triplets", "retention": "zeroshot", "benchmarks": None,
+        "alpha": "0,0.25,0.5,0.75,1", "max_loss": 0.01,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OWN_DEFAULTS, ids=lambda kind: kind.__name__)
+def test_defaults_are_those_of_the_documentation(kind):
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    own = set(kind.__annotations__) | OWN_DEFAULTS[kind].keys()
+    assert {name: defaults[name] for name in own - {"_VALID_DICT_FIELDS"}} == OWN_DEFAULTS[kind]
+
+
+@pytest.mark.parametrize(
+    ("use_cpu", "environment", "there", "made"),
+    [
+        (True, {}, False, True),
+        (False, {"ACCELERATE_USE_CPU": "True"}, False, True),
+        (False, {"ACCELERATE_USE_CPU": "no"}, False, False),
+        (True, {"WORLD_SIZE": "1"}, False, False),
+        (True, {"RANK": None}, False, False),
+        (True, {}, True, False),
+    ],
+)
+def test_processes_on_cpus_wait_as_long_as_they_are_told(monkeypatch, use_cpu, environment, there, made):
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in {**launched, "ACCELERATE_USE_CPU": None, **environment}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    groups: list[tuple[str, object]] = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: there)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: groups.append((backend, timeout)))
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", SimpleNamespace(func=lambda args: "device"))
+    args = SimpleNamespace(use_cpu=use_cpu, ddp_backend=None, ddp_timeout_delta="timeout")
+    assert TripletCLIPTrainingArguments._setup_devices.func(args) == "device"
+    assert groups == ([("gloo", "timeout")] if made else [])
+
+
 def write(path, text):
     path.write_text(text)
     return str(path)
@@ -116,10 +180,15 @@ def test_own_data_with_the_model_of_the_default_file_is_said(tmp_path, caplog):
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--config", small)
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--model_config", "{}")
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--output_dir", str(tmp_path), default=None)
+    assert "small model" not in said("--dataset_name_or_path", "my.csv", "--model_config", '{"projection_dim": 8}')
+    assert "small model" not in said("--dataset_name_or_path", "scenes")
     named = write(
         tmp_path / "b.yaml", f"dataset_name_or_path: scenes\nmodel_name_or_path: M\noutput_dir: {tmp_path}\n"
     )
     assert f"is M, the model that {named} names" in said("--dataset_name_or_path", "my.csv", default=named)
+    assert "No `--config`" not in said("--dataset_name_or_path", "my.csv", "--model_name_or_path", "N", default=named)
+    model, data, _ = parse_arguments(["--dataset_name_or_path", "my.csv", "--output_dir", str(tmp_path)])
+    assert script_arguments._of_the_default_model(model, data, ["--dataset_name_or_path", "my.csv"], None) == []
 
 
 OWN_MODEL = "processor_name_or_path: train\nlicense: mit\nmodel_config: {projection_dim: 8}\n"
@@ -287,9 +356,9 @@ def test_json_that_is_none_is_one_clear_error(tmp_path):
         ("--logging_steps nan", "`logging_steps` is nan"),
         ("--max_steps 0", "`max_steps` is 0"),
         ("--num_train_epochs -1", "`num_train_epochs` is -1"),
-        ("--per_device_train_batch_size 0", "`per_device_train_batch_size` is 0: give at least 1"),
+        ("--per_device_train_batch_size 0", r"`per_device_train_batch_size` is 0: give at least 1\.$"),
         ("--gradient_accumulation_steps 0", "`gradient_accumulation_steps` is 0"),
-        ("--max_train_samples -3", "`max_train_samples` is -3"),
+        ("--max_train_samples -3", r"`max_train_samples` is -3: give at least 1 or leave it out\.$"),
         ("--seed -1", "`seed` is -1"),
         ("--lora_dropout nan", "`lora_dropout` is nan"),
         ('--model_config {"text_config":{"layer_norm_eps":.nan}}', "`model_config.text_config` has nan as"),

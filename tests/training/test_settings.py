@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from hf_tripletclip.training.settings import (
     RESUME_FILE,
     Course,
     Difference,
+    _columns,
     describe_changes,
     differences,
     of_scripts,
@@ -162,3 +165,17 @@ def test_the_weights_below_adapters_are_compared_whatever_the_adapters_are(tmp_p
     with torch.no_grad():
         other.get_parameter("base_model.model.text_model.final_layer_norm.bias").add_(1.0)
     assert settings_of(make_trainer(tmp_path, model=other))["start_weights"] != first["start_weights"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "objective", "columns"),
+    [
+        (Dataset.from_dict({"image": [1], "caption": ["a"], "id": [1]}), ("image", "caption"), ("image", "caption")),
+        (Dataset.from_dict({"image": [1]}), ("image", "caption"), None),
+        (Dataset.from_dict({"image": [1], "caption": ["a"]}).to_iterable_dataset(), ("image", "caption"), None),
+        (Rows(2), ("image", "caption"), None),
+    ],
+)
+def test_which_columns_of_the_data_are_compared(dataset, objective, columns):
+    core = SimpleNamespace(objective=SimpleNamespace(columns=objective))
+    assert _columns(SimpleNamespace(train_dataset=dataset, core=core)) == columns

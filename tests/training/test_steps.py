@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, TrainerCallback
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.training import last_complete_checkpoint, steps
-from hf_tripletclip.training.batches import KEYS, SharedBatches, digests, first_rows, row_names
+from hf_tripletclip.training.batches import KEYS, SharedBatches, digests, first_rows, row_names, share_last_batch
 from hf_tripletclip.training.callbacks import ClampLogitScale
 from hf_tripletclip.training.steps import Means, TrainingStoppedError
 from tests.tiny import captions, images, tiny_config
@@ -208,6 +210,70 @@ def test_a_short_last_batch_is_shared_evenly(rows, last):
     assert [row for batch in together for row in batch] == list(range(rows))
     assert len(together[-1]) == last
     assert abs(len(parts[0][-1]) - len(parts[1][-1])) <= 1
+
+
+def test_a_part_of_shared_batches_drops_none():
+    assert SharedBatches(torch.utils.data.BatchSampler(range(9), 4, drop_last=True), 2, 0).drop_last is False
+
+
+@pytest.mark.parametrize(("processes", "drop_last", "shared"), [(2, False, True), (2, True, False), (1, False, False)])
+def test_loaders_of_several_processes_share_the_last_batch(processes, drop_last, shared):
+    batches = torch.utils.data.BatchSampler(range(11), 4, drop_last=drop_last)
+    shard = BatchSamplerShard(batches, processes, processes - 1, even_batches=True)
+    loader = share_last_batch(SimpleNamespace(batch_sampler=shard))
+    assert isinstance(loader.batch_sampler.batch_sampler, SharedBatches) == shared
+    assert (shard.num_processes == processes) != shared
+    if shared:
+        assert list(loader.batch_sampler) == [[4, 5, 6, 7], [9, 10]]
+    untouched = SimpleNamespace(batch_sampler=batches)
+    assert share_last_batch(untouched).batch_sampler is batches
+
+
+# ---- How a step is taken ----
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_mini_batches_are_of_the_size_asked_for_and_the_optimizer_is_in_its_mode(tmp_path, monkeypatch, size):
+    sizes, modes = [], []
+    cached = steps.cached_backward
+    monkeypatch.setattr(
+        steps, "cached_backward", lambda *a, **kw: sizes.append(kw["mini_batch_size"]) or cached(*a, **kw)
+    )
+
+    class Modes(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer, **_):
+            optimizer.optimizer.train = lambda: modes.append("train")  # of schedule-free ones
+
+    trainer = make_trainer(tmp_path, max_steps=1, mini_batch_size=size)
+    trainer.add_callback(Modes())
+    trainer.train()
+    assert sizes == ([] if size is None else [size])
+    assert modes == ["train"]
+
+
+def test_gradients_are_clipped(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1, max_grad_norm=1e-2, optim="sgd", learning_rate=1.0)
+    trainer.args.lr_scheduler_type = "constant"
+    before = [value.detach().clone() for value in trainer.model.parameters()]
+    trainer.train()
+    moved = [(now - was).square().sum() for now, was in zip(trainer.model.parameters(), before, strict=True)]
+    assert sum(moved).sqrt().item() == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_rows_of_nobody_give_no_loss_and_those_of_others_a_loss_of_zero(tmp_path):
+    trainer = make_trainer(tmp_path)
+    batch = {name: value[:0] for name, value in Rows(4).batch.items()}
+    assert trainer.training_step(trainer.model, {**batch, steps.EVERYONE: 0}).item() == 0
+    assert trainer._batches == []
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert loss.item() == 0
+    assert len(outputs.image_embeds) == 0
+    trainer.compute_loss(trainer.model, batch).backward()
+    assert all(not value.grad.any() for value in trainer.model.parameters())  # all have one, for DDP
+    assert trainer._loss_again(batch) == 0.0
+    one = {name: value[:1].clone() for name, value in Rows(4).batch.items()}
+    one["pixel_values"][0, 0, 0, 0] = math.inf
+    assert math.isnan(trainer._loss_again(one))
 
 
 # ---- The same thing twice ----

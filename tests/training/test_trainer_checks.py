@@ -11,9 +11,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer
+from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.training import trainer as trainer_module
-from tests.tiny import positives, tiny_config
+from tests.tiny import negatives, positives, tiny_config
 from tests.training.test_trainer import Rows, make_trainer
 
 
@@ -172,3 +172,33 @@ def test_where_captions_end_without_a_processor(at, end):
     """Id 2 is what old configs have, whatever the tokenizer's is."""
     model = SimpleNamespace(text_model=SimpleNamespace(eos_token_id=at))
     assert TripletCLIPTrainer._check_processors(model) == end
+
+
+@pytest.mark.parametrize(("gpus", "said"), [(0, False), (1, False), (2, True)])
+def test_gpus_that_one_process_leaves_idle_are_said(tmp_path, monkeypatch, caplog, gpus, said):
+    monkeypatch.setattr(TripletCLIPTrainingArguments, "n_gpu", gpus)
+    make_trainer(tmp_path)
+    assert (f"{gpus} GPUs are visible but this is one process" in caplog.text) == said
+
+
+def test_the_data_of_an_evaluation_must_fit_too(tmp_path):
+    lacking = Rows(8, drop=("negative_input_ids",))
+    with pytest.raises(ValueError, match=r"needs \['negative_input_ids'\] in `eval_dataset`, whose"):
+        make_trainer(tmp_path, eval_dataset=lacking)
+    with pytest.raises(ValueError, match=r"in `eval_dataset\['y'\]`, whose"):
+        make_trainer(tmp_path, eval_dataset={"x": Rows(8), "y": lacking})
+
+
+def test_the_objective_of_the_model_keeps_its_settings_and_another_has_its_own(tmp_path):
+    kwargs = {"chunk_size": 3, "negatives_across_devices": False}
+    kept = make_trainer(tmp_path, TripletCLIPModel(tiny_config(objective="clip", objective_kwargs=dict(kwargs))))
+    assert kept.core.config.objective_kwargs == {"chunk_size": 3}  # how processes train is for the arguments to say
+    other = TripletCLIPModel(tiny_config(objective="clip", objective_kwargs=dict(kwargs)))
+    assert not make_trainer(tmp_path, other, objective="negclip").core.config.objective_kwargs
+
+
+def test_metrics_are_of_pairs_if_rows_have_several_negatives(tmp_path):
+    trainer = make_trainer(tmp_path, objective="negclip")
+    batch = {**positives(3), **{name: value for name, value in negatives(6).items() if "pixel" not in name}}
+    _, found, labels = trainer.prediction_step(trainer.model, batch, False)
+    assert (set(found), labels.shape) == ({"image", "text"}, (3, 3))

@@ -135,9 +135,8 @@ def compositional_metrics(prediction: EvalPrediction) -> dict[str, float]:
 @functools.cache
 def compositional_metric_names() -> tuple[str, ...]:
     """What `compositional_metrics` gives of whatever negatives, the higher the better."""
-    rows = 2 * len(NEGATIVE_TYPES)
-    numbers = torch.arange(rows)
-    labels: Any = torch.stack([numbers % len(NEGATIVE_TYPES), numbers, numbers], dim=1).numpy()
+    rows = len(NEGATIVE_TYPES)  # one of each
+    labels: Any = torch.arange(rows)[:, None].expand(rows, 3).numpy()
     names: dict[str, None] = {}
     for absent in ("", "negative_text"):
         embeddings: Any = {role: torch.eye(rows).numpy() for role in FIELDS if role != absent}

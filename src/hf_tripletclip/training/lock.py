@@ -31,7 +31,7 @@ HOLDER_FILE = ".training.json"  # who trains here
 BEAT = 5.0  # seconds between two signs of life of the holder
 SILENCE = 4 * BEAT  # after so many without one a holder that the lock cannot tell of is dead
 
-_held: dict[Path, int] = {}  # by this process: folder -> how often
+_held: set[Path] = set()  # by this process
 
 
 class AlreadyTraining(OSError):
@@ -55,11 +55,7 @@ def training_lock(output_dir: str | os.PathLike[str]) -> Iterator[None]:
     """
     folder = Path(output_dir).resolve()
     if folder in _held:
-        _held[folder] += 1
-        try:
-            yield
-        finally:
-            _held[folder] -= 1
+        yield
         return
     descriptor, kernel = _lock_file(folder)
     beating: _Heartbeat | None = None
@@ -67,10 +63,10 @@ def training_lock(output_dir: str | os.PathLike[str]) -> Iterator[None]:
         _refuse_living(folder, kernel)
         beating = _Heartbeat(folder / HOLDER_FILE)
         beating.start()
-        _held[folder] = 1
+        _held.add(folder)
         yield
     finally:
-        _held.pop(folder, None)
+        _held.discard(folder)
         if beating is not None:
             beating.end()
             with contextlib.suppress(OSError):

@@ -266,8 +266,7 @@ def _has_dropout(model: Any) -> bool:
     if any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
         return True
     config = unwrap_peft_model(model).config
-    towers = (getattr(config, name, None) for name in ("text_config", "vision_config"))
-    return any(getattr(tower, "attention_dropout", 0) for tower in towers)
+    return bool(config.text_config.attention_dropout or config.vision_config.attention_dropout)
 
 
 @torch.no_grad()

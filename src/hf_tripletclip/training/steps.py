@@ -145,14 +145,15 @@ class StepTrainer(ResumingTrainer):
         self.current_gradient_accumulation_steps = len(self._batches) or self.current_gradient_accumulation_steps
         self._count_repeated(inputs)
         # A process without rows takes part in what the others send and receive, which is the same either way.
-        if self.args.mini_batch_size is None or rows_in(inputs) == 0:
+        size = self.args.mini_batch_size
+        if size is None or rows_in(inputs) == 0:
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
-            loss = self._cached_step(model, inputs)
+            loss = self._cached_step(model, inputs, size)
         self._losses.append(loss.detach())
         return loss
 
-    def _cached_step(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Any], mini_batch_size: int) -> torch.Tensor:
         model.train()
         set_optimizer_mode = getattr(self.optimizer, "train", None)  # schedule-free optimizers have modes too
         if callable(set_optimizer_mode):
@@ -164,7 +165,7 @@ class StepTrainer(ResumingTrainer):
                 model,
                 self.core,
                 model_inputs(inputs),
-                mini_batch_size=self.args.mini_batch_size or 1,
+                mini_batch_size=mini_batch_size,
                 backward=self.accelerator.backward,
                 no_sync=functools.partial(self.accelerator.no_sync, model),
                 loss_weight=weight,
