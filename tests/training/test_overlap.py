@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,24 @@ def test_looking_at_a_stream_takes_no_row_from_training():
     resumed.load_state_dict(state)
     assert find_overlap(resumed, {"x": data(3)})
     assert first + [row["caption"] for row in resumed] == whole
+
+
+def test_pictures_that_are_not_there_are_passed_over(tmp_path):
+    data(1, folder=tmp_path)
+    paths = [str(tmp_path / "image1.png"), str(tmp_path / "absent.png"), "https://example.org/a.png", None]
+    rows = [{"image": path and {"bytes": None, "path": path}} for path in paths]
+    table = Dataset.from_list(rows, features=Features({"image": Image()}))
+    [found] = pictures_of(table)
+    assert (found.row, found.digest()) == (0, hashlib.sha256(png(1)).hexdigest())
+    assert list(pictures_of(Dataset.from_dict({"image": [3]}))) == []
+    [binary] = pictures_of(Dataset.from_dict({"image": [png(2)]}))
+    assert (binary.size, binary.digest()) == (len(png(2)), hashlib.sha256(png(2)).hexdigest())
+
+
+def test_a_benchmark_of_files_is_seen(tmp_path):
+    data(1, 2, folder=tmp_path)
+    rows = {str(n): {"filename": f"image{n}.png", "caption": f"picture {n}", "negative_caption": "x"} for n in (1, 2)}
+    (tmp_path / "swap_att.json").write_text(json.dumps(rows))
+    benchmark = build_benchmark("sugarcrepe", options={"annotations": str(tmp_path)})
+    [sentence] = find_overlap(data(2, 3), {"sugarcrepe": benchmark})
+    assert sentence.startswith("1 of 2 rows of sugarcrepe have a picture that is also trained on, and 1 a caption")

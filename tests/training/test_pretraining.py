@@ -133,8 +133,9 @@ def bars():
     logging.enable_progress_bar()
 
 
-def test_a_run_from_its_start_resumed_and_from_its_start_again(tmp_path, capsys, caplog, bars):
-    out = tmp_path / "run"
+def test_a_run_from_its_start_resumed_and_from_its_start_again(tmp_path, capsys, caplog, monkeypatch, bars):
+    out, pushed = tmp_path / "run", []
+    monkeypatch.setattr(pretraining, "push_run", lambda run: pushed.append(run.output_dir))
     metrics = main([*FLAGS, "--output_dir", str(out), "--resume_from_checkpoint"])
     assert "has no complete checkpoint to resume from: training starts from the beginning." in caplog.text
     assert "parameters train" not in caplog.text
@@ -171,6 +172,8 @@ def test_a_run_from_its_start_resumed_and_from_its_start_again(tmp_path, capsys,
     caplog.clear()
     main([*FLAGS, "--output_dir", str(out), "--max_steps", "1", "--eval_steps", "1"])
     assert f"The checkpoints of an older run in {out} are now in {out / '_previous'}." in caplog.text
+    assert "to resume from" not in caplog.text
+    assert pushed == [out, out, out]
     assert {one.name for one in (out / "_previous").iterdir()} == {"checkpoint-1", "checkpoint-2"}
     assert [one.name for one in out.glob("checkpoint-*")] == ["checkpoint-1"]
 
@@ -194,14 +197,18 @@ def test_a_run_without_test_data_tells_its_validation(tmp_path, capsys, bars):
 
 
 def test_what_stops_a_run_in_the_middle_is_no_wrong_argument(tmp_path, monkeypatch, bars):
+    sizes = []
+
     def train(trainer, **_):
         trainer.state.global_step = steps
+        sizes.append(trainer.data_collator.decode_size)
         raise OSError("the network is gone")
 
     monkeypatch.setattr(pretraining.TripletCLIPTrainer, "train", train)
     for steps, kind, message in ((0, OSError, "^the network"), (1, RuntimeError, "stopped after step 1: the network")):
         with pytest.raises(kind, match=message):
-            main([*FLAGS, "--output_dir", str(tmp_path / str(steps))])
+            main([*FLAGS, "--output_dir", str(tmp_path / str(steps)), *["--no_fast_decode"] * steps])
+    assert sizes == [32, None]
 
 
 @pytest.mark.parametrize(

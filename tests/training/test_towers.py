@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 
 import pytest
@@ -12,11 +13,13 @@ from transformers import CLIPModel
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
+from hf_tripletclip.training import towers
 from hf_tripletclip.training.towers import (
     TowerArguments,
     check_lora_is_used,
     check_same_towers,
     describe_towers,
+    hold_weights_in,
     prepare_towers,
 )
 from tests.tiny import negatives, positives, tiny_config
@@ -297,3 +300,54 @@ def test_a_checkpoint_of_another_base_is_not_continued(tmp_path):
     check_same_towers(tmp_path / "adapter", one)
     with pytest.raises(ValueError, match=r"`model_name_or_path` is '.*one' there, not '.*other'"):
         check_same_towers(tmp_path / "adapter", other)
+
+
+@pytest.mark.parametrize(
+    ("held", "dtype", "said"),
+    [
+        (torch.float32, "float32", None),
+        (torch.float16, "float32", "The model's weights are float16. They are trained and saved in float32"),
+        (torch.float32, "bfloat16", "The weights are trained in bfloat16, as `weights_dtype` asks"),
+        (torch.float64, "float16", "The weights are trained in float16, as `weights_dtype` asks"),
+        (torch.float64, "float32", None),
+    ],
+)
+def test_what_is_said_of_the_precision_of_weights(caplog, held, dtype, said):
+    towers.logger.warning_once.cache_clear()
+    model = torch.nn.Linear(2, 2).to(held)
+    hold_weights_in(model, dtype)
+    assert model.weight.dtype == (held if held == torch.float64 and dtype == "float32" else getattr(torch, dtype))
+    assert (said or "") in caplog.text
+    assert bool(caplog.text) == (said is not None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "refused"),
+    [("lora_rank", 1, False), ("lora_alpha", 0, True), ("lora_alpha", 1, False), ("lora_dropout", -0.1, True)],
+)
+def test_bounds_of_the_adapters(field, value, refused):
+    with pytest.raises(ValueError, match=f"`{field}` is") if refused else contextlib.nullcontext():
+        TowerArguments(train_text="lora", **{field: value}).check()
+
+
+def test_lora_without_its_library(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    TowerArguments().check()
+    with pytest.raises(ImportError, match="LoRA needs peft"):
+        TowerArguments(train_text="lora").check()
+
+
+@pytest.mark.parametrize(
+    ("modes", "whole"),
+    [
+        (("lora", "lora"), {"text_projection", "visual_projection"}),
+        (("full", "lora"), {"text_model", "text_projection", "visual_projection"}),
+        (("lora", "full"), {"vision_model", "text_projection", "visual_projection"}),
+    ],
+)
+def test_4_bits_are_for_what_does_not_train_in_full(modes, whole):
+    pytest.importorskip("bitsandbytes")
+    args = TowerArguments(train_text=modes[0], train_vision=modes[1], load_in_4bit=True)
+    config = args.loading_arguments()["quantization_config"]
+    assert set(config.llm_int8_skip_modules) == whole
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
