@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_tripletclip import TripletCLIPModel
+from hf_tripletclip.training import checkpointing
 from hf_tripletclip.training.checkpointing import (
     COMPLETE_MARKER,
     check_same_run,
@@ -227,3 +228,13 @@ def test_differing_configs_are_listed_up_to_five(tmp_path):
     with pytest.raises(ValueError, match="is of another run") as caught:
         check_same_run(tmp_path, other)
     assert str(caught.value).count(" is ") == 6  # five, and that it is of another run
+
+
+def test_a_file_that_the_disk_does_not_give_is_damage(tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path, 1)
+
+    def refuse(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpointing, "_digest", refuse)
+    assert damage(folder) == "model.safetensors cannot be read: Input/output error"

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,14 @@ def test_a_broken_note_of_the_holder_hinders_nobody(tmp_path, text, monkeypatch)
     (tmp_path / HOLDER_FILE).write_text(text)
     with training_lock(tmp_path):
         pass
+
+
+def test_the_holder_goes_on_saying_that_it_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with training_lock(tmp_path):
+        ends = time.monotonic() + 30
+        while (beat := (holder(tmp_path) or {}).get("beat", 0)) < 2:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        assert isinstance(beat, int)
+    assert list(tmp_path.iterdir()) == []

@@ -430,3 +430,13 @@ def test_who_could_not_write_is_named_to_all(tmp_path, monkeypatch):
     assert not (tmp_path / "checkpoint-4").exists()
     monkeypatch.setattr(resuming, "gather_object", lambda own: [*own, None])
     trainer._raise_together(str(tmp_path / "checkpoint-4"), [])
+
+
+@pytest.mark.parametrize(("errors", "pushed"), [([], 1), ([OSError("full")], 0), (None, 1)])
+def test_a_checkpoint_that_is_not_whole_is_not_uploaded(tmp_path, monkeypatch, errors, pushed):
+    trainer = make_trainer(tmp_path)
+    calls: list[str] = []
+    monkeypatch.setattr(resuming.PushingTrainer, "_push_from_checkpoint", lambda self, folder: calls.append(folder))
+    trainer._writing = errors
+    trainer._push_from_checkpoint("c")
+    assert len(calls) == pushed

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -404,3 +405,9 @@ def test_numbers_of_every_kind(tmp_path):
         check_numbers(DataArguments(max_train_samples="10"))
     with pytest.raises(ValueError, match=r"`weight_decay` is -0.5: give 0 or more"):
         TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, weight_decay=np.float32(-0.5))
+
+
+@pytest.mark.parametrize(("maximum", "refused"), [(0.99, True), (1.0, False)])
+def test_the_smallest_bound_of_the_scale_is_1(tmp_path, maximum, refused):
+    with pytest.raises(ValueError, match="`logit_scale_max` is") if refused else nullcontext():
+        TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", logit_scale_max=maximum)

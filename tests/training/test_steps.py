@@ -369,3 +369,20 @@ def test_digests_of_every_type(bits):
     found = digests(values)
     assert found[3] == found[1]
     assert len(found.unique()) == 3
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_what_stands_twice_in_the_rows_of_all_processes_is_counted(tmp_path, monkeypatch, across):
+    trainer = make_trainer(tmp_path, objective="clip", negatives_across_devices=across)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.accelerator.pad_across_processes = lambda own, dim, pad_index: torch.nn.functional.pad(
+        own, (0, 0, 0, 1), value=pad_index
+    )
+    trainer.accelerator.gather = lambda own: torch.cat([own, own])  # the other has the same three rows
+    trainer._count_repeated(Rows(3).batch)
+    expected = (
+        {"repeated_images": 6.0, "repeated_captions": 6.0}
+        if across
+        else dict.fromkeys(("repeated_images", "repeated_captions"), 0.0)
+    )
+    assert trainer._repeated.means(1) == expected
