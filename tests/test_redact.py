@@ -51,6 +51,8 @@ def test_a_key_however_it_is_written(form):
     ("text", "told"),
     [
         (f"token hf_{'a1B2' * 8} expired", "token [token] expired"),
+        (f"token hf_oauth_{'a1B2' * 8}.{'c3D4' * 4}-_.{'e5F6' * 4} expired.", "token [token] expired."),
+        ("there is no hf_tripletclip_outputs_2026/model", "there is no hf_tripletclip_outputs_2026/model"),
         (f"key sk-proj-{'a1B2' * 6}", "key [token]"),
         ("Incorrect API key provided: abcdef1234567890.", "Incorrect API key provided: [token]"),
         ("Authorization: Bearer abcdefgh", "Authorization: Bearer [token]"),

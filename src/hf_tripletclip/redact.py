@@ -22,7 +22,8 @@ HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # as the Hub makes t
 _VALUE = r"[^\s\"'`,;&<>(){}\[\]\\]"
 # What is a key by its shape, whosoever it is.
 _SHAPES = re.compile(
-    r"\b(?:hf|api_org|gh[pousr]|github_pat|glpat|gsk|r8|fw|xox[abprs]|nvapi|tgp|pplx|csk)[_-][A-Za-z0-9_-]{16,}"
+    r"\b(?:hf|api_org)_(?:[a-z]+_)?[A-Za-z0-9]{16,}[\w-]*(?:\.[\w-]{8,})*"
+    r"|\b(?:gh[pousr]|github_pat|glpat|gsk|r8|fw|xox[abprs]|nvapi|tgp|pplx|csk)[_-][A-Za-z0-9_-]{16,}"
     r"|\b[sprk]k[-_](?=[\w-]*\d)[A-Za-z0-9_-]{16,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}"
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, Features, Image, Value, concatenate_datasets
+from datasets import Dataset, Features, Image, IterableDataset, Value, concatenate_datasets
 from PIL import Image as Pillow
 
 from hf_tripletclip.data import shuffled
@@ -160,3 +160,29 @@ def test_a_benchmark_of_files_is_seen(tmp_path):
     benchmark = build_benchmark("sugarcrepe", options={"annotations": str(tmp_path)})
     [sentence] = find_overlap(data(2, 3), {"sugarcrepe": benchmark})
     assert sentence.startswith("1 of 2 rows of sugarcrepe have a picture that is also trained on, and 1 a caption")
+
+
+def test_the_beginning_of_a_shuffled_stream_is_read_without_filling_its_buffer(monkeypatch):
+    read = []
+
+    def rows():
+        for number in range(20):
+            read.append(number)
+            yield {"image": {"bytes": png(number), "path": None}, "caption": f"picture {number}"}
+
+    stream = IterableDataset.from_generator(rows, features=Features({"image": Image(), "caption": Value("string")}))
+    monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_STREAMED", 4)
+    for one in (shuffled(stream, seed=0, buffer_size=20), stream.shuffle(seed=0, buffer_size=20)):
+        read.clear()
+        assert find_overlap(one, {"x": data(3)})
+        assert len(read) < 10
+        assert sorted(row["caption"] for row in one) == sorted(f"picture {number}" for number in range(20))
+
+
+def test_a_stream_of_decoded_pictures_is_not_called_compared(caplog):
+    stream = data(*range(5)).to_iterable_dataset().map(lambda row: row, features=None)
+    assert stream.features is None
+    with caplog.at_level("INFO", logger="hf_tripletclip"):
+        assert find_overlap(stream, {"x": data(3)}) == []
+    assert "was not compared to what is evaluated" in caplog.text
+    assert "no picture is in both" not in caplog.text

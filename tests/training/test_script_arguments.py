@@ -411,3 +411,18 @@ def test_numbers_of_every_kind(tmp_path):
 def test_the_smallest_bound_of_the_scale_is_1(tmp_path, maximum, refused):
     with pytest.raises(ValueError, match="`logit_scale_max` is") if refused else nullcontext():
         TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", logit_scale_max=maximum)
+
+
+def test_arguments_of_ones_own_may_be_lists_and_of_types_that_are_not_imported(tmp_path):
+    @dataclasses.dataclass
+    class Layers(TripletCLIPTrainingArguments):
+        layers: list[int] = dataclasses.field(default_factory=list)
+
+    @dataclasses.dataclass
+    class Teacher(Layers):
+        teacher: NotImported | None = None  # noqa: F821
+
+    assert Layers(output_dir=str(tmp_path), use_cpu=True, layers=[1, 2]).layers == [1, 2]
+    assert Teacher(output_dir=str(tmp_path), use_cpu=True, teacher="t").teacher == "t"
+    with pytest.raises(ValueError, match="`max_steps` is '3': give a whole number"):
+        Teacher(output_dir=str(tmp_path), use_cpu=True, max_steps="3")

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, iterable_dataset
 
 # Private, but what every transformation of a stream is made of; there is no public way to add one that has a state.
-from datasets.iterable_dataset import _BaseExamplesIterable
+from datasets.iterable_dataset import BufferShuffledExamplesIterable, _BaseExamplesIterable
 
 # Raised where `take` or `skip` fix the order of the shards; versions before it leave the shards as they are.
 FIXED_ORDER: type[Exception] = getattr(iterable_dataset, "DataSourcesShufflingDisallowed", NotImplementedError)
@@ -49,8 +49,20 @@ def shuffled(dataset: Any, seed: int | None = None, buffer_size: int = 1000) -> 
     shards = dataset._ex_iterable
     with suppress(FIXED_ORDER):
         shards = shards.shuffle_data_sources(generator)
+    return _with_rows(dataset, _ShuffledBlocks(shards, buffer_size, generator))
+
+
+def unshuffled(dataset: IterableDataset) -> IterableDataset:
+    """A stream from its beginning, without what would read a whole buffer before its first row."""
+    rows = dataset._ex_iterable
+    while isinstance(rows, (_ShuffledBlocks, BufferShuffledExamplesIterable)):
+        rows = rows.ex_iterable
+    return _with_rows(dataset, rows)
+
+
+def _with_rows(dataset: IterableDataset, rows: _BaseExamplesIterable) -> IterableDataset:
     return IterableDataset(
-        _ShuffledBlocks(shards, buffer_size, generator),
+        rows,
         info=dataset.info.copy(),
         split=dataset.split,
         formatting=dataset._formatting,

@@ -4,11 +4,13 @@ without effect here. `Trainer` is for all kinds of models; what it would pass ov
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # Setting of `TrainingArguments` -> why it is refused where it is not at its default.
 WITHOUT_MEANING = {
@@ -80,12 +82,12 @@ def check_numbers(arguments: Any) -> None:
     Raises:
         ValueError: One is no number, not finite, or out of the range in which it means something.
     """
-    hints = get_type_hints(type(arguments))
+    hints = _types(type(arguments))
     for field in dataclasses.fields(arguments):
         name, value = field.name, getattr(arguments, field.name)
         if isinstance(value, Mapping):
             _check_inside(name, value)
-        _check_type(name, value, set(get_args(hints[name])) or {hints[name]})
+        _check_type(name, value, hints.get(name))
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not is_number:
             continue
@@ -100,8 +102,17 @@ def check_numbers(arguments: Any) -> None:
             raise ValueError(f"`{name}` is {value}: give 0 or more and less than 1.")
 
 
-def _check_type(name: str, value: Any, kinds: set[Any]) -> None:
+def _types(kind: type) -> dict[str, Any]:
+    """Those of a dataclass's fields; where Python does not find one, those of the class that it is made of."""
+    for one in kind.__mro__:
+        with contextlib.suppress(NameError):  # imported for type checkers only, or local to a function
+            return get_type_hints(one)
+    return {}
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
     """What Python takes for a field of numbers; flags and files are read by their types."""
+    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
     if not kinds <= {int, float, type(None)} or (value is None and type(None) in kinds):
         return
     kind = numbers.Real if float in kinds else numbers.Integral

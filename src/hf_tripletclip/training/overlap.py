@@ -25,6 +25,7 @@ from transformers.utils import logging
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.reading import BrokenValue, is_url, read_image_file
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS
+from hf_tripletclip.data.streaming import unshuffled
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.images import ImageCell, ImageFile
 
@@ -91,7 +92,9 @@ def captions_of(row: Mapping[str, Any]) -> set[str]:
 def pictures_of_stream(dataset: IterableDataset) -> Iterator[tuple[Picture | None, Mapping[str, Any]]]:
     """The pictures of the first rows of a stream, each with its row; `None` at the end of what is looked at."""
     ends = time.monotonic() + MAX_SECONDS
-    with contextlib.closing(iter(undecoded(dataset))) as rows:  # one that is left open may crash at the end
+    with contextlib.closing(
+        iter(undecoded(unshuffled(dataset)))
+    ) as rows:  # one that is left open may crash at the end
         for number, row in enumerate(rows):
             if number == MAX_STREAMED or time.monotonic() > ends:
                 yield None, {}
@@ -199,7 +202,12 @@ def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
                     whole[name].add(row)
     if isinstance(train, IterableDataset) and not any(pictures.values()):
         part = f"the first {seen:,} rows" if sample else "all rows"
-        logger.info(f"Of the streamed training data {part} were compared to what is evaluated: no picture is in both.")
+        logger.info(
+            f"Of the streamed training data {part} were compared to what is evaluated: no picture is in both."
+            if seen
+            else "The streamed training data was not compared to what is evaluated: none of its pictures was read in "
+            "time, or they come decoded."
+        )
     return [
         f"{len(pictures[name]):,} of {source.rows:,} rows of {name} have a picture that is also trained on, and "
         f"{len(whole[name]):,} a caption with it{sample}: what is measured there is no measure of new pictures."
