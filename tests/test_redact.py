@@ -113,3 +113,15 @@ def test_what_clients_say_is_told_as_before_once_nothing_is_uploaded(caplog):
     assert [(str(one.message), one.category) for one in told] == [("told [token] and [token]", FutureWarning)]
     assert [record.getMessage() for record in caplog.records] == ["one, [token]", "another-key-of-mine"]
     assert (warnings.showwarning, logging.getLogRecordFactory()) == (warner, factory)
+
+
+def test_a_traceback_of_a_client_and_a_record_that_is_wrong(caplog):
+    with clients_redacted(KEY):
+        wrong = logging.getLogger("httpx").makeRecord("httpx", logging.INFO, "", 1, "%d", ("no number",), None)
+        try:
+            raise OSError(f"answered {KEY}")
+        except OSError:
+            logging.getLogger("huggingface_hub.some").warning("failed", exc_info=True)
+    assert wrong.args == ("no number",)  # logging itself says what is wrong when it writes the record
+    told = logging.Formatter().format(caplog.records[-1])
+    assert "OSError: answered [token]" in told and KEY not in told

@@ -28,6 +28,7 @@ NUMBERS = {
     "layer_norm_eps": 1, "attention_dropout": 1, "initializer_range": 1_000, "initializer_factor": 1_000,
     "logit_scale_init_value": 80,
 }  # fmt: skip
+TOWERS = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")  # the latter of old checkpoints
 MAX_BOUND = 1e30  # of the logit scale
 REMEDY = "Correct the file, or download it again."
 
@@ -114,7 +115,8 @@ class TripletCLIPConfig(CLIPConfig):
                 f"{shown} is of a quantized model (`quantization_config`), whose weights are no floating numbers: "
                 "load the model that it was made from."
             )
-        for name, part in (("", fields), *((name, part) for name, part in fields.items() if isinstance(part, dict))):
+        towers = [(name, fields[name]) for name in TOWERS if isinstance(fields.get(name), dict)]
+        for name, part in (("", fields), *towers):  # other objects in it may be anybody's notes
             if problem := _early_problem(part, f"{name}." if name else ""):
                 raise ConfigError(f"{shown} describes no CLIP: {problem}. {REMEDY}")
         return without_implementations(fields), kwargs

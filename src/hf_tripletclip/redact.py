@@ -121,9 +121,14 @@ class _RedactedRecord(_Redacted):
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record: logging.LogRecord = self.original(*args, **kwargs)
         if record.name.partition(".")[0] in CLIENTS:
-            text = record.getMessage()
+            try:
+                text = record.getMessage()
+            except Exception:  # the message has other arguments than it asks for: logging tells that where it writes it
+                return record
             if (public := self.public(text)) != text:
                 record.msg, record.args = public, ()
+            if record.exc_info and record.exc_info[0] is not None:  # handlers write `exc_text` where it is there
+                record.exc_text = self.public(logging.Formatter().formatException(record.exc_info))
         return record
 
 

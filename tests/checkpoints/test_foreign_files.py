@@ -340,6 +340,11 @@ def test_nonsense_in_a_tower_is_named(clip, tmp_path, kind):
     assert not (tmp_path / "target").exists()
 
 
+def test_notes_beside_the_towers_are_no_towers(clip):
+    change(clip, notes={"model_type": "blog", "hidden_size": None, "dtype": "any", "layer_norm_eps": "1e-5"})
+    TripletCLIPModel.from_pretrained(clip)
+
+
 def test_a_size_that_the_weights_do_not_have_is_not_built(clip):
     change(clip, text_config__vocab_size=2**24)  # 2 GB, were it built
     with pytest.raises(ValueError, match=r"token_embedding.weight' is \(\d+, 32\) in the file and \(16777216, 32\)"):

@@ -266,6 +266,13 @@ def test_an_id_that_is_a_folder_here_too(near, made, tmp_path, monkeypatch):
         push(folder, "user/lora")
 
 
+def test_a_model_with_an_image_processor_alone(near, tmp_path):
+    small_model().save_pretrained(tmp_path)
+    small_processor().image_processor.save_pretrained(tmp_path)
+    push_model(tmp_path, "user/pictures")
+    assert "preprocessor_config.json" in near.files("model", "user/pictures")
+
+
 def test_a_name_without_a_user_a_private_one_and_branches(near, made, caplog):
     assert push(made, "clip", private=True) == f"{near.endpoint}/user/clip"
     assert near.repos["model", "user/clip"].private

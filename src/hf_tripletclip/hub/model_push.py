@@ -19,6 +19,7 @@ from transformers.trainer_utils import unwrap_peft_model
 from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE, save_logit_scale
 from hf_tripletclip.checkpoints.loading import no_progress_bars
 from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
+from hf_tripletclip.checkpoints.openclip import TOKENIZER_FILES
 from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, check_processor_beside
 from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.adapter_base import AdapterBase, find_base
@@ -180,7 +181,9 @@ def _upload_folder(
     shown: str | None = None,
 ) -> CommitInfo:
     kind = check_model(folder)
-    if kind == TRANSFORMERS and any((folder / name).is_file() for name in PROCESSOR_FILES):
+    if kind == TRANSFORMERS and all(
+        any((folder / name).is_file() for name in names) for names in (PROCESSOR_FILES, TOKENIZER_FILES)
+    ):
         check_processor_beside(folder)
     base = None
     if kind == PEFT:
