@@ -123,7 +123,7 @@ class _RedactedRecord(_Redacted):
         if record.name.partition(".")[0] in CLIENTS:
             try:
                 text = record.getMessage()
-            except Exception:  # the message has other arguments than it asks for: logging tells that where it writes it
+            except Exception:  # other arguments than the message asks for: logging tells that where it writes it
                 return record
             if (public := self.public(text)) != text:
                 record.msg, record.args = public, ()

@@ -223,7 +223,8 @@ def test_a_default_file_without_sizes_keeps_what_it_says(tmp_path):
     assert (model.model_name_or_path, model.processor_name_or_path) == ("M", "P")
 
 
-def test_flags_that_turn_something_off_say_so(capsys, tmp_path):
+def test_flags_that_turn_something_off_say_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # words are broken where a terminal is narrow
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
     text = " ".join(capsys.readouterr().out.split())

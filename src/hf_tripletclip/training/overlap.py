@@ -162,7 +162,8 @@ def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
 def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
     """
     Look up which rows of an evaluation are training rows. Of a stream the first 1,000 rows are read, or those of 20
-    seconds; of rows that are no pictures nothing is known.
+    seconds, which are looked at between rows: what fills a buffer first, as a shuffled stream does, takes its time. Of
+    rows that are no pictures nothing is known.
 
     Args:
         train (`datasets.Dataset` or `datasets.IterableDataset`): The training data.
