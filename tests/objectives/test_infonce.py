@@ -150,6 +150,9 @@ def test_impossible_arguments():
         info_nce(queries, [keys], scale, reduction="none")
     with pytest.raises(ValueError, match="`chunk_size` is 0"):
         info_nce(queries, [keys], scale, chunk_size=0)
+    for no_list in (keys, []):
+        with pytest.raises(ValueError, match="`keys` is a list of blocks"):
+            info_nce(queries, no_list, scale)
 
 
 @pytest.mark.parametrize("chunk_size", [2, 100])

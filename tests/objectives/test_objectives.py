@@ -284,6 +284,19 @@ def test_an_argument_without_a_default_is_asked_for(registry):
     assert get_objective("needy", margin=0.5, power=2).settings == {"margin": 0.5, "power": 2}
     assert "| `needy` | `image`, `caption` |" in terms_table()
 
+    class Given(Needy):
+        name = "given"
+
+        def __init__(self, **kwargs) -> None:
+            super().__init__(margin=0.25, power=3, **kwargs)
+            if self.chunk_size == 5:
+                raise TypeError("of its own")
+
+    register_objective(Given)
+    assert get_objective("given", chunk_size=4).margin == 0.25
+    with pytest.raises(TypeError, match="of its own"):
+        get_objective("given", chunk_size=5)
+
 
 def test_settings_are_what_differs_from_the_defaults():
     documented = {"negatives_across_devices": True, "chunk_size": 2048, "distillation": None}

@@ -96,12 +96,16 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
     if unknown := sorted(kwargs.keys() - accepted.keys()):
         raise ValueError(f"the objective {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
     missing = [one for one, argument in accepted.items() if argument.default is argument.empty and one not in kwargs]
-    if missing:
+    try:
+        return OBJECTIVES[name](**kwargs)
+    except TypeError as error:
+        # Those that a class gives to the class above are not missing, though its arguments name them.
+        if not missing or "required" not in str(error):
+            raise
         raise ValueError(
             f"the objective {name!r} needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'} in "
             f"`objective_kwargs`, or as `set_objective({name!r}, {missing[0]}=...)`"
-        )
-    return OBJECTIVES[name](**kwargs)
+        ) from error
 
 
 def terms_table() -> str:

@@ -81,13 +81,15 @@ def info_nce(
         `torch.Tensor` of shape `()`, float32 or float64.
 
     Raises:
-        ValueError: The first block has no target for some query, or `scale`, `reduction` or `chunk_size` is
-            impossible.
+        ValueError: The first block has no target for some query, there is no list of blocks, or `scale`, `reduction`
+            or `chunk_size` is impossible.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"`reduction` is {reduction!r}; it can be 'mean' or 'sum'.")
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
+    if isinstance(keys, torch.Tensor) or not keys:
+        raise ValueError("`keys` is a list of blocks of keys: give `[keys]` where there is only one.")
     if not 0 <= first_target <= len(keys[0]) - len(queries):
         raise ValueError(
             f"{len(queries)} queries have their targets in rows {first_target} and following of the first block of "
