@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -80,6 +81,17 @@ def test_broken_rows_are_left_out_of_every_metric(tmp_path, processor):
         assert metrics[f"eval_{name}"] == expected[f"eval_{name}"], name
     assert math.isfinite(metrics["eval_loss"])
     assert [report["key"] for report in some.data_collator.broken_rows] == ["row-2", "row-12", "row-13"]
+
+
+def test_evaluation_looks_at_the_first_of_several_negatives_whatever_is_trained_on(tmp_path, processor):
+    several = [{**row, "neg_caption": [row["neg_caption"], "a pink cat"]} for row in rows(6)]
+    expected = make_trainer(tmp_path, processor, rows(6)).evaluate()
+    trainer = make_trainer(tmp_path, processor, several)
+    trainer.model.set_objective("clip")
+    trainer.data_collator = dataclasses.replace(trainer.data_collator, columns=("image", "caption"))
+    metrics = trainer.evaluate()
+    for name in ("accuracy", "text_score", "image_score", "group_score"):
+        assert metrics[f"eval_{name}"] == expected[f"eval_{name}"], name
 
 
 def test_nothing_usable_gives_no_metrics(tmp_path, processor):

@@ -175,7 +175,11 @@ def test_options_of_the_adapters():
     assert (config.r, config.lora_alpha, config.use_dora, config.use_rslora) == (4, 32, True, True)
     adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
     assert adapted == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
-    assert describe_towers(model, args).startswith("Text tower lora, image tower lora (rank 4): ")
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    total = make_model().num_parameters() + trained
+    assert describe_towers(model, args) == (
+        f"Text tower lora, image tower lora (rank 4): {trained:,} of {total:,} parameters train"
+    )
 
 
 def train_a_little(model) -> None:
