@@ -25,6 +25,7 @@ _PUBLIC = {
     "load_processor": "checkpoints",
     "load_scenes": "data",
     "load_tripletdata": "data",
+    "mine": "mining",
     "push_model": "hub",
 }
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hf_tripletclip.data import TripletCollator, load_scenes, load_tripletdata
     from hf_tripletclip.evaluation import evaluate_triplets
     from hf_tripletclip.hub import push_model
+    from hf_tripletclip.mining import mine
     from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
     from hf_tripletclip.objectives import available_objectives, get_objective
     from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
@@ -52,6 +54,7 @@ __all__ = [
     "load_processor",
     "load_scenes",
     "load_tripletdata",
+    "mine",
     "push_model",
 ]
 

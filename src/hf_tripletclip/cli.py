@@ -90,6 +90,12 @@ def _generate(options: argparse.Namespace) -> None:
     generate(options.arguments, prog="tripletclip generate")
 
 
+def _mine(options: argparse.Namespace) -> None:
+    from hf_tripletclip.mining.arguments import main as mine
+
+    mine(options.arguments)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from hf_tripletclip.evaluation.arguments import main as evaluate
 
@@ -198,6 +204,11 @@ OWN_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], Any], str, str]] = {
         "make hard negative captions and images for image-caption pairs",
         "Make a dataset of triplets; `tripletclip generate --help` lists the flags.",
     ),
+    "mine": (
+        _mine,
+        "mine a dataset for its nearest images and captions: tripletclip mine DATASET --model MODEL --output DIR",
+        "Mine hard negatives; `tripletclip mine --help` lists the flags.",
+    ),
     "evaluate": (
         _evaluate,
         "evaluate models on benchmarks: tripletclip evaluate MODEL --benchmarks sugarcrepe --data DIR",
@@ -297,7 +308,7 @@ def make_parser() -> argparse.ArgumentParser:
         "push",
         help="upload a model, an adapter or a generated dataset to the Hub",
         description="Upload a folder to the Hub, with its card: a CLIP or a PEFT adapter, of a training run, of "
-        "`tripletclip merge` or `convert`, or a dataset of `tripletclip generate`. The token is that of "
+        "`tripletclip merge` or `convert`, or a dataset of `tripletclip generate` or `mine`. The token is that of "
         "`hf auth login` or HF_TOKEN.",
     )
     push.add_argument("folder", help="the folder of the model, adapter or dataset")

@@ -156,12 +156,17 @@ def write_dataset(job: Job, filters: FilterSettings, *, progress: bool) -> Gener
 
 def remove_work(job: Job) -> None:
     """Remove the units of a finished dataset. The lock stays with its holder, and logs with those who are writing."""
-    for path in job.work.iterdir():
+    clear_work(job.work)
+
+
+def clear_work(work: Path) -> None:
+    """Remove all of a work folder but its lock and logs."""
+    for path in work.iterdir():
         if path.is_dir() and path.name != LOGS_FOLDER:
             shutil.rmtree(path)
         elif path.is_file() and path.name not in (LOCK_FILE, PLAN_FILE):
             path.unlink()
-    (job.work / PLAN_FILE).unlink(missing_ok=True)  # the last: it says whose units are there
+    (work / PLAN_FILE).unlink(missing_ok=True)  # the last: it says whose units are there
 
 
 class _Choice:
@@ -264,7 +269,7 @@ def _write_rows(
     per_file = job.plan.output["rows_per_file"]
     with contextlib.ExitStack() as stack:
         files = {
-            split: stack.enter_context(contextlib.closing(_SplitFiles(folder, split, number, per_file, features)))
+            split: stack.enter_context(contextlib.closing(SplitFiles(folder, split, number, per_file, features)))
             for split, number in sizes.items()
         }
         for unit in units:
@@ -295,7 +300,7 @@ def _generator(job: Job) -> str | None:
     return " + ".join(labels) or None
 
 
-class _SplitFiles:
+class SplitFiles:
     """The files of a split, whose number of rows is known, row by row."""
 
     def __init__(self, folder: Path, split: str, rows: int, per_file: int, features: Features) -> None:

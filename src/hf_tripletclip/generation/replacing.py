@@ -16,13 +16,24 @@ from hf_tripletclip.generation.layout import (
     LEFT_OUT_FILE,
     LOCK_FILE,
     LOGS_FOLDER,
+    MINING_PAGE,
+    NEIGHBOURS_FOLDER,
     PLAN_FILE,
     REPORT_FILE,
     WORK_FOLDER,
 )
 from hf_tripletclip.hub.files import CARD_FILE
 
-DATASET = (PLAN_FILE, DATA_FOLDER, LEFT_OUT_FILE, CARD_FILE, ASSETS_FOLDER, REPORT_FILE)
+DATASET = (
+    PLAN_FILE,
+    DATA_FOLDER,
+    NEIGHBOURS_FOLDER,
+    LEFT_OUT_FILE,
+    CARD_FILE,
+    MINING_PAGE,
+    ASSETS_FOLDER,
+    REPORT_FILE,
+)
 READY_FOLDER = "ready"  # in the work folder: a whole dataset that only has to be moved
 REPLACED_FOLDER = "replaced"  # in the work folder: what it takes the place of
 EXCHANGE, HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux

@@ -3,29 +3,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from datasets import LargeList, List
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hf_tripletclip.data.schema import NEG_CAPTION, VQA_SCORE
 from hf_tripletclip.generation.engine import Job, StageStep, bars, current_columns
 from hf_tripletclip.generation.filters import FilterSettings
-from hf_tripletclip.generation.jobs import queued_jobs, refuse_while_queued
-from hf_tripletclip.generation.layout import LOCK_FILE, LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER
+from hf_tripletclip.generation.holding import absolute, locked
+from hf_tripletclip.generation.jobs import refuse_while_queued
+from hf_tripletclip.generation.layout import LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan
 from hf_tripletclip.generation.publish import GenerationReport, remove_work, write_dataset
-from hf_tripletclip.generation.replacing import READY_FOLDER, finish_replacing
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import Stage
@@ -34,9 +32,6 @@ from hf_tripletclip.generation.units import DamagedUnit
 
 logger = logging.getLogger(__name__)  # not that of transformers, which workers need not import
 
-LOCK_SECONDS = 1.0  # to wait for it: whoever asks how far a run is holds it for a moment
-# What versions of this package have left in an output folder itself when they were killed.
-LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
 REPAIRS = 3  # times that damaged units are made again in one run
 POLL_SECONDS = 0.5  # at least, for the progress bar
 POLLED_UNITS = 2_000  # that are counted in a second: with many units it is looked less often
@@ -229,54 +224,6 @@ def _make(job: Job, filters: FilterSettings, execute: Callable[[Job, str], None]
             if damaged:
                 logger.warning(f"{damaged} more units are damaged, and made again.")
     raise AssertionError("unreachable")
-
-
-def absolute(path: str | os.PathLike[str]) -> Path:
-    """A path that means the same in workers, which may have started in another directory."""
-    return Path(os.path.abspath(os.path.expanduser(path)))
-
-
-@contextlib.contextmanager
-def locked(output: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
-    """
-    Hold the lock of an output folder, waiting for it some seconds. What killed runs have left there is put in order.
-
-    Raises:
-        FileExistsError: It holds something that is not ours.
-        OSError: It cannot be written, or another run works on it.
-    """
-    work = output / WORK_FOLDER
-    others = sorted(path.name for path in output.iterdir() if path.name != WORK_FOLDER) if output.is_dir() else []
-    if (work / LOCK_FILE).is_file():
-        # Ours by its lock and a plan; what killed runs have left of their own is theirs to remove.
-        plans = (output / PLAN_FILE, work / PLAN_FILE, work / READY_FOLDER / PLAN_FILE)
-        ours = any(path.is_file() for path in plans) or not set(others) - set(LEFTOVERS)
-    else:
-        ours = not others
-    if not ours:
-        raise FileExistsError(
-            f"{output} holds {', '.join(others[:3])} and is no dataset in the making: name another output."
-        )
-    lock = FileLock(work / LOCK_FILE)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=wait)
-    except Timeout as error:
-        jobs = queued_jobs(work)
-        raise OSError(
-            f"Another run is working on {output}{f' ({jobs})' if jobs else ''}: wait for it, or name another output."
-        ) from error
-    except OSError as error:
-        raise OSError(f"The output folder {output} cannot be written: {error}") from error
-    try:
-        for name in LEFTOVERS:
-            (output / name).unlink(missing_ok=True)
-        for path in work.glob("*.tmp"):
-            path.unlink(missing_ok=True)
-        finish_replacing(output)
-        yield
-    finally:
-        lock.release()
 
 
 def prepare(job: Job, overwrite: bool) -> GenerationReport | None:

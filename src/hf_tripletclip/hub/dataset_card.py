@@ -37,6 +37,15 @@ LIMITS = {
     False: "The negative captions were made by a model or by rules and not checked by people: some are true of their "
     "image after all.",
 }
+# The same of pairs that were mined: other pairs of the same dataset.
+MINED_NEGATIVE = {
+    True: "a *hard negative pair*: another image of the same dataset that a model finds near, and its caption",
+    False: "*hard negative captions*: captions of other images of the same dataset that a model finds near",
+}
+MINED_LIMITS = (
+    "The negatives are other pairs of the dataset, chosen by a model's scores and not checked by people: some are "
+    "true of their image after all, and most differ from the pair in more than one thing."
+)
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 SAMPLES = 4  # rows that the card shows
 SAMPLE_SIDE = 192  # pixels
@@ -60,10 +69,14 @@ MEANINGS = {
     "caption_similarity": "cosine of `caption` and `neg_caption`",
     "vqa_score": "share of questions about `neg_caption` that are answered right on `neg_image`",
     "source": "the dataset that the pair comes from",
+    "neg_id": "the row that the negative comes from",
+    "paraphrase": "the same as `caption` in other words",
 }
 
 
-def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, features: Features) -> None:
+def write_dataset_card(
+    output: Path, *, plan: Mapping[str, Any], report: Any, features: Features, mined: bool = False
+) -> None:
     """
     Write `README.md`, and the pictures that it shows, beside the data of a generated dataset.
 
@@ -72,11 +85,13 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
         plan (`Mapping`): `Plan.to_dict` of its generation.
         report ([`~hf_tripletclip.generation.GenerationReport`]): The counts.
         features (`datasets.Features`): Its columns.
+        mined (`bool`, defaults to `False`): Whether the negatives are other pairs of the source.
     """
+    drawn = NEG_IMAGE in features
     data = DatasetCardData(
         license=plan["output"].get("license"),
         task_categories=["zero-shot-image-classification", "image-to-text"],
-        tags=["clip", "tripletclip", "compositionality", "hard-negatives", "synthetic"],
+        tags=["clip", "tripletclip", "compositionality", "hard-negatives", *([] if mined else ["synthetic"])],
         size_categories=[_size_category(sum(report.kept.values()))],
         pretty_name=output.resolve().name,
     )
@@ -94,8 +109,9 @@ def write_dataset_card(output: Path, *, plan: Mapping[str, Any], report: Any, fe
         heading=words(output.resolve().name),
         name=in_python(output.resolve().name),
         rows=f"{sum(report.kept.values()):,}",
-        negative=NEGATIVE[NEG_IMAGE in features],
-        limits=LIMITS[NEG_IMAGE in features],
+        negative=(MINED_NEGATIVE if mined else NEGATIVE)[drawn],
+        limits=MINED_LIMITS if mined else LIMITS[drawn],
+        command="tripletclip mine" if mined else "tripletclip generate",
         version=__version__,
         columns=table(["column", ""], [(code(name), Markdown(MEANINGS.get(name, ""))) for name in features]),
         splits=table(["split", "rows"], [(code(split), f"{rows:,}") for split, rows in report.kept.items()])
@@ -153,6 +169,7 @@ def _counts(report: Any) -> str:
     kept = sum(report.kept.values())
     rows = [("source", report.rows), ("kept", kept)]
     rows += [(f"left out: {reason}", number) for reason, number in report.left_out.items()]
+    rows += [(f"near pairs refused: {reason}", number) for reason, number in getattr(report, "refused", {}).items()]
     return table(["", "rows"], [(reason, f"{number:,}") for reason, number in rows])
 
 

@@ -9,11 +9,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.generation.layout import ASSETS_FOLDER, DATA_FOLDER, LEFT_OUT_FILE, PLAN_FILE, REPORT_FILE
+from hf_tripletclip.generation.layout import (
+    ASSETS_FOLDER,
+    DATA_FOLDER,
+    LEFT_OUT_FILE,
+    MINING_PAGE,
+    NEIGHBOURS_FOLDER,
+    PLAN_FILE,
+    REPORT_FILE,
+)
 from hf_tripletclip.hub.files import CARD_FILE, read_json, without_paths, without_tokens
 from hf_tripletclip.hub.upload import Destination
 
-UPLOADED = (CARD_FILE, REPORT_FILE, LEFT_OUT_FILE)
+UPLOADED = (CARD_FILE, REPORT_FILE, LEFT_OUT_FILE, MINING_PAGE)
 
 
 def push_dataset(
@@ -62,7 +70,11 @@ def push_dataset(
         commit = destination.send(
             Path(staged),
             commit_message or f"Upload {rows:,} triplets with hf_tripletclip",
-            delete_patterns=[f"{DATA_FOLDER}/*.parquet", f"{ASSETS_FOLDER}/*.jpg"],
+            delete_patterns=[
+                f"{DATA_FOLDER}/*.parquet",
+                f"{NEIGHBOURS_FOLDER}/*.parquet",
+                f"{ASSETS_FOLDER}/*.jpg",
+            ],
         )
     return destination.address(commit)
 
@@ -82,7 +94,7 @@ def _check_finished(folder: Path) -> dict[str, Any]:
 def _stage(folder: Path, staged: Path) -> None:
     """Links to what is uploaded, and a plan that can be seen by everyone."""
     files = [folder / name for name in UPLOADED if (folder / name).is_file()]
-    files += sorted((folder / DATA_FOLDER).glob("*.parquet"))
+    files += [path for of in (DATA_FOLDER, NEIGHBOURS_FOLDER) for path in sorted((folder / of).glob("*.parquet"))]
     files += sorted((folder / ASSETS_FOLDER).glob("*.jpg"))
     for path in files:
         link = staged / path.relative_to(folder)

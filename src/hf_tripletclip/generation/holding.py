@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output folder of a run: held by one run at a time, and nobody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hf_tripletclip.generation.jobs import queued_jobs
+from hf_tripletclip.generation.layout import LOCK_FILE, PLAN_FILE, REPORT_FILE, WORK_FOLDER
+from hf_tripletclip.generation.replacing import READY_FOLDER, finish_replacing
+
+LOCK_SECONDS = 1.0  # to wait for it: whoever asks how far a run is holds it for a moment
+# What versions of this package have left in an output folder itself when they were killed.
+LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path that means the same in workers, which may have started in another directory."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+@contextlib.contextmanager
+def locked(output: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
+    """
+    Hold the lock of an output folder, waiting for it some seconds. What killed runs have left there is put in order.
+
+    Raises:
+        FileExistsError: It holds something that is not ours.
+        OSError: It cannot be written, or another run works on it.
+    """
+    work = output / WORK_FOLDER
+    others = sorted(path.name for path in output.iterdir() if path.name != WORK_FOLDER) if output.is_dir() else []
+    if (work / LOCK_FILE).is_file():
+        # Ours by its lock and a plan; what killed runs have left of their own is theirs to remove.
+        plans = (output / PLAN_FILE, work / PLAN_FILE, work / READY_FOLDER / PLAN_FILE)
+        ours = any(path.is_file() for path in plans) or not set(others) - set(LEFTOVERS)
+    else:
+        ours = not others
+    if not ours:
+        raise FileExistsError(
+            f"{output} holds {', '.join(others[:3])} and is no dataset in the making: name another output."
+        )
+    lock = FileLock(work / LOCK_FILE)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=wait)
+    except Timeout as error:
+        jobs = queued_jobs(work)
+        raise OSError(
+            f"Another run is working on {output}{f' ({jobs})' if jobs else ''}: wait for it, or name another output."
+        ) from error
+    except OSError as error:
+        raise OSError(f"The output folder {output} cannot be written: {error}") from error
+    try:
+        for name in LEFTOVERS:
+            (output / name).unlink(missing_ok=True)
+        for path in work.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+        finish_replacing(output)
+        yield
+    finally:
+        lock.release()

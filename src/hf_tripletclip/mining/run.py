@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mine`: from image-caption pairs to a dataset whose negatives are its own nearest images and captions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.run import make_encoder
+from hf_tripletclip.generation.holding import absolute, locked
+from hf_tripletclip.generation.layout import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, REPORT_FILE, WORK_FOLDER
+from hf_tripletclip.generation.plan import Plan
+from hf_tripletclip.generation.publish import STAGED_FOLDER, GenerationReport, clear_work, public_name, rate
+from hf_tripletclip.generation.replacing import put_in_place
+from hf_tripletclip.generation.source import Source
+from hf_tripletclip.mining.candidates import find_negatives
+from hf_tripletclip.mining.page import write_mining_page
+from hf_tripletclip.mining.pairs import Pairs, read_pairs
+from hf_tripletclip.mining.publish import MinedSplit, dataset_features, write_left_out, write_split
+from hf_tripletclip.mining.settings import MiningSettings
+
+logger = logging.get_logger(__name__)
+
+STEP = "mine"  # in the plan
+EMBEDDINGS_FOLDER = "embeddings"  # in the work folder
+ENCODED = 4_096  # images or captions at a time: what a killed run loses at most
+
+
+@dataclass
+class MiningReport(GenerationReport):
+    """
+    Args:
+        rows (`int`): Pairs of the source.
+        kept (`dict[str, int]`): Split -> rows of the dataset.
+        left_out (`dict[str, int]`): Why pairs are not in it -> how many.
+        seconds (`float`): How long this call took.
+        looked_at (`int`): Near pairs that were looked at.
+        refused (`dict[str, int]`): Guard -> near pairs that it refused, the most frequent first.
+        without (`int`): Pairs that have no neighbour at all.
+        short (`int`): Pairs with fewer negatives than asked for, or none.
+    """
+
+    looked_at: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    without: int = 0
+    short: int = 0
+
+    def summary(self) -> str:
+        kept = sum(self.kept.values())
+        lines = [
+            f"{kept:,} rows of {self.rows:,} pairs: " + ", ".join(f"{n:,} {split}" for split, n in self.kept.items())
+        ]
+        if self.seconds:
+            lines[0] += f"; {self.seconds:.0f} s, {rate(self.rows / self.seconds)} pairs/s"
+        lines.append(f"  {self.looked_at:>8,} near pairs were looked at")
+        lines += [f"  {number:>8,} of them refused: {reason}" for reason, number in self.refused.items()]
+        lines += [f"  {number:>8,} × left out: {reason}" for reason, number in self.left_out.items()]
+        if self.short:
+            lines.append(f"  {self.short:>8,} pairs have fewer negatives than asked for")
+        return "\n".join(lines)
+
+
+def mine(
+    dataset: str | os.PathLike[str],
+    model: Any,
+    output: str | os.PathLike[str],
+    *,
+    processor: Any = None,
+    settings: MiningSettings | None = None,
+    splits: Sequence[str] | None = None,
+    columns: Mapping[str, str] | str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    dataset_kwargs: Mapping[str, Any] | None = None,
+    rows_per_file: int = 10_000,
+    license: str | None = None,
+    samples: int = 60,
+    overwrite: bool = False,
+    progress: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
+    **mining: Any,
+) -> MiningReport:
+    """
+    Make a dataset whose hard negatives are its own nearest images and captions, as a model sees them.
+
+    The search is exact, and deterministic: equal scores are in the order of the rows. Each split is searched by
+    itself. `load_dataset(output)` opens the dataset without this package; `output/mining.html` shows what was found,
+    and `output/neighbours` has the nearest rows of each row, for training on batches of neighbours.
+
+    Args:
+        dataset, splits, columns, images: As in [`~hf_tripletclip.mining.pairs.read_pairs`].
+        model (`str`, model or [`~hf_tripletclip.evaluation.Encoder`]): A directory or Hub id of a CLIP-like model, or
+            a model with its `processor`.
+        output (`str` or `os.PathLike`): The folder to write.
+        processor (*optional*): Of a model that is given itself.
+        settings ([`MiningSettings`], *optional*): What is mined; or its fields one by one, as in
+            `mine(..., num_negatives=4)`.
+        dataset_kwargs (`Mapping`, *optional*): For `load_dataset` (`revision`, ...), or for `load_scenes`.
+        rows_per_file (`int`, defaults to 10,000): Rows of a parquet file.
+        license (`str`, *optional*): Of the dataset, an identifier of the Hub.
+        samples (`int`, defaults to 60): Rows that the page shows.
+        overwrite (`bool`, defaults to `False`): Start anew when the output holds a dataset of other settings. The old
+            one is replaced once the new one is whole.
+        progress (`bool`, defaults to `True`): Whether to show progress bars.
+        cache_dir (`str` or `os.PathLike`, *optional*): Keep embeddings in this folder. By default they are kept in the
+            output until the dataset is whole, so that a run that was stopped goes on.
+        encoder_kwargs (`Mapping`, *optional*): Settings of [`~hf_tripletclip.evaluation.Encoder`]: `batch_size`,
+            `device`, `autocast`, `num_workers`.
+        mining: Fields of [`MiningSettings`].
+
+    Returns:
+        [`MiningReport`]: What was found and refused.
+
+    Raises:
+        FileExistsError: The output holds something else, or a dataset of other settings.
+        OSError: The data or the model is not there, or the output cannot be written.
+        ValueError: A setting is out of range, the output is part of the data, no pair has a negative, or this is one
+            of several processes.
+    """
+    if settings is not None and mining:
+        raise ValueError(f"give `settings` or {', '.join(mining)}, not both.")
+    settings = settings or _settings(mining)
+    for name, value in (("rows_per_file", rows_per_file), ("samples", samples)):
+        if value < (name == "rows_per_file"):
+            raise ValueError(f"`{name}` is {value}; give at least {int(name == 'rows_per_file')}.")
+    name, target = os.path.expanduser(os.fspath(dataset)), absolute(output)
+    if Source(name=name).located().overlaps(target):
+        raise ValueError(f"The output {output} is, holds or lies in the data {dataset}: name another output.")
+    with locked(target):
+        started = time.monotonic()
+        work = target / WORK_FOLDER
+        options = {"progress": progress, **(encoder_kwargs or {})} if not isinstance(model, Encoder) else {}
+        if not isinstance(model, Encoder):
+            options["cache_dir"] = work / EMBEDDINGS_FOLDER if cache_dir is None else cache_dir
+        encoder = make_encoder(model, processor, **options)
+        if encoder.state.num_processes > 1:
+            raise ValueError("`mine` runs in one process: start it without a launcher of several.")
+        parts = read_pairs(
+            name,
+            splits=splits,
+            columns=columns,
+            images=None if images is None else os.path.expanduser(os.fspath(images)),
+            **(dataset_kwargs or {}),
+        )
+        plan = Plan(
+            source={
+                "name": name,
+                "splits": [part.split for part in parts],
+                "rows": {part.split: len(part) + len(part.problems) for part in parts},
+                "digest": {part.split: part.digest() for part in parts},
+            },
+            unit_rows=max(1, max(len(part) for part in parts)),
+            stages={STEP: {"model": encoder.name, "fingerprint": encoder.fingerprint[:16], **settings.to_dict()}},
+            output={"filters": {}, "rows_per_file": rows_per_file, "license": license},
+        )
+        finished = _prepare(plan, target, overwrite)
+        if finished is not None:
+            return finished
+        found = [_mine_split(part, encoder, settings, progress) for part in parts]
+        report = _report(plan.rows, found, settings)
+        if not report.kept:
+            raise ValueError(
+                f"None of the {plan.rows:,} pairs has a negative: of {report.looked_at:,} near pairs were refused "
+                f"{report.refused}. Looser guards, such as a smaller `relative_margin` or a larger `range_max`, let "
+                "more through."
+            )
+        _write(plan, found, report, settings, target, samples, progress)
+        clear_work(work)
+        report.seconds = time.monotonic() - started
+        return report
+
+
+def _settings(given: Mapping[str, Any]) -> MiningSettings:
+    known = MiningSettings.__dataclass_fields__
+    if unknown := [name for name in given if name not in known]:
+        raise TypeError(f"mine() got unexpected arguments {', '.join(unknown)}; settings are {', '.join(known)}")
+    return MiningSettings(**given)
+
+
+def _prepare(plan: Plan, target: Path, overwrite: bool) -> MiningReport | None:
+    """See that the output is of this plan, and say what a finished one holds; as `generate` does."""
+    making, made = target / WORK_FOLDER / PLAN_FILE, target / PLAN_FILE
+    finished = (target / REPORT_FILE).is_file()
+    if finished and not overwrite:
+        if differences := plan.differences(Plan.load(made).to_dict()):
+            raise FileExistsError(
+                f"{target} was made with other settings: {'; '.join(differences[:5])}. Use the same settings, name "
+                "another output, or start anew with `--overwrite`."
+            )
+        return MiningReport.load(target)  # type: ignore[return-value]
+    plan.save(making)
+    if not finished:
+        plan.save(made, staging=making.parent)
+    return None
+
+
+def _mine_split(pairs: Pairs, encoder: Encoder, settings: MiningSettings, progress: bool) -> MinedSplit:
+    blocks = [encoder.images(pairs.images[at : at + ENCODED]) for at in range(0, len(pairs.images), ENCODED)]
+    broken = {
+        number * ENCODED + place: reason for number, (_, few) in enumerate(blocks) for place, reason in few.items()
+    }
+    width = next((block.shape[1] for block, _ in blocks if block.shape[1]), 0)
+    images = torch.cat(
+        [block if block.shape[1] else torch.full((len(block), width), torch.nan) for block, _ in blocks]
+    )
+    if broken:
+        logger.warning(f"{len(broken)} images of {pairs.split} cannot be read; their pairs are left out.")
+        images = images[[place for place in range(len(images)) if place not in broken]]
+        pairs = pairs.without(broken)
+    unique = list(dict.fromkeys(pairs.captions))
+    parts = [encoder.texts(unique[at : at + ENCODED]) for at in range(0, len(unique), ENCODED)]
+    places = {caption: place for place, caption in enumerate(unique)}
+    texts = torch.cat(parts)[[places[caption] for caption in pairs.captions]] if unique else torch.empty(0, width)
+    device = encoder.device if encoder.device.type == "cuda" else torch.device("cpu")  # MPS has no float64
+    with tqdm(total=len(pairs), unit="pairs", desc=f"mining {pairs.split}", disable=not progress, leave=False) as bar:
+        mined = find_negatives(pairs, images, texts, settings, device=device, progress=bar)
+    return MinedSplit(pairs, mined, images.numpy(), texts.numpy())
+
+
+def _report(rows: int, found: Sequence[MinedSplit], settings: MiningSettings) -> MiningReport:
+    kept = {split.pairs.split: len(split.rows(settings)) for split in found}
+    reasons = Counter(reason.split(":")[0] if reason.startswith("image") else reason
+                      for split in found for _, _, reason in split.left_out(settings))  # fmt: skip
+    refused: Counter[str] = Counter()
+    for split in found:
+        refused.update(split.mined.refused)
+    return MiningReport(
+        rows=rows,
+        kept={split: number for split, number in kept.items() if number},
+        left_out=dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0]))),
+        looked_at=sum(split.mined.looked_at for split in found),
+        refused=dict(sorted(refused.items(), key=lambda one: (-one[1], one[0]))),
+        without=sum(not few for split in found for few in split.mined.negatives),
+        short=sum(len(few) < settings.num_negatives for split in found for few in split.mined.negatives),
+    )
+
+
+def _write(
+    plan: Plan,
+    found: Sequence[MinedSplit],
+    report: MiningReport,
+    settings: MiningSettings,
+    target: Path,
+    samples: int,
+    progress: bool,
+) -> None:
+    from hf_tripletclip.hub.dataset_card import write_dataset_card
+
+    work = target / WORK_FOLDER
+    shutil.rmtree(work / STAGED_FOLDER, ignore_errors=True)
+    staged = work / STAGED_FOLDER / target.resolve().name  # by the name that the card gives it
+    written = [split for split in found if split.pairs.split in report.kept]
+    for split in written:
+        write_split(
+            staged,
+            split,
+            settings,
+            generator=f"{STEP}:{public_name(plan.stages[STEP]['model'])}",
+            source=public_name(plan.source["name"]),
+            rows_per_file=plan.output["rows_per_file"],
+            progress=progress,
+        )
+    write_left_out(staged / LEFT_OUT_FILE, found, settings)
+    features = dataset_features(written[0].pairs, settings)
+    write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, mined=True)
+    write_mining_page(
+        staged / MINING_PAGE, found, report, settings, title=target.resolve().name, model=plan.stages[STEP]["model"],
+        samples=samples,
+    )  # fmt: skip
+    plan.save(staged / PLAN_FILE)
+    report.save(staged)
+    put_in_place(staged, target)
