@@ -84,7 +84,7 @@ def test_several_captions_are_lists_and_several_pairs_are_rows(photographs, mode
 def test_neighbours_are_of_the_written_rows(photographs, model_folder, tmp_path):
     mine(photographs, model_folder, tmp_path / "mined", num_negatives=2, num_neighbours=5, **QUIET)
     rows = load_dataset(str(tmp_path / "mined"), split="train", cache_dir=str(tmp_path / "hub"))
-    near = Neighbours.load(tmp_path / "mined", "train")
+    near = Neighbours.load(tmp_path / "mined/neighbours/train.parquet")
     assert len(near) == len(rows) == 80
     assert near.captions == captions_digest(rows["caption"])
     for row in (0, 1, 41, 79):
@@ -93,11 +93,11 @@ def test_neighbours_are_of_the_written_rows(photographs, model_folder, tmp_path)
         assert rows[int(few[0])]["caption"] == rows[row - row % 2]["neg_caption"]
         assert near.groups[row] not in near.groups[few]
     assert near.of(0).tolist() == near.of(1).tolist()  # two rows of one pair
-    with pytest.raises(FileNotFoundError, match="it has those of train"):
-        Neighbours.load(tmp_path / "mined", "test")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        Neighbours.load(tmp_path / "mined/neighbours/test.parquet")
     (tmp_path / "mined/neighbours/train.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="is damaged"):
-        Neighbours.load(tmp_path / "mined", "train")
+        Neighbours.load(tmp_path / "mined/neighbours/train.parquet")
 
 
 def test_neighbours_alone_keep_all_rows(photographs, model_folder, tmp_path):
@@ -105,7 +105,7 @@ def test_neighbours_alone_keep_all_rows(photographs, model_folder, tmp_path):
     assert report.kept == {"train": 40}
     rows = load_dataset(str(tmp_path / "mined"), split="train", cache_dir=str(tmp_path / "hub"))
     assert "neg_caption" not in rows.column_names
-    assert len(Neighbours.load(tmp_path / "mined", "train").rows) == 0
+    assert len(Neighbours.load(tmp_path / "mined/neighbours/train.parquet").rows) == 0
 
 
 def test_a_push_takes_the_neighbours_and_the_page_along(photographs, model_folder, tmp_path, hub):
@@ -118,10 +118,22 @@ def test_a_push_takes_the_neighbours_and_the_page_along(photographs, model_folde
         "from hf_tripletclip.mining import Neighbours\n"
         "assert len(load_dataset('user/mined', split='train')) == 40\n"
         "folder = snapshot_download('user/mined', repo_type='dataset')\n"
-        "assert len(Neighbours.load(folder, 'train')) == 40\n"
+        "assert len(Neighbours.load(folder + '/neighbours/train.parquet')) == 40\n"
         "assert 'Guards' in open(folder + '/mining.html').read()\n"
     )
     run_python(code, hub, tmp_path / "load")
+
+
+def test_neighbours_alone_keep_the_negatives_that_are_there(own_cache, model_folder, tmp_path):
+    small = {"train_size": 24, "validation_size": 8, "test_size": 8, "num_proc": 1}
+    mine("scenes", model_folder, tmp_path / "mined", splits=["train"], num_negatives=0, dataset_kwargs=small, **QUIET)
+    rows = load_dataset(str(tmp_path / "mined"), split="train", cache_dir=str(tmp_path / "hub"))
+    scenes = hf_tripletclip.load_scenes("train", **small)
+    assert rows.column_names[:5] == ["id", "image", "caption", "neg_image", "neg_caption"]
+    for name in ("caption", "neg_caption", "negative_type", "held_out"):
+        assert rows[name] == scenes[name]
+    assert np.array_equal(np.asarray(rows[5]["neg_image"]), np.asarray(scenes[5]["neg_image"]))
+    assert main(["validate", str(tmp_path / "mined"), "--num_workers", "1"]) == 0
 
 
 def files_of(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from hf_tripletclip.generation.layout import NEIGHBOURS_FOLDER
 
@@ -42,6 +45,13 @@ class Neighbours:
         """The neighbours of a row, the nearest first."""
         return self.rows[self.starts[row] : self.starts[row + 1]]
 
+    def digest(self) -> str:
+        """What tells them from others."""
+        found = hashlib.sha256(self.captions.encode())
+        for part in (self.groups, self.starts, self.rows):
+            found.update(np.ascontiguousarray(part, np.int64).tobytes())
+        return found.hexdigest()[:16]
+
     @classmethod
     def of_lists(cls, groups: Sequence[int], neighbours: Sequence[Sequence[int]], captions: str) -> Neighbours:
         """Neighbours in lists, one for each row."""
@@ -57,23 +67,16 @@ class Neighbours:
         pq.write_table(table.replace_schema_metadata({CAPTIONS_KEY: self.captions.encode()}), path)
 
     @classmethod
-    def load(cls, folder: Path | str, split: str) -> Neighbours:
+    def load(cls, path: str | os.PathLike[str]) -> Neighbours:
         """
-        Those of a split of a mined dataset.
-
-        Args:
-            folder (`Path` or `str`): What `tripletclip mine` wrote.
-            split (`str`): The split.
+        Those of a file that `tripletclip mine` wrote, `neighbours/SPLIT.parquet` in its output.
 
         Raises:
-            FileNotFoundError: There are none.
+            FileNotFoundError: There is no such file.
             ValueError: The file is damaged.
         """
-        path = Path(folder).expanduser() / NEIGHBOURS_FOLDER / f"{split}.parquet"
-        if not path.is_file():
-            there = sorted(one.stem for one in path.parent.glob("*.parquet"))
-            has = f"it has those of {', '.join(there)}" if there else "`tripletclip mine` writes them"
-            raise FileNotFoundError(f"{folder} has no neighbours of the split {split!r}: {has}.")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no file {path}: `tripletclip mine` writes `{NEIGHBOURS_FOLDER}`.")
         try:
             table = pq.read_table(path)
             lists: Any = table.column(NEIGHBOURS).combine_chunks()
@@ -86,6 +89,46 @@ class Neighbours:
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(groups):
             raise ValueError(f"{path} is damaged: it names rows that are not there.")
         return cls(groups, starts.astype(np.int64), rows, captions)
+
+
+def find_neighbours(source: str | os.PathLike[str], captions: str, rows: int) -> Neighbours:
+    """
+    The neighbours of these rows among those of all splits of a mined dataset.
+
+    Args:
+        source (`str` or `os.PathLike`): What `tripletclip mine` wrote, or the id of a Hub dataset that was pushed
+            from there.
+        captions (`str`): `captions_digest` of the rows.
+        rows (`int`): How many they are, for the message.
+
+    Raises:
+        OSError: There are no neighbours, or the Hub cannot be reached.
+        ValueError: They are of other rows.
+    """
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        pattern = f"{NEIGHBOURS_FOLDER}/*.parquet"
+        try:
+            folder = Path(snapshot_download(os.fspath(source), repo_type="dataset", allow_patterns=pattern))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"{source} is neither a folder that `tripletclip mine` wrote nor a dataset of the Hub that can be "
+                f"reached: {error}"
+            ) from error
+    files = sorted((folder / NEIGHBOURS_FOLDER).glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(
+            f"{source} has no folder `{NEIGHBOURS_FOLDER}` with files in it: `tripletclip mine` writes it."
+        )
+    found = {file.stem: Neighbours.load(file) for file in files}
+    for one in found.values():
+        if one.captions == captions and len(one) == rows:
+            return one
+    lengths = ", ".join(f"{split} ({len(one):,} rows)" for split, one in found.items())
+    raise ValueError(
+        f"The neighbours in {source} are those of {lengths}, and not of the {rows:,} rows that are trained on: train "
+        "on the dataset that `tripletclip mine` wrote, on all rows of a split in their order, or mine again."
+    )
 
 
 def captions_digest(captions: Iterable[Any]) -> str:

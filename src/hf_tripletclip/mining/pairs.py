@@ -18,10 +18,10 @@ from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.reading import read_image_file
 from hf_tripletclip.data.schema import (
     CAPTION,
+    CLIP_SCORE,
     COLUMNS,
     ERROR,
     GENERATOR,
-    ID,
     IMAGE,
     KEY_COLUMNS,
     NEGATIVE_TYPE,
@@ -34,8 +34,10 @@ from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, con
 from hf_tripletclip.evaluation.tar_sets import find_tar_set
 from hf_tripletclip.generation.captions.content import find_words
 
-# Columns that say something of the negatives that the source had, or are made anew.
-NOT_KEPT = frozenset({*COLUMNS, *SCORES, ERROR, ID, NEGATIVE_TYPE, GENERATOR, SEED, SOURCE, "neg_id"})
+NEG_ID = "neg_id"  # the row that the negative comes from
+MADE = frozenset({IMAGE, CAPTION, CLIP_SCORE, ERROR, SOURCE, *KEY_COLUMNS})  # columns that are made anew
+# Those of the negatives that the source has.
+OF_NEGATIVES = frozenset({*COLUMNS, *SCORES, NEGATIVE_TYPE, GENERATOR, SEED, NEG_ID})
 TEXT_IDENTITY = 16  # bytes
 
 
@@ -124,12 +126,16 @@ def stored_image(image: ImageRef) -> dict[str, Any]:
     """
     if isinstance(image, ImageFile):
         return {"bytes": read_image_file(image.path), "path": None}
-    value = image.dataset[image.row][image.column]
+    return stored_cell(image.dataset[image.row][image.column])
+
+
+def stored_cell(value: Any) -> dict[str, Any]:
+    """The same of an undecoded cell of a column of images."""
     if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path"):
         return {"bytes": read_image_file(value["path"]), "path": None}
-    if isinstance(value, Mapping):
-        return {"bytes": value.get("bytes"), "path": None}
-    raise BrokenValue(f"an image is expected, not {type(value).__name__}")
+    if isinstance(value, Mapping) and value.get("bytes") is not None:
+        return {"bytes": value["bytes"], "path": None}
+    raise BrokenValue("missing image")
 
 
 def read_pairs(
@@ -138,6 +144,7 @@ def read_pairs(
     splits: Sequence[str] | None = None,
     columns: Mapping[str, str] | str | None = None,
     images: str | None = None,
+    keep_negatives: bool = False,
     **kwargs: Any,
 ) -> list[Pairs]:
     """
@@ -150,6 +157,8 @@ def read_pairs(
             folders `train`.
         columns, images, kwargs: As of `load_tripletdata`. Without `columns` a column of captions may also be called
             `captions`, `txt`, `text` or `sentences`.
+        keep_negatives (`bool`, defaults to `False`): Whether negatives that the rows have are among the columns that
+            are kept.
 
     Raises:
         OSError: The data is not there.
@@ -187,7 +196,7 @@ def read_pairs(
                 f"{name} (split {split!r}) has no column {', '.join(missing)}; it has {there}: say which with "
                 '`columns`, such as {"caption": "text"}.'
             )
-    return [_of_table(split, part) for split, part in found.items()]
+    return [_of_table(split, part, keep_negatives) for split, part in found.items()]
 
 
 def _is_object(path: Path) -> bool:
@@ -217,7 +226,7 @@ def _load(name: str, splits: Sequence[str] | None, columns: Any, kwargs: Mapping
     return {split: part for split, part in loaded.items() if isinstance(part, Dataset)}
 
 
-def _of_table(split: str, table: Dataset) -> Pairs:
+def _of_table(split: str, table: Dataset, keep_negatives: bool) -> Pairs:
     raw = undecoded(table, table.column_names)
     assert isinstance(raw, Dataset)
     cells = ImageCell.of_column(raw, IMAGE)
@@ -227,7 +236,8 @@ def _of_table(split: str, table: Dataset) -> Pairs:
     )
     values = table[CAPTION][:]
     captions = [list(value) if is_several(value) else [value] for value in values]
-    kept = [name for name in table.column_names if name not in NOT_KEPT and name not in KEY_COLUMNS]
+    left = MADE if keep_negatives else MADE | OF_NEGATIVES
+    kept = [name for name in table.column_names if name not in left]
     pairs = _assemble(split, given, cells, captions)
     pairs.dataset = raw.select_columns(kept) if kept else None
     return pairs

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Features, Image, List, Value
 from tqdm.auto import tqdm
 
+from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.schema import (
     CAPTION,
     CAPTION_SIMILARITY,
@@ -33,10 +34,9 @@ from hf_tripletclip.generation.publish import SplitFiles
 from hf_tripletclip.generation.units import encode
 from hf_tripletclip.mining.candidates import Mined
 from hf_tripletclip.mining.neighbours import Neighbours, captions_digest
-from hf_tripletclip.mining.pairs import Pairs, stored_image
+from hf_tripletclip.mining.pairs import NEG_ID, Pairs, stored_cell, stored_image
 from hf_tripletclip.mining.settings import MiningSettings
 
-NEG_ID = "neg_id"  # the row that the negative comes from
 NOT_FOUND = "no negative: no near pair passed the guards"
 WRITTEN = 64  # rows at a time: they hold images
 
@@ -93,8 +93,9 @@ def dataset_features(pairs: Pairs, settings: MiningSettings) -> Features:
     if settings.num_negatives:
         features |= {NEG_IMAGE: Image()} if settings.with_images else {}
         features |= {NEG_CAPTION: of_negative}
-    features |= dict(pairs.further)
-    features |= {CLIP_SCORE: number}
+    kept = dict(pairs.further)
+    features |= {name: kept.pop(name) for name in (NEG_IMAGE, NEG_CAPTION) if name in kept}
+    features |= {**kept, CLIP_SCORE: number}
     if settings.num_negatives:
         if not several:
             features |= dict.fromkeys((CROSS_CLIP_SCORE, CAPTION_SIMILARITY), number)
@@ -132,7 +133,7 @@ def write_split(
     features = dataset_features(pairs, settings)
     files = SplitFiles(folder / DATA_FOLDER, pairs.split, len(rows), rows_per_file, features)
     (folder / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
-    constants = {SOURCE: source, GENERATOR: generator}
+    constants = {SOURCE: source} | ({GENERATOR: generator} if settings.num_negatives else {})
     with (
         contextlib.closing(files),
         tqdm(total=len(rows), unit="rows", desc=f"writing {pairs.split}", disable=not progress) as bar,
@@ -167,9 +168,11 @@ def _rows(
     if isinstance(further, Mapping):
         further = [{name: further[name][place] for name in further} for place in range(len(rows))]
     several = settings.num_negatives > 1 and not settings.with_images
+    pictures = [name for name, feature in pairs.further.items() if isinstance(feature, Image)]
     for (pair, negatives), beside in zip(rows, further, strict=True):
         row: dict[str, Any] = {
             **beside,
+            **{name: _picture(beside[name]) for name in pictures},
             ID: pairs.keys[pair],
             IMAGE: stored_image(pairs.images[pairs.image_of[pair]]),
             CAPTION: pairs.captions[pair],
@@ -199,6 +202,14 @@ def _rows(
                     IMAGE_SIMILARITY: float(one @ another),
                 }
         yield row
+
+
+def _picture(cell: Any) -> dict[str, Any] | None:
+    """A picture of another column; one that cannot be read is missing, which whoever trains on it is told."""
+    try:
+        return stored_cell(cell)
+    except BrokenValue:
+        return None
 
 
 def _neighbours(split: MinedSplit, rows: Sequence[tuple[int, list[int]]]) -> Neighbours:

@@ -151,6 +151,7 @@ def mine(
             splits=splits,
             columns=columns,
             images=None if images is None else os.path.expanduser(os.fspath(images)),
+            keep_negatives=settings.num_negatives == 0,
             **(dataset_kwargs or {}),
         )
         plan = Plan(

@@ -70,6 +70,7 @@ NOT_NEGATIVE = {
     "scenes_seed",
     "max_retention_loss",
     "max_loss",
+    "batch_neighbours",
 }
 BETAS = ("adam_beta1", "adam_beta2")
 MAY_BE_INFINITE = ("max_grad_norm",)  # the norm is looked at, and nothing is clipped
@@ -150,6 +151,10 @@ def check_settings(args: Any) -> None:
         )
     if args.length_column_name != "length" and args.train_sampling_strategy != "group_by_length":
         raise ValueError("`length_column_name` is for `--train_sampling_strategy group_by_length`.")
+    if args.neighbours is not None and not args.batch_neighbours:
+        raise ValueError("`neighbours` are for batches of neighbours: add `batch_neighbours`, such as 1.")
+    if args.batch_neighbours and args.train_sampling_strategy != "random":
+        raise ValueError("`batch_neighbours` orders the rows itself: leave out `train_sampling_strategy`.")
     if args.max_steps == 0 or args.max_steps < -1:
         raise ValueError(f"`max_steps` is {args.max_steps}: give at least 1, or leave it out to count epochs.")
     if args.max_steps < 0 and args.num_train_epochs == 0:

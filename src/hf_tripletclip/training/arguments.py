@@ -40,6 +40,11 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             `float32`, or, where memory is worth more than the result, `bfloat16` or `float16`. In half precision a
             small step changes most weights not at all; for speed give `bf16`, which computes in half precision from
             weights in float32. Weights of 4 bits stay what they are.
+        batch_neighbours (`int`, defaults to 0):
+            Fill batches with nearest neighbours: beside each row that is drawn, so many of its neighbours that
+            `tripletclip mine` found. NegCLIP has 1. Each row still comes once in a pass.
+        neighbours (`str`, *optional*):
+            The folder that `tripletclip mine` wrote, or the id of the Hub dataset that was pushed from it.
         logit_scale_max (`float`, *optional*):
             Bound on `exp(logit_scale)`, kept after every step; defaults to the model's config's, 100.
         eval_benchmarks (`dict` or JSON `str`, *optional*):
@@ -94,6 +99,13 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     weights_dtype: str = field(
         default="float32",
         metadata={"help": "What the weights are held in: float32; or bfloat16 or float16, which lose small steps."},
+    )
+    batch_neighbours: int = field(
+        default=0, metadata={"help": "Put so many nearest neighbours beside each row of a batch; 1 as NegCLIP."}
+    )
+    neighbours: str | None = field(
+        default=None,
+        metadata={"help": "What `tripletclip mine` wrote, a folder or Hub id. Default: the dataset trained on."},
     )
     logit_scale_max: float | None = field(
         default=None, metadata={"help": "Bound on exp(logit_scale) in training. Default: that of the model's config."}

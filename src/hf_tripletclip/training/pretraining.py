@@ -125,6 +125,8 @@ def run_training(
     # Said here rather than left to a starting checkpoint's config, which may name what it was trained with.
     args.objective = args.objective or TripletCLIPConfig.objective
     objective = get_objective(args.objective, **args.objective_arguments)
+    if args.batch_neighbours and args.neighbours is None:
+        args.neighbours = data_args.dataset_name_or_path
     model_args.check()
     check_push(args, model_args.model_name_or_path, adapter=model_args.has_lora)
     if model_args.model_name_or_path is None and set(model_args.modes.values()) != {"full"}:

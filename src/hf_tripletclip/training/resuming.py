@@ -36,7 +36,7 @@ from hf_tripletclip.training.checkpointing import (
     unmark,
 )
 from hf_tripletclip.training.evaluating import compositional_metrics
-from hf_tripletclip.training.pushing import PushingTrainer
+from hf_tripletclip.training.neighbours import NeighbourTrainer
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.settings import FIXED, OF_ORDER, Course, differences, refusal, settings_of
 
@@ -79,7 +79,7 @@ class _PassEnd(TrainerCallback):
         self.ended = True
 
 
-class ResumingTrainer(PushingTrainer):
+class ResumingTrainer(NeighbourTrainer):
     """
     A [`~transformers.Trainer`] that holds its output folder, resumes exactly or says why not, and keeps its last
     whole checkpoint whatever happens to the next one.

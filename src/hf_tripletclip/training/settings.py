@@ -50,7 +50,7 @@ FREE = _names(
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
-    mini_batch_size negatives_across_devices eval_benchmarks
+    mini_batch_size negatives_across_devices eval_benchmarks neighbours
     attn_implementation processor_name_or_path validation_split test_split max_eval_samples license
     scenes_validation_size scenes_test_size
     """
@@ -73,12 +73,13 @@ OF_ORDER = _names(
     """
     per_device_train_batch_size world_size gradient_accumulation_steps seed data_seed dataloader_drop_last
     dataloader_num_workers accelerator_config train_sampling_strategy streaming train_split max_train_samples
-    columns train_data
+    columns train_data batch_neighbours neighbour_rows
     """
 )
 NAMES = {
     "train_data": "the training data",
     "eval_data": "the validation data",
+    "neighbour_rows": "the neighbours of the rows",
     "vocabulary": "the tokenizer's vocabulary",
     "start_weights": "the model that training starts from",
     "trained_in": "the precision of the weights",
@@ -172,6 +173,8 @@ def settings_of(trainer: ResumingTrainer) -> dict[str, Any]:
     trained = {str(value.dtype).removeprefix("torch.") for value in model.parameters() if value.requires_grad}
     found["trained_in"] = ", ".join(sorted(trained))
     found["train_data"] = contents(trainer.train_dataset, _columns(trainer))
+    if trainer.neighbours is not None:
+        found["neighbour_rows"] = trainer.neighbours.digest()
     if args.retention_metric is not None or args.metric_for_best_model is not None:  # evaluation decides
         found["eval_benchmarks"] = _plain(args.eval_benchmarks)
         evals = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
