@@ -19,6 +19,7 @@ from transformers import trainer as transformers_trainer
 from hf_tripletclip.data import shuffled
 from hf_tripletclip.training import resuming
 from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete
+from hf_tripletclip.training.pushing import PushingTrainer
 from hf_tripletclip.training.resuming import (
     CheckpointNotWritten,
     ResumingTrainer,
@@ -436,7 +437,7 @@ def test_who_could_not_write_is_named_to_all(tmp_path, monkeypatch):
 def test_a_checkpoint_that_is_not_whole_is_not_uploaded(tmp_path, monkeypatch, errors, pushed):
     trainer = make_trainer(tmp_path)
     calls: list[str] = []
-    monkeypatch.setattr(resuming.PushingTrainer, "_push_from_checkpoint", lambda self, folder: calls.append(folder))
+    monkeypatch.setattr(PushingTrainer, "_push_from_checkpoint", lambda self, folder: calls.append(folder))
     trainer._writing = errors
     trainer._push_from_checkpoint("c")
     assert len(calls) == pushed
