@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
 from hf_tripletclip.generation.filters import FilterSettings
-from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, get_stage
+from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, PARAPHRASES, get_stage
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.stage import Stage
 from hf_tripletclip.generation.wordnet import HOW
@@ -73,6 +73,13 @@ class GenerationArguments:
         metadata={"help": f"Source of images: {_names([*IMAGES, NONE])}. Default: `scenes` for `scenes`."},
     )
     images_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "Its settings, as JSON."})
+    paraphrases: str | None = field(
+        default=None,
+        metadata={"help": f"Source of a column `paraphrase`: {_names(list(PARAPHRASES))}, which needs WordNet."},
+    )
+    paraphrases_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Its settings, as JSON: {"num_paraphrases": 3}.'}
+    )
     checks: list[str] | None = field(default=None, metadata={"help": f"Scores to add: {_names(list(CHECKS))}."})
     checks_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Their settings by name, as JSON: {"clip": {"model": "..."}}.'}
@@ -157,6 +164,9 @@ def parse_generation_arguments(
         output=arguments.output,
         captions=_negatives(arguments, "captions", options),
         images=_negatives(arguments, "images", options),
+        paraphrases=None
+        if arguments.paraphrases is None
+        else get_stage("paraphrases", arguments.paraphrases, options["paraphrases_options"]),
         checks=[get_stage("check", name, options["checks_options"].get(name)) for name in arguments.checks or ()],
         filters=FilterSettings(**options["filters"]),
         unit_rows=arguments.unit_rows,
@@ -191,6 +201,8 @@ def _refuse_without_effect(arguments: GenerationArguments, options: dict[str, di
     """Raise `ValueError` for an argument that would be ignored: whoever gives one expects something of it."""
     if options["executor_options"] and arguments.executor == "local":
         raise ValueError("`executor_options` are a cluster's: name it with `--executor slurm` or `--executor ray`")
+    if options["paraphrases_options"] and arguments.paraphrases is None:
+        raise ValueError("`paraphrases_options` are given, but no `paraphrases`: name a source, such as rules")
     if arguments.status is not None:
         raise ValueError("`status` looks at a folder and starts nothing: give it alone, as `--status OUTPUT`")
     if arguments.price_per_hour is not None and not arguments.dry_run:

@@ -48,6 +48,7 @@ from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import ERROR, short_reason
 from hf_tripletclip.generation.units import encode
 
+PARAPHRASES_STEP = "paraphrases"
 STAGED_FOLDER = "staged"  # in the work folder: the dataset until it is whole
 FILTER = "filter: "  # begins the reasons of rows that the filters leave out
 ROW_GROUP = 100  # images are large, and readers take a group at a time
@@ -294,7 +295,7 @@ def _generator(job: Job) -> str | None:
     """What made the negatives, such as `llm:mistralai/Mistral-7B-Instruct-v0.2 + diffusers:stabilityai/sdxl-turbo`."""
     labels = []
     for step, stage in job.stages.items():
-        if not step.startswith("check-"):
+        if not step.startswith("check-") and step != PARAPHRASES_STEP:
             name, colon, model = stage.label.partition(":")
             labels.append(f"{name}{colon}{public_name(model) if colon else ''}")
     return " + ".join(labels) or None

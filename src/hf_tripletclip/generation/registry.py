@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages by name: a source of captions or images, or a check, is one file and one line here."""
+"""The stages by name: a source of captions, images or paraphrases, or a check, is one file and one line here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ IMAGES = {
     "inference": "images.inference:InferenceImages",
     "scenes": "images.scenes:ScenesImages",
 }
+PARAPHRASES = {
+    "rules": "paraphrases.rules:RuleParaphrases",
+}
 CHECKS = {
     "clip": "checks.clip:ClipScores",
     "vqa": "checks.vqa:VqaScores",
 }
-STAGES = {"captions": CAPTIONS, "images": IMAGES, "check": CHECKS}
+STAGES = {"captions": CAPTIONS, "images": IMAGES, "paraphrases": PARAPHRASES, "check": CHECKS}
 
 
 def get_stage(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Stage:
@@ -32,7 +35,7 @@ def get_stage(kind: str, name: str, options: Mapping[str, Any] | None = None) ->
     A stage by its name.
 
     Args:
-        kind (`str`): `captions`, `images` or `check`.
+        kind (`str`): `captions`, `images`, `paraphrases` or `check`.
         name (`str`): Its name, such as `llm`.
         options (`Mapping`, *optional*): Its settings.
 

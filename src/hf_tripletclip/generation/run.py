@@ -23,7 +23,7 @@ from hf_tripletclip.generation.holding import absolute, locked
 from hf_tripletclip.generation.jobs import refuse_while_queued
 from hf_tripletclip.generation.layout import LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan
-from hf_tripletclip.generation.publish import GenerationReport, remove_work, write_dataset
+from hf_tripletclip.generation.publish import PARAPHRASES_STEP, GenerationReport, remove_work, write_dataset
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import Stage
@@ -47,6 +47,7 @@ class GenerationSettings:
         output (`str` or `os.PathLike`): Folder of the dataset that is made.
         captions, images ([`Stage`], *optional*): Where hard negative captions and images come from. Without one the
             source has the column, or the dataset does without it.
+        paraphrases ([`Stage`], *optional*): Where other captions that say the same come from.
         checks (`Sequence[Stage]`): Scores to add.
         filters ([`FilterSettings`]): Which rows are kept, by their scores.
         unit_rows (`int`, defaults to 256): Rows of a work unit: what a killed process loses at most. A few minutes'
@@ -62,6 +63,7 @@ class GenerationSettings:
     output: str | os.PathLike[str]
     captions: Stage | None = None
     images: Stage | None = None
+    paraphrases: Stage | None = None
     checks: Sequence[Stage] = ()
     filters: FilterSettings = field(default_factory=FilterSettings)
     unit_rows: int = 256
@@ -72,7 +74,7 @@ class GenerationSettings:
 
     def stages(self) -> dict[str, Stage]:
         """Copies of the stages by step, in the order in which they run."""
-        given = {"captions": self.captions, "images": self.images}
+        given = {"captions": self.captions, "images": self.images, PARAPHRASES_STEP: self.paraphrases}
         given |= {f"check-{check.name}": check for check in self.checks}
         stages = {step: copy.copy(stage) for step, stage in given.items() if stage is not None}
         for step, stage in stages.items():  # what servers have answered is not asked for, and paid, again
@@ -97,7 +99,7 @@ class GenerationSettings:
             raise ValueError("A check is named twice.")
         stages = self.stages()
         if not stages:
-            raise ValueError("There is nothing to do: name a source of captions, of images, or a check.")
+            raise ValueError("There is nothing to do: name a source of captions, images or paraphrases, or a check.")
         source = self.source.located()
         if source.overlaps(absolute(self.output)):
             raise ValueError(

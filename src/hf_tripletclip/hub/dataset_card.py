@@ -46,6 +46,7 @@ MINED_LIMITS = (
     "The negatives are other pairs of the dataset, chosen by a model's scores and not checked by people: some are "
     "true of their image after all, and most differ from the pair in more than one thing."
 )
+NEG_ID, PARAPHRASE = "neg_id", "paraphrase"  # of mined negatives; of generated paraphrases
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 SAMPLES = 4  # rows that the card shows
 SAMPLE_SIDE = 192  # pixels
@@ -87,7 +88,6 @@ def write_dataset_card(
         features (`datasets.Features`): Its columns.
         mined (`bool`, defaults to `False`): Whether the negatives are other pairs of the source.
     """
-    drawn = NEG_IMAGE in features
     data = DatasetCardData(
         license=plan["output"].get("license"),
         task_categories=["zero-shot-image-classification", "image-to-text"],
@@ -109,8 +109,8 @@ def write_dataset_card(
         heading=words(output.resolve().name),
         name=in_python(output.resolve().name),
         rows=f"{sum(report.kept.values()):,}",
-        negative=(MINED_NEGATIVE if mined else NEGATIVE)[drawn],
-        limits=MINED_LIMITS if mined else LIMITS[drawn],
+        negative=_what(features, mined),
+        limits=_limits(features, mined),
         command="tripletclip mine" if mined else "tripletclip generate",
         version=__version__,
         columns=table(["column", ""], [(code(name), Markdown(MEANINGS.get(name, ""))) for name in features]),
@@ -129,6 +129,26 @@ def write_dataset_card(
     )
     card = DatasetCard(without_tokens(f"---\n{data.to_yaml()}\n---\n\n{text}"))
     card.save(output / CARD_FILE)
+
+
+def _what(features: Features, mined: bool) -> str:
+    parts = []
+    if NEG_CAPTION in features:
+        parts.append((MINED_NEGATIVE if mined and NEG_ID in features else NEGATIVE)[NEG_IMAGE in features])
+    if PARAPHRASE in features:
+        parts.append("*paraphrases*: the caption in other words")
+    if mined and NEG_ID not in features:
+        parts.append("*neighbours* (`neighbours/`): the rows that a model finds near, for batches of hard negatives")
+    return "; and ".join(parts)
+
+
+def _limits(features: Features, mined: bool) -> str:
+    parts = []
+    if NEG_CAPTION in features:
+        parts.append(MINED_LIMITS if mined and NEG_ID in features else LIMITS[NEG_IMAGE in features])
+    if PARAPHRASE in features:
+        parts.append("Paraphrases were not checked by people either: some are awkward, a few say something else.")
+    return " ".join(parts)
 
 
 def _shares(output: Mapping[str, Any]) -> str:
