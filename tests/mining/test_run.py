@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import hf_tripletclip
 from hf_tripletclip.cli import main
 from hf_tripletclip.data.validate import validate
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.generation.plan import Plan
 from hf_tripletclip.mining import MiningSettings, Neighbours, mine
 from hf_tripletclip.mining.neighbours import captions_digest
 from tests.loopback_hub import run_python
@@ -136,6 +139,18 @@ def test_neighbours_alone_keep_the_negatives_that_are_there(own_cache, model_fol
     assert main(["validate", str(tmp_path / "mined"), "--num_workers", "1"]) == 0
 
 
+def test_needs_no_library_that_generates(photographs, model_folder, tmp_path):
+    code = f"""
+import sys
+for name in ("datatrove", "nltk", "diffusers", "peft", "gradio", "matplotlib"):
+    sys.modules[name] = None
+from hf_tripletclip import mine
+assert mine({str(photographs)!r}, {str(model_folder)!r}, {str(tmp_path / "mined")!r}, progress=False).rows == 40
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    assert main(["generate", "--status", str(tmp_path / "mined")]) == 0
+
+
 def files_of(folder):
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and ".generation" not in path.parts)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
@@ -196,6 +211,24 @@ def test_refusals(photographs, model_folder, tmp_path):
         mine(photographs, model_folder, tmp_path / "mined", settings=MiningSettings(), range_min=3)
     with pytest.raises(OSError, match="nowhere"):
         mine(tmp_path / "nowhere", model_folder, tmp_path / "mined", **QUIET)
+
+
+def test_an_unfinished_run_of_generate_is_not_touched(photographs, model_folder, tmp_path):
+    making = tmp_path / "mined/.generation/plan.json"
+    other = Plan({"splits": ["train"], "rows": {"train": 3}}, 2, {"captions": {"stage": "rules"}}, {})
+    other.save(making)
+    (making.parent / "lock").touch()
+    with pytest.raises(FileExistsError, match="unfinished run of `tripletclip generate`"):
+        mine(photographs, model_folder, tmp_path / "mined", **QUIET)
+    assert other.is_in(making)
+    assert mine(photographs, model_folder, tmp_path / "mined", overwrite=True, **QUIET).kept == {"train": 40}
+
+
+def test_nothing_that_can_be_read(photographs, model_folder, tmp_path):
+    for path in (photographs / "pictures").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="None of the 40 pairs has a negative"):
+        mine(photographs, model_folder, tmp_path / "mined", **QUIET)
 
 
 def test_broken_images_and_captions_are_left_out_and_told(tmp_path, own_cache, model_folder):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,6 @@ from hf_tripletclip.data.schema import (
     SEED,
     SOURCE,
 )
-from hf_tripletclip.generation.engine import Job
 from hf_tripletclip.generation.filters import FilterSettings, apply_filters
 from hf_tripletclip.generation.layout import (
     DATA_FOLDER,
@@ -47,6 +46,9 @@ from hf_tripletclip.generation.source import DIGEST, OpenSource, picture_digest
 from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import ERROR, short_reason
 from hf_tripletclip.generation.units import encode
+
+if TYPE_CHECKING:  # it needs datatrove, and `tripletclip mine` does not
+    from hf_tripletclip.generation.engine import Job
 
 PARAPHRASES_STEP = "paraphrases"
 STAGED_FOLDER = "staged"  # in the work folder: the dataset until it is whole
@@ -86,8 +88,9 @@ class GenerationReport:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
+            told = json.loads(path.read_bytes())  # that of `tripletclip mine` tells more
+            return cls(**{name: value for name, value in told.items() if name in cls.__dataclass_fields__})
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged: {error}. `--overwrite` makes the dataset anew.") from error
 
     def summary(self) -> str:

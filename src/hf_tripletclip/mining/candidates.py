@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 
-from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem
+from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, word_stems
 from hf_tripletclip.mining.pairs import Pairs, text_identity
 from hf_tripletclip.mining.search import nearest
 from hf_tripletclip.mining.settings import MiningSettings
@@ -18,6 +19,7 @@ from hf_tripletclip.mining.settings import MiningSettings
 OWN_TEXT = "the other image has this caption"
 SAME_WORDS = "same words, or some of them"
 COMPARED = 16  # captions of an image that a candidate's words are compared with
+STRANGE = 2  # words that two captions of the same words may not share: "entry way" is "entryway"
 
 
 @dataclass
@@ -82,9 +84,10 @@ class _Search:
         self.groups = [pairs.groups[image] for image in pairs.image_of]  # of each pair
         identities: dict[str, int] = {}
         self.text_of = [identities.setdefault(text_identity(one), len(identities)) for one in pairs.captions]
-        self.texts_of_group: dict[int, dict[int, str]] = {}
+        self.texts_of_group: dict[int, dict[int, int]] = {}  # with a pair that has it
         for pair, group in enumerate(self.groups):
-            self.texts_of_group.setdefault(group, {}).setdefault(self.text_of[pair], pairs.captions[pair])
+            self.texts_of_group.setdefault(group, {}).setdefault(self.text_of[pair], pair)
+        self._stems: dict[int, tuple[frozenset[str], ...]] = {}
         by_text, by_image = settings.similarity != "image", settings.similarity != "text"
         # What is searched, and the pairs of each.
         self.pairs_of: list[list[int]] = [[] for _ in range(len(identities) if by_text else len(pairs.images))]
@@ -128,9 +131,24 @@ class _Search:
         for name, limit in limits:
             if max(crossed) > limit:
                 return name
-        caption = self.pairs.captions[other]
-        same = any(content_problem(one, caption) in (SAME, LEFT_OUT) for one in list(own.values())[:COMPARED])
-        return SAME_WORDS if same else None
+        if any(self.same_words(place, other) for place in islice(own.values(), COMPARED)):
+            return SAME_WORDS
+        return None
+
+    def same_words(self, pair: int, other: int) -> bool:
+        """Whether another caption says what a pair's says, or a part of it."""
+        known = frozenset[str]().union(*self.stems(pair))
+        if sum(known.isdisjoint(word) for word in self.stems(other)) > STRANGE:
+            return False  # which is told quickly
+        captions = self.pairs.captions
+        return content_problem(captions[pair], captions[other]) in (SAME, LEFT_OUT)
+
+    def stems(self, pair: int) -> tuple[frozenset[str], ...]:
+        """Those of the words of a caption, which are looked up once."""
+        text = self.text_of[pair]
+        if (found := self._stems.get(text)) is None:
+            found = self._stems[text] = tuple(word_stems(self.pairs.captions[pair]))
+        return found
 
 
 def _choose(search: _Search, pair: int, items: Sequence[int], scores: Sequence[float], mined: Mined) -> None:

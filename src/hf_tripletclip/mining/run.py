@@ -200,6 +200,11 @@ def _prepare(plan: Plan, target: Path, overwrite: bool) -> MiningReport | None:
                 "another output, or start anew with `--overwrite`."
             )
         return MiningReport.load(target)  # type: ignore[return-value]
+    if making.is_file() and not overwrite and STEP not in Plan.load(making).stages:
+        raise FileExistsError(
+            f"{target} holds an unfinished run of `tripletclip generate`: name another output, or start anew with "
+            "`--overwrite`."
+        )
     plan.save(making)
     if not finished:
         plan.save(made, staging=making.parent)

@@ -105,6 +105,11 @@ def same_word(first: str, second: str) -> bool:
     return first == second or bool(_stems(first) & _stems(second))
 
 
+def word_stems(text: str) -> list[frozenset[str]]:
+    """Of each content word of a caption, what it shares with other spellings and inflections of it."""
+    return [_stems(word) for word in content_words(text)]
+
+
 def content_problem(caption: str, negative: str) -> str | None:
     """
     Why a negative caption is none: what it says is what its caption says, or a part of it, or all of it and more.
