@@ -15,9 +15,13 @@ from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.objectives import Embeddings, Objective, get_objective, register_objective
+from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.pretrained import TripletCLIPPreTrainedModel
+from hf_tripletclip.roles import ROLES
 
 logger = logging.get_logger(__name__)
+
+PAIR = frozenset(("image", "text"))
 
 
 @dataclass
@@ -46,6 +50,10 @@ class TripletCLIPOutput(CLIPOutput):
             L2-normalised embeddings of the hard negative captions.
         negative_image_embeds (`torch.Tensor` of shape `(negative_image_batch_size, projection_dim)`, *optional*):
             L2-normalised embeddings of the hard negative images.
+        paraphrase_embeds (`torch.Tensor` of shape `(paraphrase_batch_size, projection_dim)`, *optional*):
+            L2-normalised embeddings of the paraphrases.
+        dense_text_embeds (`torch.Tensor` of shape `(dense_batch_size, projection_dim)`, *optional*):
+            L2-normalised embeddings of the dense captions.
         loss_parts (`dict[str, torch.Tensor]`, *optional*, returned with an objective's loss):
             The objective's terms by name and `logit_scale`, here the factor `exp(logit_scale)`: detached scalars for
             logging.
@@ -53,6 +61,8 @@ class TripletCLIPOutput(CLIPOutput):
 
     negative_text_embeds: torch.Tensor | None = None
     negative_image_embeds: torch.Tensor | None = None
+    paraphrase_embeds: torch.Tensor | None = None
+    dense_text_embeds: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
@@ -134,6 +144,15 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         negative_pixel_values: torch.FloatTensor | None = None,
         negative_attention_mask: torch.Tensor | None = None,
         negative_position_ids: torch.LongTensor | None = None,
+        negative_mask: torch.Tensor | None = None,
+        negative_image_mask: torch.Tensor | None = None,
+        paraphrase_input_ids: torch.LongTensor | None = None,
+        paraphrase_attention_mask: torch.Tensor | None = None,
+        paraphrase_mask: torch.Tensor | None = None,
+        dense_input_ids: torch.LongTensor | None = None,
+        dense_attention_mask: torch.Tensor | None = None,
+        dense_mask: torch.Tensor | None = None,
+        contents: Mapping[str, torch.Tensor] | None = None,
         return_loss: bool | None = None,
         return_logits: bool | None = None,
         teacher_embeds: Mapping[str, torch.Tensor] | None = None,
@@ -158,6 +177,16 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 *Optional*, the hard negative images, of the same size as the images.
             negative_attention_mask, negative_position_ids (*optional*):
                 As `attention_mask` and `position_ids`, of the hard negative captions.
+            negative_mask, negative_image_mask (`torch.Tensor` of shape `(batch_size, K)`, *optional*):
+                bool; if a row may have any number of hard negative captions, or images, tells whose they are: a row
+                with k of them has k times `True`.
+            paraphrase_input_ids, paraphrase_attention_mask, paraphrase_mask (*optional*):
+                As those of the hard negative captions, of other captions that are true of the images.
+            dense_input_ids, dense_attention_mask, dense_mask (*optional*):
+                Likewise, of captions that each describe a part of an image.
+            contents (`Mapping[str, torch.Tensor]`, *optional*):
+                For an objective with `repeats="mask"`: int64 numbers by role, the same for the same picture or text,
+                at least 0. Made from the inputs by default.
             return_loss (`bool`, *optional*):
                 Whether to compute the loss. With negatives, or with `return_logits=False`, it is the configured
                 objective's, over all processes; otherwise it is `CLIPModel`'s own.
@@ -166,7 +195,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 negatives: objectives do not need the matrix.
             teacher_embeds (`Mapping[str, torch.Tensor]`, *optional*):
                 For an objective with distillation: a frozen teacher's embeddings of the same inputs by role (`image`,
-                `text`, `negative_image`, `negative_text`), L2-normalised.
+                `text`, `negative_image`, ...), L2-normalised.
             interpolate_pos_encoding (`bool`, defaults to `False`):
                 Whether to interpolate the vision tower's position embeddings to the images' size.
             kwargs:
@@ -178,7 +207,16 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         Raises:
             ValueError: The objective needs negatives that were not given, or shapes do not fit.
         """
-        has_negatives = negative_input_ids is not None or negative_pixel_values is not None
+        text_inputs: dict[str, TextInputs] = {
+            "text": (input_ids, attention_mask, position_ids),
+            "negative_text": (negative_input_ids, negative_attention_mask, negative_position_ids),
+            "paraphrase": (paraphrase_input_ids, paraphrase_attention_mask, None),
+            "dense_text": (dense_input_ids, dense_attention_mask, None),
+        }
+        pixels = {"image": pixel_values, "negative_image": negative_pixel_values}
+        images = {role: values for role, values in pixels.items() if values is not None}
+        texts = {role: values for role, values in text_inputs.items() if values[0] is not None}
+        has_negatives = not PAIR.issuperset((*images, *texts))
         if return_loss is None and has_negatives and self.training and torch.is_grad_enabled():
             logger.warning_once(
                 "The model was given hard negatives in training mode but not `return_loss=True`: it computes no loss. "
@@ -202,23 +240,21 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         if input_ids is None or pixel_values is None:
             raise ValueError("Hard negatives come beside positive pairs: give `input_ids` and `pixel_values` too.")
         vision_output = self.get_image_features(
-            pixel_values=_not_empty(_concatenate_images(pixel_values, negative_pixel_values)),
+            pixel_values=_not_empty(_concatenate_images(images)),
             interpolate_pos_encoding=interpolate_pos_encoding,
             **kwargs,
         )
-        text_inputs = _concatenate_captions(
-            (input_ids, attention_mask, position_ids),
-            (negative_input_ids, negative_attention_mask, negative_position_ids),
+        joined = {
+            name: None if values is None else _not_empty(values)
+            for name, values in _concatenate_captions(texts).items()
+        }
+        text_output = self.get_text_features(**joined, **kwargs)
+        embeds = _split(_normalize(vision_output.pooler_output), {role: len(value) for role, value in images.items()})
+        embeds |= _split(
+            _normalize(text_output.pooler_output),
+            {role: len(value[0]) for role, value in texts.items()},  # type: ignore[arg-type]
         )
-        text_inputs = {name: None if values is None else _not_empty(values) for name, values in text_inputs.items()}
-        text_output = self.get_text_features(**text_inputs, **kwargs)
-
-        image_embeds, negative_image_embeds = _split(
-            _normalize(vision_output.pooler_output), len(pixel_values), negative_pixel_values
-        )
-        text_embeds, negative_text_embeds = _split(
-            _normalize(text_output.pooler_output), len(input_ids), negative_input_ids
-        )
+        image_embeds, text_embeds = embeds["image"], embeds["text"]
         # Under `device_map` the towers may sit on different devices.
         device = text_embeds.device
 
@@ -230,11 +266,20 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
 
         loss = loss_parts = None
         if return_loss:
+            given = {
+                "negative_text": negative_mask,
+                "negative_image": negative_image_mask,
+                "paraphrase": paraphrase_mask,
+                "dense_text": dense_mask,
+            }
+            wanted = self.objective.roles if self.objective.masks_repeats else ()
+            inputs: dict[str, Any] = {ROLES[role].model_input: values for role, values in images.items()}
+            for role, (ids, mask, _) in texts.items():
+                inputs |= {ROLES[role].model_input: ids, ROLES[role].attention_mask: mask}
             embeddings = Embeddings(
-                image=image_embeds.to(device),
-                text=text_embeds,
-                negative_image=None if negative_image_embeds is None else negative_image_embeds.to(device),
-                negative_text=negative_text_embeds,
+                **{role: values.to(device) for role, values in embeds.items()},
+                masks={role: mask for role, mask in given.items() if mask is not None and role in embeds},
+                contents=input_contents({**inputs, "contents": contents}, [role for role in wanted if role in embeds]),
                 teacher=teacher_embeds,
                 normalized=True,
             )
@@ -251,8 +296,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             image_embeds=image_embeds,
             text_model_output=_first_rows(text_output, len(input_ids)),
             vision_model_output=_first_rows(vision_output, len(pixel_values)),
-            negative_text_embeds=negative_text_embeds,
-            negative_image_embeds=negative_image_embeds,
+            **{ROLES[role].output: values for role, values in embeds.items() if role not in PAIR},
             loss_parts=loss_parts,
         )
 
@@ -262,26 +306,26 @@ def _normalize(embeds: torch.Tensor) -> torch.Tensor:
     return embeds / torch.pow(torch.sum(torch.pow(embeds, 2), dim=-1, keepdim=True), 0.5)
 
 
-def _concatenate_images(positive: torch.Tensor, negative: torch.Tensor | None) -> torch.Tensor:
-    if negative is None:
-        return positive
-    if positive.shape[1:] != negative.shape[1:]:
-        raise ValueError(
-            f"`pixel_values` has images of shape {tuple(positive.shape[1:])} and `negative_pixel_values` of shape "
-            f"{tuple(negative.shape[1:])}: process both with the same image processor."
-        )
-    return torch.cat([positive, negative.to(positive.dtype)])
+def _concatenate_images(images: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    positive = images["image"]
+    for role, values in images.items():
+        if positive.shape[1:] != values.shape[1:]:
+            raise ValueError(
+                f"`pixel_values` has images of shape {tuple(positive.shape[1:])} and `{ROLES[role].model_input}` of "
+                f"shape {tuple(values.shape[1:])}: process both with the same image processor."
+            )
+    return positive if len(images) == 1 else torch.cat([values.to(positive.dtype) for values in images.values()])
 
 
 TextInputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
-def _concatenate_captions(positive: TextInputs, negative: TextInputs) -> dict[str, torch.Tensor | None]:
-    """Join (input_ids, attention_mask, position_ids) of positives and negatives, right-padded to the longer."""
+def _concatenate_captions(texts: dict[str, TextInputs]) -> dict[str, torch.Tensor | None]:
+    """Join (input_ids, attention_mask, position_ids) of all texts, right-padded to the longest."""
     names = ("input_ids", "attention_mask", "position_ids")
-    if negative[0] is None:
-        return dict(zip(names, positive, strict=True))
-    length = max(ids.shape[1] for ids in (positive[0], negative[0]) if ids is not None)
+    if len(texts) == 1:
+        return dict(zip(names, texts["text"], strict=True))
+    length = max(ids.shape[1] for ids, _, _ in texts.values() if ids is not None)
 
     def pad(values: torch.Tensor) -> torch.Tensor:
         return nn.functional.pad(values, (0, length - values.shape[1]))
@@ -289,13 +333,13 @@ def _concatenate_captions(positive: TextInputs, negative: TextInputs) -> dict[st
     joined: dict[str, torch.Tensor | None] = {}
     # Attention is causal and pooling reads the first end-of-text token, so what stands right of it has no influence;
     # id 0 never is the end-of-text token, nor the highest id of a caption.
-    joined["input_ids"] = torch.cat([pad(ids) for ids in (positive[0], negative[0]) if ids is not None])
+    joined["input_ids"] = torch.cat([pad(ids) for ids, _, _ in texts.values() if ids is not None])
     for index, name in enumerate(names[1:], start=1):
-        if positive[index] is None and negative[index] is None:
+        if all(inputs[index] is None for inputs in texts.values()):
             joined[name] = None
             continue
         parts = []
-        for inputs in (positive, negative):
+        for inputs in texts.values():
             ids, values = inputs[0], inputs[index]
             assert ids is not None
             if values is None:
@@ -313,11 +357,9 @@ def _not_empty(inputs: torch.Tensor) -> torch.Tensor:
     return inputs if len(inputs) else inputs.new_ones((1, *inputs.shape[1:]))
 
 
-def _split(
-    embeds: torch.Tensor, positives: int, negatives: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Positives and negatives, of which there may be none in a batch that has a place for them."""
-    return embeds[:positives], None if negatives is None else embeds[positives : positives + len(negatives)]
+def _split(embeds: torch.Tensor, numbers: dict[str, int]) -> dict[str, torch.Tensor]:
+    """The embeddings by role, of which there may be none in a batch that has a place for them."""
+    return dict(zip(numbers, embeds[: sum(numbers.values())].split(list(numbers.values())), strict=True))
 
 
 def _first_rows(output: BaseModelOutputWithPooling, rows: int) -> BaseModelOutputWithPooling:

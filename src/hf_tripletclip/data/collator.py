@@ -20,26 +20,25 @@ from hf_tripletclip.data.decoding import (
     known_reason,
     row_name,
 )
+from hf_tripletclip.data.drawing import CaptionDraw
 from hf_tripletclip.data.pixels import FastPixels
 from hf_tripletclip.data.schema import (
     CAPTION,
-    CAPTION_COLUMNS,
     COLUMNS,
-    IMAGE,
-    IMAGE_COLUMNS,
     NEG_CAPTION,
     NEG_IMAGE,
     NEGATIVE_TYPE,
     NEGATIVE_TYPES,
+    PARAPHRASE,
 )
 from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
+from hf_tripletclip.roles import BY_COLUMN, ROLES, Role
 
 logger = logging.get_logger(__name__)
 
 # What the model takes: rows that have these have been through a processor.
-TENSORS = frozenset(f"{side}{name}" for side in ("", "negative_") for name in ("pixel_values", "input_ids"))
-
-NEGATIVE_MASK = "negative_mask"  # in a batch: which of the places for negative captions a row fills
+TENSORS = frozenset(role.model_input for role in ROLES.values())
+NEGATIVES = (NEG_IMAGE, NEG_CAPTION)
 
 
 @dataclass
@@ -56,7 +55,8 @@ class TripletCollator:
 
     Args:
         processor ([`~transformers.CLIPProcessor`]): Image processor and tokenizer.
-        columns (`Sequence[str]`): Columns to collate, of `image`, `caption`, `neg_image`, `neg_caption`.
+        columns (`Sequence[str]`): Columns to collate, of `image`, `caption`, `neg_image`, `neg_caption`, `paraphrase`,
+            `dense_caption`.
         max_length (`int`, *optional*): Tokens per caption, such as the model's `max_position_embeddings`; at most the
             tokenizer's `model_max_length`, which is the default.
         pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens, or to
@@ -67,7 +67,9 @@ class TripletCollator:
             this long: the model's image size, or twice that for pixels that are closer to the processor's own. By
             default files are decoded whole.
         first_negative (`bool`, defaults to `False`):
-            Of rows with several hard negative captions use the first only; rows without one are then broken.
+            Of rows with several hard negatives use the first only; rows without one are then broken.
+        draw_captions ([`~hf_tripletclip.data.drawing.CaptionDraw`], *optional*):
+            Draw each row's caption from its `caption`, which may then be a list, and its `paraphrase`, if it has any.
         return_loss (`bool`, defaults to `False`):
             Put `return_loss=True` into batches, which the loss of transformers' plain `Trainer` needs;
             `TripletCLIPTrainer` asks for the loss itself.
@@ -78,13 +80,17 @@ class TripletCollator:
         `negative_input_ids` and `negative_attention_mask` likewise; and, where rows have a `negative_type`, that as
         int64 `(B,)`: an index into `NEGATIVE_TYPES`, -1 for others.
 
-        Where `neg_caption` is a list of strings, the negative captions of all rows stand in one tensor
-        `negative_input_ids` `(N, L)`, those of a row together, and `negative_mask` bool `(B, K)` tells whose they
-        are: a row with k of them has k times `True`, one without any none. K is the most that a row has.
+        `paraphrase_input_ids` and `dense_input_ids`, with their attention masks, hold paraphrases and dense captions.
+
+        If `neg_caption`, `neg_image`, `paraphrase` or `dense_caption` is a list in some row, those of all rows stand
+        in one tensor, such as `negative_input_ids` `(N, L)`, those of a row together, and `negative_mask` bool `(B, K)`
+        tells whose they are: a row with k of them has k times `True`, one without any none. K is the most that a row
+        has. The other masks are `negative_image_mask`, `paraphrase_mask` and `dense_mask`. A row may lack paraphrases
+        and dense captions.
 
     Raises:
         ValueError: A column is missing from the rows, all rows of a batch are broken, there is no processor, or
-            rows have several negative captions for one negative image.
+            a row has not as many negative captions as negative images.
     """
 
     processor: Any
@@ -94,6 +100,7 @@ class TripletCollator:
     broken_rows: BrokenRows = field(default_factory=BrokenRows)
     decode_size: int | None = None
     first_negative: bool = False
+    draw_captions: CaptionDraw | None = None
     return_loss: bool = False
 
     def __post_init__(self) -> None:
@@ -103,8 +110,8 @@ class TripletCollator:
             raise ValueError(
                 "Raw images and captions need a processor: give the trainer `processing_class=load_processor(...)`."
             )
-        if unknown := [name for name in self.columns if name not in COLUMNS]:
-            raise ValueError(f"TripletCollator collates {', '.join(COLUMNS)}; it knows no {', '.join(unknown)}.")
+        if unknown := [name for name in self.columns if name not in BY_COLUMN]:
+            raise ValueError(f"TripletCollator collates {', '.join(BY_COLUMN)}; it knows no {', '.join(unknown)}.")
         self._pixels = FastPixels(self.processor.image_processor)
         self._end = end_token_id(self.processor.tokenizer)
         if self._end is None:
@@ -138,7 +145,7 @@ class TripletCollator:
                 f"The rows lack {', '.join(map(repr, missing))}; they have {', '.join(map(repr, rows[0]))}."
                 + ("" if TENSORS.isdisjoint(rows[0]) else hint)
             )
-        several = not self.first_negative and any(is_several(row.get(NEG_CAPTION)) for row in rows)
+        several = {name for name in self.columns if self._is_list(name, rows)}
         decoded: list[dict[str, Any]] = []
         usable: list[Mapping[str, Any]] = []
         for row in rows:
@@ -160,9 +167,9 @@ class TripletCollator:
         if not usable:
             return {}, []
         batch = {**self._images(decoded), **self._captions(decoded, usable)}
-        if several and NEG_CAPTION in self.columns:
-            counts = torch.tensor([len(values[NEG_CAPTION]) for values in decoded])
-            batch[NEGATIVE_MASK] = torch.arange(int(counts.max())) < counts[:, None]
+        for name in several:
+            counts = torch.tensor([len(values[name]) for values in decoded])
+            batch[cast(str, BY_COLUMN[name].mask)] = torch.arange(int(counts.max())) < counts[:, None]
         if NEGATIVE_TYPE in rows[0]:
             kinds = [row.get(NEGATIVE_TYPE) for row in usable]
             batch[NEGATIVE_TYPE] = torch.tensor(
@@ -170,48 +177,79 @@ class TripletCollator:
             )
         return batch, usable
 
-    def _decode(self, row: Mapping[str, Any], name: str, several: bool) -> Any:
-        value = row.get(name)
-        if name in IMAGE_COLUMNS:
-            return decode_image(value, self.decode_size)
-        if name != NEG_CAPTION or not (several or is_several(value)):
-            return decode_caption(value)
-        captions = []
-        for one in _listed(value):
+    def _is_list(self, name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether rows of the batch may have any number of a column's values."""
+        if BY_COLUMN[name].mask is None or (self.first_negative and name in NEGATIVES):
+            return False
+        values = [row.get(name) for row in rows]
+        return any(map(is_several, values)) or (name not in NEGATIVES and any(value is None for value in values))
+
+    def _decode(self, row: Mapping[str, Any], name: str, several: set[str]) -> Any:
+        value, role = row.get(name), BY_COLUMN[name]
+        if name == CAPTION and self.draw_captions is not None:
+            written = [*_listed(value), *_listed(row.get(PARAPHRASE))]
+            return self.draw_captions(self._each(row, name, written, role) or [decode_caption(None)])
+        if name == CAPTION and self.first_negative and is_several(value):
+            value = next(iter(value), None)
+        if name not in several and not (role.mask is not None and is_several(value)):
+            return self._decode_one(value, role)
+        found = self._each(row, name, _listed(value), role)
+        if name not in several:
+            if not found:
+                raise BrokenValue("missing image" if role.is_image else "missing caption")
+            return found[0]
+        if name == NEG_CAPTION and NEG_IMAGE in self.columns:
+            self._check_pairs(row, len(found))
+        return found
+
+    def _each(self, row: Mapping[str, Any], name: str, values: Sequence[Any], role: Role) -> list[Any]:
+        """Those of a list's values that can be used; the others are reported."""
+        found = []
+        for one in values:
             try:
-                captions.append(decode_caption(one))
+                found.append(self._decode_one(one, role))
             except BrokenValue as error:
                 if one is not None:  # a list may be padded with nulls
+                    if role.is_image:  # its caption would be another's
+                        raise
                     key, digest = row_name(row)
                     self.broken_rows.add(key, str(error), name, digest=digest, skipped=False)
-        if not several:
-            if not captions:
-                raise BrokenValue("missing caption")
-            return captions[0]
-        if NEG_IMAGE in self.columns and len(captions) != 1:
+        return found
+
+    def _decode_one(self, value: Any, role: Role) -> Any:
+        return decode_image(value, self.decode_size) if role.is_image else decode_caption(value)
+
+    def _check_pairs(self, row: Mapping[str, Any], captions: int) -> None:
+        """A negative caption belongs to a negative image."""
+        images = len([one for one in _listed(row.get(NEG_IMAGE)) if one is not None])
+        if captions != images:
             raise ValueError(
-                f"The row {row_name(row)[0]} has {len(captions)} negative captions, but its one negative image "
-                "belongs to one of them: an objective that pairs them needs one `neg_caption` per row. Give such a "
-                "column, or train with `negclip`, which takes any number."
+                f"The row {row_name(row)[0]} has {captions} negative captions and {images} negative images, but an "
+                "objective that pairs them needs as many of the one as of the other. Give a caption for each image, "
+                "or train with an objective that takes negative captions alone, such as `negclip`."
             )
-        return captions
+
+    def _roles(self, images: bool) -> list[Role]:
+        return [role for role in ROLES.values() if role.is_image == images and role.column in self.columns]
 
     def _images(self, decoded: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        images = [values[name] for name in IMAGE_COLUMNS if name in self.columns for values in decoded]
-        if not images:
+        roles = self._roles(images=True)
+        values = [[image for row in decoded for image in _listed(row[role.column])] for role in roles]
+        if not any(values):
             return {}
-        positives = len(decoded) if IMAGE in self.columns else 0
-        return _split({"pixel_values": self._pixels(images)}, positives, NEG_IMAGE in self.columns)
+        return _split({"pixel_values": self._pixels([one for of_role in values for one in of_role])}, roles, values)
 
     def _captions(self, decoded: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         captions: list[str] = []
         origins: list[tuple[str, int]] = []  # column and row of each caption
-        for name in CAPTION_COLUMNS:
-            if name in self.columns:
-                for number, values in enumerate(decoded):
-                    of_row = values[name] if isinstance(values[name], list) else [values[name]]
-                    captions += of_row
-                    origins += [(name, number)] * len(of_row)
+        roles, values = self._roles(images=False), []
+        for role in roles:
+            name, before = role.column, len(captions)
+            for number, row in enumerate(decoded):
+                of_row = _listed(row[name])
+                captions += of_row
+                origins += [(name, number)] * len(of_row)
+            values.append(captions[before:])
         if not captions:
             return {}
         tokenizer = self.processor.tokenizer
@@ -233,8 +271,7 @@ class TripletCollator:
         length = min(-(-longest // multiple) * multiple, limit)
         padded = tokenizer.pad(encoded, return_tensors="pt", padding="max_length", max_length=length)
         inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
-        positives = len(decoded) if CAPTION in self.columns else 0
-        return _split(inputs, positives, NEG_CAPTION in self.columns)
+        return _split(inputs, roles, values)
 
 
 @dataclass
@@ -253,7 +290,7 @@ class TensorCollator:
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         batch = default_data_collator(rows)
-        for name in ("input_ids", "negative_input_ids"):
+        for name in (role.model_input for role in ROLES.values() if not role.is_image):
             ids = batch.get(name)
             if self.end is None or ids is None:
                 continue
@@ -271,12 +308,13 @@ def _listed(value: Any) -> Sequence[Any]:
     return value if is_several(value) else [value]
 
 
-def _split(tensors: dict[str, torch.Tensor], positives: int, negatives: bool) -> dict[str, torch.Tensor]:
-    """Positives and negatives went through the processor together; name them apart."""
-    batch = {}
-    for name, tensor in tensors.items():
-        if positives:
-            batch[name] = tensor[:positives]
-        if negatives:
-            batch[f"negative_{name}"] = tensor[positives:]
-    return batch
+def _split(
+    tensors: dict[str, torch.Tensor], roles: Sequence[Role], values: Sequence[Sequence[Any]]
+) -> dict[str, torch.Tensor]:
+    """What went through the processor together, by the names of the model's inputs."""
+    numbers = [len(of_role) for of_role in values]
+    return {
+        f"{role.prefix}{name}": part
+        for name, tensor in tensors.items()
+        for role, part in zip(roles, tensor.split(numbers), strict=True)
+    }

@@ -22,7 +22,8 @@ from datasets import (
 
 from hf_tripletclip.data.presets import IMAGE_ID, resolve_columns
 from hf_tripletclip.data.raw import AnyDataset, as_streams, column_names, load_raw, quietly
-from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, IMAGE, IMAGE_COLUMNS
+from hf_tripletclip.data.schema import CAPTION_COLUMNS, ERROR, IMAGE, IMAGE_COLUMNS, TEXT_COLUMNS
+from hf_tripletclip.roles import BY_COLUMN
 
 
 def load_tripletdata(
@@ -124,13 +125,13 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
     features = dataset.features
     if features is None:
         return dataset  # the collator takes whatever the rows hold
-    captions = [name for name in CAPTION_COLUMNS if name in features and not _is_text(features[name])]
+    captions = [name for name in TEXT_COLUMNS if name in features and not _is_text(features[name])]
     if captions:
         dataset = _with_text(dataset, captions)
     targets = {renames.get(name, name): feature for name, feature in decoded.items()}
     for name in IMAGE_COLUMNS:
-        if name in features and name not in targets and not _is_value(features[name], "null"):
-            if _is_value(features[name]) and not _is_value(features[name], "string", "binary", "large"):
+        if name in features and name not in targets and not is_value(features[name], "null"):
+            if is_value(features[name]) and not is_value(features[name], "string", "binary", "large"):
                 numbers = (
                     "; if they are the numbers of COCO's pictures, give the folder of these, such as train2017, with "
                     "`images`"
@@ -143,7 +144,8 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
     return dataset
 
 
-def _is_value(feature: Any, *kinds: str) -> bool:
+def is_value(feature: Any, *kinds: str) -> bool:
+    """Whether a column holds single values, of a dtype that begins like one of `kinds`."""
     return isinstance(feature, Value) and (not kinds or feature.dtype.startswith(kinds))
 
 
@@ -151,7 +153,7 @@ def _is_text(feature: Any) -> bool:
     """Whether captions need no decoding; what is no text at all is left to the collator, which reports it."""
     if isinstance(feature, (List, LargeList)):
         return False  # where a row has none it may be null
-    return not _is_value(feature, "binary", "large", "fixed_size_binary", "null")
+    return not is_value(feature, "binary", "large", "fixed_size_binary", "null")
 
 
 def _with_text(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
@@ -219,7 +221,7 @@ def check_columns(dataset: Any, columns: Sequence[str]) -> None:
     if missing := [name for name in columns if name not in names]:
         there = ", ".join(repr(name) for name in names if name != ERROR)
         message = f"it lacks {', '.join(map(repr, missing))}; it has {there}."
-        if set(missing) <= set(COLUMNS):
+        if set(missing) <= set(BY_COLUMN):
             message += ' If they are there under other names, say so with `columns`, such as {"neg_caption": "foil"}.'
         raise ValueError(message)
 

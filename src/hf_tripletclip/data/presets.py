@@ -24,6 +24,8 @@ PRESETS: dict[str, dict[str, str]] = {
 # Every column that has a meaning here.
 KNOWN_COLUMNS = (
     *COLUMNS,
+    schema.PARAPHRASE,
+    schema.DENSE_CAPTION,
     *KEY_COLUMNS,
     schema.NEGATIVE_TYPE,
     schema.HELD_OUT,

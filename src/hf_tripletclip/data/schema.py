@@ -8,8 +8,11 @@ CAPTION = "caption"  # its caption
 NEG_IMAGE = "neg_image"  # the hard negative image: like the image, and the caption is false of it
 NEG_CAPTION = "neg_caption"  # the hard negative's caption: true of `neg_image`, false of `image`
 COLUMNS = (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION)
+PARAPHRASE = "paraphrase"  # another caption that is true of `image`, or a list of them
+DENSE_CAPTION = "dense_caption"  # a list of captions that each describe a part of `image`
 IMAGE_COLUMNS = (IMAGE, NEG_IMAGE)
 CAPTION_COLUMNS = (CAPTION, NEG_CAPTION)
+TEXT_COLUMNS = (*CAPTION_COLUMNS, PARAPHRASE, DENSE_CAPTION)  # all that hold text
 
 # Optional columns, where a row comes from and how good it is.
 NEGATIVE_TYPE = "negative_type"  # one of NEGATIVE_TYPES

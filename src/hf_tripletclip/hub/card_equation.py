@@ -6,14 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from hf_tripletclip.objectives import SYMBOLS, Objective, Term
-from hf_tripletclip.objectives.base import WORDS
+from hf_tripletclip.objectives import LossTerm, Objective
 from hf_tripletclip.objectives.distillation import OTHER_MODALITY, Distillation
-
-CROSS_ENTROPY = (
-    r"\mathrm{CE}(q \to K) = \frac{1}{n} \sum_{i=1}^{n} "
-    r"\left[ \log \sum_{k \in K} e^{s\, q_i \cdot k} - s\, q_i \cdot k_i \right]"
-)
+from hf_tripletclip.objectives.terms import symbol, union
+from hf_tripletclip.roles import ROLES
 
 
 def describe_objective(objective: Objective) -> str:
@@ -31,7 +27,7 @@ def describe_objective(objective: Objective) -> str:
     parts = [
         f"The objective is `{objective.name}`:",
         _shown(rf"\mathcal{{L}} = {total}"),
-        _shown(CROSS_ENTROPY),
+        *map(_shown, dict.fromkeys(term.definition for term in objective.terms if term.weight and term.definition)),
         _symbols(objective),
     ]
     if distilled is not None:
@@ -41,12 +37,12 @@ def describe_objective(objective: Objective) -> str:
     return "\n\n".join(parts)
 
 
-def _weighted(terms: Sequence[Term]) -> str:
+def _weighted(terms: Sequence[LossTerm]) -> str:
     """The terms, those of one weight under one factor."""
     by_weight: dict[float, list[str]] = {}
     for term in terms:
-        keys = r" \cup ".join(_all(key) for key in term.keys)
-        by_weight.setdefault(term.weight, []).append(rf"\mathrm{{CE}}({SYMBOLS[term.query]} \to {keys})")
+        if term.weight:
+            by_weight.setdefault(term.weight, []).append(term.latex)
     sums = []
     for weight, group in by_weight.items():
         factor, inner = _factor(weight), " + ".join(group)
@@ -70,16 +66,16 @@ def _distillation(distillation: Distillation, roles: Iterable[str]) -> str:
         means = " + ".join(
             # In braces: a prime and an asterisk would be two superscripts of one letter.
             rf"\frac{{1}}{{n}} \sum_i \lVert {{{symbol}}}_i - {{{symbol}}}^{{*}}_i \rVert^2"
-            for symbol in (SYMBOLS[role] for role in present)
+            for symbol in (ROLES[role].symbol for role in present)
         )
         return rf"D = \frac{{1}}{{{len(present)}}} \left[ {means} \right]"
     halves = []
     for query, others in OTHER_MODALITY.items():
-        symbol = SYMBOLS[query]
-        keys = r" \cup ".join(_all(role) for role in others if role in present)
+        asked = symbol(query)
+        keys = union((role for role in others if role in present), r" \cup ")
         halves.append(
-            rf"\frac{{1}}{{n}} \sum_i \mathrm{{KL}}\left( p^{{*}}_{{{keys}}}({symbol}_i) \,\Vert\, "
-            rf"p_{{{keys}}}({symbol}_i) \right)"
+            rf"\frac{{1}}{{n}} \sum_i \mathrm{{KL}}\left( p^{{*}}_{{{keys}}}({asked}_i) \,\Vert\, "
+            rf"p_{{{keys}}}({asked}_i) \right)"
         )
     return rf"D = \tfrac{{1}}{{2}} \left[ {' + '.join(halves)} \right]"
 
@@ -95,17 +91,13 @@ def _meaning_of_distillation(distillation: Distillation) -> str:
 
 
 def _symbols(objective: Objective) -> str:
-    named = [rf"\\({SYMBOLS[role]}\\): {WORDS[role]}" for role in objective.roles]
+    named = [rf"\\({symbol(role)}\\): {ROLES[role].words}" for role in objective.roles]
     batch = "the batch of all processes" if objective.negatives_across_devices else "one process's batch"
     return (
         f"Embeddings are L2-normalised ({', '.join(named)}); a capital letter is all of them in {batch}. Each query "
         r"\\(q_i\\) must find its target \\(k_i\\), row \\(i\\) of the first set of \\(K\\); \\(s\\) is "
         "`exp(logit_scale)`."
     )
-
-
-def _all(role: str) -> str:
-    return SYMBOLS[role].upper()
 
 
 def _shown(formula: str) -> str:

@@ -5,13 +5,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_tripletclip.objectives.base import COLUMNS, Embeddings, Objective, ObjectiveOutput, Term, roles_of
+from hf_tripletclip.objectives.base import Objective
+from hf_tripletclip.objectives.ce_clip import CECLIPObjective
+from hf_tripletclip.objectives.clic import CLICObjective
 from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.clip_all import CLIPAllObjective
+from hf_tripletclip.objectives.conclip import CoNCLIPObjective
+from hf_tripletclip.objectives.cyclip import CyCLIPObjective
+from hf_tripletclip.objectives.cyclip_triplet import CyCLIPTripletObjective
+from hf_tripletclip.objectives.dac import DACObjective
+from hf_tripletclip.objectives.degla import DeGLAObjective
+from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput
+from hf_tripletclip.objectives.fsc_clip import FSCCLIPObjective
 from hf_tripletclip.objectives.infonce import info_nce
+from hf_tripletclip.objectives.laclip import LaCLIPObjective
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from hf_tripletclip.objectives.negclip_image import NegCLIPImageObjective
+from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm
+from hf_tripletclip.objectives.read_alignment import ReadAlignmentObjective
+from hf_tripletclip.objectives.rows import Rows
+from hf_tripletclip.objectives.terms import (
+    AnyTerm,
+    CloseTerm,
+    CyclicTerm,
+    LossTerm,
+    TeacherTerm,
+    Term,
+    WithinTerm,
+    roles_of,
+)
 from hf_tripletclip.objectives.tripletclip import TripletCLIPObjective
+from hf_tripletclip.objectives.tsvlc import TSVLCObjective
+from hf_tripletclip.roles import ROLES
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
@@ -21,18 +46,36 @@ OBJECTIVES: dict[str, type[Objective]] = {
         NegCLIPImageObjective,
         TripletCLIPObjective,
         CLIPAllObjective,
+        LaCLIPObjective,
+        CyCLIPObjective,
+        CyCLIPTripletObjective,
+        CoNCLIPObjective,
+        TSVLCObjective,
+        DACObjective,
+        CECLIPObjective,
+        FSCCLIPObjective,
+        DeGLAObjective,
+        CLICObjective,
+        ReadAlignmentObjective,
     )
 }
 
-# Role of an embedding -> its symbol in tables.
-SYMBOLS = {"image": "v", "text": "t", "negative_image": "v'", "negative_text": "t'"}
-
 __all__ = [
     "OBJECTIVES",
+    "AnyOwnTerm",
+    "AnyTerm",
+    "CloseTerm",
+    "CyclicTerm",
     "Embeddings",
+    "LossTerm",
+    "MarginTerm",
     "Objective",
     "ObjectiveOutput",
+    "OwnTerm",
+    "Rows",
+    "TeacherTerm",
     "Term",
+    "WithinTerm",
     "available_objectives",
     "get_objective",
     "info_nce",
@@ -64,10 +107,10 @@ def register_objective(objective: type[Objective]) -> type[Objective]:
     if not (isinstance(objective, type) and issubclass(objective, Objective)):
         raise TypeError(f"An objective is a subclass of `Objective`, not {objective!r}.")
     name, terms = getattr(objective, "name", None), getattr(objective, "terms", None)
-    if not isinstance(name, str) or not name or not terms or not all(isinstance(term, Term) for term in terms):
-        raise TypeError(f"{objective.__name__} needs a `name` and `terms`, a tuple of `Term`.")
-    if strange := sorted({role for term in terms for role in (term.query, *term.keys)} - SYMBOLS.keys()):
-        raise ValueError(f"The terms of {name!r} have the roles {', '.join(strange)}; there are {', '.join(SYMBOLS)}.")
+    if not isinstance(name, str) or not name or not terms or not all(isinstance(term, LossTerm) for term in terms):
+        raise TypeError(f"{objective.__name__} needs a `name` and `terms`, a tuple of `Term` and its like.")
+    if strange := sorted({role for term in terms for role in term.roles} - ROLES.keys()):
+        raise ValueError(f"The terms of {name!r} have the roles {', '.join(strange)}; there are {', '.join(ROLES)}.")
     known = OBJECTIVES.get(name)
     # The same class once more, such as that of a notebook's cell that is run again, takes its place.
     if known is not None and (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
@@ -110,17 +153,13 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
 
 def terms_table() -> str:
     """
-    A Markdown table of the registered objectives: the dataset columns that each needs, and the weight of each term, a
-    column per term; symbols as in `docs/objectives.md`.
+    A Markdown table of the registered objectives: the dataset columns that each needs, and its terms with their
+    weights by default; symbols as in `docs/objectives.md`.
     """
-    pairs = sorted(
-        dict.fromkeys((term.query, term.keys) for objective in OBJECTIVES.values() for term in objective.terms),
-        key=lambda pair: list(SYMBOLS).index(pair[0]),
-    )
-    heads = [f"{SYMBOLS[query]} → {' ∪ '.join(SYMBOLS[key].upper() for key in keys)}" for query, keys in pairs]
-    lines = ["| objective | columns | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
+    lines = ["| objective | columns | loss |", "| --- | --- | --- |"]
     for name, objective in OBJECTIVES.items():
-        weights = {(term.query, term.keys): f"{term.weight:g}" for term in objective.terms}
-        columns = ", ".join(f"`{COLUMNS[role]}`" for role in roles_of(objective.terms))
-        lines.append(f"| `{name}` | {columns} | " + " | ".join(weights.get(pair, "") for pair in pairs) + " |")
+        columns = ", ".join(f"`{ROLES[role].column}`" for role in roles_of(objective.terms))
+        # A bar would end the cell.
+        terms = " + ".join(f"{term.weight:.4g} {term.formula}" for term in objective.terms).replace("|", "\\|")
+        lines.append(f"| `{name}` | {columns} | {terms} |")
     return "\n".join(lines)

@@ -4,121 +4,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
+from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput, check_lengths
 from hf_tripletclip.objectives.infonce import (
     CHUNK_SIZE,
     as_scale,
     common_dtype,
+    gather_rows,
     gather_with_gradients,
-    info_nce,
     world_size,
 )
+from hf_tripletclip.objectives.rows import Rows, identities_of
+from hf_tripletclip.objectives.terms import LossTerm, Term, roles_of
+from hf_tripletclip.roles import ROLES
 
-# Role of an embedding -> the dataset column and the model input that it comes from.
-COLUMNS = {"image": "image", "text": "caption", "negative_image": "neg_image", "negative_text": "neg_caption"}
-MODEL_INPUTS = {
-    "image": "pixel_values",
-    "text": "input_ids",
-    "negative_image": "negative_pixel_values",
-    "negative_text": "negative_input_ids",
-}
-WORDS = {
-    "image": "images",
-    "text": "captions",
-    "negative_image": "hard negative images",
-    "negative_text": "hard negative captions",
-}
-LENGTH_TOLERANCE = 0.01  # bfloat16 rounds lengths by less
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """
-    The L2-normalised embeddings of a batch by role, each `torch.Tensor` of shape `(rows, dim)`, floating.
-
-    Args:
-        image: Images, one per row of the batch.
-        text: Their captions, as many.
-        negative_image (*optional*): Hard negative images.
-        negative_text (*optional*): Hard negative captions.
-        teacher (`Mapping[str, torch.Tensor]`, *optional*): For distillation: a frozen teacher's embeddings of the
-            same inputs, by role.
-        normalized (`bool`, defaults to `False`): Whether rows are known to have length 1. Otherwise the objective
-            looks, which waits for the device.
-    """
-
-    image: torch.Tensor
-    text: torch.Tensor
-    negative_image: torch.Tensor | None = None
-    negative_text: torch.Tensor | None = None
-    teacher: Mapping[str, torch.Tensor] | None = None
-    normalized: bool = False
-
-
-@dataclass(frozen=True)
-class Term:
-    """
-    ``weight * mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_i]``: each query must find its own row of the first block
-    of keys among all keys.
-
-    Args:
-        query (`str`): Role of the queries.
-        keys (`tuple[str, ...]`): Roles of the keys; row i of the first is the target of query i.
-        weight (`float`): Factor in the loss.
-    """
-
-    query: str
-    keys: tuple[str, ...]
-    weight: float
-
-    @property
-    def name(self) -> str:
-        """Such as `image_to_text`."""
-        return f"{self.query}_to_{self.keys[0]}"
-
-
-def roles_of(terms: Iterable[Term]) -> tuple[str, ...]:
-    """Roles of the embeddings that the terms use, in the order of `COLUMNS`."""
-    used = {role for term in terms for role in (term.query, *term.keys)}
-    return tuple(role for role in COLUMNS if role in used)
-
-
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """
-    Args:
-        loss (`torch.Tensor` of shape `()`): The loss, with gradients.
-        parts (`dict[str, torch.Tensor]`): The terms by name, unweighted and detached scalars.
-    """
-
-    loss: torch.Tensor
-    parts: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """
-    What an objective computes with, each embedding float32 (float64 if one of them was float64).
-
-    Args:
-        own (`dict[str, torch.Tensor]`): This process's embeddings by role, `(rows, dim)`: the queries.
-        everyone (`dict[str, torch.Tensor]`):
-            The embeddings of all processes, `(rows of all, dim)`, with gradients: the keys. Those of `own` where
-            there is one process or negatives are not shared.
-        starts (`dict[str, int]`): Row of `everyone` at which `own` starts.
-        processes (`int`): Number of processes that share their rows.
-    """
-
-    own: dict[str, torch.Tensor]
-    everyone: dict[str, torch.Tensor]
-    starts: dict[str, int]
-    processes: int
+REPEATS = ("negative", "mask")
 
 
 class Objective:
@@ -134,25 +40,37 @@ class Objective:
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
         distillation ([`~hf_tripletclip.objectives.distillation.Distillation`] or `Mapping`, *optional*):
             Adds a term that holds the model to a frozen teacher: `{"kind": "similarity" or "embedding", "weight": 1}`.
+        repeats (`str`, defaults to `"negative"`):
+            What a key is that is right for a query though it stands in another row: the same picture or text as the
+            query's target, or a partner of the same picture or text as the query, such as another caption of one
+            photograph. `"negative"`: a wrong answer, as in the published methods. `"mask"`: left out of the
+            denominators.
 
     Raises:
-        ValueError: `chunk_size` is not positive, or a setting of `distillation` is out of range.
+        ValueError: `chunk_size` is not positive, `repeats` is neither of both, or a setting of `distillation` is out
+            of range.
     """
 
     name: ClassVar[str]
-    terms: ClassVar[tuple[Term, ...]]
+    terms: tuple[LossTerm, ...]
+    # Whether a row's caption is drawn from its caption and its paraphrases, anew in each pass over the data.
+    draws_captions: ClassVar[bool] = False
 
     def __init__(
         self,
         negatives_across_devices: bool = True,
         chunk_size: int = CHUNK_SIZE,
         distillation: Any = None,
+        repeats: str = "negative",
     ) -> None:
         if chunk_size < 1:
             raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
+        if repeats not in REPEATS:
+            raise ValueError(f"`repeats` is {repeats!r}; it can be {' or '.join(map(repr, REPEATS))}.")
         self.negatives_across_devices = negatives_across_devices
         self.chunk_size = chunk_size
         self.distillation = make_distillation(distillation)
+        self.repeats = repeats
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -162,7 +80,17 @@ class Objective:
     @property
     def columns(self) -> tuple[str, ...]:
         """Dataset columns that the objective needs."""
-        return tuple(COLUMNS[role] for role in self.roles)
+        return tuple(ROLES[role].column for role in self.roles)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it compares the model with a frozen teacher."""
+        return self.distillation is not None or any(term.of_teacher for term in self.terms)
+
+    @property
+    def masks_repeats(self) -> bool:
+        """Whether it needs to know which rows hold the same pictures and texts."""
+        return self.repeats == "mask"
 
     @classmethod
     def arguments(cls) -> dict[str, inspect.Parameter]:
@@ -215,79 +143,93 @@ class Objective:
             raise TypeError(
                 f"An objective takes `Embeddings(image=..., text=...)` and a scale, not a {type(embeddings).__name__}."
             )
-        rows = self.gather(self.check(embeddings))
+        own = self.check(embeddings)
+        teacher = self._of_teacher(embeddings, own)
+        rows = self.gather(own, embeddings, teacher)
         scale = as_scale(scale, next(iter(rows.own.values())))
         output = self.compute(rows, scale)
         if self.distillation is None:
             return output
-        value = self.distillation(rows, self.gather(self._of_teacher(embeddings, rows)), scale)
+        value = self.distillation(rows, self.gather(teacher, embeddings, {}), scale)
         return ObjectiveOutput(
             loss=output.loss + self.distillation.weight * value,
             parts={**output.parts, "distillation": value.detach()},
         )
 
-    def _of_teacher(self, embeddings: Embeddings, rows: Rows) -> dict[str, torch.Tensor]:
-        """The teacher's embeddings of the roles that the terms use, without gradients."""
+    def _of_teacher(self, embeddings: Embeddings, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The teacher's embeddings of the roles that are compared with it, without gradients."""
+        roles = own if self.distillation is not None else [role for term in self.terms for role in term.of_teacher]
         teacher = embeddings.teacher or {}
-        for role, own in rows.own.items():
-            if role not in teacher or teacher[role].shape != own.shape:
+        for role in roles:
+            if role not in teacher or teacher[role].shape != own[role].shape:
                 found = tuple(teacher[role].shape) if role in teacher else "none"
                 raise ValueError(
-                    f"Distillation needs the teacher's {role} embeddings of shape {tuple(own.shape)}; there are "
+                    f"Distillation needs the teacher's {role} embeddings of shape {tuple(own[role].shape)}; there are "
                     f"{found}. `TripletCLIPTrainer` makes them; otherwise give `teacher_embeds`."
                 )
-        taught = {role: teacher[role].detach().to(own) for role, own in rows.own.items()}
-        _check_lengths(taught, "the teacher's ")
+        taught = {role: teacher[role].detach().to(own[role]) for role in roles}
+        check_lengths(taught, "the teacher's ")
         return taught
 
     def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
         """The terms and their weighted sum; `scale` as in `__call__`."""
+        for role in ("image", "text"):
+            if role in rows.everyone and len(rows.everyone[role]) == 0:
+                raise ValueError(f"The objective {self.name!r} got no rows: there is no {role} embedding.")
         losses: list[torch.Tensor] = []
         parts: dict[str, torch.Tensor] = {}
         for term in self.terms:
-            targets = rows.everyone[term.keys[0]]
-            if len(targets) == 0:
-                raise ValueError(f"The objective {self.name!r} got no rows: there is no {term.keys[0]} embedding.")
-            total = info_nce(
-                rows.own[term.query],
-                [rows.everyone[role] for role in term.keys],
-                scale,
-                first_target=rows.starts[term.keys[0]],
-                chunk_size=self.chunk_size,
-                reduction="sum",
-            )
-            # Over processes the *mean* of the losses is the mean over all rows, however many each process has.
-            mean = total * (rows.processes / len(targets))
-            parts[term.name] = mean.detach()
-            losses.append(term.weight * mean)
+            value = term.value(rows, scale)
+            parts[term.name] = value.detach()
+            losses.append(term.weight * value)
+        for role, mask in rows.masks.items():
+            # Of all processes: what the log shows is the mean of what they count.
+            parts[f"rows_without_{role}"] = (~mask.any(dim=1)).sum().to(losses[0].dtype) * rows.processes
         return ObjectiveOutput(loss=torch.stack(losses).sum(), parts=parts)
 
-    def gather(self, own: dict[str, torch.Tensor]) -> Rows:
+    def gather(self, own: dict[str, torch.Tensor], embeddings: Embeddings, teacher: dict[str, torch.Tensor]) -> Rows:
         """The embeddings by role together with those of the other processes, each gathered once."""
         # Cast first: gradients of several terms and processes then add up in float32.
         dtype = common_dtype(list(own.values()))
         own = {role: value.to(dtype) for role, value in own.items()}
+        masks = {role: mask for role, mask in (embeddings.masks or {}).items() if role in own}
+        identities: dict[str, torch.Tensor] = {}
+        if self.masks_repeats and embeddings.contents is not None:
+            identities = identities_of({role: embeddings.contents[role] for role in own}, masks)
+        found: dict[str, Any] = {
+            "own": own,
+            "masks": masks,
+            "identities": identities,
+            "teacher": {role: value.to(dtype) for role, value in teacher.items()},
+            "chunk_size": self.chunk_size,
+        }
         if not self.negatives_across_devices or world_size() == 1:
-            return Rows(own=own, everyone=own, starts=dict.fromkeys(own, 0), processes=1)
-        key_roles = [role for role in own if any(role in term.keys for term in self.terms)]
+            return Rows(
+                everyone=own, starts=dict.fromkeys(own, 0), processes=1, identities_of_everyone=identities, **found
+            )
+        # Distillation compares all rows with all.
+        needed = set(own) if self.distillation else {role for term in self.terms for role in term.gathered}
+        key_roles = [role for role in own if role in needed] or list(own)
         gathered, starts = gather_with_gradients([own[role] for role in key_roles])
+        of_all = dict(zip(identities, gather_rows(list(identities.values())), strict=True))
         return Rows(
-            own=own,
             everyone=dict(zip(key_roles, gathered, strict=True)),
             starts=dict(zip(key_roles, starts, strict=True)),
             processes=world_size(),
+            identities_of_everyone=of_all,
+            **found,
         )
 
     def check(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        """The embeddings that the terms use, by role; raises `ValueError` where they do not do."""
+        """The embeddings that the terms use, by role; raises `ValueError` if something is wrong with them."""
         own: dict[str, torch.Tensor] = {}
         for role in self.roles:
             value = getattr(embeddings, role)
             if value is None:
                 raise ValueError(
-                    f"The objective {self.name!r} needs {role} embeddings, those of {WORDS[role]}: give them as "
-                    f"`Embeddings({role}=...)`, or to the model as `{MODEL_INPUTS[role]}` (dataset column "
-                    f"{COLUMNS[role]!r})."
+                    f"The objective {self.name!r} needs {role} embeddings, those of {ROLES[role].words}: give them as "
+                    f"`Embeddings({role}=...)`, or to the model as `{ROLES[role].model_input}` (dataset column "
+                    f"{ROLES[role].column!r})."
                 )
             if not isinstance(value, torch.Tensor) or value.ndim != 2 or not value.is_floating_point():
                 tensor = isinstance(value, torch.Tensor)
@@ -300,28 +242,56 @@ class Objective:
         dims = {role: value.shape[1] for role, value in own.items()}
         if len(set(dims.values())) > 1:
             raise ValueError(f"The objective {self.name!r} needs embeddings of one dimension; they have {dims}.")
-        for term in self.terms:
-            queries, targets = own[term.query], own[term.keys[0]]
-            if len(queries) != len(targets):
-                raise ValueError(
-                    f"The objective {self.name!r} pairs {term.query} with {term.keys[0]} row by row, but there are "
-                    f"{len(queries)} rows of the one and {len(targets)} of the other."
-                )
+        self._check_numbers(own, embeddings.masks or {})
+        if self.masks_repeats:
+            self._check_contents(own, embeddings)
         if not embeddings.normalized:
-            _check_lengths(own)
+            check_lengths(own)
         return own
 
+    def _check_numbers(self, own: dict[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
+        """What a term takes row by row is there as often as there are rows, or a mask tells whose it is."""
+        for role in own.keys() & masks.keys():
+            mask, wanted = masks[role], len(own[role])
+            if ROLES[role].mask is None:
+                raise ValueError(f"A row has one {role} embedding: leave out the mask of it.")
+            if mask.dtype != torch.bool or mask.ndim != 2 or int(mask.sum()) != wanted:
+                raise ValueError(
+                    f"The mask of {role} tells whose its {wanted} embeddings are: give bool of shape (rows, K) with "
+                    f"as many `True`; it is {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())}."
+                )
+        for term in self.terms:
+            first, *others = sorted(term.by_row, key=list(ROLES).index)
+            rows = len(masks.get(first, own[first]))
+            for role in others:
+                number = len(masks.get(role, own[role]))
+                several = ROLES[role].mask is not None and role not in masks
+                hint = f" If rows have any number of the latter, give `masks={{{role!r}: ...}}`." if several else ""
+                if number != rows:
+                    raise ValueError(
+                        f"The objective {self.name!r} pairs {ROLES[first].words} with {ROLES[role].words} row by row, "
+                        f"but there are {rows} rows of the one and {number} of the other.{hint}"
+                    )
+            if isinstance(term, Term) and all(role in masks for role in term.by_row):
+                one, other = (masks[role] for role in term.by_row)
+                if not torch.equal(one.sum(dim=1), other.sum(dim=1)):
+                    raise ValueError(
+                        f"The objective {self.name!r} pairs {ROLES[term.by_row[0]].words} with "
+                        f"{ROLES[term.by_row[1]].words} one by one, but some row has more of one than of the other."
+                    )
 
-@torch.no_grad()
-def _check_lengths(by_role: Mapping[str, torch.Tensor], whose: str = "") -> None:
-    """Raise `ValueError` where rows are not of length 1."""
-    for role, value in by_role.items():
-        if len(value) == 0:
-            continue
-        lengths = value.float().norm(dim=-1)
-        if not bool((lengths - 1).abs().max() <= LENGTH_TOLERANCE):  # NaN is not either
-            worst = lengths[(lengths - 1).abs().nan_to_num(torch.inf).argmax()].item()
-            raise ValueError(
-                f"Objectives compare directions, and {whose}{role} embeddings are not L2-normalised: a row has length "
-                f"{worst:.4g}. Divide by it: `torch.nn.functional.normalize(embeddings, dim=-1)`."
-            )
+    def _check_contents(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
+        contents = embeddings.contents or {}
+        for role, value in own.items():
+            if role not in contents or contents[role].shape != (len(value),):
+                raise ValueError(
+                    f'`repeats="mask"` needs to know which {ROLES[role].words} are the same: give '
+                    f"`Embeddings(contents={{{role!r}: ...}})`, int64 of shape ({len(value)},). The model does so."
+                )
+
+
+def check_weight(name: str, value: float) -> float:
+    """The value of a setting; raises `ValueError` unless it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` is {value!r}; give a number of at least 0.")
+    return value

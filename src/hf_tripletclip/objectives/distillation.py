@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from hf_tripletclip.objectives.base import Rows
+    from hf_tripletclip.objectives.rows import Rows
 
 KINDS = ("embedding", "similarity")
 # Queries -> the roles of their keys, where they are there.

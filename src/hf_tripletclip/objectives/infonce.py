@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -52,6 +53,20 @@ def as_scale(scale: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
     )
 
 
+@dataclass(frozen=True)
+class Codes:
+    """
+    Which keys are left out of the denominators: key j for query i if they have the same number in some column.
+
+    Args:
+        queries (`torch.Tensor` of shape `(rows, columns)`): int64.
+        keys (`Sequence[torch.Tensor]`, each of shape `(n, columns)`): int64, for each block of keys.
+    """
+
+    queries: torch.Tensor
+    keys: Sequence[torch.Tensor]
+
+
 def info_nce(
     queries: torch.Tensor,
     keys: Sequence[torch.Tensor],
@@ -60,6 +75,8 @@ def info_nce(
     first_target: int = 0,
     chunk_size: int = CHUNK_SIZE,
     reduction: str = "mean",
+    targets: torch.Tensor | None = None,
+    excluded: Codes | None = None,
 ) -> torch.Tensor:
     r"""
     The InfoNCE loss, ``mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_(first_target + i)]``
@@ -75,100 +92,187 @@ def info_nce(
         scale (`float` or `torch.Tensor` of one element): Factor on the cosines, `exp(logit_scale)`.
         first_target (`int`, defaults to 0): Row of the first block that is the target of query 0.
         chunk_size (`int`, defaults to 2048): Keys per chunk.
-        reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the queries.
+        reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the queries, or `"none"`.
+        targets (`torch.Tensor` of shape `(rows,)`, *optional*): int64, the row of the first block that is the target
+            of each query, if they do not follow each other.
+        excluded ([`Codes`], *optional*): Keys to leave out. A query's target stays.
 
     Returns:
-        `torch.Tensor` of shape `()`, float32 or float64.
+        `torch.Tensor` of shape `()`, or `(rows,)` for `"none"`, float32 or float64.
 
     Raises:
         ValueError: The first block has no target for some query, there is no list of blocks, or `scale`, `reduction`
             or `chunk_size` is impossible.
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"`reduction` is {reduction!r}; it can be 'mean' or 'sum'.")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"`reduction` is {reduction!r}; it can be 'mean', 'sum' or 'none'.")
+    blocks = _blocks(keys, chunk_size)
+    if targets is None:
+        if not 0 <= first_target <= len(blocks[0]) - len(queries):
+            raise ValueError(
+                f"{len(queries)} queries have their targets in rows {first_target} and following of the first block "
+                f"of keys, but that has {len(blocks[0])} rows."
+            )
+        targets = torch.arange(first_target, first_target + len(queries), device=queries.device)
+    losses = _over_keys(queries, blocks, scale, targets, chunk_size, excluded)
+    if reduction == "none":
+        return losses
+    return losses.sum() / len(queries) if reduction == "mean" else losses.sum()
+
+
+def logsumexp_over(
+    queries: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    scale: torch.Tensor | float,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> torch.Tensor:
+    """
+    ``logsumexp_j(s q_i . k_j)`` of each query over all keys, in the memory and the precision of [`info_nce`], with the
+    same arguments.
+
+    Returns:
+        `torch.Tensor` of shape `(rows,)`; minus infinity if there are no keys.
+    """
+    return _over_keys(queries, _blocks(keys, chunk_size), scale, None, chunk_size, None)
+
+
+def _blocks(keys: Sequence[torch.Tensor], chunk_size: int) -> Sequence[torch.Tensor]:
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
     if isinstance(keys, torch.Tensor) or not keys:
-        raise ValueError("`keys` is a list of blocks of keys: give `[keys]` where there is only one.")
-    if not 0 <= first_target <= len(keys[0]) - len(queries):
-        raise ValueError(
-            f"{len(queries)} queries have their targets in rows {first_target} and following of the first block of "
-            f"keys, but that has {len(keys[0])} rows."
-        )
+        raise ValueError("`keys` is a list of blocks of keys: give `[keys]` if there is only one.")
+    return keys
+
+
+def _over_keys(
+    queries: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    scale: torch.Tensor | float,
+    targets: torch.Tensor | None,
+    chunk_size: int,
+    excluded: Codes | None,
+) -> torch.Tensor:
     dtype = common_dtype([queries, *keys])
     with torch.autocast(queries.device.type, enabled=False):
         blocks = [block.to(dtype) for block in keys]
+        codes = None if excluded is None else (excluded.queries, torch.cat(list(excluded.keys)))
         single = sum(map(len, blocks)) <= chunk_size
-        if single:
+        if single and len(blocks) > 1:
             blocks = [torch.cat(blocks)]  # one product instead of several
-        total = _InfoNCE.apply(
-            queries.to(dtype), as_scale(scale, queries).to(dtype), first_target, chunk_size, single, *blocks
-        )
-        return total / len(queries) if reduction == "mean" else total
+        scale = as_scale(scale, queries).to(dtype)
+        return _OverKeys.apply(queries.to(dtype), scale, targets, codes, chunk_size, single, *blocks)
 
 
-class _InfoNCE(torch.autograd.Function):
+class _OverKeys(torch.autograd.Function):
+    """`logsumexp_j(s q_i . k_j)` of each query, less its target's logit if there are targets."""
+
     @staticmethod
     def forward(
         ctx: Any,
         queries: torch.Tensor,
         scale: torch.Tensor,
-        first_target: int,
+        targets: torch.Tensor | None,
+        codes: tuple[torch.Tensor, torch.Tensor] | None,
         chunk_size: int,
         single: bool,
         *blocks: torch.Tensor,
     ) -> torch.Tensor:
         scaled = queries * scale
         logsumexp = kept = None
-        targets = queries.new_zeros(())
-        for index, block in enumerate(blocks):
-            for start in range(0, len(block), chunk_size):
-                logits = scaled @ block[start : start + chunk_size].t()
-                if index == 0:
-                    # Query i has its target in column first_target + i: on a diagonal, which is empty off the chunk.
-                    targets = targets + logits.diagonal(first_target - start).sum()
-                part = torch.logsumexp(logits, dim=1)
-                logsumexp = part if logsumexp is None else torch.logaddexp(logsumexp, part)
-                # A single chunk is within the promised memory, and spares the backward pass the product.
-                kept = logits if single else None
-        ctx.save_for_backward(queries, scale, logsumexp, kept, *blocks)
-        ctx.first_target, ctx.chunk_size = first_target, chunk_size
-        return queries.new_zeros(()) if logsumexp is None else logsumexp.sum() - targets
+        of_targets = queries.new_zeros(len(queries))
+        for index, rows, start in _chunks(blocks, chunk_size):
+            block = blocks[index][rows]
+            logits = scaled @ block.t()
+            place = _place(targets, start, len(block))
+            if place is not None:
+                of_targets += logits.gather(1, place.column).squeeze(1) * place.here
+            if codes is not None:
+                logits.masked_fill_(_left_out(codes, start, len(block), place), -torch.inf)
+            part = torch.logsumexp(logits, dim=1)
+            logsumexp = part if logsumexp is None else torch.logaddexp(logsumexp, part)
+            # A single chunk is within the promised memory, and spares the backward pass the product.
+            kept = logits if single else None
+        if logsumexp is None:
+            logsumexp = queries.new_full((len(queries),), -torch.inf)
+        ctx.save_for_backward(queries, scale, targets, logsumexp, kept, *(codes or (None, None)), *blocks)
+        ctx.chunk_size = chunk_size
+        return logsumexp if targets is None else logsumexp - of_targets
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # Autocast of the forward pass does not reach here, that of the caller of `backward()` does.
         with torch.autocast(grad.device.type, enabled=False):
-            return _InfoNCE.gradients(ctx, grad)
+            return _OverKeys.gradients(ctx, grad)
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        queries, scale, logsumexp, kept, *blocks = ctx.saved_tensors
-        needs_queries, needs_scale, _, _, _, *needs_blocks = ctx.needs_input_grad
+        queries, scale, targets, logsumexp, kept, query_codes, key_codes, *blocks = ctx.saved_tensors
+        needs_queries, needs_scale, _, _, _, _, *needs_blocks = ctx.needs_input_grad
+        codes = None if query_codes is None else (query_codes, key_codes)
         scaled = queries * scale if kept is None else None
+        grad = grad[:, None]
         weighted = queries * (scale * grad) if any(needs_blocks) else None
         direction = torch.zeros_like(queries) if needs_queries or needs_scale else None
-        block_grads: list[torch.Tensor | None] = []
-        for index, block in enumerate(blocks):
-            block_grad = torch.empty_like(block) if needs_blocks[index] else None
-            for start in range(0, len(block), ctx.chunk_size):
-                part = slice(start, start + ctx.chunk_size)
-                # The gradient with respect to the logits is softmax minus one-hot.
-                if scaled is None:
-                    logits_grad = (kept - logsumexp[:, None]).exp_()
-                else:
-                    logits_grad = (scaled @ block[part].t()).sub_(logsumexp[:, None]).exp_()
-                if index == 0:
-                    logits_grad.diagonal(ctx.first_target - start).sub_(1)
-                if direction is not None:
-                    direction.addmm_(logits_grad, block[part])
-                if block_grad is not None and weighted is not None:
-                    torch.mm(logits_grad.t(), weighted, out=block_grad[part])
-            block_grads.append(block_grad)
-        scale_grad = (direction * queries).sum() * grad if direction is not None and needs_scale else None
+        block_grads = [
+            torch.empty_like(block) if needed else None for block, needed in zip(blocks, needs_blocks, strict=True)
+        ]
+        for index, rows, start in _chunks(blocks, ctx.chunk_size):
+            block = blocks[index][rows]
+            # The gradient with respect to the logits is softmax minus one-hot.
+            place = _place(targets, start, len(block))
+            if scaled is None:
+                logits_grad = (kept - logsumexp[:, None]).exp_()
+            else:
+                logits_grad = scaled @ block.t()
+                if codes is not None:
+                    logits_grad.masked_fill_(_left_out(codes, start, len(block), place), -torch.inf)
+                logits_grad.sub_(logsumexp[:, None]).exp_()
+            if place is not None:
+                logits_grad.scatter_add_(1, place.column, -place.here[:, None].to(logits_grad.dtype))
+            if direction is not None:
+                direction.addmm_(logits_grad, block)
+            if (block_grad := block_grads[index]) is not None and weighted is not None:
+                torch.mm(logits_grad.t(), weighted, out=block_grad[rows])
+        scale_grad = (direction * queries * grad).sum() if direction is not None and needs_scale else None
         query_grad = direction.mul_(scale * grad) if direction is not None and needs_queries else None
-        return query_grad, scale_grad, None, None, None, *block_grads
+        return query_grad, scale_grad, None, None, None, None, *block_grads
+
+
+def _chunks(blocks: Sequence[torch.Tensor], chunk_size: int) -> Iterator[tuple[int, slice, int]]:
+    """Pieces of at most `chunk_size` rows: which block, which of its rows, and the number of rows before them."""
+    before = 0
+    for index, block in enumerate(blocks):
+        for start in range(0, len(block), chunk_size):
+            yield index, slice(start, start + chunk_size), before + start
+        before += len(block)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the targets of queries stand in a chunk."""
+
+    column: torch.Tensor  # (rows, 1); the nearest one if the target is not here
+    here: torch.Tensor  # (rows,), bool
+
+
+def _place(targets: torch.Tensor | None, start: int, length: int) -> _Place | None:
+    if targets is None or length == 0:
+        return None
+    column = (targets - start).clamp(0, length - 1)
+    return _Place(column[:, None], column == targets - start)
+
+
+def _left_out(codes: tuple[torch.Tensor, torch.Tensor], start: int, length: int, place: _Place | None) -> torch.Tensor:
+    """Which keys of a chunk are left out, bool `(rows, keys)`."""
+    queries, keys = codes[0], codes[1][start : start + length]
+    found = queries[:, :1] == keys[:, 0]
+    for column in range(1, queries.shape[1]):
+        found |= queries[:, column : column + 1] == keys[:, column]
+    if place is not None:
+        found.scatter_(1, place.column, found.gather(1, place.column) & ~place.here[:, None])
+    return found
 
 
 def gather_with_gradients(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
@@ -199,6 +303,32 @@ def gather_with_gradients(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.T
         gathered.append(torch.cat([block[other, : counts[other][index]] for other in range(ranks)]))
         starts.append(sum(counts[other][index] for other in range(rank)))
     return gathered, starts
+
+
+def gather_rows(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """
+    Concatenate each tensor over all processes, without gradients.
+
+    Args:
+        tensors (`Sequence[torch.Tensor]`, each of shape `(n, ...)`):
+            The same tensors in the same order on every process, of one dtype and trailing shape; n may differ.
+    """
+    if not tensors or world_size() == 1:
+        return list(tensors)
+    ranks = world_size()
+    lengths = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)
+    sizes = lengths.new_empty(ranks, len(tensors))
+    all_gather_single(sizes.view(-1), lengths)
+    longest = int(sizes.sum(dim=1).max())
+    joined = torch.cat(list(tensors))
+    padded = torch.cat([joined, joined.new_zeros(longest - len(joined), *joined.shape[1:])])
+    everything = padded.new_empty(ranks * longest, *joined.shape[1:])
+    all_gather_single(everything, padded.contiguous())
+    pieces = [
+        part[: sum(counts)].split(counts)
+        for part, counts in zip(everything.unflatten(0, (ranks, longest)), sizes.tolist(), strict=True)
+    ]
+    return [torch.cat(of_all) for of_all in zip(*pieces, strict=True)]
 
 
 class _Gather(torch.autograd.Function):

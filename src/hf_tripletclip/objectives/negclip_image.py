@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from hf_tripletclip.objectives.base import Objective, Term
+from hf_tripletclip.objectives.base import Objective
+from hf_tripletclip.objectives.terms import Term
 
 
 class NegCLIPImageObjective(Objective):

@@ -3,7 +3,20 @@
 
 from __future__ import annotations
 
-from hf_tripletclip.objectives.base import Objective, Term
+from typing import Any
+
+from hf_tripletclip.objectives.base import Objective, check_weight
+from hf_tripletclip.objectives.infonce import CHUNK_SIZE
+from hf_tripletclip.objectives.terms import Term
+
+
+def _terms(weight: float, cross_images: bool) -> tuple[Term, ...]:
+    return (
+        Term("image", ("text", "negative_text"), 0.5),
+        Term("text", ("image", "negative_image") if cross_images else ("image",), 0.5),
+        Term("negative_image", ("negative_text", "text"), 0.5 * weight),
+        Term("negative_text", ("negative_image", "image") if cross_images else ("negative_image",), 0.5 * weight),
+    )
 
 
 class TripletCLIPObjective(Objective):
@@ -22,9 +35,15 @@ class TripletCLIPObjective(Objective):
             Whether the denominators run over the rows of all processes.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel.
         distillation (*optional*): As in [`Objective`].
+        negative_weight (`float`, defaults to 1.0): Weight of the second half.
+        cross_images (`bool`, defaults to `False`):
+            Whether the images of the other half enter the captions' denominators: ``CE(t -> V ∪ V')`` and
+            ``CE(t' -> V' ∪ V)``.
+        repeats (`str`, defaults to `"negative"`): As in [`Objective`].
 
     Requirements:
-        Triplets with images and captions on both sides, one negative pair per pair.
+        Triplets with images and captions on both sides; one negative pair per pair, or lists of as many negative
+        captions as negative images.
 
     Inputs:
 
@@ -58,9 +77,18 @@ class TripletCLIPObjective(Objective):
     """
 
     name = "tripletclip"
-    terms = (
-        Term("image", ("text", "negative_text"), 0.5),
-        Term("text", ("image",), 0.5),
-        Term("negative_image", ("negative_text", "text"), 0.5),
-        Term("negative_text", ("negative_image",), 0.5),
-    )
+    terms = _terms(1.0, False)
+
+    def __init__(
+        self,
+        negatives_across_devices: bool = True,
+        chunk_size: int = CHUNK_SIZE,
+        distillation: Any = None,
+        negative_weight: float = 1.0,
+        cross_images: bool = False,
+        repeats: str = "negative",
+    ) -> None:
+        super().__init__(negatives_across_devices, chunk_size, distillation, repeats)
+        self.negative_weight = check_weight("negative_weight", negative_weight)
+        self.cross_images = cross_images
+        self.terms = _terms(negative_weight, cross_images)

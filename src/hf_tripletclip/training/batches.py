@@ -13,10 +13,10 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
 from hf_tripletclip.data import TripletCollator
-from hf_tripletclip.data.collator import NEGATIVE_MASK
 from hf_tripletclip.data.schema import CAPTION, IMAGE_COLUMNS, KEY_COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.objectives import Objective
-from hf_tripletclip.objectives.base import MODEL_INPUTS
+from hf_tripletclip.objectives.contents import input_contents
+from hf_tripletclip.roles import MASKS, ROLES, TRIPLET
 
 KEYS = "row_keys"  # in a batch: what the rows are called
 EVERYONE = "rows_of_all"  # in a batch: how many rows all processes have of it
@@ -27,7 +27,7 @@ MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negativ
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch the model takes."""
-    beside = (NEGATIVE_TYPE, NEGATIVE_MASK, KEYS, EVERYONE, "return_loss")
+    beside = (NEGATIVE_TYPE, KEYS, EVERYONE, "return_loss")
     return {name: value for name, value in batch.items() if name not in beside}
 
 
@@ -45,10 +45,19 @@ def row_names(batch: Mapping[str, Any]) -> list[str]:
 
 
 def first_rows(batch: Mapping[str, Any], kept: int, rows: int) -> dict[str, Any]:
-    """A batch cut to `kept` of its `rows` rows; rows may have several negatives each, as many as one another."""
+    """A batch cut to `kept` of its `rows` rows, with what belongs to them."""
     if kept == rows:
         return dict(batch)
-    return {name: value[: kept * len(value) // rows] for name, value in batch.items() if value is not None}
+    numbers = {role.name: int(batch[mask][:kept].sum()) for mask, role in MASKS.items() if batch.get(mask) is not None}
+    cut = {}
+    for name, value in batch.items():
+        if value is None:
+            continue
+        role = next((one for one in ROLES.values() if name in one.model_inputs), None)
+        number = numbers.get(role.name) if role is not None and name not in MASKS else None
+        # Without a mask rows may have several negatives each, as many as one another.
+        cut[name] = value[: kept * len(value) // rows if number is None else number]
+    return cut
 
 
 def empty_batch(collator: TripletCollator) -> dict[str, torch.Tensor]:
@@ -120,51 +129,21 @@ def share_last_batch(loader: DataLoader[Any]) -> DataLoader[Any]:
 # ---- The same caption or picture in more than one row ----
 
 
-def digests(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    A number for each row, the same for the same contents, whatever the padding.
-
-    Args:
-        values (`torch.Tensor` of shape `(rows, ...)`): Pixels or token ids.
-        mask (`torch.Tensor` of shape `(rows, length)`, *optional*): 1 where a token counts.
-
-    Returns:
-        `torch.Tensor` of shape `(rows,)`, int64.
-    """
-    if len(values) == 0:
-        return torch.zeros(0, dtype=torch.long, device=values.device)
-    flat = values.detach().flatten(1)
-    if flat.is_floating_point():
-        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-        flat = flat.contiguous().view(bits)
-    if mask is not None:
-        flat = (flat + 1) * mask.to(flat.dtype)
-    weights = _weights(flat.shape[1], flat.device)
-    # A few rows at a time: in int64 they are twice as large.
-    return torch.cat([(part.long() * weights).sum(dim=1) for part in flat.split(16)])
-
-
-def _weights(number: int, device: torch.device) -> torch.Tensor:
-    """Odd numbers that look random (splitmix64), the same first ones for every length; sums wrap around."""
-    mixed = torch.arange(1, number + 1, device=device) * -7046029254386353131
-    mixed = (mixed ^ (mixed >> 30)) * -4658895280553007687
-    return mixed ^ (mixed >> 27) | 1
-
-
 def batch_digests(batch: Mapping[str, Any], objective: Objective) -> torch.Tensor:
     """
-    The digests of all that an objective uses of a batch.
+    The digests of the pictures and captions that an objective uses of a batch, paraphrases and parts left out.
 
     Returns:
         `torch.Tensor` of shape `(entries, 2)`, int64: which of `objective.roles`, and the digest.
     """
-    found = []
-    for number, role in enumerate(objective.roles):
-        name = MODEL_INPUTS[role]
-        mask = batch.get(name.replace("input_ids", "attention_mask")) if name.endswith("input_ids") else None
-        values = digests(batch[name], mask)
-        found.append(torch.stack([torch.full_like(values, number), values], dim=1))
-    return torch.cat(found)
+    roles = [role for role in objective.roles if role in TRIPLET]
+    contents = input_contents(batch, roles)
+    return torch.cat(
+        [
+            torch.stack([torch.full_like(contents[role], objective.roles.index(role)), contents[role]], dim=1)
+            for role in roles
+        ]
+    )
 
 
 def count_repeated(found: torch.Tensor, objective: Objective) -> dict[str, torch.Tensor]:
@@ -178,7 +157,7 @@ def count_repeated(found: torch.Tensor, objective: Objective) -> dict[str, torch
     Returns:
         `dict[str, torch.Tensor]`: `repeated_images` and `repeated_captions`, scalars.
     """
-    paired = {role for term in objective.terms for role in (term.query, term.keys[0])}
+    paired = {role for term in objective.terms for role in term.pairs}
     counts = {}
     for modality, roles in MODALITIES.items():
         used = [number for number, role in enumerate(objective.roles) if role in roles]

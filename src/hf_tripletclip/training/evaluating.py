@@ -23,7 +23,8 @@ from hf_tripletclip.data.schema import CAPTION, IMAGE, NEGATIVE_TYPE, NEGATIVE_T
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.evaluation.images import content_digest
 from hf_tripletclip.evaluation.triplets import CHANCE
-from hf_tripletclip.training.batches import digests, empty_batch
+from hf_tripletclip.objectives.contents import digests
+from hf_tripletclip.training.batches import empty_batch
 from hf_tripletclip.training.gradcache import FIELDS
 
 USABLE = "usable"  # in a batch: bool `(rows,)`, False where the row is broken and so not in the other tensors

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,19 +19,14 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
 from hf_tripletclip.objectives import Embeddings
-from hf_tripletclip.objectives.base import ObjectiveOutput
+from hf_tripletclip.objectives.contents import input_contents
+from hf_tripletclip.objectives.embeddings import ObjectiveOutput
+from hf_tripletclip.roles import MASKS, ROLES
 
 Batch = dict[str, Any]
 
 # Role of an embedding in an objective -> field of `TripletCLIPOutput`.
-FIELDS = {
-    "image": "image_embeds",
-    "text": "text_embeds",
-    "negative_image": "negative_image_embeds",
-    "negative_text": "negative_text_embeds",
-}
-
-
+FIELDS = {role.name: role.output for role in ROLES.values()}
 WITHOUT_LOSS = {"return_loss": False, "return_logits": False}
 
 
@@ -47,6 +43,24 @@ class RandomState:
             torch.set_rng_state(self.cpu)
             set_device_states(self.devices, self.states)
             yield
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """What the objective needs to know of a whole batch; see [`~hf_tripletclip.objectives.Embeddings`]."""
+
+    masks: dict[str, torch.Tensor]
+    contents: dict[str, torch.Tensor]
+
+
+def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBatch]:
+    """The batch without what cannot be cut into mini-batches, and that."""
+    batch = {name: value for name, value in batch.items() if value is not None}
+    wanted = core.objective.roles if core.objective.masks_repeats else ()
+    contents = input_contents(batch, [role for role in wanted if ROLES[role].model_input in batch])
+    masks = {role.name: batch.pop(mask) for mask, role in MASKS.items() if mask in batch}
+    batch.pop("contents", None)
+    return batch, WholeBatch(masks, contents)
 
 
 def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
@@ -98,7 +112,7 @@ def cached_backward(
     Returns:
         The loss, detached and not weighted, and the objective's parts.
     """
-    batch = {name: value for name, value in batch.items() if value is not None}
+    batch, whole_batch = of_whole_batch(core, batch)
     mini_batches = split_batch(batch, mini_batch_size)
 
     # (1) no graph; the random state is kept for (3)
@@ -108,7 +122,7 @@ def cached_backward(
     # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
     leaves = {role: torch.cat(parts).requires_grad_() for role, parts in pieces.items() if parts}
     log_scale = core.logit_scale.detach().clone().requires_grad_()
-    output_of_objective, scale = _of_objective(core, leaves, taught, log_scale)
+    output_of_objective, scale = _of_objective(core, leaves, taught, log_scale, whole_batch)
     loss = output_of_objective.loss
     inputs = [*leaves.values(), log_scale]
     *embed_grads, log_scale_grad = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
@@ -141,12 +155,12 @@ def loss_in_mini_batches(
     teach: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
     """The objective's loss over a whole batch, without gradients; arguments as of `cached_backward`."""
-    batch = {name: value for name, value in batch.items() if value is not None}
+    batch, whole_batch = of_whole_batch(core, batch)
     mini_batches = split_batch(batch, mini_batch_size) or [batch]  # one without rows, where others have some
     pieces, taught = _embed(model, mini_batches, teach)
     whole = {role: torch.cat(parts) for role, parts in pieces.items() if parts}
     with torch.no_grad():
-        return _of_objective(core, whole, taught, core.logit_scale)[0].loss
+        return _of_objective(core, whole, taught, core.logit_scale, whole_batch)[0].loss
 
 
 Pieces = dict[str, list[torch.Tensor]]
@@ -175,13 +189,19 @@ def _embed(
 
 
 def _of_objective(
-    core: TripletCLIPModel, embeddings: dict[str, torch.Tensor], taught: Pieces, log_scale: torch.Tensor
+    core: TripletCLIPModel,
+    embeddings: dict[str, torch.Tensor],
+    taught: Pieces,
+    log_scale: torch.Tensor,
+    whole: WholeBatch,
 ) -> tuple[ObjectiveOutput, torch.Tensor]:
     """What the objective makes of embeddings, and the scale."""
     scale = log_scale.exp().to(embeddings["text"].device)
     output = core.objective(
         Embeddings(
             **{role: values.to(scale.device) for role, values in embeddings.items()},
+            masks=whole.masks,
+            contents=whole.contents,
             teacher={role: torch.cat(parts) for role, parts in taught.items()},
             normalized=True,
         ),

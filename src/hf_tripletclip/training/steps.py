@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
+from transformers import Trainer
 from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator
@@ -105,6 +107,9 @@ class StepTrainer(ResumingTrainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         self._batches_in_pass = self._rows_in_pass = 0
+        draw = getattr(self.data_collator, "draw_captions", None)
+        if draw is not None:
+            draw.epoch.fill_(inspect.signature(Trainer._run_epoch).bind(self, *args, **kwargs).arguments["epoch"])
         super()._run_epoch(*args, **kwargs)
         if self._batches_in_pass and not self._rows_in_pass:
             self._stop_without_rows("this pass over the data")

@@ -22,11 +22,12 @@ from hf_tripletclip.checkpoints.adapters import save_logit_scale
 from hf_tripletclip.checkpoints.processor import LEGACY, check_processor
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import TensorCollator
-from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import COLUMNS
+from hf_tripletclip.data.drawing import CaptionDraw
+from hf_tripletclip.data.loading import is_value, undecoded
+from hf_tripletclip.data.schema import CAPTION, COLUMNS, PARAPHRASE
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
-from hf_tripletclip.objectives.base import MODEL_INPUTS
+from hf_tripletclip.roles import ROLES, TRIPLET
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.batches import first_rows, model_inputs, rows_in
 from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmarks
@@ -145,6 +146,8 @@ class TripletCLIPTrainer(StepTrainer):
             else:
                 length = core.text_model.config.max_position_embeddings
                 data_collator = TripletCollator(processing_class, columns=core.objective.columns, max_length=length)
+        if core.objective.draws_captions:
+            data_collator = self._drawing(core.objective, data_collator, train_dataset, args)
         if isinstance(data_collator, TripletCollator):  # it decodes the images itself, and reports broken ones
             train_dataset, eval_dataset = _undecoded(train_dataset), _undecoded(eval_dataset)
 
@@ -167,13 +170,34 @@ class TripletCLIPTrainer(StepTrainer):
         if args.retention_metric is not None:
             self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
         # Now, before a checkpoint is loaded: a resumed run has the same teacher.
-        self.teacher = Teacher(model, args.device) if core.objective.distillation is not None else None
+        self.teacher = Teacher(model, args.device) if core.objective.needs_teacher else None
         self._evaluating: str | None = None  # the prefix of the metrics of the evaluation that runs
         self._benchmarks_due = False
         self._check()
         self.benchmarks = make_benchmarks(args.benchmark_settings)
 
     # ---- Before training ----
+
+    @staticmethod
+    def _drawing(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
+        """The collator, drawing captions."""
+        if not isinstance(collator, TripletCollator):
+            raise ValueError(
+                f"The objective {objective.name!r} draws each row's caption anew in each pass: it needs raw rows and a "
+                "`TripletCollator`, not rows that are tensors already."
+            )
+        columns, features = _columns(dataset), getattr(dataset, "features", None) or {}
+        written = is_value(features.get(CAPTION), "string") or CAPTION not in features
+        if columns is not None and PARAPHRASE not in columns and written:
+            raise ValueError(
+                f"The objective {objective.name!r} draws each row's caption from several, but `train_dataset` has one "
+                f"`caption` per row and no column `{PARAPHRASE}`; it has {columns}. Add the column, or train with "
+                "`clip`."
+            )
+        if collator.draw_captions is None:
+            seed = args.seed if args.data_seed is None else args.data_seed
+            collator = dataclasses.replace(collator, draw_captions=CaptionDraw(seed))
+        return collator
 
     @staticmethod
     def _check_processors(model: TripletCLIPModel, *candidates: Any) -> int | None:
@@ -251,7 +275,8 @@ class TripletCLIPTrainer(StepTrainer):
         if columns is None:
             return  # a stream of unknown columns: the collator checks its first row
         if _is_preprocessed(dataset):
-            missing = [MODEL_INPUTS[role] for role in objective.roles if MODEL_INPUTS[role] not in columns]
+            needed = [ROLES[role].model_input for role in objective.roles]
+            missing = [name for name in needed if name not in columns]
             if missing:
                 raise ValueError(
                     f"The objective {objective.name!r} needs {missing} in `{name}`, whose columns are {columns}."
@@ -334,10 +359,13 @@ class TripletCLIPTrainer(StepTrainer):
         collator = self.data_collator
         if isinstance(collator, TripletCollator):
             names = _columns(dataset)
-            present = collator.columns if names is None else tuple(name for name in COLUMNS if name in names)
+            wanted = dict.fromkeys((*COLUMNS, *self.core.objective.columns))
+            present = collator.columns if names is None else tuple(name for name in wanted if name in names)
             self.data_collator = EvaluationCollator(
                 # Scores are of pairs, and of whole pictures.
-                dataclasses.replace(collator, columns=present, first_negative=True, decode_size=None)
+                dataclasses.replace(
+                    collator, columns=present, first_negative=True, decode_size=None, draw_captions=None
+                )
             )
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
@@ -360,7 +388,7 @@ class TripletCLIPTrainer(StepTrainer):
         identities = inputs.pop(IDENTITIES, None)
         labels = labels_of(inputs, identities_of_tensors(inputs) if identities is None else identities)
         # Several negatives per row belong to the loss; the metrics compare a pair with its one negative.
-        roles = [role for role, name in MODEL_INPUTS.items() if name in inputs and len(inputs[name]) == rows]
+        roles = [role for role in TRIPLET if len(inputs.get(ROLES[role].model_input, ())) == rows]
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self._evaluation_loss(model, first_rows(model_inputs(inputs), kept, rows))
         if prediction_loss_only:
@@ -447,4 +475,4 @@ def _undecoded(dataset: Any) -> Any:
 
 
 def _is_preprocessed(dataset: Any) -> bool:
-    return MODEL_INPUTS["image"] in (_columns(dataset) or ())
+    return ROLES["image"].model_input in (_columns(dataset) or ())

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`degla`: NegCLIP with own terms of both modalities, held to a teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_tripletclip.objectives.base import Objective, check_weight
+from hf_tripletclip.objectives.negclip import NegCLIPObjective
+from hf_tripletclip.objectives.own_terms import OwnTerm
+from hf_tripletclip.objectives.terms import LossTerm, TeacherTerm
+
+FACTOR = 10.0  # of the released code, on the cosines of captions with captions
+
+
+def _terms(own_weight: float, teacher_weight: float) -> tuple[LossTerm, ...]:
+    return (
+        *NegCLIPObjective.terms,
+        OwnTerm("image", "text", ("negative_text",), own_weight),
+        OwnTerm("text", "text", ("negative_text",), own_weight, teacher=True, factor=FACTOR),
+        TeacherTerm("image", teacher_weight),
+        TeacherTerm("text", teacher_weight),
+    )
+
+
+class DeGLAObjective(Objective):
+    r"""
+    NegCLIP, each image and each caption against the hard negative captions of its own row, and all embeddings held to
+    a frozen teacher's:
+
+    ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + own_weight [own(v -> t | t') + own_10(t -> t* | t')]
+    + teacher_weight [Δ*(v) + Δ*(t)]``
+
+    with `CE` as in [`CLIPObjective`], ``own`` as in [`TSVLCObjective`]; the caption's own term has the factor 10 in
+    place of the scale and the teacher's caption t* as its target; ``Δ*(e) = sum_i |e_i - e*_i|^2`` is a sum over the
+    batch. The teacher is the model as it was before training; the paper's follows it slowly (a moving average,
+    0.9996).
+
+    Args:
+        own_weight (`float`, defaults to 0.1): Weight of both own terms.
+        teacher_weight (`float`, defaults to 0.005): Weight of the distance to the teacher.
+        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+
+    Requirements:
+        Hard negative captions, any number per row or none; a model that is trained already.
+
+    Inputs:
+
+    | role | dataset column | model input | rows |
+    | --- | --- | --- | --- |
+    | `image` | `image` | `pixel_values` | B |
+    | `text` | `caption` | `input_ids` | B |
+    | `negative_text` | `neg_caption` | `negative_input_ids` | any |
+
+    Relations:
+        `negclip` if both weights are 0. Any objective can be held to a teacher by `distillation`, as a mean.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_tripletclip.objectives import Embeddings, get_objective
+
+    >>> image, text, negative_text = torch.nn.functional.normalize(torch.randn(3, 8, 16), dim=-1)
+    >>> embeddings = Embeddings(
+    ...     image, text, negative_text=negative_text, teacher={"image": image.roll(1, 0), "text": text.roll(1, 0)}
+    ... )
+    >>> output = get_objective("degla")(embeddings, 14.3)
+    >>> "text_to_own_text" in output.parts and "image_close_to_teacher" in output.parts
+    True
+    ```
+
+    References:
+        Hu et al. 2025, "Decoupled Global-Local Alignment for Improving Compositional Understanding",
+        arXiv 2504.16801, with the settings of the code released with it.
+    """
+
+    name = "degla"
+    terms = _terms(0.1, 0.005)
+
+    def __init__(self, own_weight: float = 0.1, teacher_weight: float = 0.005, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.own_weight = check_weight("own_weight", own_weight)
+        self.teacher_weight = check_weight("teacher_weight", teacher_weight)
+        self.terms = _terms(own_weight, teacher_weight)

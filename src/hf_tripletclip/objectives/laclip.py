@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`laclip`: CLIP on captions that are drawn anew in each pass."""
+
+from __future__ import annotations
+
+from hf_tripletclip.objectives.base import Objective
+from hf_tripletclip.objectives.clip import CLIPObjective
+
+
+class LaCLIPObjective(Objective):
+    r"""
+    The loss of `clip`, on a caption that is drawn at random, anew in each pass over the data, from the row's own and
+    its rewrites:
+
+    ``1/2 [CE(v -> R) + CE(r -> V)]``,  `r_i` drawn from `t_i` and its paraphrases
+
+    with `CE` as in [`CLIPObjective`]. The draw is made when the batch is collated
+    ([`~hf_tripletclip.data.TripletCollator`], `draw_captions`); a resumed run draws what the whole run would have.
+
+    Args:
+        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+
+    Requirements:
+        Pairs, and rewrites in the column `paraphrase`, one or a list per row; `caption` may be a list too. A row
+        without rewrites keeps its caption. If rewrites stand in `caption` alone, as in the TripletCLIP paper's
+        baseline, `clip` does the same.
+
+    Inputs:
+
+    | role | dataset column | model input | rows |
+    | --- | --- | --- | --- |
+    | `image` | `image` | `pixel_values` | B |
+    | `text` | `caption` | `input_ids` | B |
+
+    Relations:
+        `clip` where nothing is drawn. `laclip_hn` is the same on batches of nearest neighbours.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_tripletclip.objectives import Embeddings, get_objective
+
+    >>> image, text = torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=-1)
+    >>> embeddings = Embeddings(image=image, text=text)
+    >>> laclip, clip = get_objective("laclip"), get_objective("clip")
+    >>> torch.equal(laclip(embeddings, 14.3).loss, clip(embeddings, 14.3).loss)
+    True
+    ```
+
+    References:
+        Fan et al. 2023, "Improving CLIP Training with Language Rewrites", arXiv 2305.20088, section 3.
+    """
+
+    name = "laclip"
+    terms = CLIPObjective.terms
+    draws_captions = True

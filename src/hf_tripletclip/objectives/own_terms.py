@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The terms that compare a row with its own hard negatives only. A row without one is left out, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from hf_tripletclip.objectives.rows import Rows
+from hf_tripletclip.objectives.terms import LossTerm, symbol
+
+
+@dataclass(frozen=True)
+class OwnLogits:
+    """
+    Args:
+        target (`torch.Tensor` of shape `(n,)`): Logit of each pair of a row.
+        negatives (`torch.Tensor` of shape `(n, K)`): Those of the row's own negatives, minus infinity if there are
+            fewer.
+    """
+
+    target: torch.Tensor
+    negatives: torch.Tensor
+
+
+def own_negatives(rows: Rows, query: str, keys: Sequence[str], scale: torch.Tensor) -> torch.Tensor:
+    """Logits of each row with its own negatives, `(B, K)`, minus infinity if it has fewer."""
+    queries = rows.own[query]
+    return torch.cat(
+        [rows.by_row(role, scale * (queries[rows.owners(role)] * rows.own[role]).sum(dim=-1)) for role in keys], dim=1
+    )
+
+
+def own_logits(
+    rows: Rows, query: str, target: str, keys: Sequence[str], scale: torch.Tensor, of_teacher: bool = False
+) -> OwnLogits:
+    """Logits of the pairs whose row has a negative of its own, and of these negatives."""
+    negatives = own_negatives(rows, query, keys, scale)
+    targets = rows.teacher[target] if of_teacher else rows.own[target]
+    owners = rows.owners(target)
+    with_negatives = negatives.isfinite().any(dim=1)[owners]
+    pair = scale * (rows.own[query][owners] * targets).sum(dim=-1)
+    return OwnLogits(pair[with_negatives], negatives[owners][with_negatives])
+
+
+@dataclass(frozen=True)
+class OwnTerm(LossTerm):
+    """
+    Each query against its own hard negatives only: cross-entropy over ``{s q_i . k_i, s q_i . n_i1, ...}``, the mean
+    over the pairs whose row has a negative. With `gamma` it is focal (Lin et al. 2017, arXiv 1708.02002), with
+    `smoothing` the labels are smoothed (Szegedy et al. 2016, arXiv 1512.00567):
+    ``- sum_c y_c (1 - p_c)^gamma log p_c``, with ``y_c = smoothing / (K + 1)``, and ``1 - smoothing`` more for the
+    target.
+
+    Args:
+        query, target (`str`): Roles of the queries and of their targets.
+        keys (`tuple[str, ...]`): Roles of the hard negatives, any number per row.
+        weight (`float`): Factor in the loss.
+        gamma (`float`, defaults to 0): 0, or at least 1.
+        smoothing (`float`, defaults to 0): At least 0, less than 1.
+        teacher (`bool`, defaults to `False`): Whether the target is the frozen teacher's embedding.
+        factor (`float`, *optional*): Factor on the cosines in place of `exp(logit_scale)`.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{own}(q \to k \mid n) = \frac{1}{n} \sum_i \left[ \log \left( e^{s\, q_i \cdot k_i} + "
+        r"\sum_m e^{s\, q_i \cdot n_{im}} \right) - s\, q_i \cdot k_i \right]"
+    )
+
+    query: str
+    target: str
+    keys: tuple[str, ...]
+    weight: float
+    gamma: float = 0.0
+    smoothing: float = 0.0
+    teacher: bool = False
+    factor: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_to_own_{self.target}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.query, self.target, *self.keys)))
+
+    @property
+    def of_teacher(self) -> tuple[str, ...]:
+        return (self.target,) if self.teacher else ()
+
+    @property
+    def formula(self) -> str:
+        named = {"γ": self.gamma, "ε": self.smoothing, "s": self.factor}
+        settings = ", ".join(f"{name} = {value:g}" for name, value in named.items() if value)
+        target = f"{symbol(self.target)}*" if self.teacher else symbol(self.target)
+        keys = ", ".join(map(symbol, self.keys))
+        return f"own{f'[{settings}]' if settings else ''}({symbol(self.query)} → {target} | {keys})"
+
+    @property
+    def latex(self) -> str:
+        named = {r"\gamma": self.gamma, r"\varepsilon": self.smoothing, "s": self.factor}
+        settings = ",".join(f"{name}={value:g}" for name, value in named.items() if value)
+        # In braces: a prime and an asterisk would be two superscripts of one letter.
+        target = f"{{{symbol(self.target)}}}^{{*}}" if self.teacher else symbol(self.target)
+        keys = ", ".join(map(symbol, self.keys))
+        index = f"_{{{settings}}}" if settings else ""
+        return rf"\mathrm{{own}}{index}({symbol(self.query)} \to {target} \mid {keys})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        if self.factor is not None:
+            scale = torch.full_like(scale, self.factor)
+        found = own_logits(rows, self.query, self.target, self.keys, scale, self.teacher)
+        logits = torch.cat([found.target[:, None], found.negatives], dim=1)
+        there = logits.isfinite()
+        costs = torch.where(there, -torch.log_softmax(logits, dim=1), 0)
+        if self.gamma:
+            costs = costs * (-torch.expm1(-costs)) ** self.gamma
+        if not self.smoothing:
+            return rows.mean(costs[:, 0])
+        shared = self.smoothing / there.sum(dim=1)
+        return rows.mean((1 - self.smoothing) * costs[:, 0] + shared * costs.sum(dim=1))
+
+
+@dataclass(frozen=True)
+class MarginTerm(LossTerm):
+    """
+    ``weight * mean_ik relu(margin + s q_i . n_ik - s q_i . k_i)`` over the rows' own negatives, with an adaptive
+    margin: the mean of ``s q_i . k_i - s q_i . n_ik`` over the batch, as a constant, at most `largest` (Zhang et al.
+    2023, arXiv 2306.08832, equations 5 and 6).
+
+    Args:
+        query, target (`str`): Roles of the queries and of their targets.
+        keys (`tuple[str, ...]`): Roles of the hard negatives, any number per row.
+        weight (`float`): Factor in the loss.
+        largest (`float`, defaults to 10): The largest margin.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{M}(q, k \mid n) = \frac{1}{n} \sum_{i,m} "
+        r"\max(0,\, \theta + s\, q_i \cdot n_{im} - s\, q_i \cdot k_i)"
+    )
+
+    query: str
+    target: str
+    keys: tuple[str, ...]
+    weight: float
+    largest: float = 10.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_{self.target}_margin"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.query, self.target, *self.keys)
+
+    @property
+    def formula(self) -> str:
+        return f"M({symbol(self.query)}, {symbol(self.target)} | {', '.join(map(symbol, self.keys))})"
+
+    @property
+    def latex(self) -> str:
+        return rf"\mathrm{{M}}({symbol(self.query)}, {symbol(self.target)} \mid {', '.join(map(symbol, self.keys))})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        found = own_logits(rows, self.query, self.target, self.keys, scale)
+        gaps = (found.target[:, None] - found.negatives)[found.negatives.isfinite()]
+        total, number = rows.sum_of_all(gaps.sum(), torch.tensor(len(gaps), device=gaps.device))
+        margin = (total / number.clamp(min=1)).clamp(max=self.largest).to(gaps)
+        return rows.mean(torch.relu(margin - gaps))
+
+
+@dataclass(frozen=True)
+class AnyOwnTerm(LossTerm):
+    """
+    ``-log [sum_m e^(s q_i . d_im) / (sum_m e^(s q_i . d_im) + sum_m e^(s q_i . n_im))]``, the mean over the rows that
+    have both: some of a row's targets must stand out from its own hard negatives (Doveh et al. 2023,
+    arXiv 2305.19595).
+
+    Args:
+        query, target (`str`): Roles of q and d.
+        keys (`tuple[str, ...]`): Roles of the hard negatives n, any number per row.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{MIL}_\mathrm{own}(q \to d \mid n) = -\frac{1}{n} \sum_i \log \frac{\sum_m e^{s\, q_i \cdot d_{im}}}"
+        r"{\sum_m e^{s\, q_i \cdot d_{im}} + \sum_m e^{s\, q_i \cdot n_{im}}}"
+    )
+
+    query: str
+    target: str
+    keys: tuple[str, ...]
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_to_any_own_{self.target}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.query, self.target, *self.keys)
+
+    @property
+    def formula(self) -> str:
+        return f"MIL_own({symbol(self.query)} → {symbol(self.target)} | {', '.join(map(symbol, self.keys))})"
+
+    @property
+    def latex(self) -> str:
+        keys = ", ".join(map(symbol, self.keys))
+        return rf"\mathrm{{MIL}}_\mathrm{{own}}({symbol(self.query)} \to {symbol(self.target)} \mid {keys})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        targets = own_negatives(rows, self.query, [self.target], scale)
+        negatives = own_negatives(rows, self.query, self.keys, scale)
+        there = targets.isfinite().any(dim=1) & negatives.isfinite().any(dim=1)
+        own = targets[there].logsumexp(dim=1)
+        return rows.mean(torch.logaddexp(own, negatives[there].logsumexp(dim=1)) - own)

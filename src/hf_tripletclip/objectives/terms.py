@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The terms that compare a row with the whole batch: what a loss, its columns and its documentation follow from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from hf_tripletclip.objectives.infonce import info_nce, logsumexp_over
+from hf_tripletclip.objectives.rows import Rows
+from hf_tripletclip.roles import ROLES
+
+
+class LossTerm:
+    """
+    A term of a loss: a frozen dataclass that names the roles that it uses, and computes its value from the rows.
+
+    Attributes:
+        weight (`float`): Factor in the loss.
+        definition (`str`): LaTeX of what its symbol means, for a model's card.
+    """
+
+    definition: ClassVar[str] = ""
+    weight: float
+
+    @property
+    def name(self) -> str:
+        """What the log calls it, such as `image_to_text`."""
+        raise NotImplementedError
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that it uses."""
+        raise NotImplementedError
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        """The roles of which it uses the rows of all processes."""
+        return ()
+
+    @property
+    def by_row(self) -> tuple[str, ...]:
+        """The roles that it takes row by row: each has one embedding per row, or a mask that tells whose they are."""
+        return self.roles
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The roles of the pairs that it sets against the batch; what stands in it twice counts as wrong there."""
+        return ()
+
+    @property
+    def of_teacher(self) -> tuple[str, ...]:
+        """The roles of which it uses a frozen teacher's embeddings."""
+        return ()
+
+    @property
+    def formula(self) -> str:
+        """Its symbols, as in `docs/objectives.md`."""
+        raise NotImplementedError
+
+    @property
+    def latex(self) -> str:
+        """Its symbols, as on a model card."""
+        raise NotImplementedError
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        """
+        The term, unweighted, `()`. The mean of what all processes get is the term over the rows of all.
+
+        Args:
+            rows ([`Rows`]): The embeddings.
+            scale (`torch.Tensor` of shape `()`): `exp(logit_scale)`.
+        """
+        raise NotImplementedError
+
+
+def symbol(role: str) -> str:
+    """The letter of a role: one embedding."""
+    return ROLES[role].symbol
+
+
+def whole(role: str) -> str:
+    """The capital letter of a role: all embeddings of the batch."""
+    return symbol(role).upper()
+
+
+def union(roles: Iterable[str], sign: str = " ∪ ") -> str:
+    """All embeddings of some roles."""
+    return sign.join(map(whole, roles))
+
+
+@dataclass(frozen=True)
+class Term(LossTerm):
+    """
+    ``weight * mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_i]``: each query must find its own row of the first block
+    of keys among all keys. If a row has several targets or queries of a role, each makes a pair of its own; a row
+    without one makes none.
+
+    Args:
+        query (`str`): Role of the queries.
+        keys (`tuple[str, ...]`): Roles of the keys; row i of the first is the target of query i.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{CE}(q \to K) = \frac{1}{n} \sum_{i=1}^{n} "
+        r"\left[ \log \sum_{k \in K} e^{s\, q_i \cdot k} - s\, q_i \cdot k_i \right]"
+    )
+
+    query: str
+    keys: tuple[str, ...]
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_to_{self.keys[0]}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.query, *self.keys)
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        return self.keys
+
+    @property
+    def by_row(self) -> tuple[str, ...]:
+        return (self.query, self.keys[0])
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        return (self.query, self.keys[0])
+
+    @property
+    def formula(self) -> str:
+        return f"CE({symbol(self.query)} → {union(self.keys)})"
+
+    @property
+    def latex(self) -> str:
+        keys = union(self.keys, r" \cup ")
+        return rf"\mathrm{{CE}}({symbol(self.query)} \to {keys})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        target = self.keys[0]
+        of_query, of_target = rows.pairs(self.query, target)
+        queries = rows.own[self.query] if of_query is None else rows.own[self.query][of_query]
+        losses = info_nce(
+            queries,
+            [rows.everyone[role] for role in self.keys],
+            scale,
+            first_target=rows.starts[target],
+            targets=None if of_target is None else rows.starts[target] + of_target,
+            chunk_size=rows.chunk_size,
+            reduction="none",
+            excluded=rows.codes(self.query, target, self.keys),
+        )
+        if of_target is not None:
+            return rows.mean(losses)
+        # Over processes the *mean* of the losses is the mean over all rows, however many each process has.
+        return losses.sum() * (rows.processes / max(len(rows.everyone[target]), 1))
+
+
+@dataclass(frozen=True)
+class WithinTerm(LossTerm):
+    """
+    ``weight * mean_i [log(e^(s v_i . t_i) + sum_k e^(s t_i . k)) - s v_i . t_i]`` for the pair `(v, t)`: the caption
+    must be closer to its image than to any key of its own modality.
+
+    Args:
+        pair (`tuple[str, str]`): Roles of v and t.
+        keys (`tuple[str, ...]`): Roles of the keys, those of the whole batch.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{W}(v, t \mid K) = \frac{1}{n} \sum_i \left[ \log \left( e^{s\, v_i \cdot t_i} + "
+        r"\sum_{k \in K} e^{s\, t_i \cdot k} \right) - s\, v_i \cdot t_i \right]"
+    )
+
+    pair: tuple[str, str]
+    keys: tuple[str, ...]
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.pair[1]}_within_{self.keys[0]}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (*self.pair, *self.keys)
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        return self.keys
+
+    @property
+    def by_row(self) -> tuple[str, ...]:
+        return self.pair
+
+    @property
+    def formula(self) -> str:
+        return f"W({', '.join(map(symbol, self.pair))} | {union(self.keys)})"
+
+    @property
+    def latex(self) -> str:
+        keys = union(self.keys, r" \cup ")
+        return rf"\mathrm{{W}}({', '.join(map(symbol, self.pair))} \mid {keys})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        other, query = (rows.own[role] for role in self.pair)
+        keys = [rows.everyone[role] for role in self.keys]
+        pair = scale * (other * query).sum(dim=-1)
+        others = logsumexp_over(query, keys, scale, chunk_size=rows.chunk_size)
+        return rows.mean(torch.logaddexp(pair, others) - pair)
+
+
+@dataclass(frozen=True)
+class AnyTerm(LossTerm):
+    """
+    MIL-NCE over several targets of a row (Miech et al. 2020, arXiv 1912.06430, equation 1), as DAC has it:
+    ``-log [sum_m e^(s v_i . d_im) / (sum_jm e^(s v_i . d_jm) + sum_jm e^(s v_j . d_im))]``, the mean over rows that
+    have a d: some of the row's targets must stand out.
+
+    Args:
+        query (`str`): Role of v.
+        target (`str`): Role of d, any number per row.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{MIL}(v \to D) = -\frac{1}{n} \sum_i \log \frac{\sum_m e^{s\, v_i \cdot d_{im}}}"
+        r"{\sum_{j,m} e^{s\, v_i \cdot d_{jm}} + \sum_{j,m} e^{s\, v_j \cdot d_{im}}}"
+    )
+
+    query: str
+    target: str
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_to_any_{self.target}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.query, self.target)
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        return (self.query, self.target)
+
+    @property
+    def formula(self) -> str:
+        return f"MIL({symbol(self.query)} → {whole(self.target)})"
+
+    @property
+    def latex(self) -> str:
+        return rf"\mathrm{{MIL}}({symbol(self.query)} \to {whole(self.target)})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        owners = rows.owners(self.target)
+        there = torch.zeros(len(rows.own[self.query]), dtype=torch.bool, device=owners.device)
+        there[owners] = True
+        queries, targets = rows.own[self.query], rows.own[self.target]
+        own = rows.by_row(self.target, scale * (queries[owners] * targets).sum(dim=-1))[there].logsumexp(dim=1)
+        sizes = {"chunk_size": rows.chunk_size}
+        forth = logsumexp_over(queries[there], [rows.everyone[self.target]], scale, **sizes)
+        back = rows.by_row(self.target, logsumexp_over(targets, [rows.everyone[self.query]], scale, **sizes))
+        return rows.mean(torch.logaddexp(forth, back[there].logsumexp(dim=1)) - own)
+
+
+@dataclass(frozen=True)
+class CyclicTerm(LossTerm):
+    """
+    The consistency terms of CyCLIP (Goel et al. 2022, arXiv 2205.14459, equations 3 and 4), on cosines:
+    ``within``: ``mean_i sum_j (v_i . v_j - t_i . t_j)^2``; ``across``: ``mean_i sum_j (v_i . t_j - v_j . t_i)^2``.
+
+    Args:
+        kind (`str`): `within` or `across`.
+        pair (`tuple[str, str]`): Roles of v and t.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = (
+        r"C_\mathrm{within}(v, t) = \frac{1}{n} \sum_{i,j} (v_i \cdot v_j - t_i \cdot t_j)^2, \quad "
+        r"C_\mathrm{across}(v, t) = \frac{1}{n} \sum_{i,j} (v_i \cdot t_j - v_j \cdot t_i)^2"
+    )
+
+    kind: str
+    pair: tuple[str, str]
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"cyclic_{self.kind}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.pair
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        return self.pair
+
+    @property
+    def formula(self) -> str:
+        return f"C_{self.kind}({', '.join(map(symbol, self.pair))})"
+
+    @property
+    def latex(self) -> str:
+        return rf"C_\mathrm{{{self.kind}}}({', '.join(map(symbol, self.pair))})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        one, other = (rows.own[role] for role in self.pair)
+        all_ones, all_others = (rows.everyone[role] for role in self.pair)
+        total = one.new_zeros(())
+        for start in range(0, len(all_ones), rows.chunk_size):
+            part = slice(start, start + rows.chunk_size)
+            # The matrices of a chunk are made again in the backward pass: memory is as in the kernel.
+            total = total + checkpoint(
+                self._squares, one, other, all_ones[part], all_others[part], use_reentrant=False
+            )
+        return total * (rows.processes / max(len(all_ones), 1))
+
+    def _squares(
+        self, one: torch.Tensor, other: torch.Tensor, ones: torch.Tensor, others: torch.Tensor
+    ) -> torch.Tensor:
+        with torch.autocast(one.device.type, enabled=False):
+            if self.kind == "within":
+                return (one @ ones.T - other @ others.T).square().sum()
+            return (one @ others.T - other @ ones.T).square().sum()
+
+
+@dataclass(frozen=True)
+class CloseTerm(LossTerm):
+    """
+    ``weight * mean |a_i - b_i|^2`` over the pairs of a row; if a row has several of one, each makes a pair.
+
+    Args:
+        query, target (`str`): Roles of a and b.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = r"\Delta(a, b) = \frac{1}{n} \sum_i \lVert a_i - b_i \rVert^2"
+
+    query: str
+    target: str
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_close_to_{self.target}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.query, self.target)
+
+    @property
+    def formula(self) -> str:
+        return f"Δ({symbol(self.query)}, {symbol(self.target)})"
+
+    @property
+    def latex(self) -> str:
+        return rf"\Delta({symbol(self.query)}, {symbol(self.target)})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        query, target = rows.own[self.query], rows.own[self.target]
+        return rows.mean((query[rows.owners(self.target)] - target).square().sum(dim=-1))
+
+
+@dataclass(frozen=True)
+class TeacherTerm(LossTerm):
+    """
+    ``weight * sum |e_i - e*_i|^2`` over the rows of all processes, with `e*` a frozen teacher's embedding of the same.
+
+    Args:
+        role (`str`): Role of e.
+        weight (`float`): Factor in the loss.
+    """
+
+    definition: ClassVar[str] = r"\Delta^{*}(e) = \sum_i \lVert e_i - e^{*}_i \rVert^2"
+
+    role: str
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}_close_to_teacher"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    @property
+    def of_teacher(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    @property
+    def formula(self) -> str:
+        return f"Δ*({symbol(self.role)})"
+
+    @property
+    def latex(self) -> str:
+        return rf"\Delta^{{*}}({symbol(self.role)})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        return (rows.own[self.role] - rows.teacher[self.role]).square().sum() * rows.processes
+
+
+def roles_of(terms: Iterable[LossTerm]) -> tuple[str, ...]:
+    """Roles of the embeddings that the terms use, in the order of `ROLES`."""
+    used = {role for term in terms for role in term.roles}
+    return tuple(role for role in ROLES if role in used)
