@@ -48,6 +48,17 @@ def positives(rows: int = 5) -> dict[str, torch.Tensor]:
     return {**captions(rows, 10, 0), "pixel_values": images(rows, 1)}
 
 
+def further_texts(rows: int = 5) -> dict[str, torch.Tensor]:
+    """Paraphrases and dense captions, any number per row, and several hard negative captions of some rows."""
+    inputs: dict[str, torch.Tensor] = {}
+    numbers = {"paraphrase_": (1, 0, 2), "dense_": (2, 1, 3), "negative_": (2, 0, 1)}
+    for seed, (prefix, of_rows) in enumerate(numbers.items(), start=5):
+        counts = torch.tensor([of_rows[row % 3] for row in range(rows)])
+        inputs[f"{prefix}mask"] = torch.arange(int(counts.max())) < counts[:, None]
+        inputs |= {f"{prefix}{name}": value for name, value in captions(int(counts.sum()), 7 + seed, seed).items()}
+    return inputs
+
+
 def negatives(rows: int = 5, length: int = 12) -> dict[str, torch.Tensor]:
     inputs = {f"negative_{name}": value for name, value in captions(rows, length, 2).items()}
     return {**inputs, "negative_pixel_values": images(rows, 3)}

@@ -14,8 +14,8 @@ from PIL import Image as PILImage
 
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, check_columns, load_tripletdata
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import COLUMNS
-from hf_tripletclip.objectives import base
+from hf_tripletclip.data.schema import COLUMNS, IMAGE_COLUMNS, TEXT_COLUMNS
+from hf_tripletclip.roles import ROLES, TRIPLET
 
 
 def png(colour: str) -> bytes:
@@ -54,7 +54,8 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def test_the_columns_are_those_of_the_objectives():
-    assert tuple(base.COLUMNS.values()) == COLUMNS
+    assert tuple(ROLES[role].column for role in TRIPLET) == COLUMNS
+    assert {role.column for role in ROLES.values()} == {*IMAGE_COLUMNS, *TEXT_COLUMNS}
 
 
 @pytest.mark.parametrize("streaming", [False, True])

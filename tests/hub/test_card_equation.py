@@ -9,22 +9,41 @@ import pytest
 import torch
 
 from hf_tripletclip.hub.card_equation import describe_objective
-from hf_tripletclip.objectives import OBJECTIVES, SYMBOLS, Embeddings, Objective, Term, get_objective
+from hf_tripletclip.objectives import OBJECTIVES, Objective, Term, get_objective
+from hf_tripletclip.roles import ROLES
+from tests.objectives import reference
 
-CE = re.compile(r"\\mathrm\{CE\}\((\S+) \\to (.+?)\)")
 SHOWN = re.compile(r"^\$\$\n(.+)\n\$\$$", re.MULTILINE)
+ROLE = {role.symbol: name for name, role in ROLES.items()}
+# LaTeX of a term -> what computes it without the package's kernel.
+TERMS = {
+    r"\\mathrm\{MIL\}_\\mathrm\{own\}\(v \\to d \\mid t'\)": lambda b, s: reference.mil_own(b, s),
+    r"\\mathrm\{CE\}\((\S+) \\to (.+?)\)": lambda b, s, query, keys: reference.ce(
+        b, ROLE[query], tuple(ROLE[key.lower()] for key in keys.split(r" \cup ")), s
+    ),
+    r"\\mathrm\{own\}\((\S+) \\to (\S+) \\mid t'\)": lambda b, s, query, target: reference.own_ce(
+        b, ROLE[query], ROLE[target], s
+    ),
+    r"\\mathrm\{own\}_\{s=(\d+)\}\((\S+) \\to \{(\S+)\}\^\{\*\} \\mid t'\)": lambda b, s, factor, query, target: (
+        reference.own_ce(b, ROLE[query], ROLE[target], float(factor), teacher=True)
+    ),
+    r"\\mathrm\{own\}_\{\\gamma=(\S+?),\\varepsilon=(\S+?)\}\(v \\to t \\mid t'\)": lambda b, s, gamma, smoothing: (
+        reference.own_ce(b, "image", "text", s, float(gamma), float(smoothing))
+    ),
+    r"C_\\mathrm\{within\}\(v, t\) \+ C_\\mathrm\{across\}\(v, t\)": lambda b, s: reference.cyclic(b),
+    r"\\mathrm\{MIL\}\(v \\to D\)": lambda b, s: reference.mil(b, s),
+    r"\\mathrm\{W\}\(v, t \\mid T'\)": lambda b, s: reference.within(b, s),
+    r"\\mathrm\{M\}\(v, t \\mid t'\)": lambda b, s: reference.margin(b, s),
+    r"\\Delta\^\{\*\}\((\S+)\)": lambda b, s, role: reference.to_teacher(b, ROLE[role]),
+    r"\\Delta\(t, p\)": lambda b, s: (b.values["text"] - b.values["paraphrase"]).square().sum(dim=1).mean(),
+}
 
 
-def value(formula: str, embeddings: Embeddings, scale: torch.Tensor) -> float:
+def value(formula: str, batch: reference.Batch, scale: torch.Tensor) -> float:
     """What the first line of a card's equation comes to, computed without the package's kernel."""
-    roles = {symbol: getattr(embeddings, role) for role, symbol in SYMBOLS.items()}
-
-    def cross_entropy(match: re.Match[str]) -> str:
-        keys = torch.cat([roles[key.lower()] for key in match[2].split(r" \cup ")])
-        logits = scale * roles[match[1]] @ keys.T
-        return str(torch.nn.functional.cross_entropy(logits, torch.arange(len(logits))).item())
-
-    text = CE.sub(cross_entropy, formula.removeprefix(r"\mathcal{L} = "))
+    text = formula.removeprefix(r"\mathcal{L} = ")
+    for pattern, compute in TERMS.items():
+        text = re.sub(pattern, lambda match, c=compute: f"({c(batch, scale, *match.groups()).item()})", text)
     text = re.sub(r"\\tfrac\{(\d+)\}\{(\d+)\} ", r"\1/\2*", text)
     text = text.replace(r"\,", "*").replace(r"\left[", "(").replace(r"\right]", ")")
     assert re.fullmatch(r"[\d.e()+*/ -]+", text), text
@@ -33,16 +52,16 @@ def value(formula: str, embeddings: Embeddings, scale: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_equation_is_what_the_code_computes(name):
-    torch.manual_seed(0)
-    embeddings = Embeddings(*torch.nn.functional.normalize(torch.randn(4, 6, 8, dtype=torch.float64), dim=-1))
+    batch = reference.make_batch()
     scale = torch.tensor(7.0, dtype=torch.float64)
     objective = get_objective(name)
     text = describe_objective(objective)
     assert text.startswith(f"The objective is `{name}`:")
     formula = SHOWN.findall(text)[0]
-    assert value(formula, embeddings, scale) == pytest.approx(objective(embeddings, scale).loss.item(), rel=1e-9)
-    for role, symbol in SYMBOLS.items():
-        assert (rf"\\({symbol}\\): " in text) == (role in objective.roles)
+    expected = objective(batch.embeddings(masks=False), scale).loss.item()
+    assert value(formula, batch, scale) == pytest.approx(expected, rel=1e-9)
+    for role, known in ROLES.items():
+        assert (rf"\\({known.symbol}\\): " in text) == (role in objective.roles)
 
 
 def test_odd_weights_and_terms_of_other_kinds():

@@ -17,10 +17,25 @@ from hf_tripletclip.objectives import available_objectives
 from hf_tripletclip.objectives.distillation import KINDS
 from hf_tripletclip.training.gradcache import cached_backward
 from hf_tripletclip.training.teacher import Teacher
-from tests.tiny import negatives, positives, tiny_config
+from tests.tiny import further_texts, negatives, positives, tiny_config
 
 # The objectives, and each kind of distillation beside two of them: "negclip + embedding".
 VARIANTS = (*available_objectives(), *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS))
+
+SEVERAL = ("tsvlc", "dac", "ce_clip", "fsc_clip", "degla", "clic", "read_alignment")  # take any number per row
+
+
+def rows_of(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+    """Some rows of a batch, with what belongs to them."""
+    cut = {}
+    for key, value in batch.items():
+        mask_name = f"{key.split('_')[0]}_mask"
+        if mask_name in batch and key != mask_name:
+            value = value[torch.isin(batch[mask_name].nonzero()[:, 0], torch.arange(8)[rows])]
+        else:
+            value = value[rows]
+        cut[key] = value.double() if value.is_floating_point() else value
+    return cut
 
 
 def one_step(variant: str, rows: slice, mini_batch_size: int | None, wrap) -> tuple[float, dict[str, torch.Tensor]]:
@@ -34,10 +49,11 @@ def one_step(variant: str, rows: slice, mini_batch_size: int | None, wrap) -> tu
         for parameter in core.parameters():
             parameter.mul_(1.3)
     model = wrap(core)
-    batch = {**positives(8), **negatives(8)}
-    batch = {key: value[rows].double() if value.is_floating_point() else value[rows] for key, value in batch.items()}
+    batch = rows_of({**positives(8), **negatives(8)}, rows)
+    if name in SEVERAL:
+        batch |= rows_of(further_texts(8), rows)
     if mini_batch_size is None:
-        taught = {"teacher_embeds": teacher(core, batch)} if kind else {}
+        taught = {"teacher_embeds": teacher(core, batch)} if core.objective.needs_teacher else {}
         loss = model(**batch, **taught, return_loss=True, return_logits=False).loss
         loss.backward()
     else:
@@ -48,7 +64,7 @@ def one_step(variant: str, rows: slice, mini_batch_size: int | None, wrap) -> tu
             mini_batch_size=mini_batch_size,
             backward=lambda loss: loss.backward(),
             no_sync=getattr(model, "no_sync", contextlib.nullcontext),
-            teach=teacher.bound_to(core) if kind else None,
+            teach=teacher.bound_to(core) if core.objective.needs_teacher else None,
         )
     return loss.item(), {key: parameter.grad for key, parameter in core.named_parameters()}
 

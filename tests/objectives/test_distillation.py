@@ -11,13 +11,12 @@ import torch
 from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
 from hf_tripletclip.objectives.base import Rows
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
-
-ROLES = ("image", "text", "negative_image", "negative_text")
+from hf_tripletclip.roles import ROLES
 
 
 def random_embeddings(seed: int, rows: int = 5) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(4, rows, 6, generator=generator, dtype=torch.float64)
+    values = torch.randn(len(ROLES), rows, 6, generator=generator, dtype=torch.float64)
     return dict(zip(ROLES, torch.nn.functional.normalize(values, dim=-1), strict=True))
 
 
@@ -54,7 +53,7 @@ def test_the_term_is_its_equation_and_adds_to_any_objective(name, kind):
     scale = torch.tensor(7.0, dtype=torch.float64)
     plain = get_objective(name)
     taught = get_objective(name, distillation={"kind": kind, "weight": 0.3})
-    without = plain(Embeddings(**student), scale)
+    without = plain(Embeddings(**student, teacher=teacher), scale)
     output = taught(Embeddings(**student, teacher=teacher), scale)
     expected = naive(kind, student, teacher, plain.roles, 7.0)
     assert output.parts["distillation"].item() == pytest.approx(expected, rel=1e-9)

@@ -35,7 +35,7 @@ def two_processes(tmp_path_factory, pytestconfig):
 def test_two_processes_equal_one_with_the_concatenated_batch(two_processes, case):
     for name in towers_worker.objectives_of(case):
         found = two_processes[case, name]
-        expected = towers_worker.step(towers_worker.Towers(name), towers_worker.batch_of(case, None))
+        expected = towers_worker.step(towers_worker.model_of(case, name), towers_worker.batch_of(case, None))
         assert {key for key, value in expected[1].items() if value.abs().max() > 1e-3} >= {
             "image.weight",
             "text.weight",

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hf_tripletclip import objectives
-from hf_tripletclip.objectives import OBJECTIVES, available_objectives, terms_table
+from hf_tripletclip.objectives import OBJECTIVES, available_objectives, get_objective, terms_table
 from hf_tripletclip.objectives.docs import BEGIN, END, with_table
 
 
@@ -22,15 +22,16 @@ def test_documented_table_is_the_generated_one(pytestconfig):
             with_table(without)
 
 
-def test_table_has_a_row_per_objective_and_a_cell_per_term():
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in terms_table().splitlines()]
+def test_table_has_a_row_per_objective_and_each_term():
+    lines = terms_table().replace(r"\|", "¦").splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[0].strip("`") for row in rows] == list(available_objectives())
-    for row, objective in zip(rows, OBJECTIVES.values(), strict=True):
-        assert len(row) == len(head)
-        assert sorted(float(cell) for cell in row[2:] if cell) == sorted(term.weight for term in objective.terms)
+    for (_, columns, loss), objective in zip(rows, OBJECTIVES.values(), strict=True):
+        assert [name.strip("`") for name in columns.split(", ")] == list(get_objective(objective.name).columns)
+        terms = [f"{term.weight:.4g} {term.formula}".replace("|", "¦") for term in objective.terms]
+        assert loss == " + ".join(terms)
     triplet = dict(zip(head, rows[list(OBJECTIVES).index("tripletclip")], strict=True))
-    assert triplet["v' → T' ∪ T"] == "0.5"
-    assert triplet["t → V ∪ V'"] == ""
+    assert triplet["loss"] == "0.5 CE(v → T ∪ T') + 0.5 CE(t → V) + 0.5 CE(v' → T' ∪ T) + 0.5 CE(t' → V')"
 
 
 def test_generator_rewrites_the_page(tmp_path):

@@ -146,8 +146,8 @@ def test_impossible_arguments():
         info_nce(queries, [keys, torch.randn(9, 3)], scale, first_target=2)
     with pytest.raises(ValueError, match=r"4 queries .* rows -1 and following .* has 5 rows"):
         info_nce(queries, [keys], scale, first_target=-1)
-    with pytest.raises(ValueError, match="`reduction` is 'none'"):
-        info_nce(queries, [keys], scale, reduction="none")
+    with pytest.raises(ValueError, match="`reduction` is 'max'"):
+        info_nce(queries, [keys], scale, reduction="max")
     with pytest.raises(ValueError, match="`chunk_size` is 0"):
         info_nce(queries, [keys], scale, chunk_size=0)
     for no_list in (keys, []):

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from hf_tripletclip.objectives import Embeddings, ObjectiveOutput, available_objectives, get_objective
+from hf_tripletclip.roles import ROLES
+from tests.objectives.reference import make_batch
 
 # Name of the case -> rows of each process, and negative captions of each where they are not as many (negclip only).
 CASES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
@@ -21,46 +24,75 @@ CASES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     "uneven": ((5, 3), None),
     "a process without rows": ((8, 0), None),
     "uneven negatives": ((5, 3), (2, 9)),
+    "any number per row": ((5, 3), None),
+    "repeats are masked": ((5, 3), None),
 }
-FEATURES = {"image": 6, "negative_image": 6, "text": 5, "negative_text": 5}
+RAGGED = "any number per row"
+MASKED = "repeats are masked"
+TWINS = (1, 6)  # the rows of the batch, of two processes, that have one picture and one caption
 
 
 class Towers(nn.Module):
     """Linear image and text towers, normalisation, scale and objective."""
 
-    def __init__(self, name: str, negatives_across_devices: bool = True) -> None:
+    def __init__(self, name: str, negatives_across_devices: bool = True, repeats: str = "negative") -> None:
         super().__init__()
         torch.manual_seed(0)
         self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
-        self.objective = get_objective(name, negatives_across_devices=negatives_across_devices, chunk_size=3)
+        self.objective = get_objective(
+            name, negatives_across_devices=negatives_across_devices, chunk_size=3, repeats=repeats
+        )
         self.double()
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> ObjectiveOutput:
-        embeddings = {
-            role: nn.functional.normalize((self.image if "image" in role else self.text)(features), dim=-1)
-            for role, features in batch.items()
+    def embed(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {
+            role: nn.functional.normalize((self.image if "image" in role else self.text)(values), dim=-1)
+            for role, values in features.items()
         }
-        return self.objective(Embeddings(**embeddings), self.logit_scale.exp())
+
+    def forward(self, batch: dict[str, dict[str, torch.Tensor]]) -> ObjectiveOutput:
+        with torch.no_grad():
+            teacher = {role: values.roll(1, dims=-1) for role, values in self.embed(batch["features"]).items()}
+        embeddings = Embeddings(
+            **self.embed(batch["features"]), masks=batch["masks"], contents=batch["contents"], teacher=teacher
+        )
+        return self.objective(embeddings, self.logit_scale.exp())
 
 
-def batch_of(case: str, rank: int | None) -> dict[str, torch.Tensor]:
+def batch_of(case: str, rank: int | None) -> dict[str, dict[str, torch.Tensor]]:
     """The rows of a process, or with `None` of all."""
     counts, negatives = CASES[case]
-    batch = {}
-    for seed, (role, features) in enumerate(FEATURES.items()):
-        first, second = negatives if negatives is not None and role == "negative_text" else counts
+    first, end = (0, sum(counts)) if rank is None else ((0, counts[0]), (counts[0], sum(counts)))[rank]
+    whole = make_batch("tripletclip", rows=sum(counts), ragged=case == RAGGED)
+    features, contents, masks = {}, {}, {}
+    for seed, role in enumerate(ROLES):
+        owners = whole.owners[role]
+        if negatives is not None and role == "negative_text":
+            owners = [row for row, number in ((0, negatives[0]), (counts[0], negatives[1])) for _ in range(number)]
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randn(first + second, features, dtype=torch.float64, generator=generator)
-        batch[role] = rows if rank is None else rows.split([first, second])[rank]
-    return batch
+        values = torch.randn(len(owners), 6 if "image" in role else 5, dtype=torch.float64, generator=generator)
+        numbers = torch.arange(len(owners)) + 100 * seed
+        if case == MASKED and role in ("image", "text", "negative_text"):
+            values[TWINS[1]], numbers[TWINS[1]] = values[TWINS[0]], numbers[TWINS[0]]
+        kept = torch.tensor([first <= row < end for row in owners], dtype=torch.bool)
+        features[role], contents[role] = values[kept], numbers[kept]
+        if case == RAGGED and role in whole.masks():
+            masks[role] = whole.masks()[role][first:end]
+    return {"features": features, "contents": contents, "masks": masks}
+
+
+def model_of(case: str, name: str) -> Towers:
+    return Towers(name, repeats="mask" if case == MASKED else "negative")
 
 
 def objectives_of(case: str) -> tuple[str, ...]:
-    return available_objectives() if CASES[case][1] is None else ("negclip",)
+    if CASES[case][1] is not None:
+        return ("negclip",)
+    return tuple(name for name in available_objectives() if case != RAGGED or name != "clip_all")
 
 
-def step(model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def step(model: nn.Module, batch: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The loss and the parts, and the gradients by parameter."""
     output = model(batch)
     output.loss.backward()
@@ -79,7 +111,7 @@ if __name__ == "__main__":
     results = {}
     for case in CASES:
         for name in objectives_of(case):
-            model = nn.parallel.DistributedDataParallel(Towers(name))
+            model = nn.parallel.DistributedDataParallel(model_of(case, name))
             values, gradients = step(model, batch_of(case, dist.get_rank()))
             results[case, name] = mean_over_processes(values), gradients
     alone = nn.parallel.DistributedDataParallel(Towers("tripletclip", negatives_across_devices=False))

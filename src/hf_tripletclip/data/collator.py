@@ -83,10 +83,10 @@ class TripletCollator:
         `paraphrase_input_ids` and `dense_input_ids`, with their attention masks, hold paraphrases and dense captions.
 
         If `neg_caption`, `neg_image`, `paraphrase` or `dense_caption` is a list in some row, those of all rows stand
-        in one tensor, such as `negative_input_ids` `(N, L)`, those of a row together, and `negative_mask` bool `(B, K)`
-        tells whose they are: a row with k of them has k times `True`, one without any none. K is the most that a row
-        has. The other masks are `negative_image_mask`, `paraphrase_mask` and `dense_mask`. A row may lack paraphrases
-        and dense captions.
+        in one tensor, such as `negative_input_ids` `(N, L)`, those of a row together, and `negative_mask` bool
+        `(B, K)` tells whose they are: a row with k of them has k times `True`, one without any none. K is the most
+        that a row has. The other masks are `negative_image_mask`, `paraphrase_mask` and `dense_mask`. A row may lack
+        paraphrases and dense captions.
 
     Raises:
         ValueError: A column is missing from the rows, all rows of a batch are broken, there is no processor, or
@@ -190,7 +190,7 @@ class TripletCollator:
             written = [*_listed(value), *_listed(row.get(PARAPHRASE))]
             return self.draw_captions(self._each(row, name, written, role) or [decode_caption(None)])
         if name == CAPTION and self.first_negative and is_several(value):
-            value = next(iter(value), None)
+            value = next(iter(cast(Sequence[Any], value)), None)
         if name not in several and not (role.mask is not None and is_several(value)):
             return self._decode_one(value, role)
         found = self._each(row, name, _listed(value), role)
@@ -224,9 +224,9 @@ class TripletCollator:
         images = len([one for one in _listed(row.get(NEG_IMAGE)) if one is not None])
         if captions != images:
             raise ValueError(
-                f"The row {row_name(row)[0]} has {captions} negative captions and {images} negative images, but an "
-                "objective that pairs them needs as many of the one as of the other. Give a caption for each image, "
-                "or train with an objective that takes negative captions alone, such as `negclip`."
+                f"The row {row_name(row)[0]} has {captions} negative captions and {images} negative "
+                f"image{'' if images == 1 else 's'}, of which each needs one: give as many captions as images, or train "
+                "with an objective that takes captions alone, such as `negclip`."
             )
 
     def _roles(self, images: bool) -> list[Role]:

@@ -183,8 +183,8 @@ class TripletCLIPTrainer(StepTrainer):
         """The collator, drawing captions."""
         if not isinstance(collator, TripletCollator):
             raise ValueError(
-                f"The objective {objective.name!r} draws each row's caption anew in each pass: it needs raw rows and a "
-                "`TripletCollator`, not rows that are tensors already."
+                f"The objective {objective.name!r} draws each row's caption anew in each pass: it needs raw rows and "
+                "a `TripletCollator`, not rows that are tensors already."
             )
         columns, features = _columns(dataset), getattr(dataset, "features", None) or {}
         written = is_value(features.get(CAPTION), "string") or CAPTION not in features
