@@ -69,12 +69,12 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(kind):
     output = objective(Embeddings(**values, teacher=teacher), torch.tensor(7.0, dtype=torch.float64))
     assert output.parts["distillation"].item() == pytest.approx(0.0, abs=1e-12)
     output.loss.backward()
-    gradients = {role: value.grad.clone() for role, value in values.items()}
+    gradients = {role: value.grad.clone() for role, value in values.items() if role in objective.roles}
     for value in values.values():
         value.grad = None
     get_objective("tripletclip")(Embeddings(**values), torch.tensor(7.0, dtype=torch.float64)).loss.backward()
-    for role, value in values.items():
-        torch.testing.assert_close(gradients[role], value.grad, msg=role)
+    for role, gradient in gradients.items():
+        torch.testing.assert_close(gradient, values[role].grad, msg=role)
 
 
 def test_similarity_lets_the_space_turn_and_embedding_does_not():

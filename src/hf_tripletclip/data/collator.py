@@ -225,8 +225,8 @@ class TripletCollator:
         if captions != images:
             raise ValueError(
                 f"The row {row_name(row)[0]} has {captions} negative captions and {images} negative "
-                f"image{'' if images == 1 else 's'}, of which each needs one: give as many captions as images, or train "
-                "with an objective that takes captions alone, such as `negclip`."
+                f"image{'' if images == 1 else 's'}, of which each needs one: give as many captions as images, or "
+                "train with an objective that takes captions alone, such as `negclip`."
             )
 
     def _roles(self, images: bool) -> list[Role]:

@@ -34,14 +34,16 @@ from hf_tripletclip.data.raw import column_names, damaged_files
 from hf_tripletclip.data.reading import REFUSED
 from hf_tripletclip.data.schema import (
     CAPTION,
-    COLUMNS,
+    DENSE_CAPTION,
     ERROR,
     IMAGE,
     IMAGE_COLUMNS,
     KEY_COLUMNS,
     NEG_CAPTION,
     NEG_IMAGE,
+    PARAPHRASE,
 )
+from hf_tripletclip.roles import BY_COLUMN
 
 ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.1 MB
 LEFT_OUT = " (left out of rows that are used)"
@@ -234,11 +236,11 @@ def _check_split(
     bar: Any,
 ) -> None:
     names = column_names(dataset)
-    columns = [name for name in COLUMNS if name in names]
+    columns = [name for name in BY_COLUMN if name in names]
     others = [name for name in names if name not in columns and not name.startswith("__")]
     if not columns:
         raise ValueError(
-            f"{source} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(others) or 'none'}. If they "
+            f"{source} has none of the columns {', '.join(BY_COLUMN)}; it has {', '.join(others) or 'none'}. If they "
             'are there under other names, say so with `--columns`, such as {"caption": "text"}.'
         )
     features = dataset.features or {}
@@ -332,7 +334,10 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
     name: tuple[str | None, str | None] | None = None
     for column in columns:
         value = row.get(column)
-        several = column == NEG_CAPTION and is_several(value)
+        optional = column in (PARAPHRASE, DENSE_CAPTION)
+        if optional and value is None:
+            continue
+        several = BY_COLUMN[column].mask is not None and is_several(value)
         for one in value if several else [value]:  # type: ignore[union-attr]
             if several and one is None:
                 continue  # a list may be padded with nulls

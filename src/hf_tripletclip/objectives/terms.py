@@ -158,10 +158,12 @@ class Term(LossTerm):
             reduction="none",
             excluded=rows.codes(self.query, target, self.keys),
         )
-        if of_target is not None:
+        # What rows may have several of makes the pairs. All processes must choose alike: one may have no masks.
+        counted = self.query if ROLES[self.query].mask is not None else target
+        if counted not in rows.everyone:
             return rows.mean(losses)
         # Over processes the *mean* of the losses is the mean over all rows, however many each process has.
-        return losses.sum() * (rows.processes / max(len(rows.everyone[target]), 1))
+        return losses.sum() * (rows.processes / max(len(rows.everyone[counted]), 1))
 
 
 @dataclass(frozen=True)

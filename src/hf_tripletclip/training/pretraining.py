@@ -28,7 +28,7 @@ from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import CAPTION_COLUMNS
+from hf_tripletclip.data.schema import TEXT_COLUMNS
 from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.evaluation.benchmark import Benchmark
@@ -369,8 +369,8 @@ def make_processor(
 
 
 def _captions(dataset: Dataset) -> Iterator[str]:
-    """All captions that can be used, hard negatives included."""
-    for name in CAPTION_COLUMNS:
+    """All captions that can be used: hard negatives, paraphrases and dense captions too."""
+    for name in TEXT_COLUMNS:
         for value in dataset[name] if name in dataset.column_names else ():
             for caption in value if is_several(value) else [value]:
                 with contextlib.suppress(BrokenValue):

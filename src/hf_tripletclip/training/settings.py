@@ -19,6 +19,7 @@ from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.data.contents import contents
+from hf_tripletclip.data.schema import PARAPHRASE
 
 if TYPE_CHECKING:
     from hf_tripletclip.training.resuming import ResumingTrainer
@@ -261,7 +262,8 @@ def _shown(value: Any) -> str:
 def _columns(trainer: ResumingTrainer) -> Sequence[str] | None:
     """The columns that the objective reads; all of data whose rows are tensors."""
     named = getattr(trainer.train_dataset, "column_names", None) or ()
-    columns = trainer.core.objective.columns
+    objective = trainer.core.objective
+    columns = (*objective.columns, *([PARAPHRASE] if objective.draws_captions and PARAPHRASE in named else []))
     return columns if set(columns) <= set(named) and not isinstance(trainer.train_dataset, IterableDataset) else None
 
 

@@ -309,5 +309,5 @@ class Means:
         # A process may have had no rows, and so no names.
         everyone = [one for one in (gather_object([mine]) if processes > 1 else [mine]) if one[0]]
         count = sum(number for _, number in everyone)
-        names = everyone[0][0] if everyone else {}
-        return {name: sum(sums[name] for sums, _ in everyone) / count for name in names}
+        names = dict.fromkeys(name for sums, _ in everyone for name in sums)
+        return {name: sum(sums.get(name, 0.0) for sums, _ in everyone) / count for name in names}
