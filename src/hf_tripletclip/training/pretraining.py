@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, IterableDataset, disable_progress_bars
+from datasets import Dataset, DatasetDict, IterableDataset, disable_progress_bars
 from huggingface_hub import utils as hub_utils
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
@@ -291,14 +291,18 @@ def load_splits(
     """
     name = data_args.dataset_name_or_path
     if name == "scenes":
-        nouns = str(data_args.scenes_nouns)  # YAML reads a number
-        options: dict[str, Any] = {"nouns": int(nouns) if nouns.isdigit() else nouns, "seed": data_args.scenes_seed}
+        options: dict[str, Any] = {"nouns": _nouns(data_args.scenes_nouns), "seed": data_args.scenes_seed}
+        if data_args.scenes_further_texts:
+            options["further_texts"] = True
         if (size := model_args.image_size) is not None:
             options["image_size"] = size
         for size_of in ("train_size", "validation_size", "test_size"):
             if (rows := getattr(data_args, f"scenes_{size_of}")) is not None:
                 options[size_of] = rows
         loaded = load_scenes(**options)
+        if data_args.scenes_test_nouns is not None:
+            others = load_scenes(**{**options, "nouns": _nouns(data_args.scenes_test_nouns)})
+            loaded = DatasetDict({name: (loaded if name == "train" else others)[name] for name in loaded})
     else:
         loaded = load_tripletdata(
             name,
@@ -366,6 +370,11 @@ def make_processor(
     shared = [in_all_processes(lambda: build_processor(_captions(train), image_size=image_size) if main else None)]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def _nouns(value: object) -> Any:
+    text = str(value)  # YAML reads a number
+    return int(text) if text.isdigit() else text
 
 
 def _captions(dataset: Dataset) -> Iterator[str]:

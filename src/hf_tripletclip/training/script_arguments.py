@@ -84,7 +84,13 @@ class DataArguments:
         default=None, metadata={"help": "The trained weights' license, for the model card: an identifier of the Hub."}
     )
     scenes_nouns: str = field(default="24", metadata={"help": "Nouns that `scenes` draws: 24, 48 or all."})
+    scenes_test_nouns: str | None = field(
+        default=None, metadata={"help": "Nouns of its validation and test rows. Default: those of the training rows."}
+    )
     scenes_seed: int = field(default=0, metadata={"help": "Seed of `scenes`."})
+    scenes_further_texts: bool = field(
+        default=False, metadata={"help": "Give `scenes` paraphrases and captions of each object."}
+    )
     scenes_train_size: int | None = field(default=None, metadata={"help": "Training rows of `scenes`."})
     scenes_validation_size: int | None = field(default=None, metadata={"help": "Validation rows of `scenes`."})
     scenes_test_size: int | None = field(default=None, metadata={"help": "Test rows of `scenes`."})

@@ -16,13 +16,14 @@ import multiprocess
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.naming import filenames_for_dataset_split
 
-from hf_tripletclip.data.scenes.captions import describe
+from hf_tripletclip.data.scenes.captions import describe, paraphrases, parts
 from hf_tripletclip.data.scenes.drawing import draw_scene, require_fonts
 from hf_tripletclip.data.scenes.negatives import CHANGES, EXCLUSIVE, can_change
 from hf_tripletclip.data.scenes.scene import Scene, describes, is_held_out, sample_scene, stable_hash
 from hf_tripletclip.data.scenes.vocabulary import Nouns, choose_nouns
 from hf_tripletclip.data.schema import (
     CAPTION,
+    DENSE_CAPTION,
     HELD_OUT,
     ID,
     IMAGE,
@@ -30,12 +31,14 @@ from hf_tripletclip.data.schema import (
     NEG_IMAGE,
     NEGATIVE_TYPE,
     NEGATIVE_TYPES,
+    PARAPHRASE,
     SOURCE,
 )
 
 VERSION = "1.1.0"  # raise it whenever the same seed gives other rows
 DEFAULT_SIZES = {"train": 20_000, "validation": 1_000, "test": 2_100}  # split -> rows
 SPLITS = tuple(DEFAULT_SIZES)
+PARAPHRASES = 2  # of a row, at most
 MAX_SHARDS = 64  # of a split; the rows do not depend on it
 
 
@@ -102,7 +105,13 @@ def make_example(
         HELD_OUT: lambda: is_held_out(positive) or is_held_out(negative),
         SOURCE: lambda: "scenes",
     }
-    return {name: values[name]() for name in (values if columns is None else columns)}
+    further: dict[str, Callable[[], Any]] = {
+        # No caption of one split stands in another.
+        PARAPHRASE: lambda: [text for text in paraphrases(positive) if caption_split(text) == split][:PARAPHRASES],
+        DENSE_CAPTION: lambda: parts(positive),
+    }
+    wanted = values if columns is None else columns
+    return {name: (values | further)[name]() for name in wanted}
 
 
 def row_of(key: str) -> tuple[str, int] | None:
@@ -119,6 +128,7 @@ class ScenesConfig(datasets.BuilderConfig):
     seed: int = 0
     image_size: int = 64
     sizes: dict[str, int] = field(default_factory=dict)
+    further_texts: bool = False
 
 
 class Scenes(datasets.GeneratorBasedBuilder):
@@ -129,20 +139,20 @@ class Scenes(datasets.GeneratorBasedBuilder):
     config: ScenesConfig
 
     def _info(self) -> datasets.DatasetInfo:
+        features = {
+            ID: datasets.Value("string"),
+            IMAGE: datasets.Image(),
+            CAPTION: datasets.Value("string"),
+            NEG_IMAGE: datasets.Image(),
+            NEG_CAPTION: datasets.Value("string"),
+            NEGATIVE_TYPE: datasets.Value("string"),
+            HELD_OUT: datasets.Value("bool"),
+            SOURCE: datasets.Value("string"),
+        }
+        if self.config.further_texts:
+            features |= dict.fromkeys((PARAPHRASE, DENSE_CAPTION), datasets.List(datasets.Value("string")))
         return datasets.DatasetInfo(
-            description="Drawn scenes with hard negatives.",
-            features=datasets.Features(
-                {
-                    ID: datasets.Value("string"),
-                    IMAGE: datasets.Image(),
-                    CAPTION: datasets.Value("string"),
-                    NEG_IMAGE: datasets.Image(),
-                    NEG_CAPTION: datasets.Value("string"),
-                    NEGATIVE_TYPE: datasets.Value("string"),
-                    HELD_OUT: datasets.Value("bool"),
-                    SOURCE: datasets.Value("string"),
-                }
-            ),
+            description="Drawn scenes with hard negatives.", features=datasets.Features(features)
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -161,7 +171,8 @@ class Scenes(datasets.GeneratorBasedBuilder):
         nouns = choose_nouns(self.config.nouns)
         for start, stop in shards:
             for index in range(start, stop):
-                row = make_example(split, index, self.config.seed, nouns, self.config.image_size)
+                columns = list(self.info.features or {})
+                row = make_example(split, index, self.config.seed, nouns, self.config.image_size, columns)
                 yield (start, index), row
 
 
@@ -195,6 +206,7 @@ def load_scenes(
     train_size: int = DEFAULT_SIZES["train"],
     validation_size: int = DEFAULT_SIZES["validation"],
     test_size: int = DEFAULT_SIZES["test"],
+    further_texts: bool = False,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> DatasetDict | Dataset:
@@ -211,6 +223,9 @@ def load_scenes(
         seed (`int`, defaults to 0): Another seed gives other rows.
         image_size (`int`, defaults to 64): Side of the images in pixels.
         train_size, validation_size, test_size (`int`, default to 20,000, 1,000 and 2,100): Rows.
+        further_texts (`bool`, defaults to `False`):
+            Whether rows have the columns `paraphrase`, up to two captions that say the same in other words, and
+            `dense_caption`, a caption of each object.
         num_proc (`int`, *optional*): Processes. Defaults to the number of cores where processes fork, else to 1.
         cache_dir (`str` or `os.PathLike`, *optional*): Defaults to `datasets`' cache.
 
@@ -236,6 +251,7 @@ def load_scenes(
         seed=seed,
         image_size=image_size,
         sizes=sizes,
+        **({"further_texts": True} if further_texts else {}),  # the cache of others keeps its name
     )
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"`num_proc` is {num_proc}; give at least 1.")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hf_tripletclip.data.scenes.scene import Scene, Thing
 from hf_tripletclip.data.scenes.vocabulary import MEASURES, PLAIN, RELATIONS, SETTINGS
 
@@ -26,6 +28,22 @@ def describe_thing(thing: Thing) -> str:
     if thing.noun in MEASURES:
         return f"{MEASURES[thing.noun]} {phrase}"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def paraphrases(scene: Scene) -> list[str]:
+    """Other captions of a scene, which say the same in other words."""
+    template, first, second = scene.wording
+    found = [describe(scene)]
+    for step in range(1, len(TEMPLATES)):
+        other = describe(dataclasses.replace(scene, wording=(template + step, first + step, second + step)))
+        if other not in found:
+            found.append(other)
+    return found[1:]
+
+
+def parts(scene: Scene) -> list[str]:
+    """Captions of the single objects of a scene."""
+    return [describe_thing(thing) for thing in scene.objects]
 
 
 def describe(scene: Scene) -> str:

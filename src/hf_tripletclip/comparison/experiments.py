@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared: experiments of the TripletCLIP paper and of the methods after it, as lists of runs that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_tripletclip.objectives import OBJECTIVES, available_objectives
+from hf_tripletclip.roles import BY_COLUMN
+
+SCALES = ("scenes", "photos", "paper")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    A row of a table: runs that differ in their seed only.
+
+    Args:
+        label (`str`): What the table calls it.
+        flags (`Mapping[str, Any]`): Flags of the training script, without dashes, that it sets.
+        steps (`float`, defaults to 1): How many times the experiment's steps it trains.
+        batch (`float`, defaults to 1): How many times the experiment's batch it takes.
+    """
+
+    label: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    steps: float = 1.0
+    batch: float = 1.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    Args:
+        name (`str`): As in `--experiment`.
+        title (`str`): Of its table.
+        question (`str`): What it asks.
+        source (`str`): The tables and figures of the paper that it repeats.
+        scales (`tuple[str, ...]`): The scales at which it can run.
+        baseline (`str`): Label of the arm that the others are tested against.
+        arms (`tuple[Arm, ...]`): What is trained.
+        start (`str`, *optional*): Label of the objective of the model that all arms start from; random weights by
+            default.
+    """
+
+    name: str
+    title: str
+    question: str
+    source: str
+    baseline: str
+    arms: tuple[Arm, ...]
+    scales: tuple[str, ...] = SCALES
+    start: str | None = None
+
+
+def _of(*objectives: str) -> tuple[Arm, ...]:
+    return tuple(Arm(name, {"objective": name}) for name in objectives)
+
+
+TRIPLET = Arm("tripletclip", {"objective": "tripletclip"})
+# What tells a gain of the negatives from one of more data, more images and more compute. A triplet has two pairs, two
+# images and two captions, and costs what two pairs cost: twice the steps of CLIP is all three.
+CONTROLS = (
+    Arm("clip_all", {"objective": "clip_all"}),
+    Arm("clip, 2x steps", {"objective": "clip"}, steps=2),
+    Arm("clip, 2x batch", {"objective": "clip"}, batch=2),
+)
+# Those that learn from captions alone, beside the images: a fine-tuning set without drawn negatives has no more.
+CAPTION_ONLY = tuple(
+    name
+    for name in available_objectives()
+    if not any(BY_COLUMN[column].is_image and column != "image" for column in OBJECTIVES[name]().columns)
+)
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "main",
+            "Every method, equal data and equal steps",
+            "Which method understands composition? Does the triplet beat CLIP with as many pairs, images and FLOPs?",
+            "Patel et al. 2024, Tables 4 and 5",
+            "clip",
+            (*_of(*(name for name in available_objectives() if name != "clip_all")), *CONTROLS),
+        ),
+        Experiment(
+            "modality",
+            "Hard negative captions, images, or both",
+            "Which half of the hard negative pair helps?",
+            "Patel et al. 2024, Table 3",
+            "clip",
+            _of("clip", "negclip_image", "negclip", "tripletclip"),
+            scales=("scenes", "paper"),
+        ),
+        Experiment(
+            "controls",
+            "The triplet against its controls",
+            "Is what the triplet gains more than what as many pairs, images or FLOPs give?",
+            "Patel et al. 2024 has no such table",
+            "clip, 2x steps",
+            (*_of("clip"), TRIPLET, *CONTROLS),
+            scales=("scenes", "paper"),
+        ),
+        Experiment(
+            "cyclip",
+            "CyCLIP and the triplet",
+            "Do the consistency terms help, and does the triplet add to them?",
+            "Patel et al. 2024, Table 15",
+            "clip",
+            _of("clip", "cyclip", "tripletclip", "cyclip_triplet"),
+            scales=("scenes", "paper"),
+        ),
+        Experiment(
+            "locked",
+            "One tower locked",
+            "Which tower learns composition?",
+            "Patel et al. 2024, Table 8",
+            "clip, both towers",
+            tuple(
+                Arm(f"{objective}, {what}", {"objective": objective, **flags})
+                for objective in ("clip", "tripletclip")
+                for what, flags in (
+                    ("both towers", {}),
+                    ("text tower", {"train_vision": "frozen"}),
+                    ("image tower", {"train_text": "frozen"}),
+                )
+            ),
+            scales=("scenes", "paper"),
+            start="clip",
+        ),
+        Experiment(
+            "finetune",
+            "Fine-tuning a CLIP",
+            "What does fine-tuning gain in composition, and what of retrieval does it cost?",
+            "Patel et al. 2024, Tables 7 and 16",
+            "clip",
+            (
+                *_of("clip", "negclip", "tsvlc", "dac", "conclip", "fsc_clip", "ce_clip", "degla", "tripletclip"),
+                Arm(
+                    "tripletclip, LoRA",
+                    {
+                        "objective": "tripletclip",
+                        "train_text": "lora",
+                        "train_vision": "lora",
+                        "lora_targets": "all-linear",
+                    },
+                ),
+                Arm(
+                    "tripletclip, distilled",
+                    {
+                        "objective": "tripletclip",
+                        "objective_kwargs": {"distillation": {"kind": "similarity", "weight": 1.0}},
+                    },
+                ),
+            ),
+            scales=("scenes", "paper"),
+            start="clip",
+        ),
+        Experiment(
+            "coverage",
+            "Concept coverage at a fixed number of rows",
+            "Do more concepts in the training rows help, measured on the same test rows of 24 nouns?",
+            "Patel et al. 2024, the coverage curve",
+            "clip, 24 nouns",
+            tuple(
+                Arm(
+                    f"{objective}, {nouns} nouns",
+                    {"objective": objective, "scenes_nouns": nouns, "scenes_test_nouns": 24},
+                )
+                for objective in ("clip", "tripletclip")
+                for nouns in (8, 16, 24)
+            ),
+            scales=("scenes",),
+        ),
+    )
+}
+
+
+def find_experiment(name: str, scale: str) -> Experiment:
+    """
+    The experiment of a name.
+
+    Raises:
+        ValueError: There is none, or it cannot run at the scale.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"There is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
+    if scale not in SCALES:
+        raise ValueError(f"There is no scale {scale!r}; there are {', '.join(SCALES)}.")
+    experiment = EXPERIMENTS[name]
+    if scale not in experiment.scales:
+        fitting = [one.name for one in EXPERIMENTS.values() if scale in one.scales]
+        raise ValueError(
+            f"The experiment {name!r} runs at {' and '.join(experiment.scales)}; at {scale} there are "
+            f"{', '.join(fitting)}."
+        )
+    return experiment
+
+
+def arms_at(experiment: Experiment, scale: str, only: Sequence[str] | None = None) -> tuple[Arm, ...]:
+    """
+    The arms that can run at a scale.
+
+    Args:
+        experiment ([`Experiment`]): The experiment.
+        scale (`str`): At `photos` there are no negative images, and so only methods that learn from captions.
+        only (`Sequence[str]`, *optional*): Labels to keep.
+
+    Raises:
+        ValueError: A label is none of the experiment's.
+    """
+    arms = tuple(arm for arm in experiment.arms if scale != "photos" or arm.flags.get("objective") in CAPTION_ONLY)
+    if only is None:
+        return arms
+    known = [arm.label for arm in arms]
+    if unknown := [label for label in only if label not in known]:
+        raise ValueError(f"{experiment.name} has no {', '.join(unknown)} at {scale}; it has {', '.join(known)}.")
+    return tuple(arm for arm in arms if arm.label in only or arm.label == experiment.baseline)

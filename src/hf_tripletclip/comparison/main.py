@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`examples/reproduce.py`: which experiment at which scale, and its tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hf_tripletclip.comparison.experiments import EXPERIMENTS, SCALES, Experiment, arms_at, find_experiment
+from hf_tripletclip.comparison.runs import Run, execute_all, hold_settings
+from hf_tripletclip.comparison.scales import SCENES_COLUMNS, paper_commands, scenes_runs
+from hf_tripletclip.comparison.summary import summarize, write_summary
+from hf_tripletclip.evaluation.plots import require_plots
+
+STEPS = {"scenes": 1200, "photos": 300}
+SEEDS = {"scenes": (0, 1, 2), "photos": (0, 1, 2, 3, 4), "paper": (0,)}
+# What differs from run to run, and cannot be given to all of them.
+OWN_FLAGS = ("--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint", "--objective", "--objective_kwargs")
+
+
+def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the flags for every run."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--experiment", default="main", help=f"one of {', '.join(EXPERIMENTS)} (default: main)")
+    parser.add_argument("--scale", default="scenes", help=f"one of {', '.join(SCALES)} (default: scenes)")
+    parser.add_argument("--data", help="photos: the folder of photographs; paper: cc3m or cc12m (default: cc3m)")
+    parser.add_argument("--model", help="photos: the CLIP that is fine-tuned")
+    parser.add_argument("--output_dir", type=Path, help="default: outputs/reproduce/EXPERIMENT-SCALE")
+    parser.add_argument("--only", nargs="+", metavar="LABEL", help="arms to run, beside the baseline (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2, on photographs 0 1 2 3 4, in a lab 0")
+    parser.add_argument("--max_steps", type=int, help="steps of each run (default: 1200, on photographs 300)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of a run")
+    parser.add_argument("--disable_tqdm", action="store_true", help="show no bar")
+    options, extra = parser.parse_known_args(argv)
+    if taken := [flag for flag in extra if flag.partition("=")[0] in OWN_FLAGS]:
+        raise ValueError(f"{', '.join(taken)} differs from run to run, and cannot be given to all of them.")
+    for name in ("jobs", "threads", "max_steps"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"`--{name}` is {value}; give at least 1.")
+    if options.seeds is not None and len(set(options.seeds)) < len(options.seeds):
+        raise ValueError("`--seeds` names a seed twice: its runs would be one.")
+    return options, extra
+
+
+def main(argv: Sequence[str], script: Path, description: str | None = None) -> str:
+    """
+    Run an experiment and print its tables, or the commands of a lab.
+
+    Args:
+        argv (`Sequence[str]`): Command-line arguments.
+        script (`Path`): `examples/pretrain.py`.
+        description (`str`, *optional*): Of `--help`.
+
+    Returns:
+        `str`: What was printed.
+
+    Raises:
+        ImportError: matplotlib or scipy is not installed.
+        RuntimeError: A run failed.
+        ValueError: An option does not fit, or `output_dir` holds runs of other settings.
+    """
+    options, extra = parse(argv, description)
+    experiment = find_experiment(options.experiment, options.scale)
+    seeds = options.seeds or list(SEEDS[options.scale])
+    if options.scale == "paper":
+        text = "\n".join(paper_commands(experiment, data=options.data or "cc3m", seeds=seeds, only=options.only))
+        print(text)
+        return text
+    arms_at(experiment, options.scale, options.only)  # an unknown label is refused before anything runs
+    require_plots()
+    root = options.output_dir or Path("outputs") / "reproduce" / f"{experiment.name}-{options.scale}"
+    steps = options.max_steps or STEPS[options.scale]
+    hold_settings(root, {"experiment": experiment.name, "scale": options.scale, "max_steps": steps, "flags": extra})
+    runs, columns = _runs(experiment, options, root, seeds, steps, script, extra)
+
+    def write() -> str:
+        summary = summarize([run for run in runs if not run.label.startswith("start ")], columns, experiment.baseline)
+        head = (
+            f"# {experiment.title}\n\n{experiment.question} ({experiment.source}.) {steps} steps at {options.scale}."
+        )
+        return write_summary(summary, columns, experiment.baseline, root, head)
+
+    execute_all(runs, jobs=options.jobs, threads=options.threads, progress=not options.disable_tqdm, after=write)
+    text = write()
+    print(text)
+    return text
+
+
+def _runs(
+    experiment: Experiment,
+    options: argparse.Namespace,
+    root: Path,
+    seeds: Sequence[int],
+    steps: int,
+    script: Path,
+    extra: Sequence[str],
+) -> tuple[list[Run], Mapping[str, str]]:
+    if options.data is not None or options.model is not None:
+        raise ValueError("`--data` and `--model` are for photographs; `scenes` draws its own.")
+    runs = scenes_runs(experiment, script, root, seeds=seeds, max_steps=steps, only=options.only, extra=extra)
+    return runs, SCENES_COLUMNS

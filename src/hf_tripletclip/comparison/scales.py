@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an experiment's runs are trained at each scale: on the embedded data, on a folder of photographs, in a lab."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_tripletclip.comparison.experiments import Arm, Experiment, arms_at
+from hf_tripletclip.comparison.runs import Run, as_flags, folder_of
+from hf_tripletclip.data.schema import DENSE_CAPTION, NEGATIVE_TYPES, PARAPHRASE
+from hf_tripletclip.objectives import OBJECTIVES
+
+SCENES_COLUMNS = {
+    **{f"accuracy_{kind}": kind for kind in NEGATIVE_TYPES},
+    "accuracy_macro": "macro",
+    "text_score": "text",
+    "image_score": "image",
+    "group_score": "group",
+    "image_to_text_recall@1": "I2T R@1",
+    "text_to_image_recall@1": "T2I R@1",
+}
+SCENES_BATCH = 64
+# The paper's configuration of each data set.
+PAPER_CONFIGS = {"cc3m": "examples/configs/cc3m_vit_b32.yaml", "cc12m": "examples/configs/cc12m_vit_b32.yaml"}
+PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
+PAPER_BATCH = 1024
+
+
+def scenes_runs(
+    experiment: Experiment,
+    script: Path,
+    output_dir: Path,
+    *,
+    seeds: Sequence[int],
+    max_steps: int,
+    only: Sequence[str] | None = None,
+    extra: Sequence[str] = (),
+) -> list[Run]:
+    """
+    The runs on the embedded data, seed by seed: each is `examples/pretrain.py`.
+
+    Args:
+        experiment ([`Experiment`]): What is compared.
+        script (`Path`): The training script.
+        output_dir (`Path`): Where the runs' folders go.
+        seeds (`Sequence[int]`): One run of each arm for each.
+        max_steps (`int`): Steps of an arm that has not more.
+        only (`Sequence[str]`, *optional*): Labels of the arms to train.
+        extra (`Sequence[str]`): Flags that every run gets.
+    """
+    runs = []
+    for seed in seeds:
+        # The same rows for all, with the texts that some methods need.
+        flags: dict[str, object] = {"scenes_further_texts": True} if needs_texts(experiment) else {}
+        if experiment.start is not None:
+            start = Arm(f"start {experiment.start}", {"objective": experiment.start})
+            runs.append(_scenes_run(start, script, output_dir, seed, max_steps, extra, dict(flags)))
+            flags["model_name_or_path"] = str(runs[-1].folder)
+        runs += [
+            _scenes_run(arm, script, output_dir, seed, max_steps, extra, flags)
+            for arm in arms_at(experiment, "scenes", only)
+        ]
+    return runs
+
+
+def needs_texts(experiment: Experiment) -> bool:
+    """Whether an arm learns from paraphrases or dense captions."""
+    objectives = [OBJECTIVES[arm.flags["objective"]] for arm in experiment.arms]
+    return any(one.draws_captions or not {PARAPHRASE, DENSE_CAPTION}.isdisjoint(one().columns) for one in objectives)
+
+
+def _scenes_run(
+    arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str], flags: dict[str, object]
+) -> Run:
+    folder = folder_of(root, arm.label, seed)
+    own = {
+        "output_dir": folder,
+        "max_steps": round(max_steps * arm.steps),
+        "seed": seed,
+        "disable_tqdm": True,
+        "resume_from_checkpoint": True,
+        **({"per_device_train_batch_size": round(SCENES_BATCH * arm.batch)} if arm.batch != 1 else {}),
+        **flags,
+        **arm.flags,
+    }
+    return Run(arm.label, seed, folder, (sys.executable, str(script), *as_flags(own), *extra))
+
+
+def paper_commands(
+    experiment: Experiment, *, data: str, seeds: Sequence[int], only: Sequence[str] | None = None
+) -> list[str]:
+    """
+    The commands that repeat an experiment with the paper's settings, for a machine that can run them.
+
+    Args:
+        experiment ([`Experiment`]): What is compared.
+        data (`str`): `cc3m` or `cc12m`.
+        seeds (`Sequence[int]`): One run of each arm for each.
+        only (`Sequence[str]`, *optional*): Labels of the arms.
+
+    Raises:
+        ValueError: There is no such data.
+    """
+    if data not in PAPER_CONFIGS:
+        raise ValueError(f"At the scale of the paper `--data` is {' or '.join(PAPER_CONFIGS)}, not {data!r}.")
+    root, commands = Path("outputs") / f"{experiment.name}-{data}", []
+    for seed in seeds:
+        start = None
+        arms = arms_at(experiment, "paper", only)
+        if experiment.start is not None:
+            first = Arm(f"start {experiment.start}", {"objective": experiment.start})
+            start, arms = folder_of(root, first.label, seed), (first, *arms)
+        for arm in arms:
+            folder = folder_of(root, arm.label, seed)
+            flags: dict[str, object] = {"output_dir": folder, "seed": seed, **arm.flags}
+            if start is not None and folder != start:
+                flags["model_name_or_path"] = start
+            if arm.steps != 1:
+                flags["max_steps"] = round(PAPER_STEPS[data] * arm.steps)
+            if arm.batch != 1:
+                flags["per_device_train_batch_size"] = round(PAPER_BATCH * arm.batch)
+            words = ["accelerate", "launch", "examples/pretrain.py", "--config", PAPER_CONFIGS[data], *as_flags(flags)]
+            commands.append(shlex.join(words))
+    return commands

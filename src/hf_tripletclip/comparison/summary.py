@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Means, deviations and paired tests of runs, as the tables and the figure of an experiment."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hf_tripletclip.comparison.runs import Run
+from hf_tripletclip.evaluation.plots import plot_comparison
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    A metric of an arm less that of the baseline, over the seeds that both have.
+
+    Args:
+        mean (`float`): The mean difference.
+        low, high (`float`): Its 95 % interval (Student's t); not a number with one seed.
+        p (`float`): Two-sided p of a paired t-test; not a number with one seed.
+        seeds (`int`): How many pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    A metric of an arm.
+
+    Args:
+        mean, deviation (`float`): Over the seeds; the deviation of one seed is 0.
+        seeds (`int`): How many.
+        difference ([`Difference`], *optional*): From the baseline.
+    """
+
+    mean: float
+    deviation: float
+    seeds: int
+    difference: Difference | None = None
+
+
+Summary = dict[str, dict[str, Cell]]  # label -> metric
+
+
+def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """
+    The paired t-test of two arms whose seeds stand in the same order (Student 1908).
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    gaps = [value - other for value, other in zip(values, baseline, strict=True)]
+    mean = statistics.mean(gaps)
+    if len(gaps) < 2:
+        return Difference(mean, math.nan, math.nan, math.nan, len(gaps))
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError('paired tests need scipy: pip install "hf_tripletclip[comparison]"') from error
+    error_of_mean = statistics.stdev(gaps) / math.sqrt(len(gaps))
+    if error_of_mean == 0:  # equal in each seed: no test can be made, and none is needed
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(gaps))
+    reach = error_of_mean * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1))
+    p = 2 * float(stats.t.sf(abs(mean) / error_of_mean, len(gaps) - 1))
+    return Difference(mean, mean - reach, mean + reach, p, len(gaps))
+
+
+def summarize(runs: Sequence[Run], columns: Mapping[str, str], baseline: str) -> Summary:
+    """
+    What the finished runs found.
+
+    Args:
+        runs (`Sequence[Run]`): All runs of the experiment.
+        columns (`Mapping[str, str]`): Metric -> its title. Others are left out.
+        baseline (`str`): Label of the arm that the others are compared with, seed by seed.
+    """
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for run in runs:
+        if run.finished():
+            found.setdefault(run.label, {})[run.seed] = run.metrics()
+    summary: Summary = {}
+    for label, by_seed in found.items():
+        summary[label] = {}
+        for name in columns:
+            values = {seed: metrics[name] for seed, metrics in by_seed.items() if name in metrics}
+            if not values:
+                continue
+            others = {seed: metrics[name] for seed, metrics in found.get(baseline, {}).items() if name in metrics}
+            shared = sorted(values.keys() & others.keys())
+            compared = label != baseline and bool(shared)
+            summary[label][name] = Cell(
+                statistics.mean(values.values()),
+                statistics.stdev(values.values()) if len(values) > 1 else 0.0,
+                len(values),
+                paired([values[seed] for seed in shared], [others[seed] for seed in shared]) if compared else None,
+            )
+    return summary
+
+
+def table(summary: Summary, columns: Mapping[str, str]) -> str:
+    """The Markdown table of means and deviations, a star where the difference from the baseline has p < 0.05."""
+    names = [name for name in columns if any(name in cells for cells in summary.values())]
+    lines = [
+        "| method | seeds | " + " | ".join(columns[name] for name in names) + " |",
+        "| --- | --- | " + " | ".join("---" for _ in names) + " |",
+    ]
+    for label, cells in summary.items():
+        seeds = max((cell.seeds for cell in cells.values()), default=0)
+        shown = [_mean(cells[name]) if name in cells else "" for name in names]
+        lines.append(f"| {label} | {seeds} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _mean(cell: Cell) -> str:
+    if cell.seeds == 1:  # one run has no deviation
+        return f"{cell.mean:.3f}"
+    star = "*" if cell.difference is not None and cell.difference.p < 1 - CONFIDENCE else ""
+    return f"{cell.mean:.3f} ± {cell.deviation:.3f}{star}"
+
+
+def differences(summary: Summary, columns: Mapping[str, str], baseline: str) -> str:
+    """The Markdown table of differences from the baseline with their intervals and p."""
+    names = [name for name in columns if any(name in cells for cells in summary.values())]
+    lines = [
+        f"| method less {baseline} | " + " | ".join(columns[name] for name in names) + " |",
+        "| --- | " + " | ".join("---" for _ in names) + " |",
+    ]
+    for label, cells in summary.items():
+        if label == baseline:
+            continue
+        shown = [_difference(cells[name].difference) if name in cells else "" for name in names]
+        lines.append(f"| {label} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    if math.isnan(found.p):
+        return f"{found.mean:+.3f}"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p:.2g}"
+
+
+def write_summary(summary: Summary, columns: Mapping[str, str], baseline: str, folder: Path, head: str) -> str:
+    """
+    Write `comparison.md`, `comparison.json` and `comparison.png` into a folder.
+
+    Args:
+        summary (`Summary`): From [`summarize`].
+        columns (`Mapping[str, str]`): Metric -> its title.
+        baseline (`str`): Label of the baseline.
+        folder (`Path`): Where to.
+        head (`str`): What stands above the tables.
+
+    Returns:
+        `str`: The Markdown.
+    """
+    tables = [
+        head,
+        table(summary, columns),
+        f"Mean ± standard deviation over seeds; * differs from `{baseline}` with p < 0.05 (paired t-test over seeds, "
+        "not corrected for the number of comparisons).",
+        differences(summary, columns, baseline),
+    ]
+    text = "\n\n".join(tables) + "\n"
+    content = {label: {name: asdict(cell) for name, cell in cells.items()} for label, cells in summary.items()}
+    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    (folder / "comparison.json").write_text(json.dumps(content, indent=1).replace("NaN", "null"), encoding="utf-8")
+    plot_comparison(
+        {
+            label: {columns[name]: (cell.mean, cell.deviation) for name, cell in cells.items()}
+            for label, cells in summary.items()
+        },
+        folder / "comparison.png",
+    )
+    return text

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws which pairs enter which denominator: `python -m hf_tripletclip.objectives.drawing docs/images/methods`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_tripletclip.objectives import OBJECTIVES, Objective
+from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm
+from hf_tripletclip.objectives.terms import (
+    AnyTerm,
+    CloseTerm,
+    CyclicTerm,
+    LossTerm,
+    TeacherTerm,
+    Term,
+    WithinTerm,
+    symbol,
+)
+
+ROWS = 3  # of the batch that is drawn
+EACH = 2  # of what a row has several of
+NOTHING, TARGET, WRONG, COMPARED = range(4)
+COLOURS = ("#f4f4f4", "#009E73", "#D55E00", "#0072B2")
+MEANINGS = ("not used", "right answer", "wrong answer", "compared")
+INCHES_PER_CELL = 0.26
+MARGIN = 3  # cells between terms
+WIDEST = 30  # cells in a line
+
+
+@dataclass(frozen=True)
+class Picture:
+    """
+    A term as a grid.
+
+    Args:
+        queries, keys (`list[str]`): What stands at its rows and its columns.
+        cells (`list[list[int]]`): `NOTHING`, `TARGET`, `WRONG` or `COMPARED`.
+    """
+
+    queries: list[str]
+    keys: list[str]
+    cells: list[list[int]]
+
+
+def _names(role: str, each: int = 1, star: str = "") -> list[str]:
+    return [f"{symbol(role)}{row + 1}{'ab'[n] if each > 1 else ''}{star}" for row in range(ROWS) for n in range(each)]
+
+
+def _grid(query: str, blocks: Sequence[tuple[str, int, Callable[[int, int], int]]], star: str = "") -> Picture:
+    """Queries of a role against blocks of keys: a role, how many a row has, and what row i is to row j."""
+    keys = [name for role, each, _ in blocks for name in _names(role, each, star if role == blocks[0][0] else "")]
+    cells = [
+        [meaning(i, j) for _, each, meaning in blocks for j in range(ROWS) for _ in range(each)] for i in range(ROWS)
+    ]
+    return Picture(_names(query), keys, cells)
+
+
+def _pairs(i: int, j: int) -> int:
+    return TARGET if i == j else WRONG
+
+
+def _own_target(i: int, j: int) -> int:
+    return TARGET if i == j else NOTHING
+
+
+def _own_wrong(i: int, j: int) -> int:
+    return WRONG if i == j else NOTHING
+
+
+def _all_wrong(i: int, j: int) -> int:
+    return WRONG
+
+
+def _term(term: Term) -> Picture:
+    first, *others = term.keys
+    return _grid(term.query, [(first, 1, _pairs), *((role, 1, _all_wrong) for role in others)])
+
+
+def _own(term: OwnTerm | MarginTerm) -> Picture:
+    star = "*" if term.of_teacher else ""
+    return _grid(term.query, [(term.target, 1, _own_target), *((role, EACH, _own_wrong) for role in term.keys)], star)
+
+
+def _any(term: AnyTerm) -> Picture:
+    return _grid(term.query, [(term.target, EACH, _pairs)])
+
+
+def _any_own(term: AnyOwnTerm) -> Picture:
+    return _grid(term.query, [(term.target, EACH, _own_target), *((role, EACH, _own_wrong) for role in term.keys)])
+
+
+def _within(term: WithinTerm) -> Picture:
+    return _grid(term.pair[1], [(term.pair[0], 1, _own_target), *((role, 1, _all_wrong) for role in term.keys)])
+
+
+def _cyclic(term: CyclicTerm) -> Picture:
+    one, other = term.pair
+    query, keys = (one, one) if term.kind == "within" else (one, other)
+    return _grid(query, [(keys, 1, lambda i, j: COMPARED if i != j else NOTHING)])
+
+
+def _close(term: CloseTerm) -> Picture:
+    return _grid(term.query, [(term.target, 1, _own_target)])
+
+
+def _teacher(term: TeacherTerm) -> Picture:
+    return _grid(term.role, [(term.role, 1, _own_target)], star="*")
+
+
+DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
+    Term: _term,
+    OwnTerm: _own,
+    MarginTerm: _own,
+    AnyTerm: _any,
+    AnyOwnTerm: _any_own,
+    WithinTerm: _within,
+    CyclicTerm: _cyclic,
+    CloseTerm: _close,
+    TeacherTerm: _teacher,
+}
+
+
+def picture_of(term: LossTerm) -> Picture:
+    """
+    The grid of a term, for a batch of three rows and two of what a row may have several of.
+
+    Raises:
+        ValueError: It is a term of a class of one's own.
+    """
+    if type(term) not in DRAWN:
+        raise ValueError(f"There is no drawing of a {type(term).__name__}.")
+    return DRAWN[type(term)](term)
+
+
+def draw_objective(objective: Objective | type[Objective], path: str | os.PathLike[str]) -> None:
+    """
+    Draw an objective's terms side by side.
+
+    Args:
+        objective ([`Objective`] or its class): With its settings, or with those by default.
+        path (`str` or `os.PathLike`): The PNG file to write.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: It has a term of a class of one's own.
+    """
+    from hf_tripletclip.evaluation.plots import new_figure
+
+    terms = [term for term in objective.terms if term.weight]
+    pictures = [picture_of(term) for term in terms]
+    lines = _lines([len(picture.keys) for picture in pictures])
+    width = max(sum(len(pictures[place].keys) + MARGIN for place in line) for line in lines)
+    figure = new_figure(max(4.5, width * INCHES_PER_CELL), len(lines) * 1.55 + 0.3)
+    for part, line in zip(figure.subfigures(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
+        ratios = [len(pictures[place].keys) + MARGIN for place in line]
+        for panel, place in zip(part.subplots(1, len(line), squeeze=False, width_ratios=ratios)[0], line, strict=True):
+            _draw(panel, pictures[place], f"{terms[place].weight:.3g} {terms[place].formula}")
+    from matplotlib.patches import Patch
+
+    used = sorted({cell for picture in pictures for row in picture.cells for cell in row})
+    handles = [Patch(facecolor=COLOURS[meaning], label=MEANINGS[meaning]) for meaning in used]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=6, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _lines(widths: Sequence[int]) -> list[list[int]]:
+    """Which terms stand beside each other, so that a line is not too wide to read."""
+    lines: list[list[int]] = [[]]
+    for place, width in enumerate(widths):
+        if lines[-1] and sum(widths[other] + MARGIN for other in lines[-1]) + width > WIDEST:
+            lines.append([])
+        lines[-1].append(place)
+    return lines
+
+
+def _draw(panel: Any, picture: Picture, title: str) -> None:
+    from matplotlib.colors import ListedColormap
+
+    panel.imshow(picture.cells, cmap=ListedColormap(COLOURS), vmin=0, vmax=3, aspect="equal")
+    panel.set_xticks(range(len(picture.keys)), picture.keys, fontsize=6, rotation=90)
+    panel.set_yticks(range(len(picture.queries)), picture.queries, fontsize=6)
+    panel.set_title(title, fontsize=7)
+    panel.set_xticks([place + 0.5 for place in range(len(picture.keys) - 1)], minor=True)
+    panel.set_yticks([place + 0.5 for place in range(len(picture.queries) - 1)], minor=True)
+    panel.grid(which="minor", color="white", linewidth=1.5)
+    panel.tick_params(which="both", length=0)
+    panel.spines[:].set_visible(False)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draw every registered objective into a folder."""
+    if len(arguments) != 1:
+        raise SystemExit("usage: python -m hf_tripletclip.objectives.drawing FOLDER")
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, objective in OBJECTIVES.items():
+        draw_objective(objective, folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which runs an experiment has, and what it is refused for."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, arms_at, find_experiment
+from hf_tripletclip.comparison.main import main
+from hf_tripletclip.comparison.scales import paper_commands, scenes_runs
+from hf_tripletclip.objectives import available_objectives, get_objective
+from hf_tripletclip.training.script_arguments import parse_arguments
+
+SCRIPT = Path("examples/pretrain.py")
+
+
+def flags_of(command: tuple[str, ...] | list[str]) -> dict[str, str]:
+    return dict(word[2:].split("=", 1) for word in command if word.startswith("--") and "=" in word)
+
+
+def test_main_has_every_method_and_the_controls(tmp_path):
+    runs = scenes_runs(EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0, 1], max_steps=10)
+    assert len({run.folder for run in runs}) == len(runs) == 2 * len(EXPERIMENTS["main"].arms)
+    labels = [run.label for run in runs if run.seed == 0]
+    assert {*available_objectives(), "clip, 2x steps", "clip, 2x batch"} == set(labels)
+    assert [run.seed for run in runs] == [0] * len(labels) + [1] * len(labels)
+    by_label = {run.label: flags_of(run.command) for run in runs}
+    assert by_label["clip, 2x steps"]["max_steps"] == "20"
+    assert by_label["clip, 2x batch"]["per_device_train_batch_size"] == "128"
+    assert by_label["clip"]["max_steps"] == "10"
+    assert {flags["scenes_further_texts"] for flags in by_label.values()} == {"true"}
+
+
+def test_arms_that_start_from_a_model_come_after_it(tmp_path):
+    runs = scenes_runs(EXPERIMENTS["locked"], SCRIPT, tmp_path, seeds=[3], max_steps=10)
+    start, *arms = runs
+    assert start.label == "start clip"
+    assert "model_name_or_path" not in flags_of(start.command)
+    assert {flags_of(run.command)["model_name_or_path"] for run in arms} == {str(start.folder)}
+    assert flags_of(arms[1].command)["train_vision"] == "frozen"
+
+
+@pytest.mark.parametrize("experiment", [name for name, one in EXPERIMENTS.items() if "scenes" in one.scales])
+def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
+    for run in scenes_runs(EXPERIMENTS[experiment], SCRIPT, tmp_path, seeds=[0], max_steps=10):
+        model_args, data_args, args = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+        assert data_args.dataset_name_or_path == "scenes"
+        get_objective(args.objective, **args.objective_arguments)
+        assert args.seed == 0
+        model_args.check()
+
+
+def test_the_paper_is_repeated_by_commands():
+    commands = [shlex.split(line) for line in paper_commands(EXPERIMENTS["controls"], data="cc12m", seeds=[0])]
+    assert all(command[:3] == ["accelerate", "launch", "examples/pretrain.py"] for command in commands)
+    assert all("examples/configs/cc12m_vit_b32.yaml" in command for command in commands)
+    found = {flags["output_dir"].split("/")[-1]: flags for flags in map(flags_of, commands)}
+    assert found["clip-2x-steps-seed-0"]["max_steps"] == "460000"
+    assert found["clip-2x-batch-seed-0"]["per_device_train_batch_size"] == "2048"
+    tuned = [flags_of(shlex.split(line)) for line in paper_commands(EXPERIMENTS["finetune"], data="cc3m", seeds=[0])]
+    assert "model_name_or_path" not in tuned[0]
+    assert {flags["model_name_or_path"] for flags in tuned[1:]} == {tuned[0]["output_dir"]}
+    with pytest.raises(ValueError, match="`--data` is cc3m or cc12m, not 'laion'"):
+        paper_commands(EXPERIMENTS["main"], data="laion", seeds=[0])
+
+
+def test_photographs_have_captions_only():
+    labels = {arm.label for arm in arms_at(EXPERIMENTS["main"], "photos")}
+    assert "negclip" in labels
+    assert labels.isdisjoint({"tripletclip", "clip_all", "conclip", "negclip_image", "cyclip_triplet"})
+    assert set(CAPTION_ONLY) <= {*available_objectives()}
+    assert {arm.label for arm in arms_at(EXPERIMENTS["main"], "scenes", ["negclip"])} == {"clip", "negclip"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment", "none"], "no experiment 'none'; there are main, modality"),
+        (["--scale", "moon"], "no scale 'moon'; there are scenes, photos, paper"),
+        (
+            ["--experiment", "modality", "--scale", "photos"],
+            "'modality' runs at scenes and paper; at photos",
+        ),
+        (["--only", "clip", "nothing"], "main has no nothing at scenes; it has clip, negclip"),
+        (["--objective", "clip"], "--objective differs from run to run"),
+        (["--seed=3"], "--seed=3 differs from run to run"),
+        (["--seeds", "1", "1"], "names a seed twice"),
+        (["--jobs", "0"], "`--jobs` is 0; give at least 1"),
+        (["--data", "DIR"], "are for photographs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        main([*arguments, "--output_dir", str(tmp_path / "runs")], SCRIPT)
+
+
+def test_find_experiment_knows_its_scales():
+    for name, experiment in EXPERIMENTS.items():
+        for scale in experiment.scales:
+            assert find_experiment(name, scale) is experiment
+            assert experiment.baseline in {arm.label for arm in arms_at(experiment, scale)}

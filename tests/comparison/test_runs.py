@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in processes of their own, and the tables of what they found."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from hf_tripletclip.comparison.runs import Run, execute_all, folder_of, hold_settings
+from hf_tripletclip.comparison.summary import differences, paired, summarize, table, write_summary
+
+COLUMNS = {"group_score": "group", "text_score": "text"}
+
+
+def run_of(root: Path, label: str, seed: int, code: str) -> Run:
+    folder = folder_of(root, label, seed)
+    return Run(label, seed, folder, (sys.executable, "-c", code.format(folder=str(folder))))
+
+
+WRITES = "import json; open({folder!r} + '/metrics.json', 'w').write(json.dumps(dict(group_score={value})))"
+
+
+def test_finished_runs_are_kept_and_failed_ones_named(tmp_path):
+    runs = [run_of(tmp_path, "a b", seed, WRITES.replace("{value}", f"0.{seed}")) for seed in (1, 2)]
+    done = []
+    execute_all(runs, jobs=2, threads=1, progress=False, after=lambda: done.append(1))
+    assert len(done) == 2
+    assert [run.metrics()["group_score"] for run in runs] == [0.1, 0.2]
+    before = runs[0].folder.stat().st_mtime_ns
+    execute_all(runs, jobs=1, threads=1, progress=False, after=lambda: done.append(1))
+    assert len(done) == 2
+    assert runs[0].folder.stat().st_mtime_ns == before
+    broken = run_of(tmp_path, "broken", 0, "print('first'); raise SystemExit('no such thing')")
+    with pytest.raises(RuntimeError, match=r"broken-seed-0 ended with status 1(?s:.*)no such thing"):
+        execute_all([*runs, broken], jobs=1, threads=1, progress=False)
+    silent = run_of(tmp_path, "silent", 0, "print('nothing was written')")
+    with pytest.raises(RuntimeError, match=r"status 0(?s:.*)nothing was written"):
+        execute_all([silent], jobs=1, threads=1, progress=False)
+
+
+def test_runs_of_other_settings_do_not_meet_in_one_table(tmp_path):
+    hold_settings(tmp_path, {"steps": 10, "flags": ("a",)})
+    hold_settings(tmp_path, {"steps": 10, "flags": ["a"]})
+    with pytest.raises(ValueError, match=r"other settings \(steps: 10, not 20\): name another"):
+        hold_settings(tmp_path, {"steps": 20, "flags": ["a"]})
+
+
+@pytest.fixture
+def runs(tmp_path):
+    values = {"clip": (0.2, 0.3, 0.25), "negclip": (0.3, 0.38, 0.36), "one": (0.5,)}
+    found = []
+    for label, of_seeds in values.items():
+        for seed, value in enumerate(of_seeds):
+            run = run_of(tmp_path, label, seed, "")
+            run.folder.mkdir()
+            (run.folder / "metrics.json").write_text(json.dumps({"group_score": value, "loss": 1.0}))
+            found.append(run)
+    return [*found, run_of(tmp_path, "waiting", 0, "")]
+
+
+def test_means_deviations_and_paired_tests(runs):
+    summary = summarize(runs, COLUMNS, "clip")
+    assert summary.keys() == {"clip", "negclip", "one"}
+    cell = summary["negclip"]["group_score"]
+    assert (cell.mean, cell.seeds) == (pytest.approx(1.04 / 3), 3)
+    expected = stats.ttest_rel((0.3, 0.38, 0.36), (0.2, 0.3, 0.25))
+    found = cell.difference
+    assert found.p == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert summary["clip"]["group_score"].difference is None
+    alone = summary["one"]["group_score"].difference
+    assert alone.mean == pytest.approx(0.3)
+    assert math.isnan(alone.p)
+
+
+def test_equal_runs_make_no_test():
+    assert paired((0.1, 0.2), (0.1, 0.2)).p == 1.0
+    assert paired((0.2, 0.3), (0.1, 0.2)).mean == pytest.approx(0.1)
+
+
+def test_tables(runs, tmp_path):
+    summary = summarize(runs, COLUMNS, "clip")
+    assert "| negclip | 3 | 0.347 ± 0.042* |" in table(summary, COLUMNS)
+    assert "| one | 1 | 0.500 |" in table(summary, COLUMNS)
+    text = differences(summary, COLUMNS, "clip")
+    assert "| negclip | +0.097 [+0.059, +0.135], p = 0.0082 |" in text
+    assert "| one | +0.300 |" in text
+    assert "| clip |" not in text.split("\n", 2)[2]
+    written = write_summary(summary, COLUMNS, "clip", tmp_path, "# head")
+    assert (tmp_path / "comparison.md").read_text() == written
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["one"]["group_score"]["difference"]["p"] is None
+    assert (tmp_path / "comparison.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_an_experiment_and_its_continuation(example, pytestconfig, tmp_path):
+    script = pytestconfig.rootpath / "examples" / "reproduce.py"
+    command = [
+        sys.executable,
+        str(script),
+        "--experiment",
+        "modality",
+        "--output_dir",
+        str(tmp_path),
+        "--only",
+        "negclip",
+    ]
+    command += ["--seeds", "0", "1", "--max_steps", "2", "--disable_tqdm", "--config", str(example.config)]
+    finished = subprocess.run(command, env=example.environment, check=True, capture_output=True, text=True)
+    assert "| clip | 2 |" in finished.stdout
+    assert "| negclip | 2 |" in finished.stdout
+    log = tmp_path / "clip-seed-0" / "log.txt"
+    before = log.read_text()
+    subprocess.run(command, env=example.environment, check=True, capture_output=True)
+    assert log.read_text() == before
+    refused = subprocess.run(
+        [*command, "--learning_rate", "1"], env=example.environment, capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    assert "name another `--output_dir`" in refused.stderr
