@@ -32,7 +32,8 @@ NUMBERS = {"image": 1, "text": 1, "negative_image": 1, "negative_text": 2, "para
 
 def make_model() -> TripletCLIPModel:
     tower = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-    text = {**tower, "vocab_size": VOCABULARY, "bos_token_id": 0, "max_position_embeddings": LENGTH, "eos_token_id": VOCABULARY - 1}
+    ids = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": VOCABULARY - 1}
+    text = {**tower, **ids, "max_position_embeddings": LENGTH}
     vision = {**tower, "image_size": SIDE, "patch_size": 16}
     torch.manual_seed(0)
     return TripletCLIPModel(TripletCLIPConfig(text_config=text, vision_config=vision, projection_dim=128))

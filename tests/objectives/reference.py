@@ -165,7 +165,7 @@ def reference(name: str, batch: Batch, s: torch.Tensor) -> torch.Tensor:
         return clip("negative_text") + (second + ce(batch, "negative_text", ("negative_image",), s)) / 2
 
     negclip = lambda: clip("negative_text")  # noqa: E731
-    if name in ("clip", "laclip"):
+    if name in ("clip", "laclip", "laclip_hn"):
         return clip()
     if name == "negclip":
         return negclip()

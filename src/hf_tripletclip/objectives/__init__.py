@@ -19,6 +19,7 @@ from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput
 from hf_tripletclip.objectives.fsc_clip import FSCCLIPObjective
 from hf_tripletclip.objectives.infonce import info_nce
 from hf_tripletclip.objectives.laclip import LaCLIPObjective
+from hf_tripletclip.objectives.laclip_hn import LaCLIPHNObjective
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from hf_tripletclip.objectives.negclip_image import NegCLIPImageObjective
 from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm
@@ -47,6 +48,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         TripletCLIPObjective,
         CLIPAllObjective,
         LaCLIPObjective,
+        LaCLIPHNObjective,
         CyCLIPObjective,
         CyCLIPTripletObjective,
         CoNCLIPObjective,

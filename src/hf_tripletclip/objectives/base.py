@@ -55,6 +55,8 @@ class Objective:
     terms: tuple[LossTerm, ...]
     # Whether a row's caption is drawn from its caption and its paraphrases, anew in each pass over the data.
     draws_captions: ClassVar[bool] = False
+    # Whether batches must be filled with nearest neighbours of their rows.
+    needs_neighbours: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -221,6 +221,11 @@ class TripletCLIPTrainer(StepTrainer):
                 "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with DeepSpeed: unset "
                 "it, or use `gradient_checkpointing` to save memory there."
             )
+        if objective.needs_neighbours and self.train_dataset is not None and not args.batch_neighbours:
+            raise ValueError(
+                f"The objective {objective.name!r} learns from batches of nearest neighbours: train on what "
+                "`tripletclip mine` wrote, with `batch_neighbours`, such as 1."
+            )
         raw = isinstance(self.data_collator, TripletCollator)
         if raw and args.remove_unused_columns:
             raise ValueError("`remove_unused_columns` would drop the columns that rows are made of: leave it out.")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`laclip_hn`: LaCLIP on batches of nearest neighbours, real hard negatives."""
+
+from __future__ import annotations
+
+from hf_tripletclip.objectives.laclip import LaCLIPObjective
+
+
+class LaCLIPHNObjective(LaCLIPObjective):
+    r"""
+    The loss of `laclip`, on batches that are filled with nearest neighbours of their rows:
+
+    ``1/2 [CE(v -> R) + CE(r -> V)]``,  `r_i` drawn from `t_i` and its paraphrases
+
+    with `CE` as in [`CLIPObjective`]. The TripletCLIP paper has the baseline "LaCLIP + real hard negatives" and says
+    no more of it than that; the mining is this package's reading.
+
+    Args:
+        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+
+    Requirements:
+        As `laclip`, and the neighbours of each row: train on what `tripletclip mine` wrote, with `batch_neighbours`.
+
+    Inputs:
+
+    | role | dataset column | model input | rows |
+    | --- | --- | --- | --- |
+    | `image` | `image` | `pixel_values` | B |
+    | `text` | `caption` | `input_ids` | B |
+
+    Relations:
+        `laclip` on random batches. Any other objective takes such batches too.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_tripletclip.objectives import Embeddings, get_objective
+
+    >>> embeddings = Embeddings(*torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=-1))
+    >>> one, other = (get_objective(name)(embeddings, 14.3).loss for name in ("laclip_hn", "laclip"))
+    >>> torch.equal(one, other)
+    True
+    ```
+
+    References:
+        Fan et al. 2023, arXiv 2305.20088; Patel et al. 2024, arXiv 2411.02545, Tables 4 and 5.
+    """
+
+    name = "laclip_hn"
+    needs_neighbours = True
