@@ -16,8 +16,9 @@ from transformers import CLIPTextModel, TrainerCallback
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
+from hf_tripletclip.objectives.contents import digests
 from hf_tripletclip.training import last_complete_checkpoint, steps
-from hf_tripletclip.training.batches import KEYS, SharedBatches, digests, first_rows, row_names, share_last_batch
+from hf_tripletclip.training.batches import KEYS, SharedBatches, first_rows, row_names, share_last_batch
 from hf_tripletclip.training.callbacks import ClampLogitScale
 from hf_tripletclip.training.steps import Means, TrainingStoppedError
 from tests.tiny import captions, images, tiny_config
