@@ -6,7 +6,8 @@ import pytest
 import hf_tripletclip.data
 from hf_tripletclip.data import schema
 from hf_tripletclip.data.scenes.negatives import CHANGES, EXCLUSIVE
-from hf_tripletclip.objectives import base, get_objective
+from hf_tripletclip.objectives import available_objectives, get_objective
+from hf_tripletclip.roles import ROLES, TRIPLET
 
 
 def test_names_are_those_of_the_published_shards():
@@ -16,17 +17,18 @@ def test_names_are_those_of_the_published_shards():
 
 
 def test_objectives_read_these_columns():
-    assert tuple(base.COLUMNS.values()) == schema.COLUMNS
-    for role, column in base.COLUMNS.items():
-        assert role.startswith("negative_") == column.startswith("neg_")
-        assert role.endswith("image") == (column in schema.IMAGE_COLUMNS)
+    assert tuple(ROLES[role].column for role in TRIPLET) == schema.COLUMNS
+    for role in ROLES.values():
+        assert role.name.startswith("negative_") == role.column.startswith("neg_")
+        assert role.name.endswith("image") == role.is_image == (role.column in schema.IMAGE_COLUMNS)
+        assert role.is_image or role.column in schema.TEXT_COLUMNS
 
 
-@pytest.mark.parametrize("name", ["clip", "negclip", "negclip_image", "clip_all", "tripletclip"])
+@pytest.mark.parametrize("name", available_objectives())
 def test_every_objective_asks_for_known_columns(name):
     columns = get_objective(name).columns
-    assert {"image", "caption"} <= set(columns) <= set(schema.COLUMNS)
-    assert list(columns) == [column for column in schema.COLUMNS if column in columns]
+    assert {"image", "caption"} <= set(columns) <= {*schema.COLUMNS, *schema.TEXT_COLUMNS}
+    assert list(columns) == [role.column for role in ROLES.values() if role.column in columns]
 
 
 def test_kinds_are_the_seven_and_each_has_its_change():

@@ -89,6 +89,7 @@ OWN_DEFAULTS = {
         "dataset_name_or_path": "scenes", "columns": None, "images": None, "streaming": False, "fast_decode": True,
         "train_split": "train", "validation_split": "validation", "test_split": "test", "max_train_samples": None,
         "max_eval_samples": None, "license": None, "scenes_nouns": "24", "scenes_seed": 0, "scenes_train_size": None,
+        "scenes_further_texts": False, "scenes_test_nouns": None,
         "scenes_validation_size": None, "scenes_test_size": None,
     },
     FinetuningArguments: {

@@ -177,5 +177,5 @@ def test_the_weights_below_adapters_are_compared_whatever_the_adapters_are(tmp_p
     ],
 )
 def test_which_columns_of_the_data_are_compared(dataset, objective, columns):
-    core = SimpleNamespace(objective=SimpleNamespace(columns=objective))
+    core = SimpleNamespace(objective=SimpleNamespace(columns=objective, draws_captions=False))
     assert _columns(SimpleNamespace(train_dataset=dataset, core=core)) == columns

@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_tripletclip.data.blind import MAX_ROWS, blind_table
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
-from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES
+from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, PARAPHRASE, SCORES
 from hf_tripletclip.hub.card_sections import CITATION
 from hf_tripletclip.hub.card_words import Markdown, code, in_python, table, words
 from hf_tripletclip.hub.files import CARD_FILE, without_tokens
@@ -46,7 +46,7 @@ MINED_LIMITS = (
     "The negatives are other pairs of the dataset, chosen by a model's scores and not checked by people: some are "
     "true of their image after all, and most differ from the pair in more than one thing."
 )
-NEG_ID, PARAPHRASE = "neg_id", "paraphrase"  # of mined negatives; of generated paraphrases
+NEG_ID = "neg_id"  # of mined negatives
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 SAMPLES = 4  # rows that the card shows
 SAMPLE_SIDE = 192  # pixels

@@ -9,9 +9,10 @@ import pytest
 from datasets import Dataset, Image, List, Value, load_dataset
 
 from hf_tripletclip.cli import main
+from hf_tripletclip.data.schema import PARAPHRASE
 from hf_tripletclip.generation.captions.english import restating, synonyms
 from hf_tripletclip.generation.captions.english.parsing import Parsed
-from hf_tripletclip.generation.paraphrases.rules import PARAPHRASE, RuleParaphrases
+from hf_tripletclip.generation.paraphrases.rules import RuleParaphrases
 from hf_tripletclip.generation.registry import get_stage
 from hf_tripletclip.generation.wordnet import load_wordnet
 from tests.evaluation.benchmarks import picture

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
-from hf_tripletclip.data.schema import CAPTION, ID
+from hf_tripletclip.data.schema import CAPTION, ID, PARAPHRASE
 from hf_tripletclip.generation.captions.english.language import is_english
 from hf_tripletclip.generation.captions.english.parsing import Parsed, Site
 from hf_tripletclip.generation.captions.english.restating import STRUCTURAL
@@ -21,7 +21,6 @@ from hf_tripletclip.generation.captions.english.synonyms import LEXICAL
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.generation.wordnet import load_wordnet
 
-PARAPHRASE = "paraphrase"  # another caption that is true of `image`, or a list of them
 Rules = Sequence[Callable[[Parsed], Iterator[Site]]]
 
 
