@@ -134,6 +134,34 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         self._objective, self._objective_setting = objective, (name, dict(kwargs))
 
     @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """
+        As of [`~transformers.CLIPModel`], except that `pixel_values` of shape `(batch_size, hidden_size)` are taken
+        for the pooled output of a vision tower that has run before: only the projection is put behind them.
+        """
+        if pixel_values.ndim == 2:
+            return BaseModelOutputWithPooling(pooler_output=self.visual_projection(pixel_values))
+        return super().get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+
+    @can_return_tuple
+    def get_text_features(  # type: ignore[misc]
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        As of [`~transformers.CLIPModel`], except that floats `(batch_size, hidden_size)` as `input_ids` are taken for
+        the pooled output of a text tower that has run before.
+        """
+        if input_ids.is_floating_point():
+            return BaseModelOutputWithPooling(pooler_output=self.text_projection(input_ids))
+        return super().get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+
+    @can_return_tuple
     def forward(  # type: ignore[misc]
         self,
         input_ids: torch.LongTensor | None = None,

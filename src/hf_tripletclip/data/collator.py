@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import default_data_collator
@@ -41,6 +41,18 @@ TENSORS = frozenset(role.model_input for role in ROLES.values())
 NEGATIVES = (NEG_IMAGE, NEG_CAPTION)
 
 
+class KnownImages(Protocol):
+    """Images of which something is known that spares their decoding."""
+
+    def open(self, value: Any, decode_size: int | None) -> Any:
+        """What stands for an image, decoded or not. Raises `BrokenValue` where it cannot be read."""
+
+    def inputs(
+        self, images: Sequence[Any], pixels: Callable[[list[Any]], torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What stands for the `pixel_values` of opened images, a row each, and what a batch has beside them."""
+
+
 @dataclass
 class TripletCollator:
     r"""
@@ -73,6 +85,9 @@ class TripletCollator:
         return_loss (`bool`, defaults to `False`):
             Put `return_loss=True` into batches, which the loss of transformers' plain `Trainer` needs;
             `TripletCLIPTrainer` asks for the loss itself.
+        known_images ([`KnownImages`], *optional*):
+            Asked before an image is decoded; `TripletCLIPTrainer` gives it with `cache_locked_towers`. In the place of
+            pixels a batch then has what it gives.
 
     Returns (of a call):
         `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`, `input_ids` and
@@ -102,6 +117,7 @@ class TripletCollator:
     first_negative: bool = False
     draw_captions: CaptionDraw | None = None
     return_loss: bool = False
+    known_images: KnownImages | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.broken_rows is None:
@@ -217,7 +233,10 @@ class TripletCollator:
         return found
 
     def _decode_one(self, value: Any, role: Role) -> Any:
-        return decode_image(value, self.decode_size) if role.is_image else decode_caption(value)
+        if not role.is_image:
+            return decode_caption(value)
+        known = self.known_images
+        return decode_image(value, self.decode_size) if known is None else known.open(value, self.decode_size)
 
     def _check_pairs(self, row: Mapping[str, Any], captions: int) -> None:
         """A negative caption belongs to a negative image."""
@@ -237,7 +256,11 @@ class TripletCollator:
         values = [[image for row in decoded for image in _listed(row[role.column])] for role in roles]
         if not any(values):
             return {}
-        return _split({"pixel_values": self._pixels([one for of_role in values for one in of_role])}, roles, values)
+        images = [one for of_role in values for one in of_role]
+        if self.known_images is None:
+            return _split({"pixel_values": self._pixels(images)}, roles, values)
+        known, beside = self.known_images.inputs(images, self._pixels)
+        return _split({"pixel_values": known}, roles, values) | beside
 
     def _captions(self, decoded: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         captions: list[str] = []

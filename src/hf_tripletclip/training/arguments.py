@@ -35,6 +35,12 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             device. Memory is that of the mini-batch, loss and gradients are those of the whole batch, the towers'
             forward runs twice. It need not divide the batch. `None` turns it off. Note that
             `gradient_accumulation_steps` does *not* enlarge a contrastive batch; this does.
+        cache_locked_towers (`str`, *optional*):
+            A folder, which runs may share, for what towers put out that do not train: each image and caption goes
+            through a locked tower once, and then is not even decoded. The teacher of distillation uses it too. A
+            locked tower with dropout or adapters is refused, and so is data that changes from look to look.
+        cache_limit_gb (`float`, defaults to 10.0):
+            Gigabytes (10^9 bytes) that this folder may take, whoever filled it; what is beyond is computed each time.
         weights_dtype (`str`, defaults to `"float32"`):
             What the weights are held in while they are trained, and saved as, whatever the model was loaded in:
             `float32`, or, where memory is worth more than the result, `bfloat16` or `float16`. In half precision a
@@ -95,6 +101,13 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     mini_batch_size: int | None = field(
         default=None,
         metadata={"help": "Gradient caching: rows per device that go through the towers at a time (less memory)."},
+    )
+    cache_locked_towers: str | None = field(
+        default=None,
+        metadata={"help": "Folder for what locked towers put out: each image and caption goes through them once."},
+    )
+    cache_limit_gb: float = field(
+        default=10.0, metadata={"help": "Gigabytes that the folder `cache_locked_towers` may take."}
     )
     weights_dtype: str = field(
         default="float32",
@@ -188,6 +201,12 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             self.eval_on_start = True  # what may be lost from
         elif self.max_retention_loss != type(self).max_retention_loss:
             raise ValueError("`max_retention_loss` bounds `retention_metric`: name one, such as zeroshot_top1.")
+        if self.cache_limit_gb <= 0:
+            raise ValueError(f"`cache_limit_gb` is {self.cache_limit_gb:g}: give more than 0.")
+        if self.cache_locked_towers is None and self.cache_limit_gb != type(self).cache_limit_gb:
+            raise ValueError("`cache_limit_gb` bounds the folder `cache_locked_towers`: name one.")
+        if self.cache_locked_towers is not None and not str(self.cache_locked_towers).strip():
+            raise ValueError("`cache_locked_towers` is empty: name a folder, or leave it out.")
         if self.logit_scale_max is not None and self.logit_scale_max < 1:
             raise ValueError(f"`logit_scale_max` is {self.logit_scale_max}: give at least 1.")
         if self.weights_dtype not in WEIGHTS_DTYPES:

@@ -51,7 +51,7 @@ FREE = _names(
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
-    mini_batch_size negatives_across_devices eval_benchmarks neighbours
+    mini_batch_size negatives_across_devices eval_benchmarks neighbours cache_locked_towers cache_limit_gb
     attn_implementation processor_name_or_path validation_split test_split max_eval_samples license
     scenes_validation_size scenes_test_size
     """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -30,8 +31,10 @@ from hf_tripletclip.training.batches import (
 )
 from hf_tripletclip.training.checkpointing import last_complete_checkpoint
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward, loss_in_mini_batches
+from hf_tripletclip.training.locked import require_same_towers
 from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
 from hf_tripletclip.training.teacher import Teacher
+from hf_tripletclip.training.tower_cache import TowerCache
 
 logger = logging.get_logger(__name__)
 
@@ -47,6 +50,7 @@ class StepTrainer(ResumingTrainer):
     """
 
     teacher: Teacher | None = None
+    tower_cache: TowerCache | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,17 +66,35 @@ class StepTrainer(ResumingTrainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         collator = self.data_collator
+        if self.tower_cache is not None and self.teacher is not None and self.teacher.towers is not None:
+            require_same_towers(self.tower_cache, self.teacher.towers)
         if isinstance(collator, TripletCollator):
-            self.data_collator = TrainingCollator(collator)
+            self.data_collator = TrainingCollator(self.with_known_images(collator))
         try:
             return share_last_batch(super().get_train_dataloader())
         finally:
             self.data_collator = collator
 
+    def with_known_images(self, collator: TripletCollator) -> TripletCollator:
+        """The collator, which with `cache_locked_towers` decodes only images that the locked tower has not seen."""
+        known = None if self.tower_cache is None else self.tower_cache.known_images(collator.processor)
+        return collator if known is None else dataclasses.replace(collator, known_images=known)
+
+    def with_known_outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch, with `cache_locked_towers` with what locked towers put out in place of what goes into them."""
+        return batch if self.tower_cache is None else self.tower_cache.inputs(batch)
+
+    def write_known(self) -> None:
+        """Write what towers have put out since this was last called."""
+        for cache in (self.tower_cache, None if self.teacher is None else self.teacher.towers):
+            if cache is not None:
+                cache.flush()
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = [self.with_known_outputs(batch) for batch in batches]
         # One row count per batch and process, -1 where a process has come to its end: then all have.
         counts = [rows_in(batch) for batch in batches] + [-1] * (num_batches - len(batches))
         table = self.accelerator.gather(torch.tensor([counts], device=device))
@@ -110,7 +132,10 @@ class StepTrainer(ResumingTrainer):
         draw = getattr(self.data_collator, "draw_captions", None)
         if draw is not None:
             draw.epoch.fill_(inspect.signature(Trainer._run_epoch).bind(self, *args, **kwargs).arguments["epoch"])
-        super()._run_epoch(*args, **kwargs)
+        try:
+            super()._run_epoch(*args, **kwargs)
+        finally:
+            self.write_known()  # before another pass, whose rows other processes have seen in part
         if self._batches_in_pass and not self._rows_in_pass:
             self._stop_without_rows("this pass over the data")
 

@@ -13,6 +13,7 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.evaluation.encoder import evaluation_mode
 from hf_tripletclip.training.gradcache import FIELDS
+from hf_tripletclip.training.tower_cache import TowerCache
 
 
 class Teacher:
@@ -26,7 +27,10 @@ class Teacher:
 
     Attributes:
         copy (`nn.Module`, *optional*): The copy; `None` inside a `PeftModel`.
+        towers ([`TowerCache`], *optional*): What its towers put out, which never changes; by default they run.
     """
+
+    towers: TowerCache | None = None
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.copy: nn.Module | None = None
@@ -42,9 +46,12 @@ class Teacher:
             inputs (`dict`): Model inputs.
         """
         if self.copy is not None:
-            return _embed(self.copy, inputs)
+            return _embed(self.copy, self._known(inputs))
         with model.disable_adapter():
-            return _embed(model, inputs)
+            return _embed(model, self._known(inputs))
+
+    def _known(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs if self.towers is None else self.towers.inputs(inputs)
 
     def bound_to(self, model: Any) -> Callable[[dict[str, Any]], dict[str, torch.Tensor]]:
         """The same with the model in training given."""

@@ -45,6 +45,7 @@ from hf_tripletclip.training.evaluating import (
     without_broken_rows,
 )
 from hf_tripletclip.training.gradcache import FIELDS
+from hf_tripletclip.training.locked import cache_of, fill
 from hf_tripletclip.training.overlap import describe_twins, find_overlap
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.steps import StepTrainer
@@ -171,6 +172,7 @@ class TripletCLIPTrainer(StepTrainer):
             self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
         # Now, before a checkpoint is loaded: a resumed run has the same teacher.
         self.teacher = Teacher(model, args.device) if core.objective.needs_teacher else None
+        self.tower_cache = cache_of(self)
         self._evaluating: str | None = None  # the prefix of the metrics of the evaluation that runs
         self._benchmarks_due = False
         self._check()
@@ -321,6 +323,22 @@ class TripletCLIPTrainer(StepTrainer):
         self.look_at_data()
         return super().train(*args, **kwargs)
 
+    def fill_tower_cache(self) -> int:
+        """
+        Let each image and caption of the training data go through the locked towers now, and the teacher's, unless it
+        has before; without this the first pass does. All processes call it.
+
+        Returns:
+            `int`: How many went through a tower in this process.
+
+        Raises:
+            ValueError: There is no `cache_locked_towers`, or the training data is a stream.
+        """
+        if self.tower_cache is None or self.train_dataset is None:
+            raise ValueError("There is nothing to fill: give `cache_locked_towers` and a `train_dataset`.")
+        taught = None if self.teacher is None else self.teacher.towers
+        return fill(self, [self.tower_cache, *([] if taught is None else [taught])])
+
     # ---- Evaluation ----
 
     def evaluate(
@@ -336,6 +354,7 @@ class TripletCLIPTrainer(StepTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, **kwargs)
+        self.write_known()
         if output.label_ids is not None:
             output = output._replace(label_ids=kinds_in(output.label_ids))
         if self._benchmarks_due:  # once, and here, so that callbacks such as early stopping see the metrics
@@ -369,7 +388,11 @@ class TripletCLIPTrainer(StepTrainer):
             self.data_collator = EvaluationCollator(
                 # Scores are of pairs, and of whole pictures.
                 dataclasses.replace(
-                    collator, columns=present, first_negative=True, decode_size=None, draw_captions=None
+                    self.with_known_images(collator),
+                    columns=present,
+                    first_negative=True,
+                    decode_size=None,
+                    draw_captions=None,
                 )
             )
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
@@ -385,7 +408,7 @@ class TripletCLIPTrainer(StepTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
-        inputs = self._prepare_inputs(inputs)
+        inputs = self.with_known_outputs(self._prepare_inputs(inputs))
         rows = rows_in(inputs)
         usable = inputs.pop(USABLE, torch.ones(rows, dtype=torch.bool, device=self.args.device))
         usable = usable & self._own_rows(len(usable)).to(usable.device)

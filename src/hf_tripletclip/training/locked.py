@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a trainer does with the cache of locked towers: whether there can be one, and filling it beforehand."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+from transformers import default_data_collator
+
+from hf_tripletclip.data import TripletCollator
+from hf_tripletclip.data.collator import TensorCollator
+from hf_tripletclip.training.batches import TrainingCollator, model_inputs
+from hf_tripletclip.training.tower_cache import NAMES, TowerCache, tower_weights
+from hf_tripletclip.training.towers import TOWERS
+
+
+def lockable_towers(core: Any, *, noise: bool = False, teacher: bool = False) -> list[str]:
+    """
+    The towers whose output can be kept.
+
+    Args:
+        core ([`TripletCLIPModel`]): The model that trains.
+        noise (`bool`, defaults to `False`): Whether `neftune_noise_alpha` adds noise to token embeddings.
+        teacher (`bool`, defaults to `False`): Whether there is a teacher, whose towers never train.
+
+    Raises:
+        ValueError: There is none, or a locked one's output is another at each step.
+    """
+    training = {tower: how for tower in TOWERS if (how := _how_it_trains(core, tower)) is not None}
+    locked = [tower for tower in TOWERS if tower not in training]
+    changing = {tower: why for tower in locked if (why := _why_it_changes(core, tower, noise)) is not None}
+    if changing or not (locked or teacher):
+        listed = " and ".join(f"the {NAMES[tower]} tower {why}" for tower, why in (changing or training).items())
+        raise ValueError(
+            f"`cache_locked_towers` keeps what towers put out that do not change, but {listed}. Lock a tower "
+            "(`--train_vision frozen`, `--train_text frozen`) without dropout and adapters, or leave the cache out."
+        )
+    return locked
+
+
+def _how_it_trains(core: Any, tower: str) -> str | None:
+    named = [(name, value.requires_grad) for name, value in getattr(core, TOWERS[tower][0]).named_parameters()]
+    if not any(trains for _, trains in named):
+        return None
+    return "trains by adapters" if any("lora_" in name for name, _ in named) else "trains"
+
+
+def _why_it_changes(core: Any, tower: str, noise: bool) -> str | None:
+    module = getattr(core, TOWERS[tower][0])
+    attention = getattr(core.config, f"{tower}_config").attention_dropout
+    rate = max([attention, *(part.p for part in module.modules() if isinstance(part, nn.Dropout))])
+    if any("lora_" in name for name, _ in module.named_parameters()):
+        return "has adapters"
+    if any(value.device.type == "meta" for value in module.parameters()):
+        return "is not in memory as a whole"
+    if noise and tower == "text":
+        return "gets noise (`neftune_noise_alpha`), another at each step"
+    return f"has a dropout of {rate:g}, so that its output is another at each step" if rate > 0 else None
+
+
+def check_rows_stay(dataset: Any, name: str, rows: int = 8) -> None:
+    """Raise `ValueError` where the first rows of a dataset are others at a second look, as with an augmentation."""
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        return  # a stream, whose first look would be its only one
+    for index in range(min(rows, len(dataset))):
+        first, second = dataset[index], dataset[index]
+        for column in first if isinstance(first, Mapping) else ():
+            if not _same(first[column], second[column]):
+                raise ValueError(
+                    f"`cache_locked_towers` keeps one output for each image and caption, but {column!r} of row "
+                    f"{index} of `{name}` is another at each look: take the augmentation out, or leave the cache out."
+                )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Image.Image):
+        return one.size == other.size and one.tobytes() == other.tobytes()
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return bool(repr(one) == repr(other))
+
+
+def cache_of(trainer: Any) -> TowerCache | None:
+    """
+    The cache of a trainer's locked towers, as its arguments say, and that of its teacher, which it gets.
+
+    Args:
+        trainer ([`TripletCLIPTrainer`]): Before it trains.
+
+    Raises:
+        OSError: The folder cannot be made.
+        ValueError: No tower is locked, one's output changes at each step, or rows do.
+    """
+    args, teacher = trainer.args, trainer.teacher
+    if args.cache_locked_towers is None:
+        return None
+    if trainer.is_deepspeed_enabled:
+        raise ValueError("`cache_locked_towers` works in one process and with DDP, not with DeepSpeed: unset it.")
+    collator = trainer.data_collator
+    if type(collator) not in (TripletCollator, TensorCollator) and collator is not default_data_collator:
+        raise ValueError(
+            f"`cache_locked_towers` keeps one output for each image and caption, and what a "
+            f"{getattr(collator, '__name__', type(collator).__name__)} makes of them is not known: use a "
+            "`TripletCollator`, or leave the cache out."
+        )
+    towers = lockable_towers(trainer.core, noise=bool(args.neftune_noise_alpha), teacher=teacher is not None)
+    if trainer.train_dataset is not None:
+        check_rows_stay(trainer.train_dataset, "train_dataset")
+    try:
+        os.makedirs(args.cache_locked_towers, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"`cache_locked_towers` is {args.cache_locked_towers!r}, which is no folder: {error}") from error
+    make = functools.partial(
+        TowerCache,
+        folder=args.cache_locked_towers,
+        limit=int(args.cache_limit_gb * 1e9),
+        precision=trainer.accelerator.mixed_precision,
+        autocast=trainer.compute_loss_context_manager,
+        batch_size=args.mini_batch_size or args.per_device_train_batch_size,
+    )
+    if teacher is not None:
+        teacher.towers = make(trainer.core if teacher.copy is None else teacher.copy, list(TOWERS))
+    return make(trainer.core, towers)
+
+
+def require_same_towers(cache: TowerCache, teacher: TowerCache) -> None:
+    """Raise `ValueError` where a locked tower is not the teacher's, which gets its output too."""
+    for tower in cache.towers:
+        mine, other = (tower_weights(one.core, tower) for one in (cache, teacher))
+        if mine.keys() != other.keys() or not all(torch.equal(mine[name], other[name]) for name in mine):
+            raise ValueError(
+                f"The locked {NAMES[tower]} tower is not the teacher's: the checkpoint is of another model. Start "
+                "from that model, or leave `cache_locked_towers` out."
+            )
+
+
+def fill(trainer: Any, caches: Sequence[TowerCache]) -> int:
+    """
+    Look at each training row once, of which several processes share the work.
+
+    Args:
+        trainer ([`TripletCLIPTrainer`]): The trainer.
+        caches (`Sequence[TowerCache]`): What to fill.
+
+    Returns:
+        How many images and captions went through a tower in this process.
+
+    Raises:
+        ValueError: The training data is a stream.
+    """
+    args, dataset, collator = trainer.args, trainer.train_dataset, trainer.data_collator
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise ValueError("A stream is not read beforehand: its first pass fills the cache of locked towers.")
+    before = sum(sum(cache.computed.values()) for cache in caches)
+    if isinstance(collator, TripletCollator):
+        collator = TrainingCollator(trainer.with_known_images(collator))
+    rows = range(args.process_index, len(dataset), args.world_size)
+    loader: DataLoader[Any] = DataLoader(
+        Subset(dataset, rows),
+        batch_size=args.train_batch_size,
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+    )
+    for batch in tqdm(loader, desc="Locked towers", unit="batch", disable=args.disable_tqdm, leave=False):
+        inputs = model_inputs(batch)
+        for cache in caches:
+            inputs = cache.inputs(inputs)
+    for cache in caches:
+        cache.flush()
+    trainer.accelerator.wait_for_everyone()
+    return sum(sum(cache.computed.values()) for cache in caches) - before

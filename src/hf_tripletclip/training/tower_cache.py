@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locked towers run once for each input: what they put out is kept in a folder.
+
+A tower that does not train gives the same output for the same input at every step, in every epoch and in every run.
+Kept is its pooled output, before the projection: so runs with a trained and with a locked projection share it, and the
+teacher of distillation too. In a batch the rows of pooled output, float `(rows, hidden_size)`, take the place of
+`pixel_values` or `input_ids`, and [`TripletCLIPModel`] puts the projection alone behind them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hf_tripletclip.data.decoding import decode_image
+from hf_tripletclip.data.reading import is_url, read_image_file
+from hf_tripletclip.evaluation.encoder import OF_NO_MATTER, evaluation_mode
+from hf_tripletclip.training.feature_store import KEY_BYTES, FeatureStore
+from hf_tripletclip.training.towers import TOWERS
+
+VERSION = "1"  # of keys and folders: another one finds nothing of this
+TAG_BYTES = 4  # of a key: whose it is
+NAMES = {"vision": "image", "text": "text"}  # tower -> what messages and folders call it
+INPUTS = {"vision": "pixel_values", "text": "input_ids"}  # tower -> the end of its inputs' names
+BESIDE = ("attention_mask", "position_ids")  # of captions
+# What a collator with a cache adds to a batch: outputs that were there, pixels of the other images, and their keys.
+FOUND, FOUND_KEYS, NEW, NEW_KEYS = "found_images", "found_image_keys", "new_images", "new_image_keys"
+
+
+# ---- Keys ----
+
+
+def fingerprint(core: Any, tower: str, precision: str) -> str:
+    """
+    16 hexadecimal digits of a tower's weights and architecture, without adapters, and of the precision it runs in.
+
+    Args:
+        core ([`TripletCLIPModel`]): The model.
+        tower (`str`): `text` or `vision`.
+        precision (`str`): Of autocast: `no`, `bf16` or `fp16`.
+    """
+    config = getattr(core.config, f"{tower}_config").to_dict()
+    config = {name: value for name, value in config.items() if name not in OF_NO_MATTER}
+    found = hashlib.sha256(json.dumps([VERSION, tower, precision, config], sort_keys=True, default=str).encode())
+    for name, value in sorted(tower_weights(core, tower).items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def tower_weights(core: Any, tower: str) -> dict[str, torch.Tensor]:
+    """A tower's weights by the names that they have without PEFT around them."""
+    found = {}
+    for name, value in getattr(core, TOWERS[tower][0]).state_dict(keep_vars=True).items():
+        if "lora_" not in name and "modules_to_save." not in name:
+            found[name.replace("base_layer.", "").replace("original_module.", "")] = value
+    return found
+
+
+def _key(tag: bytes, *parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=KEY_BYTES - TAG_BYTES)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return tag + digest.digest()
+
+
+def _as_tensor(keys: Sequence[bytes]) -> torch.Tensor:
+    return torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES).clone()
+
+
+def _as_keys(values: torch.Tensor) -> list[bytes]:
+    content = values.cpu().contiguous().numpy().tobytes()
+    return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
+
+
+# ---- Images that need not be decoded ----
+
+
+@dataclass
+class _Opened:
+    key: bytes
+    features: torch.Tensor | None = None  # what the tower put out
+    image: Image.Image | None = None  # where it is not known
+
+
+class KnownImages:
+    """
+    What a [`~hf_tripletclip.data.TripletCollator`] asks before it decodes an image; also in workers.
+
+    Args:
+        store ([`FeatureStore`]): Of the image tower.
+        tag (`bytes`): Of its keys.
+        processor: The image processor, which decides what the tower sees.
+    """
+
+    def __init__(self, store: FeatureStore, tag: bytes, processor: Any) -> None:
+        self.store, self.tag = store, tag
+        self.prepared = json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()
+
+    def open(self, value: Any, decode_size: int | None) -> _Opened:
+        """
+        An image of a row: what the tower put out for it, or else the image itself.
+
+        Raises:
+            BrokenValue: It cannot be read.
+        """
+        content, image = _content(value), None
+        if content is None:  # pixels already, or not at hand: what counts is what they show
+            image = decode_image(value, decode_size)
+            of = [b"pixels", str(image.size).encode(), image.tobytes()]
+        else:
+            of = [b"file", str(decode_size).encode(), content]
+        key = _key(self.tag, self.prepared, *of)
+        features = self.store.get(key)
+        if features is None and image is None:
+            image = decode_image(content, decode_size)
+        return _Opened(key, features, image if features is None else None)
+
+    def inputs(
+        self, images: Sequence[_Opened], pixels: Callable[[list[Image.Image]], torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        Args:
+            images: From [`open`].
+            pixels (`Callable`): Makes pixels of images.
+
+        Returns:
+            The images' keys, uint8 `(images, 16)`, and what a batch has beside them.
+        """
+        found = {one.key: one.features for one in images if one.features is not None}
+        new = {one.key: one.image for one in images if one.image is not None and one.key not in found}
+        beside: dict[str, torch.Tensor] = {}
+        if found:
+            beside |= {FOUND: torch.stack(list(found.values())), FOUND_KEYS: _as_tensor(list(found))}
+        if new:
+            beside |= {NEW: pixels(list(new.values())), NEW_KEYS: _as_tensor(list(new))}
+        return _as_tensor([one.key for one in images]), beside
+
+
+def _content(value: Any) -> bytes | None:
+    """A file's contents; `None` of what is no file, or a remote one."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, (str, os.PathLike)) and not is_url(os.fspath(value)):
+        return read_image_file(value)
+    return bytes(value) if isinstance(value, (bytes, bytearray)) else None
+
+
+# ---- The cache ----
+
+
+class TowerCache:
+    """
+    The pooled output of towers that do not change, by what goes into them.
+
+    Args:
+        core ([`TripletCLIPModel`]): The model whose towers these are.
+        towers (`Sequence[str]`): Which: `text`, `vision`.
+        folder (`str` or `os.PathLike`): Where it is kept: `image-<fingerprint>/` and `text-<fingerprint>/`.
+        limit (`int`): Bytes that the folder may take, whoever wrote them.
+        precision (`str`): Of autocast: `no`, `bf16` or `fp16`.
+        autocast (`Callable`): Gives the context in which the towers run.
+        batch_size (`int`): Images or captions that go through a tower at a time.
+
+    Attributes:
+        computed (`dict[str, int]`): How many inputs went through each tower.
+    """
+
+    def __init__(
+        self,
+        core: Any,
+        towers: Sequence[str],
+        folder: str | os.PathLike[str],
+        limit: int,
+        *,
+        precision: str,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+        batch_size: int,
+    ) -> None:
+        self.core, self.towers = core, list(towers)
+        self.folder, self.limit = Path(folder), limit
+        self.precision, self.autocast, self.batch_size = precision, autocast, batch_size
+        self.computed = dict.fromkeys(self.towers, 0)
+        self._stores: dict[str, FeatureStore] = {}
+        self._states: dict[str, Any] = {}
+
+    def store(self, tower: str) -> FeatureStore:
+        """The store of a tower as its weights are now. What is changed in place through `.data` goes unnoticed."""
+        if tower not in self._states or self._states[tower][1] != _versions(self._states[tower][0]):
+            if tower in self._stores:
+                self._stores[tower].flush()
+            weights = list(tower_weights(self.core, tower).values())
+            self._states[tower] = (weights, _versions(weights))
+            name = f"{NAMES[tower]}-{fingerprint(self.core, tower, self.precision)}"
+            self._stores[tower] = FeatureStore(self.folder, name, self.limit)
+        return self._stores[tower]
+
+    def _tag(self, tower: str) -> bytes:
+        return bytes.fromhex(self.store(tower).name.rpartition("-")[2])[:TAG_BYTES]
+
+    def known_images(self, processor: Any) -> KnownImages | None:
+        """What a collator asks before it decodes an image; `None` where the image tower is not cached."""
+        if "vision" not in self.towers:
+            return None
+        return KnownImages(self.store("vision"), self._tag("vision"), processor.image_processor)
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        for store in self._stores.values():
+            store.flush()
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        A batch with the towers' outputs, float `(rows, hidden_size)`, in place of what goes into them. What is not
+        known goes through the tower, in evaluation mode and without gradients.
+
+        Args:
+            batch (`Mapping[str, Any]`): From a collator. What has the outputs already stays.
+
+        Raises:
+            ValueError: A tower's weights have changed since the collator was made.
+        """
+        found = {name: value for name, value in batch.items() if name not in (FOUND, FOUND_KEYS, NEW, NEW_KEYS)}
+        for tower in self.towers:
+            names = [name for name, value in found.items() if _is_input(name, value, tower)]
+            if not names:
+                continue
+            table = self._from_collator(batch) if tower == "vision" else {}
+            outputs = {name: self._outputs(tower, name, found, table) for name in names}
+            for name in names:
+                for other in _beside(name, found):
+                    del found[other]
+            found |= outputs
+        return found
+
+    def _from_collator(self, batch: Mapping[str, Any]) -> dict[bytes, torch.Tensor]:
+        """The outputs of the images of a batch whose collator knows this cache, by key."""
+        tag = self._tag("vision")
+        table: dict[bytes, torch.Tensor] = {}
+        for values, keys in ((FOUND, FOUND_KEYS), (NEW, NEW_KEYS)):
+            if keys not in batch or not len(batch[keys]):
+                continue
+            named = _as_keys(batch[keys])
+            if any(key[:TAG_BYTES] != tag for key in named):
+                raise ValueError("The weights of the locked image tower have changed while its images were read.")
+            if values == FOUND:
+                table |= dict(zip(named, batch[values].cpu(), strict=True))
+            else:
+                table |= self._get("vision", named, {"pixel_values": batch[values]})
+        return table
+
+    def _outputs(
+        self, tower: str, name: str, batch: Mapping[str, Any], table: dict[bytes, torch.Tensor]
+    ) -> torch.Tensor:
+        values = batch[name]
+        if not len(values):
+            size = getattr(self.core.config, f"{tower}_config").hidden_size
+            weights = next(getattr(self.core, TOWERS[tower][0]).parameters())
+            return torch.zeros((0, size), dtype=weights.dtype, device=values.device)
+        if tower == "vision" and values.dtype == torch.uint8 and values.ndim == 2:
+            keys = _as_keys(values)
+        else:
+            inputs = {INPUTS[tower]: values} | {_plain(other): batch[other] for other in _beside(name, batch)}
+            keys = self._keys(tower, inputs)
+            table |= self._get(tower, keys, inputs, table)
+        return torch.stack([table[key] for key in keys]).to(values.device)
+
+    def _keys(self, tower: str, inputs: Mapping[str, torch.Tensor]) -> list[bytes]:
+        tag, on_cpu = self._tag(tower), {name: value.cpu().contiguous() for name, value in inputs.items()}
+        mask = on_cpu.get("attention_mask")
+        keys = []
+        for row in range(len(on_cpu[INPUTS[tower]])):
+            if tower == "vision":
+                pixels = on_cpu["pixel_values"][row]
+                parts = [b"tensor", f"{pixels.dtype} {tuple(pixels.shape)}".encode()]
+                parts.append(pixels.flatten().view(torch.uint8).numpy().tobytes())
+            else:  # without the padding, which differs from batch to batch
+                end = None if mask is None else int(mask[row].nonzero().max()) + 1 if mask[row].any() else 0
+                parts = [b"tokens"]
+                for name, value in sorted(on_cpu.items()):
+                    parts += [name.encode(), value[row][:end].long().numpy().tobytes()]
+            keys.append(_key(tag, *parts))
+        return keys
+
+    def _get(
+        self,
+        tower: str,
+        keys: Sequence[bytes],
+        inputs: Mapping[str, torch.Tensor],
+        known: Mapping[bytes, torch.Tensor] | None = None,
+    ) -> dict[bytes, torch.Tensor]:
+        """The outputs by key, of the rows of `inputs`; those that are nowhere are computed."""
+        store, found = self.store(tower), {}
+        missing: dict[bytes, int] = {}
+        for row, key in enumerate(keys):
+            if key in found or key in missing:
+                continue
+            features = (known or {}).get(key)
+            if features is None:
+                features = store.get(key)
+            if features is None:
+                missing[key] = row
+            else:
+                found[key] = features
+        rows = list(missing.values())
+        for start in range(0, len(rows), self.batch_size):
+            part = torch.tensor(rows[start : start + self.batch_size])
+            computed = self._run(tower, {name: value[part.to(value.device)] for name, value in inputs.items()})
+            for key, features in zip(list(missing)[start : start + self.batch_size], computed, strict=True):
+                found[key] = features
+                if features.isfinite().all():
+                    store.add(key, features.clone())  # alone: a view would hold its batch
+        self.computed[tower] += len(rows)
+        return found
+
+    def _run(self, tower: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        module = getattr(self.core, TOWERS[tower][0])
+        device = next(module.parameters()).device
+        with evaluation_mode(module), self.autocast():
+            output = module(**{name: value.to(device) for name, value in inputs.items()})
+        return output.pooler_output.detach().cpu()
+
+
+def _versions(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    return [(value.data_ptr(), value._version) for value in weights]
+
+
+def _is_input(name: str, value: Any, tower: str) -> bool:
+    """Whether an entry of a batch goes into a tower, and is not its output already."""
+    if not isinstance(value, torch.Tensor) or not name.endswith(INPUTS[tower]):
+        return False
+    return not (value.is_floating_point() and value.ndim == 2)
+
+
+def _plain(name: str) -> str:
+    """An input's name without what it is of, such as `negative_`."""
+    return next(plain for plain in (*INPUTS.values(), *BESIDE) if name.endswith(plain))
+
+
+def _beside(name: str, batch: Mapping[str, Any]) -> list[str]:
+    """The mask and positions of a caption's tokens, where a batch has them."""
+    if not name.endswith(INPUTS["text"]):
+        return []
+    front = name.removesuffix(INPUTS["text"])
+    return [f"{front}{other}" for other in BESIDE if batch.get(f"{front}{other}") is not None]
