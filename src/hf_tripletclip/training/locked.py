@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -81,11 +82,13 @@ def check_rows_stay(dataset: Any, name: str, rows: int = 8) -> None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Image.Image):
-        return one.size == other.size and one.tobytes() == other.tobytes()
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    return bool(repr(one) == repr(other))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, (Image.Image, torch.Tensor, np.ndarray)):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    return bool(one == other)
 
 
 def cache_of(trainer: Any) -> TowerCache | None:
