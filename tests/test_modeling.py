@@ -217,6 +217,30 @@ def test_without_negatives_and_logits_the_objective_decides(model, clip):
         model(**positives(), return_loss=True, return_logits=False)
 
 
+@pytest.mark.parametrize("locked", [("vision",), ("text",), ("vision", "text")])
+@pytest.mark.parametrize("with_negatives", [False, True])
+def test_what_a_tower_has_put_out_may_stand_for_its_inputs(model, locked, with_negatives):
+    inputs = {**positives(), **(negatives() if with_negatives else {})}
+    ends = {"vision": "pixel_values", "text": "input_ids"}
+    known = dict(inputs)
+    for tower in locked:
+        for name in [name for name in inputs if name.endswith(ends[tower])]:
+            front = name.removesuffix(ends[tower])
+            beside = {} if tower == "vision" else {"attention_mask": known.pop(f"{front}attention_mask")}
+            run = getattr(model, f"{tower}_model")
+            known[name] = run(**{ends[tower]: inputs[name]}, **beside).pooler_output.detach()
+    expected, found = (model(**given, return_loss=True) for given in (inputs, known))
+    for name in ("loss", "image_embeds", "text_embeds", "negative_image_embeds", "negative_text_embeds"):
+        if (wanted := getattr(expected, name)) is not None:
+            torch.testing.assert_close(getattr(found, name), wanted)
+    found.loss.backward()
+    for tower in ("vision", "text"):
+        trained = [value.grad is not None for value in getattr(model, f"{tower}_model").parameters()]
+        assert any(trained) == (tower not in locked)
+    assert model.visual_projection.weight.grad is not None
+    assert isinstance(model.get_image_features(torch.ones(2, 32), return_dict=False), tuple)
+
+
 @pytest.mark.parametrize(("rows", "others"), [(0, 0), (0, 5), (5, 0)])
 def test_a_process_may_have_no_rows(model, rows, others):
     some = {name: value[:rows] for name, value in positives().items()}

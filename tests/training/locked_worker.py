@@ -58,7 +58,8 @@ def run(case: str, folder: Path, batch: int, cache: Path | None) -> dict[str, An
     trainer.train()
     evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     computed = {} if trainer.tower_cache is None else trainer.tower_cache.computed
-    return {"losses": losses(trainer), "evaluated": evaluated, "computed": computed}
+    repeated = [entry.get("repeated_images") for entry in trainer.state.log_history if "loss" in entry]
+    return {"losses": losses(trainer), "evaluated": evaluated, "computed": computed, "repeated": repeated}
 
 
 if __name__ == "__main__":

@@ -80,6 +80,10 @@ def no_work(monkeypatch):
         ),
         (["--alpha", "1:0"], "`alpha` is '1:0'"),
         (["--max_loss=-0.01"], "`max_loss` is -0.01: give 0 or more"),
+        (
+            ["--cache_locked_towers", "cache", "--variants", '{"a": {"train_text": "frozen"}, "b": {}}'],
+            r"but both towers train: lock one .* of one of several `variants` by `\"cache_locked_towers\": null`",
+        ),
         (["--hub_base_model", "./clip"], r"`hub_base_model` is '\./clip', which is no id of the Hub"),
         (["--resume_from_checkpoint", "no/checkpoint"], "names 'no/checkpoint', which is no folder"),
         (["--eval_strategy", "no", "--retention_metric", "zeroshot_top1", *PROBE], "give `eval_strategy`"),

@@ -27,6 +27,8 @@ def test_two_processes_train_as_one_without_a_cache(two_processes, tmp_path, cas
     found = two_processes[case, time]
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-4, abs=1e-5)
     assert found["evaluated"] == pytest.approx(expected["evaluated"], rel=1e-4, abs=1e-5)
+    assert found["repeated"] == expected["repeated"]
+    assert max(found["repeated"]) > 0
     for computed in two_processes["computed"]:
         values = computed[case, time].values()
         assert set(values) == {0} if time == "again" else all(0 < value <= 5 for value in values)

@@ -77,7 +77,7 @@ OWN_DEFAULTS = {
         "max_retention_loss": 0.02, "hub_base_model": None, "allow_changed_settings": False,
         "remove_unused_columns": False, "dataloader_drop_last": True, "ddp_find_unused_parameters": False,
         "do_train": None, "do_eval": None, "ddp_timeout": 1800, "max_grad_norm": 1.0,
-        "batch_neighbours": 0, "neighbours": None,
+        "batch_neighbours": 0, "neighbours": None, "cache_locked_towers": None, "cache_limit_gb": 10.0,
     },
     ModelArguments: {
         "train_text": "full", "train_vision": "full", "train_projections": None, "train_logit_scale": None,

@@ -86,6 +86,8 @@ def test_training_is_what_it_is_without_and_another_run_computes_nothing(make, t
         trainer.train()
     assert losses(first) == pytest.approx(losses(plain), abs=1e-5)
     assert losses(second) == pytest.approx(losses(plain), abs=1e-5)
+    counts = [[entry.get("repeated_images") for entry in one.state.log_history] for one in (plain, first, second)]
+    assert counts[0] == counts[1] == counts[2]
     locked = [tower for tower in ("text", "vision") if TOWERS[towers].get(f"train_{tower}") == "frozen"]
     assert first.tower_cache.computed == dict.fromkeys(locked, 5)
     assert second.tower_cache.computed == dict.fromkeys(locked, 0)

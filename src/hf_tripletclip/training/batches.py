@@ -20,6 +20,7 @@ from hf_tripletclip.roles import MASKS, ROLES, TRIPLET
 
 KEYS = "row_keys"  # in a batch: what the rows are called
 EVERYONE = "rows_of_all"  # in a batch: how many rows all processes have of it
+DIGESTS = "digests"  # in a batch: of what went into locked towers, in whose place there is what they put out
 
 BLANK_IMAGE = Image.new("RGB", (32, 32))
 MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negative_text")}  # -> roles
@@ -27,7 +28,7 @@ MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negativ
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch the model takes."""
-    beside = (NEGATIVE_TYPE, KEYS, EVERYONE, "return_loss")
+    beside = (NEGATIVE_TYPE, KEYS, EVERYONE, DIGESTS, "return_loss")
     return {name: value for name, value in batch.items() if name not in beside}
 
 

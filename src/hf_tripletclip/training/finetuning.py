@@ -38,6 +38,7 @@ from hf_tripletclip.training.agreement import output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
+from hf_tripletclip.training.locked import check_some_is_locked
 from hf_tripletclip.training.outputs import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.pretraining import hide_bars, require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
@@ -124,7 +125,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     for run_model_args, _, run_args in runs.values():
         run_model_args.check()
         check_push(run_args, base, adapter=run_model_args.has_lora)
-        get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
+        objective = get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
+        if run_args.cache_locked_towers is not None:
+            check_some_is_locked(run_model_args.modes, objective.distillation is not None)
         resolve_checkpoint(run_args.resume_from_checkpoint, run_args.output_dir)
     check_lora_is_used(argv, [run_model_args for run_model_args, _, _ in runs.values()])
     with loading(base, "a CLIP-like model"):

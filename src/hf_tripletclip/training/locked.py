@@ -23,6 +23,25 @@ from hf_tripletclip.training.tower_cache import NAMES, TowerCache, tower_weights
 from hf_tripletclip.training.towers import TOWERS
 
 
+def check_some_is_locked(modes: Mapping[str, str], teacher: bool) -> None:
+    """
+    Check, without a model, that there is something for `cache_locked_towers` to keep.
+
+    Args:
+        modes (`Mapping[str, str]`): Tower -> how it trains, of [`TowerArguments`].
+        teacher (`bool`): Whether there is a teacher, whose towers never train.
+
+    Raises:
+        ValueError: There is nothing.
+    """
+    if "frozen" not in modes.values() and not teacher:
+        raise ValueError(
+            "`cache_locked_towers` keeps what towers put out that do not change, but both towers train: lock one "
+            "(`--train_vision frozen`, `--train_text frozen`), or leave the cache out (of one of several `variants` "
+            'by `"cache_locked_towers": null`).'
+        )
+
+
 def lockable_towers(core: Any, *, noise: bool = False, teacher: bool = False) -> list[str]:
     """
     The towers whose output can be kept.

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.evaluation.encoder import evaluation_mode
 from hf_tripletclip.training.batches import (
+    DIGESTS,
     EVERYONE,
     TrainingCollator,
     batch_digests,
@@ -94,7 +95,11 @@ class StepTrainer(ResumingTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [self.with_known_outputs(batch) for batch in batches]
+        if self.tower_cache is not None:
+            batches = [
+                {**self.with_known_outputs(batch), DIGESTS: batch_digests(batch, self.core.objective)}
+                for batch in batches
+            ]
         # One row count per batch and process, -1 where a process has come to its end: then all have.
         counts = [rows_in(batch) for batch in batches] + [-1] * (num_batches - len(batches))
         table = self.accelerator.gather(torch.tensor([counts], device=device))
@@ -290,7 +295,8 @@ class StepTrainer(ResumingTrainer):
 
     def _count_repeated(self, inputs: dict[str, Any]) -> None:
         objective = self.core.objective
-        found = batch_digests(inputs, objective)
+        found = inputs.get(DIGESTS)
+        found = batch_digests(inputs, objective) if found is None else found
         if self._shares_rows:
             found = self.accelerator.pad_across_processes(found, dim=0, pad_index=-1)
             found = self.accelerator.gather(found)

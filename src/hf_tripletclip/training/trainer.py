@@ -62,7 +62,8 @@ class TripletCLIPTrainer(StepTrainer):
     What [`~transformers.Trainer`] does keeps working, except FSDP, which refuses CLIP's scalar `logit_scale`. Beyond
     it: the objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on
     `logit_scale`, the objective's parts in the log, compositional metrics and benchmarks (`eval_benchmarks`) at every
-    evaluation, checkpoints that are known to be complete, and checks of the data before training starts.
+    evaluation, checkpoints that are known to be complete, and checks of the data before training starts. With
+    `cache_locked_towers` each image and caption goes through a tower that does not train once.
 
     The weights are held in float32 (`weights_dtype`): a model in half precision is converted in place, with a warning.
     Training stops with a `TrainingStoppedError` (a `ValueError`), on all processes and before anything of it is saved,
