@@ -82,7 +82,7 @@ def no_work(monkeypatch):
         (["--max_loss=-0.01"], "`max_loss` is -0.01: give 0 or more"),
         (
             ["--cache_locked_towers", "cache", "--variants", '{"a": {"train_text": "frozen"}, "b": {}}'],
-            r"but both towers train: lock one .* of one of several `variants` by .*null`",
+            r"but both towers train: lock one .*of one of several `variants` by .*null`",
         ),
         (["--hub_base_model", "./clip"], r"`hub_base_model` is '\./clip', which is no id of the Hub"),
         (["--resume_from_checkpoint", "no/checkpoint"], "names 'no/checkpoint', which is no folder"),

@@ -16,6 +16,7 @@ from PIL import Image
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.data.collator import TensorCollator
+from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training import tower_cache
 from hf_tripletclip.training.tower_cache import TowerCache, fingerprint
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
@@ -97,6 +98,32 @@ def test_training_is_what_it_is_without_and_another_run_computes_nothing(make, t
         assert second.teacher.towers.computed == {"text": 0, "vision": 0}
     for ours, theirs in zip(first.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 4])
+@pytest.mark.parametrize("objective", ["tsvlc", "degla", "negclip"])
+def test_any_number_per_row_and_masked_repeats(make, processor, objective, mini_batch_size):  # noqa: F811
+    table = [
+        {**row, "neg_caption": ["a white cat", "a black cat"][: number % 3], "paraphrase": ["a cat", "a red cat"]}
+        for number, row in enumerate(rows(18))
+    ]
+    kwargs = {"objective": objective, "mini_batch_size": mini_batch_size, "eval_strategy": "epoch"}
+    columns = get_objective(objective).columns
+    kwargs |= {"objective_kwargs": {"repeats": "mask"}, "eval_dataset": Dataset.from_list(table[:7])}
+    kwargs |= {"train_dataset": Dataset.from_list(table), "per_device_eval_batch_size": 4, "max_steps": 6}
+    kwargs |= {"data_collator": TripletCollator(processor, columns=columns)}
+    for towers in (VISION, TEXT):
+        plain, first, second = (make(towers, cached, **kwargs) for cached in (False, True, True))
+        for trainer in (plain, first, second):
+            trainer.train()
+        for trainer in (first, second):
+            assert losses(trainer) == pytest.approx(losses(plain), abs=1e-5)
+            evaluated = [
+                [entry["eval_loss"] for entry in one.state.log_history if "eval_loss" in entry]
+                for one in (trainer, plain)
+            ]
+            assert evaluated[0] == pytest.approx(evaluated[1], abs=1e-5)
+        assert set(second.tower_cache.computed.values()) == {0}
 
 
 def test_a_teacher_of_towers_that_train_is_cached_too(make):

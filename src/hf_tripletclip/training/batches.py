@@ -20,7 +20,7 @@ from hf_tripletclip.roles import MASKS, ROLES, TRIPLET
 
 KEYS = "row_keys"  # in a batch: what the rows are called
 EVERYONE = "rows_of_all"  # in a batch: how many rows all processes have of it
-DIGESTS = "digests"  # in a batch: of what went into locked towers, in whose place there is what they put out
+CONTENTS = "contents"  # in a batch, by role: see `input_contents`
 
 BLANK_IMAGE = Image.new("RGB", (32, 32))
 MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negative_text")}  # -> roles
@@ -28,7 +28,7 @@ MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negativ
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch the model takes."""
-    beside = (NEGATIVE_TYPE, KEYS, EVERYONE, DIGESTS, "return_loss")
+    beside = (NEGATIVE_TYPE, KEYS, EVERYONE, "return_loss")
     return {name: value for name, value in batch.items() if name not in beside}
 
 
@@ -50,9 +50,12 @@ def first_rows(batch: Mapping[str, Any], kept: int, rows: int) -> dict[str, Any]
     if kept == rows:
         return dict(batch)
     numbers = {role.name: int(batch[mask][:kept].sum()) for mask, role in MASKS.items() if batch.get(mask) is not None}
-    cut = {}
+    cut: dict[str, Any] = {}
     for name, value in batch.items():
         if value is None:
+            continue
+        if name == CONTENTS:
+            cut[name] = {one: all_of[: numbers.get(one, kept * len(all_of) // rows)] for one, all_of in value.items()}
             continue
         role = next((one for one in ROLES.values() if name in one.model_inputs), None)
         number = numbers.get(role.name) if role is not None and name not in MASKS else None

@@ -19,8 +19,10 @@ from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.evaluation.encoder import evaluation_mode
+from hf_tripletclip.objectives.contents import input_contents
+from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.batches import (
-    DIGESTS,
+    CONTENTS,
     EVERYONE,
     TrainingCollator,
     batch_digests,
@@ -32,7 +34,7 @@ from hf_tripletclip.training.batches import (
 )
 from hf_tripletclip.training.checkpointing import last_complete_checkpoint
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward, loss_in_mini_batches
-from hf_tripletclip.training.locked import require_same_towers
+from hf_tripletclip.training.locked import fill, require_same_towers
 from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
 from hf_tripletclip.training.teacher import Teacher
 from hf_tripletclip.training.tower_cache import TowerCache
@@ -83,7 +85,27 @@ class StepTrainer(ResumingTrainer):
 
     def with_known_outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch, with `cache_locked_towers` with what locked towers put out in place of what goes into them."""
-        return batch if self.tower_cache is None else self.tower_cache.inputs(batch)
+        if self.tower_cache is None:
+            return batch
+        # Of what goes in: outputs of the same picture may differ in their last bits from process to process.
+        contents = input_contents(batch, [name for name, role in ROLES.items() if role.model_input in batch])
+        return {**self.tower_cache.inputs(batch), CONTENTS: contents}
+
+    def fill_tower_cache(self) -> int:
+        """
+        Let each image and caption of the training data go through the locked towers now, and the teacher's, unless it
+        has before; without this the first pass does. All processes call it.
+
+        Returns:
+            `int`: How many went through a tower in this process.
+
+        Raises:
+            ValueError: There is no `cache_locked_towers`, or the training data is a stream.
+        """
+        if self.tower_cache is None or self.train_dataset is None:
+            raise ValueError("There is nothing to fill: give `cache_locked_towers` and a `train_dataset`.")
+        taught = None if self.teacher is None else self.teacher.towers
+        return fill(self, [self.tower_cache, *([] if taught is None else [taught])])
 
     def write_known(self) -> None:
         """Write what towers have put out since this was last called."""
@@ -95,11 +117,7 @@ class StepTrainer(ResumingTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.tower_cache is not None:
-            batches = [
-                {**self.with_known_outputs(batch), DIGESTS: batch_digests(batch, self.core.objective)}
-                for batch in batches
-            ]
+        batches = [self.with_known_outputs(batch) for batch in batches]
         # One row count per batch and process, -1 where a process has come to its end: then all have.
         counts = [rows_in(batch) for batch in batches] + [-1] * (num_batches - len(batches))
         table = self.accelerator.gather(torch.tensor([counts], device=device))
@@ -295,8 +313,7 @@ class StepTrainer(ResumingTrainer):
 
     def _count_repeated(self, inputs: dict[str, Any]) -> None:
         objective = self.core.objective
-        found = inputs.get(DIGESTS)
-        found = batch_digests(inputs, objective) if found is None else found
+        found = batch_digests(inputs, objective)
         if self._shares_rows:
             found = self.accelerator.pad_across_processes(found, dim=0, pad_index=-1)
             found = self.accelerator.gather(found)

@@ -45,7 +45,7 @@ from hf_tripletclip.training.evaluating import (
     without_broken_rows,
 )
 from hf_tripletclip.training.gradcache import FIELDS
-from hf_tripletclip.training.locked import cache_of, fill
+from hf_tripletclip.training.locked import cache_of
 from hf_tripletclip.training.overlap import describe_twins, find_overlap
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.steps import StepTrainer
@@ -323,22 +323,6 @@ class TripletCLIPTrainer(StepTrainer):
         hold_weights_in(self._bare(self.model), self.args.weights_dtype)  # somebody may have called `model.half()`
         self.look_at_data()
         return super().train(*args, **kwargs)
-
-    def fill_tower_cache(self) -> int:
-        """
-        Let each image and caption of the training data go through the locked towers now, and the teacher's, unless it
-        has before; without this the first pass does. All processes call it.
-
-        Returns:
-            `int`: How many went through a tower in this process.
-
-        Raises:
-            ValueError: There is no `cache_locked_towers`, or the training data is a stream.
-        """
-        if self.tower_cache is None or self.train_dataset is None:
-            raise ValueError("There is nothing to fill: give `cache_locked_towers` and a `train_dataset`.")
-        taught = None if self.teacher is None else self.teacher.towers
-        return fill(self, [self.tower_cache, *([] if taught is None else [taught])])
 
     # ---- Evaluation ----
 
