@@ -80,6 +80,10 @@ EVERY_METHOD = tuple(
     name for name, objective in OBJECTIVES.items() if name != "clip_all" and not objective.needs_neighbours
 )
 
+MASKED: dict[str, Any] = {"repeats": "mask"}
+DISTILLED: dict[str, Any] = {"distillation": {"kind": "similarity", "weight": 1.0}}
+RECIPES = ("clip", "negclip", "fsc_clip", "tsvlc")
+
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
@@ -90,6 +94,22 @@ EXPERIMENTS = {
             "Patel et al. 2024, Tables 4 and 5",
             "clip",
             (*_of(*EVERY_METHOD), *CONTROLS),
+        ),
+        Experiment(
+            "recipe",
+            "What each lever of a fine-tuning recipe does",
+            "How much composition is gained, and what of retrieval and zero-shot is lost?",
+            "no table of the paper",
+            "clip",
+            (
+                *_of("clip", "negclip", "fsc_clip", "tsvlc"),
+                *(Arm(f"{name}, masked", {"objective": name, "objective_kwargs": MASKED}) for name in RECIPES),
+                *(
+                    Arm(f"{name}, masked, distilled", {"objective": name, "objective_kwargs": MASKED | DISTILLED})
+                    for name in RECIPES
+                ),
+            ),
+            scales=("photos",),
         ),
         Experiment(
             "modality",

@@ -29,6 +29,7 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namesp
     parser.add_argument("--scale", default="scenes", help=f"one of {', '.join(SCALES)} (default: scenes)")
     parser.add_argument("--data", help="photos: the folder of photographs; paper: cc3m or cc12m (default: cc3m)")
     parser.add_argument("--model", help="photos: the CLIP that is fine-tuned")
+    parser.add_argument("--part", choices=("dev", "test"), help="photos: what is measured (default: test)")
     parser.add_argument("--output_dir", type=Path, help="default: outputs/reproduce/EXPERIMENT-SCALE")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="arms to run, beside the baseline (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2, on photographs 0 1 2 3 4, in a lab 0")
@@ -75,11 +76,13 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
     require_plots()
     root = options.output_dir or Path("outputs") / "reproduce" / f"{experiment.name}-{options.scale}"
     steps = options.max_steps or STEPS[options.scale]
-    hold_settings(root, {"experiment": experiment.name, "scale": options.scale, "max_steps": steps, "flags": extra})
-    runs, columns = _runs(experiment, options, root, seeds, steps, script, extra)
+    named = {name: getattr(options, name) for name in ("data", "model", "part")}
+    settings = {"experiment": experiment.name, "scale": options.scale, "max_steps": steps, "flags": extra, **named}
+    hold_settings(root, settings)
+    runs, rows, columns = _runs(experiment, options, root, seeds, steps, script, extra)
 
     def write() -> str:
-        summary = summarize([run for run in runs if not run.label.startswith("start ")], columns, experiment.baseline)
+        summary = summarize(rows, columns, experiment.baseline)
         head = (
             f"# {experiment.title}\n\n{experiment.question} ({experiment.source}.) {steps} steps at {options.scale}."
         )
@@ -99,8 +102,23 @@ def _runs(
     steps: int,
     script: Path,
     extra: Sequence[str],
-) -> tuple[list[Run], Mapping[str, str]]:
-    if options.data is not None or options.model is not None:
-        raise ValueError("`--data` and `--model` are for photographs; `scenes` draws its own.")
-    runs = scenes_runs(experiment, script, root, seeds=seeds, max_steps=steps, only=options.only, extra=extra)
-    return runs, SCENES_COLUMNS
+) -> tuple[list[Run], list[Run], Mapping[str, str]]:
+    """What is trained, what of it makes the rows of the table, and the columns."""
+    if options.scale == "scenes":
+        if options.data is not None or options.model is not None or options.part is not None:
+            raise ValueError("`--data`, `--model` and `--part` are for photographs; `scenes` draws its own.")
+        runs = scenes_runs(experiment, script, root, seeds=seeds, max_steps=steps, only=options.only, extra=extra)
+        return runs, [run for run in runs if not run.label.startswith("start ")], SCENES_COLUMNS
+    if options.data is None or options.model is None:
+        raise ValueError("Give the folder of photographs as `--data` and the CLIP that is fine-tuned as `--model`.")
+    if extra:
+        raise ValueError(f"Runs on photographs take no further flags: leave out {' '.join(extra)}.")
+    from hf_tripletclip.comparison.photo_runs import measured_runs, photo_runs, prepare
+    from hf_tripletclip.comparison.photos import COLUMNS
+
+    data, model, part = Path(options.data), Path(options.model), options.part or "test"
+    prepare(data, model, root / "data", part)
+    runs = photo_runs(
+        experiment, root, data=data, model=model, part=part, seeds=seeds, max_steps=steps, only=options.only
+    )
+    return runs, measured_runs(runs, root), COLUMNS

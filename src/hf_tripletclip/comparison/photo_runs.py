@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on photographs: the text tower is tuned by one objective, the image tower is locked and runs once.
+
+python -m hf_tripletclip.comparison.photo_runs --prepared DIR --data DIR --model CLIP --output_dir DIR --objective NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, disable_progress_bars, load_from_disk
+from transformers import set_seed
+
+from hf_tripletclip.checkpoints.merging import interpolate
+from hf_tripletclip.checkpoints.processor import load_processor
+from hf_tripletclip.comparison.experiments import Experiment, arms_at
+from hf_tripletclip.comparison.photos import (
+    Pictures,
+    Question,
+    measure,
+    names_of,
+    questions_of,
+    read_labels,
+    read_photos,
+    training_rows,
+)
+from hf_tripletclip.comparison.runs import METRICS_FILE, Run, as_flags, folder_of
+from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip.training.towers import TowerArguments, prepare_towers
+
+ROWS, QUESTIONS, PICTURES, START = "rows", "questions.json", "pictures.safetensors", "start"
+ALPHAS = (0.5,)  # of WiSE-FT, beside the tuned model
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-4, 0.1
+
+
+def alpha_label(label: str, alpha: float) -> str:
+    """What the table calls the model between the start (0) and the tuned model (1)."""
+    return label if alpha == 1 else f"{label}, WiSE-FT α = {alpha:g}"
+
+
+def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
+    """
+    Make once what all runs share: the rows, the questions, the photographs' embeddings, and what the start scores.
+
+    Args:
+        data, model (`Path`): The folder of photographs, and that of the CLIP.
+        folder (`Path`): Where to.
+        part (`str`): The part that is measured: `dev` or `test`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = read_photos(data, model)
+    if not (folder / ROWS / "state.json").is_file():
+        training_rows(photos, data).save_to_disk(folder / ROWS)
+    if not (folder / QUESTIONS).is_file():
+        asked = [asdict(question) for question in questions_of(photos, data, part)]
+        (folder / QUESTIONS).write_text(json.dumps(asked), encoding="utf-8")
+    start = folder_of(folder.parent, START, 0)
+    if not (start / METRICS_FILE).is_file():
+        base, processor = TripletCLIPModel.from_pretrained(model), load_processor(model)
+        _write(_measured(Encoder(base, processor, progress=False), data, model, folder, part), start)
+
+
+def _measured(encoder: Encoder, data: Path, model: Path, folder: Path, part: str) -> dict[str, float]:
+    photos, labels = [photo for photo in read_photos(data, model) if photo.part == part], read_labels(data)
+    questions = [Question(**values) for values in json.loads((folder / QUESTIONS).read_text(encoding="utf-8"))]
+    names = names_of(photos, questions, labels)
+    return measure(encoder, Pictures.made(encoder, data, names, folder / PICTURES), photos, questions, labels)
+
+
+def _write(metrics: Mapping[str, float], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+
+
+def photo_runs(
+    experiment: Experiment,
+    root: Path,
+    *,
+    data: Path,
+    model: Path,
+    part: str,
+    seeds: Sequence[int],
+    max_steps: int,
+    only: Sequence[str] | None = None,
+) -> list[Run]:
+    """The runs of an experiment on photographs, seed by seed."""
+    runs = []
+    for seed in seeds:
+        for arm in arms_at(experiment, "photos", only):
+            folder = folder_of(root, arm.label, seed)
+            flags = {
+                "prepared": root / "data",
+                "data": data,
+                "model": model,
+                "part": part,
+                "output_dir": folder,
+                "seed": seed,
+                "max_steps": round(max_steps * arm.steps),
+                "batch": round(BATCH * arm.batch),
+                **arm.flags,
+            }
+            command = (sys.executable, "-m", "hf_tripletclip.comparison.photo_runs", *as_flags(flags))
+            runs.append(Run(arm.label, seed, folder, command))
+    return runs
+
+
+def measured_runs(runs: Sequence[Run], root: Path) -> list[Run]:
+    """The rows of the table: the start, and of each run the tuned model and those between."""
+    found = [Run(START, 0, folder_of(root, START, 0), ())]
+    for run in runs:
+        found.append(run)
+        found += [
+            Run(alpha_label(run.label, alpha), run.seed, run.folder / f"alpha-{alpha:g}", ()) for alpha in ALPHAS
+        ]
+    return sorted(found, key=lambda run: [one.label for one in found].index(run.label))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Tune, measure and write `metrics.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    for name in ("prepared", "data", "model", "output_dir"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--objective", required=True)
+    parser.add_argument("--objective_kwargs", type=json.loads, default={})
+    parser.add_argument("--part", choices=("dev", "test"), default="test")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max_steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE)
+    parser.add_argument("--batch_neighbours", type=int, default=0)
+    options = parser.parse_args(argv)
+    disable_progress_bars()
+    set_seed(options.seed)
+    base, model = (TripletCLIPModel.from_pretrained(options.model) for _ in range(2))
+    processor = load_processor(options.model)
+    prepare_towers(model, TowerArguments(train_vision="frozen"))
+    rows = load_from_disk(options.prepared / ROWS)
+    assert isinstance(rows, Dataset)
+    trainer = TripletCLIPTrainer(model, _arguments(options), train_dataset=rows, processing_class=processor)
+    trainer.train()
+    model.eval()
+    tuned = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    for alpha in ALPHAS:
+        model.load_state_dict(interpolate(base, model, alpha))
+        encoder = Encoder(model, processor, progress=False)
+        found = _measured(encoder, options.data, options.model, options.prepared, options.part)
+        _write(found, options.output_dir / f"alpha-{alpha:g}")
+        model.load_state_dict(tuned)
+    encoder = Encoder(model, processor, progress=False)
+    _write(_measured(encoder, options.data, options.model, options.prepared, options.part), options.output_dir)
+
+
+def _arguments(options: argparse.Namespace) -> TripletCLIPTrainingArguments:
+    settings: dict[str, Any] = {
+        "output_dir": str(options.output_dir),
+        "objective": options.objective,
+        "objective_kwargs": options.objective_kwargs or None,
+        "max_steps": options.max_steps,
+        "per_device_train_batch_size": options.batch,
+        "learning_rate": options.learning_rate,
+        "weight_decay": WEIGHT_DECAY,
+        "warmup_steps": options.max_steps // 10,
+        "lr_scheduler_type": "cosine",
+        "seed": options.seed,
+        "cache_locked_towers": str(options.prepared / "towers"),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "logging_steps": 50,
+    }
+    return TripletCLIPTrainingArguments(**settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
