@@ -144,6 +144,7 @@ def main(argv: Sequence[str]) -> None:
     prepare_towers(model, TowerArguments(train_vision="frozen"))
     rows = load_from_disk(options.prepared / ROWS)
     assert isinstance(rows, Dataset)
+    options.batch = min(options.batch, len(rows))
     trainer = TripletCLIPTrainer(model, _arguments(options), train_dataset=rows, processing_class=processor)
     trainer.train()
     model.eval()
