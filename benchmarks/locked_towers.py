@@ -173,7 +173,7 @@ def main() -> None:
         gap = max(abs(one - other) for one, other in zip(without["losses"], cached["losses"], strict=True))
         lines.append(
             f"| {case} | {before:.3f} | {cached['cpu'][0]:.3f} | {after:.4f} | {before / after:.0f} | {clock:.0f} | "
-            f"{gap:.0e} | {size / 1e3:.0f} | {size / options.rows:.0f} |"
+            f"{gap:.1g} | {size / 1e3:.0f} | {size / options.rows:.0f} |"
         )
     write_page(lines, options.output)
 
