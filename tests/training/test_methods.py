@@ -168,6 +168,27 @@ def test_laclip_without_anything_to_draw_from_is_refused(tmp_path, processor):
         make_trainer(tmp_path, objective="laclip")
 
 
+@pytest.mark.parametrize("size", [None, 3])
+def test_steps_that_take_turns(tmp_path, processor, size):
+    settings = {"objective_kwargs": json.dumps({"alternate": True}), "mini_batch_size": size, "max_steps": 4}
+    trainer = trainer_of(tmp_path / "a", processor, "tripletclip", Dataset.from_list(rows(True)), **settings)
+    trainer.train()
+    first, second, third, _ = trainer.state.log_history[:4]
+    halves = (
+        {"image_to_text", "text_to_image"},
+        {"negative_image_to_negative_text", "negative_text_to_negative_image"},
+    )
+    for log, turn in ((first, 0), (second, 1), (third, 0)):
+        assert halves[turn] <= log.keys()
+        assert halves[1 - turn].isdisjoint(log)
+    assert trainer.core.objective.step is None or trainer.core.objective.step >= 0
+    trainer = trainer_of(tmp_path / "b", processor, "clic", **settings)
+    trainer.train()
+    plain = trainer.state.log_history[1]
+    assert plain["loss"] == pytest.approx((plain["image_to_text"] + plain["text_to_image"]) / 2, abs=1e-4)
+    assert "image_to_own_text" in trainer.state.log_history[2]
+
+
 def test_laclip_hn_needs_batches_of_neighbours(tmp_path, processor):
     with pytest.raises(ValueError, match=r"'laclip_hn' learns from batches of nearest neighbours.*`batch_neighbours`"):
         trainer_of(tmp_path, processor, "laclip_hn")

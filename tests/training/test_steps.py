@@ -322,10 +322,10 @@ def test_means_over_processes_weigh_each_value_once(monkeypatch):
     means = Means()
     for value in (1.0, 2.0):
         means.add({"a": torch.tensor(value), "b": torch.tensor(3 * value)})
-    # one process has had no rows, and so no names, and one has counted four
-    answers = [({}, 1), ({"a": 9.0, "b": 1.0}, 4)]
+    # one process has had no rows, and so no names, and one has counted four, of which two had a term of their own
+    answers = [{}, {"a": (9.0, 4), "b": (1.0, 4), "c": (5.0, 2)}]
     monkeypatch.setattr(steps, "gather_object", lambda mine: [answers[0], *mine, answers[1]])
-    assert means.means(3) == {"a": (3.0 + 9.0) / 6, "b": (9.0 + 1.0) / 6}
+    assert means.means(3) == {"a": (3.0 + 9.0) / 6, "b": (9.0 + 1.0) / 6, "c": 2.5}
     means.add({"a": torch.tensor(5.0)})
     assert means.means(1) == {"a": 5.0}  # anew, and alone without asking
     assert means.means(1) == {}

@@ -55,6 +55,8 @@ class Objective:
     terms: tuple[LossTerm, ...]
     # Whether a row's caption is drawn from its caption and its paraphrases, anew in each pass over the data.
     draws_captions: ClassVar[bool] = False
+    # The optimizer step that is taken, from 0; `None` in evaluation. The trainer sets it.
+    step: int | None = None
     # Whether batches must be filled with nearest neighbours of their rows.
     needs_neighbours: ClassVar[bool] = False
 
@@ -83,6 +85,10 @@ class Objective:
     def columns(self) -> tuple[str, ...]:
         """Dataset columns that the objective needs."""
         return tuple(ROLES[role].column for role in self.roles)
+
+    def active_terms(self) -> tuple[LossTerm, ...]:
+        """The terms of this `step`: all of them, unless an objective takes turns."""
+        return self.terms
 
     @property
     def needs_teacher(self) -> bool:
@@ -180,7 +186,7 @@ class Objective:
                 raise ValueError(f"The objective {self.name!r} got no rows: there is no {role} embedding.")
         losses: list[torch.Tensor] = []
         parts: dict[str, torch.Tensor] = {}
-        for term in self.terms:
+        for term in self.active_terms():
             value = term.value(rows, scale)
             parts[term.name] = value.detach()
             losses.append(term.weight * value)

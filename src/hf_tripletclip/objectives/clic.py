@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_tripletclip.objectives.base import Objective, check_weight
+from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.own_terms import OwnTerm
 from hf_tripletclip.objectives.terms import CloseTerm, LossTerm, Term
 
@@ -35,6 +36,7 @@ class CLICObjective(Objective):
         batch_weight (`float`, defaults to 0.5): Weight of the contrastive terms.
         own_weight (`float`, defaults to 0.5): Weight of the own negatives.
         close_weight (`float`, defaults to 1.0): Weight of the distance between caption and paraphrase.
+        alternate (`bool`, defaults to `False`): Whether every second training step is plain `clip`.
         kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
 
     Requirements:
@@ -73,10 +75,19 @@ class CLICObjective(Objective):
     terms = _terms(0.5, 0.5, 1.0)
 
     def __init__(
-        self, batch_weight: float = 0.5, own_weight: float = 0.5, close_weight: float = 1.0, **kwargs: Any
+        self,
+        batch_weight: float = 0.5,
+        own_weight: float = 0.5,
+        close_weight: float = 1.0,
+        alternate: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch_weight = check_weight("batch_weight", batch_weight)
         self.own_weight = check_weight("own_weight", own_weight)
         self.close_weight = check_weight("close_weight", close_weight)
+        self.alternate = alternate
         self.terms = _terms(batch_weight, own_weight, close_weight)
+
+    def active_terms(self) -> tuple[LossTerm, ...]:
+        return CLIPObjective.terms if self.alternate and self.step is not None and self.step % 2 else self.terms

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_tripletclip.objectives.base import Objective, check_weight
 from hf_tripletclip.objectives.infonce import CHUNK_SIZE
-from hf_tripletclip.objectives.terms import Term
+from hf_tripletclip.objectives.terms import LossTerm, Term
 
 
 def _terms(weight: float, cross_images: bool) -> tuple[Term, ...]:
@@ -40,6 +40,9 @@ class TripletCLIPObjective(Objective):
             Whether the images of the other half enter the captions' denominators: ``CE(t -> V ∪ V')`` and
             ``CE(t' -> V' ∪ V)``.
         repeats (`str`, defaults to `"negative"`): As in [`Objective`].
+        alternate (`bool`, defaults to `False`):
+            Whether training steps take turns: the first half of the loss in one, the second half in the next. The
+            paper's text says so; its equations and the code released with it sum both in each step.
 
     Requirements:
         Triplets with images and captions on both sides; one negative pair per pair, or lists of as many negative
@@ -87,8 +90,14 @@ class TripletCLIPObjective(Objective):
         negative_weight: float = 1.0,
         cross_images: bool = False,
         repeats: str = "negative",
+        alternate: bool = False,
     ) -> None:
         super().__init__(negatives_across_devices, chunk_size, distillation, repeats)
         self.negative_weight = check_weight("negative_weight", negative_weight)
-        self.cross_images = cross_images
+        self.cross_images, self.alternate = cross_images, alternate
         self.terms = _terms(negative_weight, cross_images)
+
+    def active_terms(self) -> tuple[LossTerm, ...]:
+        if not self.alternate or self.step is None:
+            return self.terms
+        return self.terms[2:] if self.step % 2 else self.terms[:2]

@@ -185,6 +185,7 @@ class StepTrainer(ResumingTrainer):
             loss = loss + 0 * self.core.logit_scale
             return (loss, outputs) if return_outputs else loss
         taught = {} if self.teacher is None else {"teacher_embeds": self.teacher(self._bare(model), inputs)}
+        self.core.objective.step = self.state.global_step if model.training else None
         outputs = model(**inputs, **taught, return_loss=True, return_logits=False)
         if model.training:
             self._parts.add(outputs["loss_parts"])
@@ -213,6 +214,7 @@ class StepTrainer(ResumingTrainer):
             set_optimizer_mode()
         inputs = self._prepare_inputs(inputs)
         weight = 1.0 / self.current_gradient_accumulation_steps
+        self.core.objective.step = self.state.global_step
         with self.compute_loss_context_manager():
             loss, parts = cached_backward(
                 model,
@@ -276,6 +278,7 @@ class StepTrainer(ResumingTrainer):
         model, size = self._bare(self.model), self.args.mini_batch_size or self.args.per_device_train_batch_size
         teach = None if self.teacher is None else self.teacher.bound_to(model)
         inputs = model_inputs(self._prepare_inputs(batch))
+        self.core.objective.step = None
         with evaluation_mode(model), self.accelerator.autocast():
             return float(loss_in_mini_batches(model, self.core, inputs, mini_batch_size=size, teach=teach))
 
@@ -342,20 +345,22 @@ class Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
         """Count one value of each name in."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self, processes: int) -> dict[str, float]:
         """The means over all processes, which call this together; then it starts anew."""
-        mine = ({name: float(total) for name, total in self._sums.items()}, self._count)
-        self._sums, self._count = {}, 0
-        # A process may have had no rows, and so no names.
-        everyone = [one for one in (gather_object([mine]) if processes > 1 else [mine]) if one[0]]
-        count = sum(number for _, number in everyone)
-        names = dict.fromkeys(name for sums, _ in everyone for name in sums)
-        return {name: sum(sums.get(name, 0.0) for sums, _ in everyone) / count for name in names}
+        mine = {name: (float(total), self._counts[name]) for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        # A process may have had no rows, and a step not all terms.
+        everyone = gather_object([mine]) if processes > 1 else [mine]
+        found: dict[str, float] = {}
+        for name in dict.fromkeys(name for one in everyone for name in one):
+            values = [one[name] for one in everyone if name in one]
+            found[name] = sum(total for total, _ in values) / sum(count for _, count in values)
+        return found
