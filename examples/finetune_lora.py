@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tune a CLIP on hard negative pairs, by LoRA or otherwise, and show what it gains and what it loses.
+r"""Fine-tune a CLIP on hard negative pairs, by LoRA or otherwise, and show what it gains and what it loses.
 
-    accelerate launch examples/pretrain.py --objective clip --output_dir outputs/scenes_clip  # what to start from
+    accelerate launch examples/pretrain.py --config examples/configs/scenes_scratch.yaml --objective clip \
+        --output_dir outputs/scenes_clip                        # what to start from
     accelerate launch examples/finetune_lora.py
     accelerate launch examples/finetune_lora.py --config examples/configs/finetune_lora.yaml --dataset_name_or_path DIR
 

@@ -11,6 +11,7 @@ import pytest
 from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, arms_at, find_experiment
 from hf_tripletclip.comparison.main import main
 from hf_tripletclip.comparison.scales import paper_commands, scenes_runs
+from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.objectives import available_objectives, get_objective
 from hf_tripletclip.training.script_arguments import parse_arguments
 
@@ -31,6 +32,10 @@ def test_main_has_every_method_and_the_controls(tmp_path):
     assert by_label["clip, 2x steps"]["max_steps"] == "20"
     assert by_label["clip, 2x batch"]["per_device_train_batch_size"] == "128"
     assert by_label["clip"]["max_steps"] == "10"
+    assert {flags["config"] for flags in by_label.values()} == {"examples/configs/scenes_scratch.yaml"}
+    for extra in (["--config", "a.yaml"], ["--config=a.yaml"]):
+        run, *_ = scenes_runs(EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, extra=extra)
+        assert [word for word in run.command if "config" in word] == [word for word in extra if "config" in word]
     assert {flags["scenes_further_texts"] for flags in by_label.values()} == {"true"}
 
 
@@ -39,6 +44,8 @@ def test_arms_that_start_from_a_model_come_after_it(tmp_path):
     start, *arms = runs
     assert start.label == "start clip"
     assert "model_name_or_path" not in flags_of(start.command)
+    assert "config" in flags_of(start.command)
+    assert all("config" not in flags_of(run.command) for run in arms)  # a file names random weights
     assert {flags_of(run.command)["model_name_or_path"] for run in arms} == {str(start.folder)}
     assert flags_of(arms[1].command)["train_vision"] == "frozen"
 
@@ -50,6 +57,7 @@ def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
         assert data_args.dataset_name_or_path == "scenes"
         get_objective(args.objective, **args.objective_arguments)
         assert args.seed == 0
+        assert model_args.model_name_or_path != str(start_folder())
         model_args.check()
 
 

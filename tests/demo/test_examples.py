@@ -8,6 +8,8 @@ import sys
 import pytest
 from PIL import Image
 
+from hf_tripletclip import TripletCLIPModel, load_processor
+from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.demo.examples import SIZE, draw_examples
 
@@ -29,3 +31,20 @@ def test_none_without_the_fonts(tmp_path, monkeypatch):
     drawing._font_folder.cache_clear()
     assert draw_examples(tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_small_pictures_recognises_what_is_on_the_large_ones(tmp_path):
+    """The start, which has learned from pictures of 64 px."""
+    examples = [example for example in draw_examples(tmp_path) if example.kind in ("replace_obj", "add_obj")]
+    if not examples:
+        pytest.skip("the fonts of the extra `scenes` are not installed")
+    model, processor = TripletCLIPModel.from_pretrained(start_folder()).float().eval(), load_processor(start_folder())
+    for example in examples:
+        inputs = processor(
+            text=[example.caption, example.negative],
+            images=Image.open(example.path),
+            return_tensors="pt",
+            padding=True,
+        )
+        right, wrong = model(**inputs).logits_per_image[0].tolist()
+        assert right > wrong + 1, example

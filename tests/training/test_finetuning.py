@@ -148,7 +148,7 @@ def test_a_base_that_is_not_there_or_not_named(tmp_path):
     with pytest.raises(ValueError, match="Fine-tuning starts from a model"):
         main(["--output_dir", str(tmp_path)])
     for name in ("outputs/none", "./none", "/none", "a/b/c"):
-        with pytest.raises(FileNotFoundError, match=rf"pretrain\.py --objective clip --output_dir {name}"):
+        with pytest.raises(FileNotFoundError, match=rf"scenes_scratch\.yaml --objective clip --output_dir {name}"):
             main(["--model_name_or_path", name, "--output_dir", str(tmp_path), *SMALL])
 
 

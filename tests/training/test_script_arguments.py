@@ -11,6 +11,7 @@ import torch.distributed as dist
 from transformers import TrainingArguments
 from transformers.utils import logging
 
+from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.training import script_arguments
 from hf_tripletclip.training.argument_checks import check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -225,6 +226,36 @@ def test_a_default_file_without_sizes_keeps_what_it_says(tmp_path):
     assert (model.model_name_or_path, model.processor_name_or_path) == ("M", "P")
 
 
+START_MODEL = "dataset_name_or_path: scenes\nmodel_name_or_path: scenes\nlicense: mit\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], (str(start_folder()), None, None, "mit")),
+        (["--model_name_or_path", "scenes"], (str(start_folder()), None, None, "mit")),
+        (["--model_name_or_path", "./scenes"], ("./scenes", None, None, None)),
+        (["--model_name_or_path", "M"], ("M", None, None, None)),
+        (["--model_config", '{"projection_dim": 8}'], (None, {"projection_dim": 8}, None, "mit")),
+    ],
+)
+def test_the_start_beside_the_embedded_data(tmp_path, flags, expected):
+    default = write(tmp_path / "a.yaml", f"{START_MODEL}output_dir: {tmp_path}\n")
+    model, data, _ = parse_arguments(flags, default)
+    assert (model.model_name_or_path, model.model_config, model.processor_name_or_path, data.license) == expected
+    if "--model_config" in flags:  # the file was meant: `make_model` refuses the two
+        assert parse_arguments([*flags, "--config", default], default)[0].model_name_or_path == str(start_folder())
+
+
+def test_own_data_with_the_start_of_the_default_file_is_said(tmp_path, caplog):
+    default = write(tmp_path / "a.yaml", f"{START_MODEL}output_dir: {tmp_path}\n")
+    logging.warning_once.cache_clear()
+    parse_arguments(["--dataset_name_or_path", "my.csv"], default)
+    assert f"is scenes, the model that {default} names" in caplog.text
+    assert "spells other words letter by letter" in caplog.text
+    assert f"`--config {tmp_path / 'scenes_scratch.yaml'}` a small model" in caplog.text
+
+
 def test_flags_that_turn_something_off_say_so(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")  # words are broken where a terminal is narrow
     with pytest.raises(SystemExit):
@@ -283,12 +314,12 @@ def test_fine_tuning_starts_on_any_machine(name, tmp_path, pytestconfig):
     assert args.dataloader_num_workers <= 2
 
 
-@pytest.mark.parametrize("name", ["scenes_cpu", "cc3m_vit_b32", "cc12m_vit_b32"])
+@pytest.mark.parametrize("name", ["scenes_cpu", "scenes_scratch", "cc3m_vit_b32", "cc12m_vit_b32"])
 def test_shipped_configs_parse(name, tmp_path, pytestconfig):
     config = pytestconfig.rootpath / "examples" / "configs" / f"{name}.yaml"
     training = parse_arguments(["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false"])[2]
     assert training.objective == "tripletclip"
-    if name != "scenes_cpu":  # the paper's settings
+    if not name.startswith("scenes"):  # the paper's settings
         assert training.max_steps == {"cc3m_vit_b32": 90_000, "cc12m_vit_b32": 230_000}[name]
         assert (training.learning_rate, training.weight_decay) == (5e-4, 0.5)
         assert training.per_device_train_batch_size == 1024

@@ -23,6 +23,8 @@ SCENES_COLUMNS = {
     "text_to_image_recall@1": "T2I R@1",
 }
 SCENES_BATCH = 64
+# Runs on the embedded data begin from random weights, unlike the script's default; beside the script.
+SCENES_CONFIG = "configs/scenes_scratch.yaml"
 # The paper's configuration of each data set.
 PAPER_CONFIGS = {"cc3m": "examples/configs/cc3m_vit_b32.yaml", "cc12m": "examples/configs/cc12m_vit_b32.yaml"}
 PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
@@ -76,7 +78,9 @@ def _scenes_run(
     arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str], flags: dict[str, object]
 ) -> Run:
     folder = folder_of(root, arm.label, seed)
+    other = "model_name_or_path" in flags or any(flag.partition("=")[0] == "--config" for flag in extra)
     own = {
+        **({} if other else {"config": script.parent / SCENES_CONFIG}),
         "output_dir": folder,
         "max_steps": round(max_steps * arm.steps),
         "seed": seed,

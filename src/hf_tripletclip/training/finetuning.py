@@ -108,7 +108,8 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     if not Path(base).exists() and (base.startswith(("outputs/", ".", "/")) or base.count("/") > 1):
         raise FileNotFoundError(
             f"The model {base} does not exist. For the embedded data make it first: "
-            f"accelerate launch examples/pretrain.py --objective clip --output_dir {base}"
+            "accelerate launch examples/pretrain.py --config examples/configs/scenes_scratch.yaml --objective clip "
+            f"--output_dir {base}"
         )
     composition, retention = _measures(tuning)
     alphas = [0.0, 1.0, *parse_alphas(tuning.alpha)]

@@ -11,6 +11,7 @@ from typing import Any
 from transformers.utils import logging
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, config_values, given_flags, parse_with_config
+from hf_tripletclip.data.scenes.start import START, start_folder
 from hf_tripletclip.training.argument_checks import check_data, check_numbers, settings_of_other_data
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments
@@ -24,7 +25,10 @@ class ModelArguments(TowerArguments):
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint to start from: a directory or Hub id of any CLIP. Default: random weights."},
+        metadata={
+            "help": "Checkpoint to start from: a directory or Hub id of any CLIP, or `scenes`, the small model beside "
+            "the embedded data. Default: random weights."
+        },
     )
     model_config: dict[str, Any] | str | None = field(
         default=None,
@@ -145,6 +149,8 @@ def parse_arguments(
         for sentence in said:
             logger.warning_once(sentence)
     check_data(data_args)
+    if model_args.model_name_or_path == START:
+        model_args.model_name_or_path = str(start_folder())
     return arguments
 
 
@@ -175,12 +181,22 @@ def _leave_the_default_model(
     model_args: ModelArguments, data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
 ) -> list[str]:
     """
-    Reset what the default file says of its own model if a flag names another: `--model_name_or_path M` means M. What
-    stands among the flags or in a file that was named is left for the check. Returns what is to be said of it.
+    Reset what the default file says of its own model if a flag names another: `--model_name_or_path M` means M, and
+    `--model_config` random weights. What stands among the flags or in a file that was named is left for the check.
+    Returns what is to be said of it.
     """
     given = given_flags(argv)
     own = config_values([], default_config)
-    if "config" in given or "model_name_or_path" not in given or not own.get("model_config"):
+    if "config" in given:
+        return []
+    if "model_config" in given and own.get("model_name_or_path"):
+        for name in {"model_name_or_path", "processor_name_or_path"} - given:
+            setattr(model_args, name, None)
+        return []
+    start = own.get("model_name_or_path")
+    if "model_name_or_path" not in given or model_args.model_name_or_path == start:
+        return []
+    if not own.get("model_config") and start != START:
         return []
     for name in {"model_config", "processor_name_or_path"} - given:
         setattr(model_args, name, None)
@@ -188,8 +204,8 @@ def _leave_the_default_model(
         return []
     license, data_args.license = data_args.license, None
     return [
-        f"The license {license} of {default_config} is of its own model, which starts from random weights: the model "
-        f"card names none. `--license` gives that of a model that starts from {model_args.model_name_or_path}."
+        f"The license {license} of {default_config} is of its own model: the model card names none. `--license` "
+        f"gives that of a model that starts from {model_args.model_name_or_path}."
     ]
 
 
@@ -209,14 +225,20 @@ def _of_the_default_model(
     if default_config is None or chosen or _other_data_of_the_file(data_args, argv, default_config) is None:
         return []
     file, data = Path(default_config), data_args.dataset_name_or_path
+    large, small = file.with_name("cc3m_vit_b32.yaml"), file.with_name("scenes_scratch.yaml")
     if (start := model_args.model_name_or_path) is not None:
-        return [
+        sentence = (
             f"No `--config` is given, so what is trained on {data!r} is {start}, the model that {file} names: name "
             "another with `--model_name_or_path`."
-        ]
+        )
+        if start == START:
+            sentence += (
+                f" That one knows the words and the icons of `scenes` alone, and spells other words letter by letter. "
+                f"`--config {large}` trains a ViT-B/32 from random weights, `--config {small}` a small model."
+            )
+        return [sentence]
     if not model_args.config_fields:
         return []
-    large = file.with_name("cc3m_vit_b32.yaml")
     return [
         f"No `--config` is given, so what is trained on {data!r} is the small model of {file}: pictures of "
         f"{model_args.image_size or 224} px, random weights. `--config {large}` trains a ViT-B/32 from random ones, "

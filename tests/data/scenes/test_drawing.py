@@ -65,6 +65,16 @@ def test_patterns_differ_from_plain_and_from_each_other():
     assert len(set(drawn)) == 4
 
 
+@pytest.mark.parametrize("size", [128, 256])
+def test_outlines_are_as_thick_as_the_picture_is_large(size):
+    """The demo draws large pictures for models of small ones."""
+
+    def share(size: int) -> float:
+        return float((np.abs(pixels(SCENE, size) - np.array(drawing.OUTLINE)).max(axis=2) < 12).mean())
+
+    assert share(size) > share(64) > 0
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_pattern_keeps_its_colour_visible(pattern):
     for colour in COLOURS:

@@ -5,5 +5,6 @@ from __future__ import annotations
 
 from hf_tripletclip.data.blind import blind_score
 from hf_tripletclip.data.scenes.build import load_scenes
+from hf_tripletclip.data.scenes.start import start_folder
 
-__all__ = ["blind_score", "load_scenes"]
+__all__ = ["blind_score", "load_scenes", "start_folder"]

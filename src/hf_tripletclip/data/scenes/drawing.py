@@ -15,7 +15,9 @@ from hf_tripletclip.data.scenes.scene import Scene
 from hf_tripletclip.data.scenes.vocabulary import COLOURS, FA, MDI, NOUNS, PLAIN, SETTINGS
 
 OVERSAMPLING = 2  # on top of the glyphs' own antialiasing
-MARGIN = OVERSAMPLING + 1  # room for the outline
+OUTLINED = (
+    1 / 64
+)  # of the image's side, and at least a pixel: that a large picture, made small, looks like a small one
 FONT_FILES = {MDI: "materialdesignicons6-webfont", FA: "fontawesome6-solid-webfont"}
 # One outline colour for all, for one that depended on the fill would tell the colour twice.
 OUTLINE = (96, 96, 104)
@@ -62,12 +64,12 @@ def _glyph(noun: str, extent: int) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=2048)
-def _outline(noun: str, extent: int) -> Image.Image:
-    """The mask of the ring around a noun's glyph, which has `MARGIN` more pixels on each side than the glyph."""
-    glyph = _glyph(noun, extent)
-    padded = Image.new("L", (glyph.width + 2 * MARGIN, glyph.height + 2 * MARGIN))
-    padded.paste(glyph, (MARGIN, MARGIN))
-    return ImageChops.subtract(padded.filter(ImageFilter.MaxFilter(2 * MARGIN - 1)), padded)
+def _outline(noun: str, extent: int, width: int) -> Image.Image:
+    """The mask of the ring around a noun's glyph, which has `width + 1` more pixels on each side than the glyph."""
+    glyph, margin = _glyph(noun, extent), width + 1
+    padded = Image.new("L", (glyph.width + 2 * margin, glyph.height + 2 * margin))
+    padded.paste(glyph, (margin, margin))
+    return ImageChops.subtract(padded.filter(ImageFilter.MaxFilter(2 * width + 1)), padded)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -113,6 +115,7 @@ def draw_scene(scene: Scene, image_size: int, seed: int) -> Image.Image:
     """
     rng = random.Random(seed)
     side = image_size * OVERSAMPLING
+    width = max(OVERSAMPLING, round(side * OUTLINED))
     setting = SETTINGS[scene.setting]
     canvas = Image.new("RGB", (side, side), setting.top)
     horizon = round(side * (0.55 + 0.12 * rng.random()))
@@ -122,6 +125,6 @@ def draw_scene(scene: Scene, image_size: int, seed: int) -> Image.Image:
         glyph = _glyph(thing.noun, extent)
         left = round(side * (x + 0.06 * (rng.random() - 0.5)) - glyph.width / 2)
         top = round(side * (y + 0.06 * (rng.random() - 0.5)) - glyph.height / 2)
-        canvas.paste(OUTLINE, (left - MARGIN, top - MARGIN), _outline(thing.noun, extent))
+        canvas.paste(OUTLINE, (left - width - 1, top - width - 1), _outline(thing.noun, extent, width))
         canvas.paste(_fill(thing.colour, thing.pattern, *glyph.size), (left, top), glyph)
     return canvas.reduce(OVERSAMPLING)
