@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -23,15 +24,19 @@ from hf_tripletclip.data.scenes.vocabulary import choose_nouns
 NOUNS = choose_nouns(24)
 
 
-@pytest.fixture(scope="module")
-def script(pytestconfig: pytest.Config) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scenes_start", pytestconfig.rootpath / "examples/scenes_start.py")
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script(pytestconfig: pytest.Config) -> ModuleType:
+    return load_script(pytestconfig.rootpath / "examples" / "scenes_start.py")
 
 
 def test_the_start_is_small_and_has_a_card():
@@ -138,3 +143,14 @@ def test_a_few_steps_write_a_model_that_the_default_run_opens(script, tmp_path: 
     )
     assert shapes == expected
     assert model.config.objective == shipped.config.objective == "clip"
+
+
+def test_a_composition_is_the_same_in_whatever_words(pytestconfig):
+    held_out = load_script(pytestconfig.rootpath / "benchmarks/scenes_held_out.py")
+    scene = make_row("train", 3, 1, NOUNS)[0]
+    first, second, *third = scene.objects
+    turned = {"left": "right", "right": "left", "above": "below", "below": "above"}[scene.relation]
+    same = replace(scene, objects=(second, first, *third), relation=turned, setting="room", wording=(1, 2, 3))
+    assert held_out.composition(same) == held_out.composition(scene)
+    for other in (replace(scene, relation=turned), replace(scene, objects=(second, first, *third))):
+        assert held_out.composition(other) != held_out.composition(scene)
