@@ -152,3 +152,48 @@ def test_a_batch_without_any_negative_or_paraphrase(name):
     further = 0.005 * sum((batch.values[r] - batch.teacher[r]).square().sum() for r in ("image", "text"))
     expected = {"clic": clip / 4, "degla": clip + further}.get(name, clip)
     torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize("chunk_size", [2, 2048])
+def test_a_caption_that_is_a_negative_of_another_row_is_no_wrong_answer_within_its_modality(chunk_size):
+    batch = make_batch()
+    contents = contents_of(batch)
+    contents["negative_text"][4] = contents["text"][0]
+    objective = get_objective("ce_clip", repeats="mask", chunk_size=chunk_size)
+    found = objective(batch.embeddings(masks=False, contents=contents), SCALE).parts["text_within_negative_text"]
+    v, t, n = (batch.values[role] for role in ("image", "text", "negative_text"))
+    logits = SCALE * t @ n.T
+    logits[0, 4] = -torch.inf
+    pairs = SCALE * (v * t).sum(dim=1)
+    torch.testing.assert_close(found, (torch.logsumexp(torch.cat([pairs[:, None], logits], 1), 1) - pairs).mean())
+
+
+@pytest.mark.parametrize("chunk_size", [2, 2048])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_dense_captions_of_one_photograph_are_no_wrong_answers_of_it(chunk_size, repeated):
+    batch = make_batch("dac", ragged=True)
+    owners, rows = batch.owners["dense_text"], range(6)
+    contents = contents_of(batch, image=[(0, 2)] if repeated else [])
+    if repeated:  # a row says in part what another says
+        contents["dense_text"][owners.index(4)] = contents["dense_text"][owners.index(1)]
+    objective = get_objective("dac", repeats="mask", chunk_size=chunk_size)
+    output = objective(batch.embeddings(contents=contents), SCALE)
+    pictures, parts = contents["image"], contents["dense_text"]
+    logits = SCALE * batch.values["image"] @ batch.values["dense_text"].T
+    losses = []
+    for i in rows:
+        mine = [m for m, owner in enumerate(owners) if owner == i]
+        if not mine:
+            continue
+        said = {int(parts[m]) for m in mine}
+        forth = [m for m, j in enumerate(owners) if j == i or (pictures[j] != pictures[i] and int(parts[m]) not in said)]
+        back = [(j, m) for m in mine for j in rows if j == i or pictures[j] != pictures[i]]
+        everything = torch.stack([*(logits[i, m] for m in forth), *(logits[j, m] for j, m in back)])
+        losses.append(torch.logsumexp(everything, 0) - torch.logsumexp(logits[i, mine], 0))
+    found = output.parts["image_to_any_dense_text"]
+    if repeated:
+        plain = get_objective("dac")(batch.embeddings(contents=contents), SCALE).parts["image_to_any_dense_text"]
+        assert found < plain
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+    output.loss.backward()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in batch.values.values())

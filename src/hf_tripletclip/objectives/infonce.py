@@ -66,6 +66,10 @@ class Codes:
     queries: torch.Tensor
     keys: Sequence[torch.Tensor]
 
+    def of(self, queries: torch.Tensor) -> Codes:
+        """Those of some queries; bool `(rows,)`."""
+        return Codes(self.queries[queries], self.keys)
+
 
 def info_nce(
     queries: torch.Tensor,
@@ -126,15 +130,16 @@ def logsumexp_over(
     scale: torch.Tensor | float,
     *,
     chunk_size: int = CHUNK_SIZE,
+    excluded: Codes | None = None,
 ) -> torch.Tensor:
     """
-    ``logsumexp_j(s q_i . k_j)`` of each query over all keys, in the memory and the precision of [`info_nce`], with the
-    same arguments.
+    ``logsumexp_j(s q_i . k_j)`` of each query over all keys that are not left out, in the memory and the precision of
+    [`info_nce`], with the same arguments.
 
     Returns:
-        `torch.Tensor` of shape `(rows,)`; minus infinity if there are no keys.
+        `torch.Tensor` of shape `(rows,)`; minus infinity if no key is left.
     """
-    return _over_keys(queries, _blocks(keys, chunk_size), scale, None, chunk_size, None)
+    return _over_keys(queries, _blocks(keys, chunk_size), scale, None, chunk_size, excluded)
 
 
 def _blocks(keys: Sequence[torch.Tensor], chunk_size: int) -> Sequence[torch.Tensor]:

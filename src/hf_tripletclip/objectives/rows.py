@@ -89,6 +89,23 @@ class Rows:
         owners = self.owners(several[0])
         return (None, owners) if several[0] == query else (owners, None)
 
+    def codes_of_any(self, query: str, target: str) -> Codes | None:
+        """
+        The same for queries with any number of targets, which are left out too: what is one of the row's targets, and
+        those of a row with the query's picture or caption.
+
+        Args:
+            query (`str`): Role of the queries, one per row.
+            target (`str`): Role of their targets, and of the keys.
+        """
+        if not self.identities:
+            return None
+        asked, wanted = self.identities[query], self.by_row(target, self.identities[target][:, 0], UNKNOWN)
+        queries = torch.cat([wanted, asked[:, 1:]], dim=1)
+        queries = queries.masked_fill(queries == UNKNOWN, UNKNOWN - 1)
+        keys = self.identities_of_everyone[target]
+        return Codes(queries, [torch.cat([keys[:, :1].expand(-1, wanted.shape[1]), keys[:, 1:]], dim=1)])
+
     def codes(self, query: str, target: str, keys: Sequence[str]) -> Codes | None:
         """
         What tells the kernel which keys are left out for which pairs: those that are what the pair's target is, and

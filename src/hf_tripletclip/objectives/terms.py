@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hf_tripletclip.objectives.infonce import info_nce, logsumexp_over
+from hf_tripletclip.objectives.infonce import Codes, info_nce, logsumexp_over
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.roles import ROLES
 
@@ -216,7 +216,8 @@ class WithinTerm(LossTerm):
         other, query = (rows.own[role] for role in self.pair)
         keys = [rows.everyone[role] for role in self.keys]
         pair = scale * (other * query).sum(dim=-1)
-        others = logsumexp_over(query, keys, scale, chunk_size=rows.chunk_size)
+        codes = rows.codes(self.pair[1], self.pair[0], self.keys)
+        others = logsumexp_over(query, keys, scale, chunk_size=rows.chunk_size, excluded=codes)
         return rows.mean(torch.logaddexp(pair, others) - pair)
 
 
@@ -267,11 +268,18 @@ class AnyTerm(LossTerm):
         there = torch.zeros(len(rows.own[self.query]), dtype=torch.bool, device=owners.device)
         there[owners] = True
         queries, targets = rows.own[self.query], rows.own[self.target]
-        own = rows.by_row(self.target, scale * (queries[owners] * targets).sum(dim=-1))[there].logsumexp(dim=1)
-        sizes = {"chunk_size": rows.chunk_size}
-        forth = logsumexp_over(queries[there], [rows.everyone[self.target]], scale, **sizes)
-        back = rows.by_row(self.target, logsumexp_over(targets, [rows.everyone[self.query]], scale, **sizes))
-        return rows.mean(torch.logaddexp(forth, back[there].logsumexp(dim=1)) - own)
+        of_pairs = scale * (queries[owners] * targets).sum(dim=-1)
+        own = rows.by_row(self.target, of_pairs)[there].logsumexp(dim=1)
+        codes = rows.codes_of_any(self.query, self.target)
+        forth = self._over(rows, queries[there], self.target, scale, None if codes is None else codes.of(there))
+        back = self._over(rows, targets, self.query, scale, rows.codes(self.target, self.query, (self.query,)))
+        if codes is not None:  # which leave the row's own out too
+            forth, back = torch.logaddexp(forth, own), torch.logaddexp(back, of_pairs)
+        return rows.mean(torch.logaddexp(forth, rows.by_row(self.target, back)[there].logsumexp(dim=1)) - own)
+
+    @staticmethod
+    def _over(rows: Rows, queries: torch.Tensor, role: str, scale: torch.Tensor, codes: Codes | None) -> torch.Tensor:
+        return logsumexp_over(queries, [rows.everyone[role]], scale, chunk_size=rows.chunk_size, excluded=codes)
 
 
 @dataclass(frozen=True)
