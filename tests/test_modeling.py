@@ -475,3 +475,15 @@ def test_negatives_in_training_mode_without_a_loss_are_told(model, caplog):
     assert not caplog.text
     assert model(**positives(), **negatives()).loss is None
     assert "TripletCollator(..., return_loss=True)" in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["cyclip", "laclip", "clip"])
+@pytest.mark.parametrize("kwargs", [{}, {"repeats": "mask"}])
+def test_the_loss_of_pairs_is_the_objectives_whether_or_not_there_are_logits(model, objective, kwargs):
+    model.set_objective(objective, **kwargs)
+    pairs = {name: torch.cat([values, values]) for name, values in positives().items()}
+    with torch.no_grad():
+        output = model(**pairs, return_loss=True)
+        expected = model(**pairs, return_loss=True, return_logits=False).loss
+    torch.testing.assert_close(output.loss, expected)
+    assert output.logits_per_image.shape == (len(pairs["input_ids"]), len(pairs["input_ids"]))

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.objectives import Embeddings, Objective, get_objective, register_objective
+from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.pretrained import TripletCLIPPreTrainedModel
 from hf_tripletclip.roles import ROLES
@@ -216,8 +217,9 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 For an objective with `repeats="mask"`: int64 numbers by role, the same for the same picture or text,
                 at least 0. Made from the inputs by default.
             return_loss (`bool`, *optional*):
-                Whether to compute the loss. With negatives, or with `return_logits=False`, it is the configured
-                objective's, over all processes; otherwise it is `CLIPModel`'s own.
+                Whether to compute the loss. With negatives, with `return_logits=False`, or if the objective needs no
+                negatives and is more than `clip` (such as `cyclip`), it is the configured objective's, over all
+                processes; otherwise it is `CLIPModel`'s own.
             return_logits (`bool`, *optional*):
                 Whether to return the logits of the positive rows. Defaults to `True`, except for a loss with
                 negatives: objectives do not need the matrix.
@@ -252,7 +254,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             )
         if return_logits is None:
             return_logits = not (return_loss and has_negatives)
-        if not has_negatives and return_logits:
+        if not has_negatives and return_logits and not (return_loss and _is_more_than_clip(self.objective)):
             output = super().forward(
                 input_ids=input_ids,
                 pixel_values=pixel_values,
@@ -304,10 +306,11 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             inputs: dict[str, Any] = {ROLES[role].model_input: values for role, values in images.items()}
             for role, (ids, mask, _) in texts.items():
                 inputs |= {ROLES[role].model_input: ids, ROLES[role].attention_mask: mask}
+            numbers = input_contents({**inputs, "contents": contents}, [role for role in wanted if role in embeds])
             embeddings = Embeddings(
                 **{role: values.to(device) for role, values in embeds.items()},
-                masks={role: mask for role, mask in given.items() if mask is not None and role in embeds},
-                contents=input_contents({**inputs, "contents": contents}, [role for role in wanted if role in embeds]),
+                masks={role: mask.to(device) for role, mask in given.items() if mask is not None and role in embeds},
+                contents={role: values.to(device) for role, values in numbers.items()},
                 teacher=teacher_embeds,
                 normalized=True,
             )
@@ -327,6 +330,14 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             **{ROLES[role].output: values for role, values in embeds.items() if role not in PAIR},
             loss_parts=loss_parts,
         )
+
+
+def _is_more_than_clip(objective: Objective) -> bool:
+    """Whether an objective of pairs alone has another loss than `CLIPModel`."""
+    if not PAIR.issuperset(objective.roles):
+        return False
+    further = objective.needs_teacher or objective.masks_repeats or type(objective).compute is not Objective.compute
+    return further or objective.terms != CLIPObjective.terms
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:

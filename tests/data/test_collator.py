@@ -457,3 +457,39 @@ def test_rows_of_tensors_need_the_end_of_their_captions():
 def test_rows_without_a_key_are_told_apart_by_lists_too():
     lists = [["a", "b"], ["a", "c"], ["ab"], ["a", None], [None, "a"], []]
     assert len({row_name({"caption": "a cat", "neg_caption": several})[1] for several in lists}) == len(lists)
+
+
+@pytest.mark.parametrize("first_negative", [False, True])
+@pytest.mark.parametrize(
+    "captions",
+    [["", "a red dog"], [None, "a red dog"], ["a blue dog", "a red dog"]],
+    ids=["empty", "missing", "whole"],
+)
+def test_a_negative_caption_keeps_to_the_image_in_its_place(processor, captions, first_negative):
+    table = [
+        {
+            "image": Image.new("RGB", (8, 8), "green"),
+            "caption": "a green cat",
+            "neg_image": [Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "red")],
+            "neg_caption": captions,
+        },
+        {
+            "image": Image.new("RGB", (8, 8), "green"),
+            "caption": "a green cat",
+            "neg_image": [Image.new("RGB", (8, 8), "red"), None],
+            "neg_caption": ["a red dog", None],
+        },
+    ]
+    collator = TripletCollator(processor, first_negative=first_negative)
+    batch = collator(table)
+    whole = captions[0] == "a blue dog"
+    assert (
+        len(batch["negative_input_ids"]) == len(batch["negative_pixel_values"]) == 2 + (whole and not first_negative)
+    )
+    same = [torch.equal(batch[name][0], batch[name][-1]) for name in ("negative_input_ids", "negative_pixel_values")]
+    assert same == [not whole, not whole]
+    assert sum(collator.broken_rows.counts().values()) == (not whole)
+    if not first_negative:
+        expected = [[True, True], [True, False]] if whole else [[True], [True]]
+        assert batch["negative_mask"].tolist() == expected
+        assert torch.equal(batch["negative_mask"], batch["negative_image_mask"])

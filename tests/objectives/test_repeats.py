@@ -186,7 +186,9 @@ def test_dense_captions_of_one_photograph_are_no_wrong_answers_of_it(chunk_size,
         if not mine:
             continue
         said = {int(parts[m]) for m in mine}
-        forth = [m for m, j in enumerate(owners) if j == i or (pictures[j] != pictures[i] and int(parts[m]) not in said)]
+        forth = [
+            m for m, j in enumerate(owners) if j == i or (pictures[j] != pictures[i] and int(parts[m]) not in said)
+        ]
         back = [(j, m) for m in mine for j in rows if j == i or pictures[j] != pictures[i]]
         everything = torch.stack([*(logits[i, m] for m in forth), *(logits[j, m] for j, m in back)])
         losses.append(torch.logsumexp(everything, 0) - torch.logsumexp(logits[i, mine], 0))

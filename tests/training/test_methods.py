@@ -228,3 +228,16 @@ def test_one_paraphrase_per_row_needs_no_mask(processor, tmp_path):
     batch = TripletCollator(processor, columns=("caption", "paraphrase"))(data)
     assert "paraphrase_mask" not in batch
     assert len(batch["paraphrase_input_ids"]) == 8
+
+
+def test_captions_in_lists_are_drawn_by_laclip_and_refused_by_others_before_training(tmp_path, processor):
+    table = [{**row, "caption": [row["caption"], row["caption"].replace("a ", "one ", 1)]} for row in rows()]
+    data = Dataset.from_list(table)
+    trainer = trainer_of(tmp_path / "drawn", processor, "laclip", data, eval_dataset=data)
+    trainer.train()
+    found = trainer.evaluate()
+    first = Dataset.from_list([{**row, "caption": row["caption"][0]} for row in table])
+    assert found["eval_loss"] == pytest.approx(trainer.evaluate(first)["eval_loss"])
+    assert found["eval_image_to_text_recall@1"] == trainer.evaluate(first)["eval_image_to_text_recall@1"]
+    with pytest.raises(ValueError, match="`caption` of `train_dataset` is a list, and the objective 'clip'"):
+        trainer_of(tmp_path / "refused", processor, "clip", data)

@@ -18,6 +18,7 @@ from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training import tower_cache
+from hf_tripletclip.training.evaluating import identities_of_tensors
 from hf_tripletclip.training.tower_cache import TowerCache, fingerprint
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import captions, images, tiny_config
@@ -476,3 +477,39 @@ def test_a_checkpoint_whose_locked_tower_is_not_the_teachers_is_refused(make, tm
         trainer.core.vision_model.post_layernorm.bias += 1.0
     with pytest.raises(ValueError, match="The locked image tower is not the teacher's"):
         trainer.train()
+
+
+def test_weights_that_are_replaced_have_a_store_of_their_own(make):
+    trainer = make(VISION)
+    cache, tower = trainer.tower_cache, trainer.core.vision_model
+    first = cache.store("vision").name
+    assert cache.store("vision").name == first
+    others = {name: value + 1 for name, value in tower.state_dict().items()}
+    tower.load_state_dict(others, assign=True)
+    assert cache.store("vision").name != first
+
+
+def test_filling_keeps_of_a_teacher_inside_peft_what_it_puts_out_without_adapters(make):
+    filled, seen = (make(LORA, **DISTILLED) for _ in range(2))
+    for trainer in (filled, seen):
+        with torch.no_grad():
+            for name, value in trainer.model.named_parameters():
+                if "lora_B" in name:
+                    value.add_(1)
+    filled.fill_tower_cache()
+    caches = [trainer.teacher.towers for trainer in (filled, seen)]
+    batch = {"input_ids": torch.tensor([filled.data_collator(rows(2))["input_ids"][0].tolist()])}
+    with seen.model.disable_adapter():
+        module = seen.core.text_model
+        expected = module(**batch, attention_mask=torch.ones_like(batch["input_ids"])).pooler_output
+    found = caches[1].inputs({**batch, "attention_mask": torch.ones_like(batch["input_ids"])})["input_ids"]
+    assert caches[1].computed["text"] == 0
+    torch.testing.assert_close(found, expected)
+
+
+def test_evaluation_of_tensors_tells_pictures_by_what_goes_in(make, processor):  # noqa: F811
+    trainer = make(BOTH)
+    batch = TripletCollator(processor)(rows(6))
+    known = trainer.with_known_outputs(batch)
+    noisy = {**known, "pixel_values": known["pixel_values"] + 1e-7 * torch.arange(6)[:, None]}
+    assert torch.equal(identities_of_tensors(noisy), identities_of_tensors(batch))

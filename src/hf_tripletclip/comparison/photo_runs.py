@@ -135,7 +135,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--max_steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE)
-    parser.add_argument("--batch_neighbours", type=int, default=0)
     options = parser.parse_args(argv)
     disable_progress_bars()
     set_seed(options.seed)

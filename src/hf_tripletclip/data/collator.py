@@ -16,6 +16,7 @@ from hf_tripletclip.data.decoding import (
     BrokenValue,
     decode_caption,
     decode_image,
+    first_of,
     is_several,
     known_reason,
     row_name,
@@ -103,6 +104,9 @@ class TripletCollator:
         that a row has. The other masks are `negative_image_mask`, `paraphrase_mask` and `dense_mask`. A row may lack
         paraphrases and dense captions.
 
+        Of lists of negative captions and negative images each caption belongs to the image in its place: where one
+        of both cannot be used, both are left out.
+
     Raises:
         ValueError: A column is missing from the rows, all rows of a batch are broken, there is no processor, or
             a row has not as many negative captions as negative images.
@@ -162,6 +166,8 @@ class TripletCollator:
                 + ("" if TENSORS.isdisjoint(rows[0]) else hint)
             )
         several = {name for name in self.columns if self._is_list(name, rows)}
+        if not several.isdisjoint(NEGATIVES):  # a negative caption and its image have the same place
+            several |= set(NEGATIVES) & set(self.columns)
         decoded: list[dict[str, Any]] = []
         usable: list[Mapping[str, Any]] = []
         for row in rows:
@@ -201,22 +207,24 @@ class TripletCollator:
         return any(map(is_several, values)) or (name not in NEGATIVES and any(value is None for value in values))
 
     def _decode(self, row: Mapping[str, Any], name: str, several: set[str]) -> Any:
-        value, role = row.get(name), BY_COLUMN[name]
+        role = BY_COLUMN[name]
+        value = self._with_partners(row, name) if self._is_paired(row, name, several) else row.get(name)
         if name == CAPTION and self.draw_captions is not None:
             written = [*_listed(value), *_listed(row.get(PARAPHRASE))]
             return self.draw_captions(self._each(row, name, written, role) or [decode_caption(None)])
-        if name == CAPTION and self.first_negative and is_several(value):
-            value = next(iter(cast(Sequence[Any], value)), None)
+        if name == CAPTION and self.first_negative:
+            value = first_of(value)
         if name not in several and not (role.mask is not None and is_several(value)):
             return self._decode_one(value, role)
-        found = self._each(row, name, _listed(value), role)
-        if name not in several:
-            if not found:
-                raise BrokenValue("missing image" if role.is_image else "missing caption")
-            return found[0]
-        if name == NEG_CAPTION and NEG_IMAGE in self.columns:
-            self._check_pairs(row, len(found))
-        return found
+        values = _listed(value)
+        if name in several:
+            return self._each(row, name, values, role)
+        if role.is_image:  # others need not be decoded
+            values = [one for one in values if one is not None][:1]
+        found = self._each(row, name, values, role)
+        if not found:
+            raise BrokenValue("missing image" if role.is_image else "missing caption")
+        return found[0]
 
     def _each(self, row: Mapping[str, Any], name: str, values: Sequence[Any], role: Role) -> list[Any]:
         """Those of a list's values that can be used; the others are reported."""
@@ -238,15 +246,40 @@ class TripletCollator:
         known = self.known_images
         return decode_image(value, self.decode_size) if known is None else known.open(value, self.decode_size)
 
-    def _check_pairs(self, row: Mapping[str, Any], captions: int) -> None:
-        """A negative caption belongs to a negative image."""
-        images = len([one for one in _listed(row.get(NEG_IMAGE)) if one is not None])
-        if captions != images:
+    def _is_paired(self, row: Mapping[str, Any], name: str, several: set[str]) -> bool:
+        """Whether a value is one of a row's lists of negative captions and images, which belong to each other."""
+        if name not in NEGATIVES or not set(NEGATIVES) <= set(self.columns):
+            return False
+        return name in several or any(is_several(row.get(one)) for one in NEGATIVES)
+
+    def _with_partners(self, row: Mapping[str, Any], name: str) -> Sequence[Any]:
+        """A row's negative captions or images, without those whose partner cannot be used, which are reported."""
+        captions, images = ([*_listed(row.get(one))] for one in (NEG_CAPTION, NEG_IMAGE))
+        if len(captions) != len(images):  # lists may be padded with nulls
+            captions, images = ([one for one in values if one is not None] for values in (captions, images))
+        if len(captions) != len(images):
+            if self.first_negative:  # those of an objective that takes captions alone, or images
+                return captions if name == NEG_CAPTION else images
             raise ValueError(
-                f"The row {row_name(row)[0]} has {captions} negative captions and {images} negative "
-                f"image{'' if images == 1 else 's'}, of which each needs one: give as many captions as images, or "
-                "train with an objective that takes captions alone, such as `negclip`."
+                f"The row {row_name(row)[0]} has {len(captions)} negative caption{'' if len(captions) == 1 else 's'} "
+                f"and {len(images)} negative image{'' if len(images) == 1 else 's'}, of which each needs one: give as "
+                "many captions as images, or train with an objective that takes captions alone, such as `negclip`."
             )
+        found = []
+        for caption, image in zip(captions, images, strict=True):
+            if caption is None and image is None:
+                continue
+            try:
+                decode_caption(caption)
+                problem = None if image is not None else (NEG_IMAGE, "missing image")
+            except BrokenValue as error:
+                problem = (NEG_CAPTION, str(error))
+            if problem is None:
+                found.append(caption if name == NEG_CAPTION else image)
+            elif problem[0] == name:
+                key, digest = row_name(row)
+                self.broken_rows.add(key, problem[1], name, digest=digest, skipped=False)
+        return found
 
     def _roles(self, images: bool) -> list[Role]:
         return [role for role in ROLES.values() if role.is_image == images and role.column in self.columns]

@@ -22,6 +22,7 @@ __all__ = [
     "BrokenValue",
     "decode_caption",
     "decode_image",
+    "first_of",
     "is_several",
     "known_reason",
     "row_name",
@@ -141,6 +142,11 @@ def decode_caption(value: Any) -> str:
 def is_several(value: Any) -> bool:
     """Whether a row's value is a list of captions."""
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def first_of(value: Any) -> Any:
+    """The first of several values; a single value itself, and `None` of an empty list."""
+    return next(iter(value), None) if is_several(value) else value
 
 
 def known_reason(row: Mapping[str, Any], column: str) -> tuple[str, str | None] | None:

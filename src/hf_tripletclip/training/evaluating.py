@@ -18,12 +18,12 @@ import torch
 from transformers import EvalPrediction
 
 from hf_tripletclip.data import TripletCollator
-from hf_tripletclip.data.decoding import decode_caption
+from hf_tripletclip.data.decoding import decode_caption, first_of
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEGATIVE_TYPE, NEGATIVE_TYPES
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.evaluation.images import content_digest
 from hf_tripletclip.evaluation.triplets import CHANCE
-from hf_tripletclip.objectives.contents import digests
+from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.training.batches import empty_batch
 from hf_tripletclip.training.gradcache import FIELDS
 
@@ -59,7 +59,7 @@ class EvaluationCollator:
         for number, row in enumerate(rows):
             if (digest := content_digest(row[IMAGE])) is not None:
                 found[number, 0] = _number(digest)
-            caption = decode_caption(row[CAPTION]).encode("utf-8", "surrogatepass")
+            caption = decode_caption(first_of(row[CAPTION])).encode("utf-8", "surrogatepass")
             found[number, 1] = _number(hashlib.sha256(caption).hexdigest())
         return found
 
@@ -70,8 +70,8 @@ def _number(digest: str) -> int:
 
 def identities_of_tensors(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """`IDENTITIES` of a batch of which only the model's inputs are known."""
-    mask = batch.get("attention_mask")
-    return torch.stack([digests(batch["pixel_values"]), digests(batch["input_ids"], mask)], dim=1)
+    contents = input_contents(batch, ("image", "text"))
+    return torch.stack([contents["image"], contents["text"]], dim=1)
 
 
 def labels_of(batch: Mapping[str, torch.Tensor], identities: torch.Tensor) -> torch.Tensor:

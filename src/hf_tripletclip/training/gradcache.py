@@ -200,8 +200,8 @@ def _of_objective(
     output = core.objective(
         Embeddings(
             **{role: values.to(scale.device) for role, values in embeddings.items()},
-            masks=whole.masks,
-            contents=whole.contents,
+            masks={role: mask.to(scale.device) for role, mask in whole.masks.items()},
+            contents={role: values.to(scale.device) for role, values in whole.contents.items()},
             teacher={role: torch.cat(parts) for role, parts in taught.items()},
             normalized=True,
         ),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -194,7 +195,9 @@ def fill(trainer: Any, caches: Sequence[TowerCache]) -> int:
     for batch in tqdm(loader, desc="Locked towers", unit="batch", disable=args.disable_tqdm, leave=False):
         inputs = model_inputs(batch)
         for cache in caches:
-            inputs = cache.inputs(inputs)
+            teaches = trainer.teacher is not None and cache is trainer.teacher.towers
+            with trainer.teacher.as_before(trainer.model) if teaches else contextlib.nullcontext():
+                inputs = cache.inputs(inputs)
     for cache in caches:
         cache.flush()
     trainer.accelerator.wait_for_everyone()

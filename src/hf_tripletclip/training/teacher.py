@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -45,10 +46,12 @@ class Teacher:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
             inputs (`dict`): Model inputs.
         """
-        if self.copy is not None:
-            return _embed(self.copy, self._known(inputs))
-        with model.disable_adapter():
-            return _embed(model, self._known(inputs))
+        with self.as_before(model):
+            return _embed(model if self.copy is None else self.copy, self._known(inputs))
+
+    def as_before(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        """A context in which the teacher's towers are as they were before training; `model` as of a call."""
+        return contextlib.nullcontext() if self.copy is not None else model.disable_adapter()
 
     def _known(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs if self.towers is None else self.towers.inputs(inputs)

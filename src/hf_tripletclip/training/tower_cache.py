@@ -195,17 +195,19 @@ class TowerCache:
 
     def store(self, tower: str) -> FeatureStore:
         """The store of a tower as its weights are now. What is changed in place through `.data` goes unnoticed."""
-        if tower not in self._states or self._states[tower][1] != _versions(self._states[tower][0]):
+        weights = list(tower_weights(self.core, tower).values())  # they may have been replaced by others
+        versions = _versions(weights)
+        if tower not in self._states or self._states[tower][1] != versions:
             if tower in self._stores:
                 self._stores[tower].flush()
-            weights = list(tower_weights(self.core, tower).values())
-            self._states[tower] = (weights, _versions(weights))
+            # Held, so that no other weights come to lie where they did.
+            self._states[tower] = (weights, versions)
             name = f"{NAMES[tower]}-{fingerprint(self.core, tower, self.precision)}"
             self._stores[tower] = FeatureStore(self.folder, name, self.limit)
         return self._stores[tower]
 
     def _tag(self, tower: str) -> bytes:
-        return bytes.fromhex(self.store(tower).name.rpartition("-")[2])[:TAG_BYTES]
+        return bytes.fromhex(self._stores[tower].name.rpartition("-")[2])[:TAG_BYTES]
 
     def known_images(self, processor: Any) -> KnownImages | None:
         """What a collator asks before it decodes an image; `None` where the image tower is not cached."""
@@ -234,6 +236,7 @@ class TowerCache:
             names = [name for name, value in found.items() if _is_input(name, value, tower)]
             if not names:
                 continue
+            self.store(tower)  # of the weights as they are now
             table = self._from_collator(batch) if tower == "vision" else {}
             outputs = {name: self._outputs(tower, name, found, table) for name in names}
             for name in names:
@@ -299,7 +302,7 @@ class TowerCache:
         known: Mapping[bytes, torch.Tensor] | None = None,
     ) -> dict[bytes, torch.Tensor]:
         """The outputs by key, of the rows of `inputs`; those that are nowhere are computed."""
-        store, found = self.store(tower), {}
+        store, found = self._stores[tower], {}
         missing: dict[bytes, int] = {}
         for row, key in enumerate(keys):
             if key in found or key in missing:

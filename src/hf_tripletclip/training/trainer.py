@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, LargeList, List
 from torch import nn
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, has_length, unwrap_peft_model
@@ -246,6 +246,12 @@ class TripletCLIPTrainer(StepTrainer):
             )
         if self.train_dataset is not None:
             self._check_dataset(self.train_dataset, "train_dataset", objective)
+            caption = (getattr(self.train_dataset, "features", None) or {}).get(CAPTION)
+            if raw and isinstance(caption, (List, LargeList)) and not objective.draws_captions:
+                raise ValueError(
+                    f"`{CAPTION}` of `train_dataset` is a list, and the objective {objective.name!r} takes one per "
+                    "row: make a row of each, or train with `laclip`, which draws one in each pass."
+                )
             batch = args.train_batch_size
             if batch * (args.world_size if args.negatives_across_devices else 1) < 2:
                 raise ValueError(
