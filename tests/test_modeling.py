@@ -487,3 +487,9 @@ def test_the_loss_of_pairs_is_the_objectives_whether_or_not_there_are_logits(mod
         expected = model(**pairs, return_loss=True, return_logits=False).loss
     torch.testing.assert_close(output.loss, expected)
     assert output.logits_per_image.shape == (len(pairs["input_ids"]), len(pairs["input_ids"]))
+
+
+def test_captions_in_three_dimensions_are_named(model):
+    given = {**positives(), "negative_input_ids": positives()["input_ids"][:, None].expand(-1, 2, -1)}
+    with pytest.raises(ValueError, match=r"`negative_input_ids` has the shape .* the mask that tells whose they are"):
+        model(**given)

@@ -364,6 +364,12 @@ def _concatenate_captions(texts: dict[str, TextInputs]) -> dict[str, torch.Tenso
     names = ("input_ids", "attention_mask", "position_ids")
     if len(texts) == 1:
         return dict(zip(names, texts["text"], strict=True))
+    for role, (ids, _, _) in texts.items():
+        if ids is not None and ids.ndim != 2:
+            raise ValueError(
+                f"`{ROLES[role].model_input}` has the shape {tuple(ids.shape)}: give those of all rows one below the "
+                "other, `(number, length)`, and if a row may have several the mask that tells whose they are."
+            )
     length = max(ids.shape[1] for ids, _, _ in texts.values() if ids is not None)
 
     def pad(values: torch.Tensor) -> torch.Tensor:

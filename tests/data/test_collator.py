@@ -493,3 +493,26 @@ def test_a_negative_caption_keeps_to_the_image_in_its_place(processor, captions,
         expected = [[True, True], [True, False]] if whole else [[True], [True]]
         assert batch["negative_mask"].tolist() == expected
         assert torch.equal(batch["negative_mask"], batch["negative_image_mask"])
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_rows_of_tensors_may_have_several_of_a_role(several):
+    torch.manual_seed(0)
+    ids = torch.randint(1, 8, (2, several, 4))
+    pixels = torch.randn(2, several, 3, 2, 2)
+    rows = [
+        {
+            "pixel_values": torch.zeros(3, 2, 2),
+            "input_ids": torch.tensor([1, 2, 9, 0]),
+            "negative_input_ids": ids[row],
+            "negative_attention_mask": torch.ones_like(ids[row]),
+            "negative_pixel_values": pixels[row],
+        }
+        for row in range(2)
+    ]
+    batch = TensorCollator()(rows)
+    assert torch.equal(batch["negative_input_ids"], ids.reshape(-1, 4))
+    assert torch.equal(batch["negative_pixel_values"], pixels.reshape(-1, 3, 2, 2))
+    assert batch["negative_attention_mask"].shape == (2 * several, 4)
+    assert batch["negative_mask"].tolist() == batch["negative_image_mask"].tolist() == [[True] * several] * 2
+    assert batch["input_ids"].shape == (2, 4)

@@ -9,6 +9,7 @@ import torch
 
 from hf_tripletclip import objectives
 from hf_tripletclip.objectives import (
+    OBJECTIVES,
     Embeddings,
     Term,
     available_objectives,
@@ -297,3 +298,17 @@ def test_settings_are_what_differs_from_the_defaults():
     assert get_objective("clip").settings == get_objective("clip", **documented).settings == {}
     settings = {"negatives_across_devices": False, "distillation": {"kind": "embedding", "weight": 2.0}}
     assert get_objective("clip", **settings).settings == settings
+
+
+@pytest.mark.parametrize("name", available_objectives())
+def test_arguments_of_another_kind_are_refused(name):
+    flags = [one for one, argument in OBJECTIVES[name].arguments().items() if isinstance(argument.default, bool)]
+    assert "negatives_across_devices" in flags
+    for flag in flags:
+        with pytest.raises(
+            ValueError, match=f"`{flag}` of the objective '{name}' is 'false'; it can be true or false"
+        ):
+            get_objective(name, **{flag: "false"})
+    for size in ("4", 4.5, 0, None):
+        with pytest.raises(ValueError, match=r"`chunk_size` is .*; give a whole number of at least 1"):
+            get_objective(name, chunk_size=size)

@@ -7,6 +7,7 @@ python -m hf_tripletclip.comparison.photo_runs --prepared DIR --data DIR --model
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from hf_tripletclip.checkpoints.merging import interpolate
 from hf_tripletclip.checkpoints.processor import load_processor
 from hf_tripletclip.comparison.experiments import Experiment, arms_at
 from hf_tripletclip.comparison.photos import (
+    CAPTIONS_FILE,
+    LABELS_FILE,
+    SPLIT_FILE,
     Pictures,
     Question,
     measure,
@@ -37,6 +41,7 @@ from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArgum
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 
 ROWS, QUESTIONS, PICTURES, START = "rows", "questions.json", "pictures.safetensors", "start"
+SOURCES, SOURCES_FILE = (CAPTIONS_FILE, SPLIT_FILE, LABELS_FILE), "sources.json"
 ALPHAS = (0.5,)  # of WiSE-FT, beside the tuned model
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-4, 0.1
 
@@ -54,9 +59,14 @@ def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
         data, model (`Path`): The folder of photographs, and that of the CLIP.
         folder (`Path`): Where to.
         part (`str`): The part that is measured: `dev` or `test`.
+
+    Raises:
+        ValueError: `folder` was made of other captions, labels or weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     photos = read_photos(data, model)
+    of_model = sorted(file.name for file in model.glob("*.safetensors"))
+    _hold_sources(folder, [*(data / name for name in SOURCES), *(model / name for name in (SPLIT_FILE, *of_model))])
     if not (folder / ROWS / "state.json").is_file():
         training_rows(photos, data).save_to_disk(folder / ROWS)
     if not (folder / QUESTIONS).is_file():
@@ -66,6 +76,27 @@ def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
     if not (start / METRICS_FILE).is_file():
         base, processor = TripletCLIPModel.from_pretrained(model), load_processor(model)
         _write(_measured(Encoder(base, processor, progress=False), data, model, folder, part), start)
+
+
+def _hold_sources(folder: Path, files: Sequence[Path]) -> None:
+    """Note what is made of which contents; raise `ValueError` where it was made of others."""
+    found = {str(file): _digest(file) for file in files if file.is_file()}
+    record = folder / SOURCES_FILE
+    if record.is_file() and (kept := json.loads(record.read_text(encoding="utf-8"))) != found:
+        changed = sorted(name for name in {*kept, *found} if kept.get(name) != found.get(name))
+        raise ValueError(
+            f"{folder} was made before {', '.join(changed)} changed, and so were the runs beside it: name another "
+            "`--output_dir`."
+        )
+    record.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _digest(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb") as content:
+        while part := content.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()[:16]
 
 
 def _measured(encoder: Encoder, data: Path, model: Path, folder: Path, part: str) -> dict[str, float]:

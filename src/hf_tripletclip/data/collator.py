@@ -333,7 +333,9 @@ class TripletCollator:
 @dataclass
 class TensorCollator:
     """
-    Collates rows that hold the model's inputs as tensors, as transformers' `default_data_collator` does.
+    Collates rows that hold the model's inputs as tensors, as transformers' `default_data_collator` does. If each row
+    has K negatives, paraphrases or dense captions, such as `negative_input_ids` `(K, L)`, those of all rows stand in
+    one tensor, and the mask that tells whose they are is added.
 
     Args:
         end (`int`, *optional*): Id of the token at which the text tower pools, which every caption must have.
@@ -345,7 +347,7 @@ class TensorCollator:
     end: int | None = None
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
-        batch = default_data_collator(rows)
+        batch = _in_one_tensor(default_data_collator(rows))
         for name in (role.model_input for role in ROLES.values() if not role.is_image):
             ids = batch.get(name)
             if self.end is None or ids is None:
@@ -358,6 +360,18 @@ class TensorCollator:
                     "shorten captions by its `truncation=True`."
                 )
         return batch
+
+
+def _in_one_tensor(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch whose rows have K of a role each, `(B, K, ...)`, as the model takes it: `(B * K, ...)` and a mask."""
+    found = dict(batch)
+    for role in ROLES.values():
+        values = batch.get(role.model_input)
+        if role.mask is None or values is None or values.ndim != (5 if role.is_image else 3):
+            continue
+        found |= {name: batch[name].flatten(0, 1) for name in role.model_inputs if name in batch}
+        found.setdefault(role.mask, torch.ones(values.shape[:2], dtype=torch.bool))
+    return found
 
 
 def _listed(value: Any) -> Sequence[Any]:

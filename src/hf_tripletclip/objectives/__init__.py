@@ -130,7 +130,7 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
         kwargs: Its arguments: `negatives_across_devices`, `chunk_size` and what the objective has of its own.
 
     Raises:
-        ValueError: The name or an argument is unknown, or one that has no default is missing.
+        ValueError: The name or an argument is unknown, one that has no default is missing, or one does not fit.
     """
     if name not in OBJECTIVES:
         raise ValueError(
@@ -140,6 +140,9 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
     accepted = OBJECTIVES[name].arguments()
     if unknown := sorted(kwargs.keys() - accepted.keys()):
         raise ValueError(f"the objective {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    for one, value in kwargs.items():  # "false" would count as true
+        if isinstance(accepted[one].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"`{one}` of the objective {name!r} is {value!r}; it can be true or false")
     missing = [one for one, argument in accepted.items() if argument.default is argument.empty and one not in kwargs]
     try:
         return OBJECTIVES[name](**kwargs)

@@ -67,8 +67,8 @@ class Objective:
         distillation: Any = None,
         repeats: str = "negative",
     ) -> None:
-        if chunk_size < 1:
-            raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"`chunk_size` is {chunk_size!r}; give a whole number of at least 1.")
         if repeats not in REPEATS:
             raise ValueError(f"`repeats` is {repeats!r}; it can be {' or '.join(map(repr, REPEATS))}.")
         self.negatives_across_devices = negatives_across_devices
