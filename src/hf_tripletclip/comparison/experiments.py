@@ -42,8 +42,8 @@ class Experiment:
         scales (`tuple[str, ...]`): The scales at which it can run.
         baseline (`str`): Label of the arm that the others are tested against.
         arms (`tuple[Arm, ...]`): What is trained.
-        start (`str`, *optional*): Label of the objective of the model that all arms start from; random weights by
-            default.
+        start (`str`, *optional*): At the scale of the paper, the objective of the model that all arms start from;
+            random weights by default.
     """
 
     name: str

@@ -108,7 +108,7 @@ def _runs(
         if options.data is not None or options.model is not None or options.part is not None:
             raise ValueError("`--data`, `--model` and `--part` are for photographs; `scenes` draws its own.")
         runs = scenes_runs(experiment, script, root, seeds=seeds, max_steps=steps, only=options.only, extra=extra)
-        return runs, [run for run in runs if not run.label.startswith("start ")], SCENES_COLUMNS
+        return runs, runs, SCENES_COLUMNS
     if options.data is None or options.model is None:
         raise ValueError("Give the folder of photographs as `--data` and the CLIP that is fine-tuned as `--model`.")
     if extra:

@@ -23,8 +23,6 @@ SCENES_COLUMNS = {
     "text_to_image_recall@1": "T2I R@1",
 }
 SCENES_BATCH = 64
-# Runs on the embedded data begin from random weights, unlike the script's default; beside the script.
-SCENES_CONFIG = "configs/scenes_scratch.yaml"
 # The paper's configuration of each data set.
 PAPER_CONFIGS = {"cc3m": "examples/configs/cc3m_vit_b32.yaml", "cc12m": "examples/configs/cc12m_vit_b32.yaml"}
 PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
@@ -42,7 +40,8 @@ def scenes_runs(
     extra: Sequence[str] = (),
 ) -> list[Run]:
     """
-    The runs on the embedded data, seed by seed: each is `examples/pretrain.py`.
+    The runs on the embedded data, seed by seed: each is `examples/pretrain.py`, from the start that knows what the
+    data show. With `--config examples/configs/scenes_scratch.yaml` among `extra` they begin with random weights.
 
     Args:
         experiment ([`Experiment`]): What is compared.
@@ -57,10 +56,6 @@ def scenes_runs(
     for seed in seeds:
         # The same rows for all, with the texts that some methods need.
         flags: dict[str, object] = {"scenes_further_texts": True} if needs_texts(experiment) else {}
-        if experiment.start is not None:
-            start = Arm(f"start {experiment.start}", {"objective": experiment.start})
-            runs.append(_scenes_run(start, script, output_dir, seed, max_steps, extra, dict(flags)))
-            flags["model_name_or_path"] = str(runs[-1].folder)
         runs += [
             _scenes_run(arm, script, output_dir, seed, max_steps, extra, flags)
             for arm in arms_at(experiment, "scenes", only)
@@ -78,9 +73,7 @@ def _scenes_run(
     arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str], flags: dict[str, object]
 ) -> Run:
     folder = folder_of(root, arm.label, seed)
-    other = "model_name_or_path" in flags or any(flag.partition("=")[0] == "--config" for flag in extra)
     own = {
-        **({} if other else {"config": script.parent / SCENES_CONFIG}),
         "output_dir": folder,
         "max_steps": round(max_steps * arm.steps),
         "seed": seed,
