@@ -128,6 +128,11 @@ def test_the_data_is_looked_at_once_and_in_batches_of_all(tmp_path, monkeypatch,
     assert trainer.overlap == ["some"]
     assert "Evaluated on training data: some" in caplog.text
     assert "twins" in caplog.text
+    trainer.core.set_objective("clip", repeats="mask")
+    trainer.overlap = None
+    trainer.look_at_data()
+    assert asked == [["x", "y", "test"], batch, ["x", "y"]]  # what stands twice is no wrong answer
+    asked.pop()
     trainer.overlap = None
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
     trainer.look_at_data()

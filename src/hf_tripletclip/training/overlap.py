@@ -252,5 +252,5 @@ def describe_twins(train: Any, batch: int) -> str | None:
         f"Of {len(looked_at):,} training rows {shared['picture']:,} have the picture of another row and "
         f"{shared['caption']:,} the caption. In a batch of {batch:,} about {met['picture']:.1f} rows meet their "
         f"picture and {met['caption']:.1f} their caption again, which then count as wrong answers. The log counts "
-        "them (`repeated_images`, `repeated_captions`)."
+        'them (`repeated_images`, `repeated_captions`); `objective_kwargs` {"repeats": "mask"} leaves them out.'
     )
