@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
-from hf_tripletclip.data import build_processor, load_tripletdata
+from hf_tripletclip.data import TripletCollator, build_processor, load_tripletdata
+from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
 from tests.data.test_tars import png
 
@@ -66,3 +69,27 @@ def test_negclip_trains_and_is_evaluated_on_the_first_negatives(data, tmp_path):
 def test_objectives_that_pair_rows_say_what_they_need(data, tmp_path):
     with pytest.raises(ValueError, match=r"has 2 negative captions and 1 negative image, .*`negclip`"):
         trainer(data.select([0, 1, 0, 1]), tmp_path / "run", "tripletclip").train()
+
+
+def test_lists_of_paths_are_read_inside_the_folder_and_broken_ones_reported(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "p").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8), "red").save(folder / "p" / f"{name}.png")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "outside.png")
+    (folder / "p" / "broken.png").write_bytes(b"no picture")
+    further = {"whole": ["p/b.png", "p/c.png"], "broken": ["p/b.png", "p/broken.png"]}
+    further["outside"] = ["p/b.png", str(tmp_path / "outside.png")]
+    rows = [
+        {"id": key, "image": "p/a.png", "caption": "a cat", "neg_image": paths, "neg_caption": ["a dog", "a bird"]}
+        for key, paths in further.items()
+    ]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    processor = build_processor(["a cat", "a dog", "a bird"], image_size=16)
+    collator = TripletCollator(processor)
+    data = undecoded(load_tripletdata(str(folder), split="train"))
+    batch, usable = collator.collate([data[number] for number in range(3)])
+    assert [row["id"] for row in usable] == ["whole"]
+    assert batch["negative_pixel_values"].shape[0] == batch["negative_input_ids"].shape[0] == 2
+    assert {key.partition(":")[0] for key in collator.broken_rows.counts()} >= {"unreadable image in neg_image"}
+    assert sum(collator.broken_rows.counts().values()) == 2

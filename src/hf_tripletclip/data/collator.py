@@ -16,7 +16,7 @@ from hf_tripletclip.data.decoding import (
     BrokenValue,
     decode_caption,
     decode_image,
-    first_of,
+    first_caption,
     is_several,
     known_reason,
     row_name,
@@ -213,7 +213,7 @@ class TripletCollator:
             written = [*_listed(value), *_listed(row.get(PARAPHRASE))]
             return self.draw_captions(self._each(row, name, written, role) or [decode_caption(None)])
         if name == CAPTION and self.first_negative:
-            value = first_of(value)
+            return first_caption(value)
         if name not in several and not (role.mask is not None and is_several(value)):
             return self._decode_one(value, role)
         values = _listed(value)

@@ -22,7 +22,7 @@ __all__ = [
     "BrokenValue",
     "decode_caption",
     "decode_image",
-    "first_of",
+    "first_caption",
     "is_several",
     "known_reason",
     "row_name",
@@ -144,9 +144,19 @@ def is_several(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
-def first_of(value: Any) -> Any:
-    """The first of several values; a single value itself, and `None` of an empty list."""
-    return next(iter(value), None) if is_several(value) else value
+def first_caption(value: Any) -> str:
+    """
+    A caption, or of several the first that can be used.
+
+    Raises:
+        BrokenValue: There is none.
+    """
+    if not is_several(value):
+        return decode_caption(value)
+    for one in value:
+        with contextlib.suppress(BrokenValue):  # a list may be padded
+            return decode_caption(one)
+    raise BrokenValue("missing caption")
 
 
 def known_reason(row: Mapping[str, Any], column: str) -> tuple[str, str | None] | None:

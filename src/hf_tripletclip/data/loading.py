@@ -20,6 +20,7 @@ from datasets import (
     concatenate_datasets,
 )
 
+from hf_tripletclip.data.places import as_images, image_columns
 from hf_tripletclip.data.presets import IMAGE_ID, resolve_columns
 from hf_tripletclip.data.raw import AnyDataset, as_streams, column_names, load_raw, quietly
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, ERROR, IMAGE, IMAGE_COLUMNS, TEXT_COLUMNS
@@ -112,7 +113,7 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
         raise ValueError(f"`columns` names {unknown}, which it does not have; it has {there}")
     # A stream decodes the images of each row that it renames or maps, and stops at a broken one: only types that are
     # not decoded on the way there.
-    decoded = {name: feature for name, feature in (dataset.features or {}).items() if isinstance(feature, Image)}
+    decoded = {name: dataset.features[name] for name in image_columns(dataset.features)}
     dataset = undecoded(dataset, tuple(decoded))
     renames = {theirs: ours for ours, theirs in columns.items() if theirs != ours}
     if taken := [ours for ours in renames.values() if ours in names and ours not in renames]:
@@ -232,11 +233,9 @@ def undecoded(dataset: Dataset | IterableDataset, columns: Sequence[str] = IMAGE
     reported. A dataset that decodes images itself raises at a broken one.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): With `Image()` columns; others are left as they are.
+        dataset (`Dataset` or `IterableDataset`): With columns of `Image()`, or lists of them; others are left as they
+            are.
         columns (`Sequence[str]`, defaults to `image` and `neg_image`): Which.
     """
-    features = dataset.features or {}
-    for name in columns:
-        if isinstance(features.get(name), Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
-    return dataset
+    there = image_columns(dataset.features)
+    return as_images(dataset, [name for name in columns if name in there], decode=False)

@@ -6,14 +6,14 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from hf_tripletclip.data.decoding import decode_image
+from hf_tripletclip.data.decoding import decode_image, is_several
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # by archives and file managers
@@ -87,12 +87,14 @@ class ImageCell:
         dataset (`datasets.Dataset`): It leaves its images undecoded, see [`~hf_tripletclip.data.loading.undecoded`].
         row (`int`): The row.
         column (`str`): The column.
+        place (`int`, *optional*): Which of several images in the cell.
     """
 
     digest: str
     dataset: Any = field(compare=False, repr=False)
     row: int = field(compare=False)
     column: str = field(compare=False)
+    place: int | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, dataset: Any, row: int, column: str) -> ImageCell:
@@ -100,11 +102,26 @@ class ImageCell:
         return cls(content_digest(dataset[row][column]) or f"{column}:{row}", dataset, row, column)
 
     @classmethod
-    def of_column(cls, dataset: Any, column: str) -> list[ImageCell]:
-        """All images of a column."""
-        values: Iterable[Any] = (row[column] for row in dataset.select_columns([column]))
-        digests = (content_digest(value) for value in values)
-        return [cls(digest or f"{column}:{row}", dataset, row, column) for row, digest in enumerate(digests)]
+    def of_column(
+        cls, dataset: Any, column: str, usable: Sequence[Collection[int] | None] | None = None
+    ) -> list[ImageCell]:
+        """
+        All images of a column; of several in a row the first that is there.
+
+        Args:
+            dataset (`datasets.Dataset`): As above.
+            column (`str`): The column.
+            usable (`Sequence`, *optional*): Of each row, the places of several images that are looked at.
+        """
+        cells = []
+        for row, values in enumerate(dataset.select_columns([column])):
+            value, place = values[column], None
+            if is_several(value):
+                places = range(len(value)) if usable is None or usable[row] is None else usable[row]
+                place = next((one for one in places or () if one < len(value) and value[one] is not None), None)
+                value = None if place is None else value[place]
+            cells.append(cls(content_digest(value) or f"{column}:{row}", dataset, row, column, place))
+        return cells
 
     @property
     def name(self) -> str:
@@ -118,14 +135,20 @@ class ImageCell:
         return True
 
     def in_file(self) -> bool:
-        value = self.dataset[self.row][self.column]
+        value = self._value()
         return isinstance(value, dict) and value.get("bytes") is None and value.get("path") is not None
 
     def version(self) -> str:
         return self.digest
 
     def load(self, *, as_stored: bool = False) -> Image.Image:
-        return decode_image(self.dataset[self.row][self.column], as_stored=as_stored)
+        return decode_image(self._value(), as_stored=as_stored)
+
+    def _value(self) -> Any:
+        value = self.dataset[self.row][self.column]
+        if not is_several(value):
+            return value
+        return None if self.place is None else value[self.place]
 
 
 ImageRef = ImageFile | ImageCell

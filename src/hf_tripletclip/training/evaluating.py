@@ -18,7 +18,7 @@ import torch
 from transformers import EvalPrediction
 
 from hf_tripletclip.data import TripletCollator
-from hf_tripletclip.data.decoding import decode_caption, first_of
+from hf_tripletclip.data.decoding import first_caption
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEGATIVE_TYPE, NEGATIVE_TYPES
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.evaluation.images import content_digest
@@ -59,7 +59,7 @@ class EvaluationCollator:
         for number, row in enumerate(rows):
             if (digest := content_digest(row[IMAGE])) is not None:
                 found[number, 0] = _number(digest)
-            caption = decode_caption(first_of(row[CAPTION])).encode("utf-8", "surrogatepass")
+            caption = first_caption(row[CAPTION]).encode("utf-8", "surrogatepass")
             found[number, 1] = _number(hashlib.sha256(caption).hexdigest())
         return found
 

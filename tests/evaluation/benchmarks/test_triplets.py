@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, List
 from datasets import Image as ImageFeature
 
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.evaluation import evaluate_triplets
-from hf_tripletclip.evaluation.benchmarks.triplets import Triplets, first_caption
+from hf_tripletclip.evaluation.benchmarks.triplets import Triplets
 from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import get_benchmark
@@ -181,7 +181,20 @@ def test_of_several_negative_captions_the_first_counts(model, processor):
     expected = evaluate_triplets(model, processor, first.select(range(5)), progress=False)
     assert result.metrics == expected.metrics
     assert result.counts["broken"] == 1
-    assert first_caption("a cat") == "a cat"
+
+
+def test_of_several_negative_pairs_the_first_whole_one_counts(model, processor):
+    others, rows = picture("another"), []
+    for number, row in enumerate(make()):
+        broken = {1: ("", others), 2: (None, others), 4: (" ", others)}.get(number)  # what comes before the pair
+        pairs = [*([broken] if broken else []), (row["neg_caption"], row["neg_image"]), ("a dog", others)]
+        rows.append({**row, "neg_caption": [text for text, _ in pairs], "neg_image": [image for _, image in pairs]})
+    listed = Dataset.from_list(rows)
+    assert listed.features["neg_image"] == List(ImageFeature())
+    result = evaluate_triplets(model, processor, listed, progress=False)
+    expected = evaluate_triplets(model, processor, make(), progress=False)
+    assert result.metrics == expected.metrics
+    assert result.counts["broken"] == 0
 
 
 def test_broken_rows_are_refused_or_reported(tmp_path, model, processor):

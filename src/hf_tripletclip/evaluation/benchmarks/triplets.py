@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_tripletclip.checkpoints.clip_like import max_text_length
 from hf_tripletclip.data.broken import BrokenRows
-from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several, known_reason, row_name
+from hf_tripletclip.data.decoding import BrokenValue, decode_caption, first_caption, is_several, known_reason, row_name
 from hf_tripletclip.data.loading import check_columns, undecoded
 from hf_tripletclip.data.schema import (
     CAPTION,
@@ -115,16 +115,20 @@ class Triplets(ItemBenchmark):
         """The rows whose captions can be used; others are reported to `broken_rows`."""
         dataset = self.dataset
         there = set(dataset.column_names)
+        rows = dataset.select_columns([name for name in TEXT_COLUMNS if name in there])
+        usable = [_usable_places(row.get(NEG_CAPTION)) for row in rows]
         pictures = [
-            ImageCell.of_column(dataset.select_columns([name]), name)  # a cell reads no more than its column
+            # A cell reads no more than its column.
+            ImageCell.of_column(dataset.select_columns([name]), name, usable if name == NEG_IMAGE else None)
             for name in IMAGE_COLUMNS
             if name in there
         ]
         comparisons = comparisons_of(negative_image=NEG_IMAGE in there, negative_text=NEG_CAPTION in there)
         keys = _keys(dataset)
-        rows = dataset.select_columns([name for name in TEXT_COLUMNS if name in there])
         found = []
         for number, (row, *images) in enumerate(zip(rows, *pictures, strict=True)):
+            if NEG_IMAGE in there and usable[number] is not None and (place := images[-1].place) is not None:
+                row = {**row, NEG_CAPTION: row[NEG_CAPTION][place]}  # the caption of that image
             if (captions := self._captions(number, row)) is not None:
                 found.append(
                     Item(
@@ -249,19 +253,16 @@ class Triplets(ItemBenchmark):
         raise ValueError(f"{head}: {self.broken_rows.counts()}. They are listed in {self.broken_rows.path}{hint}")
 
 
-def first_caption(value: Any) -> str:
-    """
-    A caption, or of several the first that can be used.
-
-    Raises:
-        BrokenValue: There is none.
-    """
-    if not is_several(value):
-        return decode_caption(value)
-    for one in value:
-        with contextlib.suppress(BrokenValue):  # a list may be padded
-            return decode_caption(one)
-    raise BrokenValue("missing caption")
+def _usable_places(captions: Any) -> list[int] | None:
+    """Which of several captions can be used."""
+    if not is_several(captions):
+        return None
+    found = []
+    for place, caption in enumerate(captions):
+        with contextlib.suppress(BrokenValue):
+            decode_caption(caption)
+            found.append(place)
+    return found
 
 
 def _keys(dataset: Dataset) -> list[str]:
