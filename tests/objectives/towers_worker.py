@@ -26,9 +26,10 @@ CASES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     "uneven negatives": ((5, 3), (2, 9)),
     "any number per row": ((5, 3), None),
     "repeats are masked": ((5, 3), None),
+    "any number per row, repeats masked": ((5, 3), None),
 }
-RAGGED = "any number per row"
-MASKED = "repeats are masked"
+RAGGED = ("any number per row", "any number per row, repeats masked")
+MASKED = ("repeats are masked", "any number per row, repeats masked")
 TWINS = (1, 6)  # the rows of the batch, of two processes, that have one picture and one caption
 
 
@@ -64,7 +65,7 @@ def batch_of(case: str, rank: int | None) -> dict[str, dict[str, torch.Tensor]]:
     """The rows of a process, or with `None` of all."""
     counts, negatives = CASES[case]
     first, end = (0, sum(counts)) if rank is None else ((0, counts[0]), (counts[0], sum(counts)))[rank]
-    whole = make_batch("tripletclip", rows=sum(counts), ragged=case == RAGGED)
+    whole = make_batch("tripletclip", rows=sum(counts), ragged=case in RAGGED)
     features, contents, masks = {}, {}, {}
     for seed, role in enumerate(ROLES):
         owners = whole.owners[role]
@@ -73,23 +74,23 @@ def batch_of(case: str, rank: int | None) -> dict[str, dict[str, torch.Tensor]]:
         generator = torch.Generator().manual_seed(seed)
         values = torch.randn(len(owners), 6 if "image" in role else 5, dtype=torch.float64, generator=generator)
         numbers = torch.arange(len(owners)) + 100 * seed
-        if case == MASKED and role in ("image", "text", "negative_text"):
+        if case in MASKED and role in ("image", "text", "negative_text"):
             values[TWINS[1]], numbers[TWINS[1]] = values[TWINS[0]], numbers[TWINS[0]]
         kept = torch.tensor([first <= row < end for row in owners], dtype=torch.bool)
         features[role], contents[role] = values[kept], numbers[kept]
-        if case == RAGGED and role in whole.masks():
+        if case in RAGGED and role in whole.masks():
             masks[role] = whole.masks()[role][first:end]
     return {"features": features, "contents": contents, "masks": masks}
 
 
 def model_of(case: str, name: str) -> Towers:
-    return Towers(name, repeats="mask" if case == MASKED else "negative")
+    return Towers(name, repeats="mask" if case in MASKED else "negative")
 
 
 def objectives_of(case: str) -> tuple[str, ...]:
     if CASES[case][1] is not None:
         return ("negclip",)
-    return tuple(name for name in available_objectives() if case != RAGGED or name != "clip_all")
+    return tuple(name for name in available_objectives() if case not in RAGGED or name != "clip_all")
 
 
 def step(model: nn.Module, batch: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
