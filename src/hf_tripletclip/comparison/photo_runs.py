@@ -36,6 +36,7 @@ from hf_tripletclip.comparison.photos import (
 )
 from hf_tripletclip.comparison.runs import METRICS_FILE, Run, as_flags, folder_of
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.hub.files import replace_text
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
@@ -71,7 +72,7 @@ def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
         training_rows(photos, data).save_to_disk(folder / ROWS)
     if not (folder / QUESTIONS).is_file():
         asked = [asdict(question) for question in questions_of(photos, data, part)]
-        (folder / QUESTIONS).write_text(json.dumps(asked), encoding="utf-8")
+        replace_text(folder / QUESTIONS, json.dumps(asked))
     start = folder_of(folder.parent, START, 0)
     if not (start / METRICS_FILE).is_file():
         base, processor = TripletCLIPModel.from_pretrained(model), load_processor(model)
@@ -88,7 +89,7 @@ def _hold_sources(folder: Path, files: Sequence[Path]) -> None:
             f"{folder} was made before {', '.join(changed)} changed, and so were the runs beside it: name another "
             "`--output_dir`."
         )
-    record.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    replace_text(record, json.dumps(found, indent=1))
 
 
 def _digest(file: Path) -> str:
@@ -108,7 +109,7 @@ def _measured(encoder: Encoder, data: Path, model: Path, folder: Path, part: str
 
 def _write(metrics: Mapping[str, float], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    replace_text(folder / METRICS_FILE, json.dumps(metrics, indent=1))  # its being there says that it is whole
 
 
 def photo_runs(
