@@ -199,3 +199,15 @@ def test_dense_captions_of_one_photograph_are_no_wrong_answers_of_it(chunk_size,
     torch.testing.assert_close(found, torch.stack(losses).mean())
     output.loss.backward()
     assert all(value.grad is None or value.grad.isfinite().all() for value in batch.values.values())
+
+
+@pytest.mark.parametrize("chunk_size", [2, 2048])
+@pytest.mark.parametrize("name", available_objectives())
+def test_a_batch_of_which_nothing_is_left_has_finite_gradients(name, chunk_size):
+    batch = make_batch(name)
+    contents = {role: torch.zeros(len(values), dtype=torch.long) for role, values in batch.values.items()}
+    objective = get_objective(name, repeats="mask", chunk_size=chunk_size)
+    output = objective(batch.embeddings(masks=False, contents=contents), SCALE)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in batch.values.values())

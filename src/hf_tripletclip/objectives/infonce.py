@@ -214,6 +214,8 @@ class _OverKeys(torch.autograd.Function):
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         queries, scale, targets, logsumexp, kept, query_codes, key_codes, *blocks = ctx.saved_tensors
+        # Of a query that no key is left for: its softmax is 0 everywhere, not infinity less infinity.
+        logsumexp = logsumexp.masked_fill(logsumexp == -torch.inf, 0)
         needs_queries, needs_scale, _, _, _, _, *needs_blocks = ctx.needs_input_grad
         codes = None if query_codes is None else (query_codes, key_codes)
         scaled = queries * scale if kept is None else None
