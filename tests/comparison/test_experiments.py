@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, arms_at, find_experiment
+from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, RECIPE, arms_at, find_experiment
 from hf_tripletclip.comparison.main import main
+from hf_tripletclip.comparison.photo_runs import BATCH
 from hf_tripletclip.comparison.scales import paper_commands, scenes_runs
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.objectives import available_objectives, get_objective
@@ -106,3 +107,13 @@ def test_find_experiment_knows_its_scales():
         for scale in experiment.scales:
             assert find_experiment(name, scale) is experiment
             assert experiment.baseline in {arm.label for arm in arms_at(experiment, scale)}
+
+
+def test_the_configuration_of_the_recipe_is_what_was_compared(pytestconfig):
+    config = pytestconfig.rootpath / "examples" / "configs" / "finetune_captions.yaml"
+    model_args, _, args = parse_arguments(["--model_name_or_path", "M", "--dataset_name_or_path", "D"], config)
+    assert args.objective == RECIPE["objective"]
+    assert args.objective_arguments == RECIPE["objective_kwargs"]
+    assert args.learning_rate == RECIPE["learning_rate"]
+    assert (args.per_device_train_batch_size, args.max_steps) == (BATCH // 2, 300)
+    assert model_args.train_vision == "frozen"
