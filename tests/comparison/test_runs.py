@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,31 +97,3 @@ def test_tables(runs, tmp_path):
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["one"]["group_score"]["difference"]["p"] is None
     assert (tmp_path / "comparison.png").stat().st_size > 0
-
-
-@pytest.mark.slow
-def test_an_experiment_and_its_continuation(example, pytestconfig, tmp_path):
-    script = pytestconfig.rootpath / "examples" / "reproduce.py"
-    command = [
-        sys.executable,
-        str(script),
-        "--experiment",
-        "modality",
-        "--output_dir",
-        str(tmp_path),
-        "--only",
-        "negclip",
-    ]
-    command += ["--seeds", "0", "1", "--max_steps", "2", "--disable_tqdm", "--config", str(example.config)]
-    finished = subprocess.run(command, env=example.environment, check=True, capture_output=True, text=True)
-    assert "| clip | 2 |" in finished.stdout
-    assert "| negclip | 2 |" in finished.stdout
-    log = tmp_path / "clip-seed-0" / "log.txt"
-    before = log.read_text()
-    subprocess.run(command, env=example.environment, check=True, capture_output=True)
-    assert log.read_text() == before
-    refused = subprocess.run(
-        [*command, "--learning_rate", "1"], env=example.environment, capture_output=True, text=True
-    )
-    assert refused.returncode == 1
-    assert "name another `--output_dir`" in refused.stderr
