@@ -302,11 +302,12 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 "paraphrase": paraphrase_mask,
                 "dense_text": dense_mask,
             }
-            wanted = self.objective.roles if self.objective.masks_repeats else ()
             inputs: dict[str, Any] = {ROLES[role].model_input: values for role, values in images.items()}
             for role, (ids, mask, _) in texts.items():
                 inputs |= {ROLES[role].model_input: ids, ROLES[role].attention_mask: mask}
-            numbers = input_contents({**inputs, "contents": contents}, [role for role in wanted if role in embeds])
+            numbers = input_contents(
+                {**inputs, "contents": contents}, [role for role in self.objective.told_apart if role in embeds]
+            )
             embeddings = Embeddings(
                 **{role: values.to(device) for role, values in embeds.items()},
                 masks={role: mask.to(device) for role, mask in given.items() if mask is not None and role in embeds},

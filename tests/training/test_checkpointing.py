@@ -236,5 +236,5 @@ def test_a_file_that_the_disk_does_not_give_is_damage(tmp_path, monkeypatch):
     def refuse(path: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpointing, "_digest", refuse)
+    monkeypatch.setattr(checkpointing, "file_digest", refuse)
     assert damage(folder) == "model.safetensors cannot be read: Input/output error"

@@ -7,7 +7,6 @@ python -m hf_tripletclip.comparison.photo_runs --prepared DIR --data DIR --model
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,16 +33,17 @@ from hf_tripletclip.comparison.photos import (
     read_photos,
     training_rows,
 )
-from hf_tripletclip.comparison.runs import METRICS_FILE, Run, as_flags, folder_of
+from hf_tripletclip.comparison.runs import METRICS_FILE, Run, differences_from, folder_of, words_of
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.hub.files import replace_text
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip.training.checkpointing import file_digest
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 
 ROWS, QUESTIONS, PICTURES, START = "rows", "questions.json", "pictures.safetensors", "start"
 SOURCES, SOURCES_FILE = (CAPTIONS_FILE, SPLIT_FILE, LABELS_FILE), "sources.json"
-ALPHAS = (0.5,)  # of WiSE-FT, beside the tuned model
+ALPHAS = (0.5, 1.0)  # of WiSE-FT; the tuned model comes last, for its metrics say that the run is finished
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-4, 0.1
 
 
@@ -81,23 +81,12 @@ def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
 
 def _hold_sources(folder: Path, files: Sequence[Path]) -> None:
     """Note what is made of which contents; raise `ValueError` where it was made of others."""
-    found = {str(file): _digest(file) for file in files if file.is_file()}
-    record = folder / SOURCES_FILE
-    if record.is_file() and (kept := json.loads(record.read_text(encoding="utf-8"))) != found:
-        changed = sorted(name for name in {*kept, *found} if kept.get(name) != found.get(name))
+    found = {str(file): file_digest(file)[:16] for file in files if file.is_file()}
+    if changed := differences_from(folder / SOURCES_FILE, found):
         raise ValueError(
             f"{folder} was made before {', '.join(changed)} changed, and so were the runs beside it: name another "
             "`--output_dir`."
         )
-    replace_text(record, json.dumps(found, indent=1))
-
-
-def _digest(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as content:
-        while part := content.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()[:16]
 
 
 def _measured(encoder: Encoder, data: Path, model: Path, folder: Path, part: str) -> dict[str, float]:
@@ -139,18 +128,22 @@ def photo_runs(
                 "batch": round(BATCH * arm.batch),
                 **arm.flags,
             }
-            command = (sys.executable, "-m", "hf_tripletclip.comparison.photo_runs", *as_flags(flags))
+            command = (sys.executable, "-m", "hf_tripletclip.comparison.photo_runs", *words_of(flags))
             runs.append(Run(arm.label, seed, folder, command))
     return runs
+
+
+def _folder_of_alpha(folder: Path, alpha: float) -> Path:
+    return folder if alpha == 1 else folder / f"alpha-{alpha:g}"
 
 
 def measured_runs(runs: Sequence[Run], root: Path) -> list[Run]:
     """The rows of the table: the start, and of each run the tuned model and those between."""
     found = [Run(START, 0, folder_of(root, START, 0), ())]
     for run in runs:
-        found.append(run)
         found += [
-            Run(alpha_label(run.label, alpha), run.seed, run.folder / f"alpha-{alpha:g}", ()) for alpha in ALPHAS
+            Run(alpha_label(run.label, alpha), run.seed, _folder_of_alpha(run.folder, alpha), ())
+            for alpha in reversed(ALPHAS)
         ]
     return sorted(found, key=lambda run: [one.label for one in found].index(run.label))
 
@@ -178,16 +171,12 @@ def main(argv: Sequence[str]) -> None:
     options.batch = min(options.batch, len(rows))
     trainer = TripletCLIPTrainer(model, _arguments(options), train_dataset=rows, processing_class=processor)
     trainer.train()
-    model.eval()
-    tuned = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    for alpha in ALPHAS:
-        model.load_state_dict(interpolate(base, model, alpha))
+    models = {alpha: interpolate(base, model, alpha) for alpha in ALPHAS}
+    for alpha, weights in models.items():
+        model.load_state_dict(weights)
         encoder = Encoder(model, processor, progress=False)
         found = _measured(encoder, options.data, options.model, options.prepared, options.part)
-        _write(found, options.output_dir / f"alpha-{alpha:g}")
-        model.load_state_dict(tuned)
-    encoder = Encoder(model, processor, progress=False)
-    _write(_measured(encoder, options.data, options.model, options.prepared, options.part), options.output_dir)
+        _write(found, _folder_of_alpha(options.output_dir, alpha))
 
 
 def _arguments(options: argparse.Namespace) -> TripletCLIPTrainingArguments:

@@ -15,6 +15,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hf_tripletclip.hub.files import replace_text
+from hf_tripletclip.training.variants import as_flags
+
 METRICS_FILE = "metrics.json"
 LOG_FILE = "log.txt"
 SETTINGS_FILE = "settings.json"
@@ -52,17 +55,28 @@ def folder_of(root: Path, label: str, seed: int) -> Path:
     return root / f"{re.sub(r'[^a-z0-9_]+', '-', label.lower()).strip('-')}-seed-{seed}"
 
 
-def as_flags(flags: Mapping[str, Any]) -> list[str]:
-    """Command-line flags of names and values."""
-    found: list[str] = []
-    for name, value in flags.items():
-        if isinstance(value, Mapping):
-            found.append(f"--{name}={json.dumps(value)}")
-        elif isinstance(value, (list, tuple)):
-            found += [f"--{name}", *map(str, value)]
-        else:
-            found.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
-    return found
+def words_of(flags: Mapping[str, Any]) -> list[str]:
+    """Command-line words of flags and their values."""
+    return [word for flag, value in flags.items() for word in as_flags(flag, value)]
+
+
+def differences_from(record: Path, content: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """
+    Hold something to what a file notes of it, and note it there unless it differs.
+
+    Args:
+        record (`Path`): A file of JSON, which need not be there.
+        content (`Mapping[str, Any]`): What it should say.
+
+    Returns:
+        `dict[str, tuple]`: What differs, by name: as it is noted, and as it is; `None` for what is not there.
+    """
+    content = json.loads(json.dumps(content))
+    kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else content
+    if kept == content:
+        replace_text(record, json.dumps(content, indent=1))
+    names = sorted(name for name in {*kept, *content} if kept.get(name) != content.get(name))
+    return {name: (kept.get(name), content.get(name)) for name in names}
 
 
 def hold_settings(root: Path, settings: Mapping[str, Any]) -> None:
@@ -73,12 +87,9 @@ def hold_settings(root: Path, settings: Mapping[str, Any]) -> None:
         ValueError: It holds runs of other settings, which must not meet in one table.
     """
     root.mkdir(parents=True, exist_ok=True)
-    record, settings = root / SETTINGS_FILE, json.loads(json.dumps(settings))
-    if record.is_file() and (kept := json.loads(record.read_text(encoding="utf-8"))) != settings:
-        changed = sorted(name for name in {*kept, *settings} if kept.get(name) != settings.get(name))
-        named = ", ".join(f"{name}: {kept.get(name)!r}, not {settings.get(name)!r}" for name in changed)
+    if changed := differences_from(root / SETTINGS_FILE, settings):
+        named = ", ".join(f"{name}: {kept!r}, not {now!r}" for name, (kept, now) in changed.items())
         raise ValueError(f"{root} holds runs of other settings ({named}): name another `--output_dir`.")
-    record.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def execute(run: Run, threads: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_tripletclip.comparison.experiments import Arm, Experiment, arms_at
-from hf_tripletclip.comparison.runs import Run, as_flags, folder_of
+from hf_tripletclip.comparison.runs import Run, folder_of, words_of
 from hf_tripletclip.data.schema import DENSE_CAPTION, NEGATIVE_TYPES, PARAPHRASE
 from hf_tripletclip.objectives import OBJECTIVES
 
@@ -83,7 +83,7 @@ def _scenes_run(
         **flags,
         **arm.flags,
     }
-    return Run(arm.label, seed, folder, (sys.executable, str(script), *as_flags(own), *extra))
+    return Run(arm.label, seed, folder, (sys.executable, str(script), *words_of(own), *extra))
 
 
 def paper_commands(
@@ -119,6 +119,6 @@ def paper_commands(
                 flags["max_steps"] = round(PAPER_STEPS[data] * arm.steps)
             if arm.batch != 1:
                 flags["per_device_train_batch_size"] = round(PAPER_BATCH * arm.batch)
-            words = ["accelerate", "launch", "examples/pretrain.py", "--config", PAPER_CONFIGS[data], *as_flags(flags)]
+            words = ["accelerate", "launch", "examples/pretrain.py", "--config", PAPER_CONFIGS[data], *words_of(flags)]
             commands.append(shlex.join(words))
     return commands

@@ -100,6 +100,11 @@ class Objective:
         """Whether it needs to know which rows hold the same pictures and texts."""
         return self.repeats == "mask"
 
+    @property
+    def told_apart(self) -> tuple[str, ...]:
+        """The roles of which it needs to know which rows hold the same."""
+        return self.roles if self.masks_repeats else ()
+
     @classmethod
     def arguments(cls) -> dict[str, inspect.Parameter]:
         """The arguments by name, with those that `**kwargs` hands on to the classes above."""

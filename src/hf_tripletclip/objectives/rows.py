@@ -74,8 +74,8 @@ class Rows:
         """
         if self.processes == 1:
             return values.sum() / max(len(values), 1)
-        number = float(self.sum_of_all(torch.tensor(len(values), device=values.device)))
-        return values.sum() * (self.processes / max(number, 1))
+        (number,) = self.sum_of_all(torch.tensor(len(values), device=values.device))
+        return values.sum() * (self.processes / number.clamp(min=1))  # a tensor: nobody waits for the device
 
     def pairs(self, query: str, target: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """

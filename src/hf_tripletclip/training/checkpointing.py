@@ -39,7 +39,7 @@ def mark_complete(checkpoint: str | os.PathLike[str]) -> None:
     }
     content = {
         "files": {name: path.stat().st_size for name, path in files.items()},
-        "sha256": {name: _digest(path) for name, path in files.items()},
+        "sha256": {name: file_digest(path) for name, path in files.items()},
     }
     staged = folder / f"{COMPLETE_MARKER}.tmp"
     staged.write_text(json.dumps(content, indent=1))
@@ -92,14 +92,15 @@ def _other_contents(folder: Path, stamps: tuple[tuple[str, str | None, int, int]
     """The first file whose contents are not those that were written. Large files are read once per process."""
     for name, digest, *_ in stamps:
         try:
-            if digest is not None and _digest(folder / name) != digest:
+            if digest is not None and file_digest(folder / name) != digest:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 22):
@@ -325,7 +326,7 @@ def visible(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> di
     for path in map(Path, paths):
         marker = path / COMPLETE_MARKER
         if marker.is_file():
-            seen[path.name] = _digest(marker)
+            seen[path.name] = file_digest(marker)
         elif isinstance(resume, str) and path.is_dir():
             seen[path.name] = "no marker"
     return seen

@@ -56,8 +56,7 @@ class WholeBatch:
 def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBatch]:
     """The batch without what cannot be cut into mini-batches, and that."""
     batch = {name: value for name, value in batch.items() if value is not None}
-    wanted = core.objective.roles if core.objective.masks_repeats else ()
-    contents = input_contents(batch, [role for role in wanted if ROLES[role].model_input in batch])
+    contents = input_contents(batch, [role for role in core.objective.told_apart if ROLES[role].model_input in batch])
     masks = {role.name: batch.pop(mask) for mask, role in MASKS.items() if mask in batch}
     batch.pop("contents", None)
     return batch, WholeBatch(masks, contents)

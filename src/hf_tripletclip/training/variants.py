@@ -50,7 +50,7 @@ def make_runs(
         folder = str(Path(_of(given, "output_dir")) / str(name))
         flags = [f"--output_dir={folder}"]
         for flag, value in changes.items():
-            flags += [] if value is None else _as_flags(flag, value)
+            flags += [] if value is None else as_flags(flag, value)
         try:
             arguments = parse(flags)
         except ValueError as error:
@@ -93,7 +93,8 @@ def _check_names(variants: Mapping[str, Any]) -> None:
         seen[name.casefold()] = name
 
 
-def _as_flags(flag: str, value: Any) -> list[str]:
+def as_flags(flag: str, value: Any) -> list[str]:
+    """A flag of the command line and its value, as words."""
     if isinstance(value, Mapping):
         return [f"--{flag}={json.dumps(value)}"]
     if isinstance(value, (list, tuple)):
