@@ -97,7 +97,7 @@ def plot_evaluation(before: EvaluationResult, after: EvaluationResult, path: str
     labels = [name.removeprefix("accuracy_").replace("_recall", "\nrecall").replace("_to_", " to ") for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=40, ha="right")
     axes.set(ylim=(0, 1), ylabel="fraction right", title=f"{after.counts.get('rows', '?')} test triplets")
-    axes.legend(frameon=False, ncols=3)
+    figure.legend(loc="outside lower center", frameon=False, ncols=3)  # below the bars, which may be high
     _tidy(axes)
     figure.savefig(path, dpi=150)
 
