@@ -106,6 +106,38 @@ def test_several_captions_and_other_names(tmp_path):
         validate(tmp_path / "other.parquet", num_workers=0, progress=False)
 
 
+LISTS = [["a", "b"], ["", "b"], [None, "c"], [], ["", None], None]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("column", ["neg_caption", "paraphrase", "dense_caption"])
+def test_any_number_of_captions_per_row_is_no_fault(tmp_path, column, binary):
+    values = [few and [one.encode() if binary and one is not None else one for one in few] for few in LISTS]
+    table = {"image": [png("red")] * len(LISTS), "caption": [f"row {row}" for row in range(len(LISTS))]}
+    pq.write_table(pa.table({**table, column: values}), tmp_path / "set.parquet")
+    split = validate(tmp_path / "set.parquet", num_workers=0, progress=False).splits["train"]
+    assert (split.rows, split.broken, split.ok) == (len(LISTS), 0, True)
+    assert split.changed == {f"empty caption in {column}": 2}
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_of_several_captions_one_must_be_usable(tmp_path, binary):
+    """Lists of captions are those of `laclip`: one of them is drawn."""
+    values = [few and [one.encode() if binary and one is not None else one for one in few] for few in LISTS]
+    foils = ["x", "b", "c", "d", "e", "f"]
+    table = pa.table({"image": [png("red")] * len(LISTS), "caption": values, "neg_caption": foils})
+    pq.write_table(table, tmp_path / "set.parquet")
+    found = BrokenRows(tmp_path / "broken.jsonl")
+    split = validate(tmp_path / "set.parquet", num_workers=0, progress=False, broken_rows=found).splits["train"]
+    assert (split.rows, split.broken) == (len(LISTS), 3)
+    assert split.counts == {"missing caption in caption": 3}
+    assert split.keys["missing caption in caption"] == ["'d'", "'e'", "'f'"]
+    assert split.changed == {"empty caption in caption": 2}
+    assert split.useless == {"the same as the positive in neg_caption": 2}
+    assert split.keys["empty caption in caption"] == ["'b'", "'e'"]  # the first that says something
+    assert found.counts()["missing caption in caption"] == 3
+
+
 def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
     images = pa.array([Image.effect_noise((64, 64), 90).tobytes()] * 400)
     table = pa.table({"image": images, "caption": pa.array([str(row) for row in range(400)])})

@@ -182,7 +182,8 @@ def row_name(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(f"{name}:{len(content)}:".encode() + content)
-    captions = [contents[name] for name in CAPTION_COLUMNS if contents.get(name, b"").strip()]
+    # Of a list the first that is not empty.
+    captions = [one for name in CAPTION_COLUMNS for one in contents.get(name, b"").split(b"\0") if one.strip()]
     start = repr(captions[0].decode("utf-8", "replace")[:60]) if captions else UNNAMED
     return start, digest.hexdigest()[:12]
 

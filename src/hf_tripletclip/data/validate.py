@@ -337,7 +337,8 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
         optional = column in (PARAPHRASE, DENSE_CAPTION)
         if optional and value is None:
             continue
-        several = BY_COLUMN[column].mask is not None and is_several(value)
+        several = is_several(value) and (BY_COLUMN[column].mask is not None or column == CAPTION)
+        usable = 0
         for one in value if several else [value]:  # type: ignore[union-attr]
             if several and one is None:
                 continue  # a list may be padded with nulls
@@ -349,6 +350,12 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
                 if where is None:  # the row stands for a file: one problem, not one for each column
                     return [(name[0], reason, None, None, True)]
                 problems.append((name[0], _with_path(reason, one), where, name[1], not several))
+            else:
+                usable += 1
+        if several and column == CAPTION and not usable:  # one of them is drawn
+            name = name or row_name(row)
+            reason, where = known_reason(row, column) or ("missing caption", column)
+            problems.append((name[0], reason, where, name[1], True))
     for positive, negative in ((CAPTION, NEG_CAPTION), (IMAGE, NEG_IMAGE)):
         if positive in columns and negative in columns and _is_same(row.get(positive), row.get(negative)):
             key, digest = name or row_name(row)
@@ -365,7 +372,9 @@ def _with_path(reason: str, value: Any) -> str:
 
 
 def _is_same(positive: Any, negative: Any) -> bool:
-    """Whether a negative, or one of several, is the positive: the same text, or the same bytes of an image."""
+    """Whether a negative, or one of several, is a positive: the same text, or the same bytes of an image."""
+    if is_several(positive):
+        return any(_is_same(one, negative) for one in positive)
     if is_several(negative):
         return any(_is_same(positive, one) for one in negative)
     if isinstance(positive, Mapping) and isinstance(negative, Mapping):

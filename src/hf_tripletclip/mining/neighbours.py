@@ -132,8 +132,16 @@ def find_neighbours(source: str | os.PathLike[str], captions: str, rows: int) ->
 
 
 def captions_digest(captions: Iterable[Any]) -> str:
-    """What tells the captions of a dataset's rows, in their order, from others'."""
+    """What tells the captions of a dataset's rows, in their order, from others'. UTF-8 `bytes` are the text."""
     found = hashlib.sha256()
     for caption in captions:
-        found.update(json.dumps(caption).encode() + b"\n")
+        found.update(json.dumps(caption, default=_as_text).encode() + b"\n")
     return found.hexdigest()[:32]
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"A caption is no text: it is a {type(value).__name__}.")
