@@ -14,11 +14,12 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
-from hf_tripletclip.objectives import Embeddings, Objective, get_objective, register_objective
+from hf_tripletclip.objectives import Embeddings, Objective, Tokens, get_objective, register_objective
 from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.pretrained import TripletCLIPPreTrainedModel
 from hf_tripletclip.roles import ROLES
+from hf_tripletclip.token_features import token_features
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +56,9 @@ class TripletCLIPOutput(CLIPOutput):
             L2-normalised embeddings of the paraphrases.
         dense_text_embeds (`torch.Tensor` of shape `(dense_batch_size, projection_dim)`, *optional*):
             L2-normalised embeddings of the dense captions.
+        tokens, token_masks (`dict[str, torch.Tensor]`, *optional*, returned when `return_tokens` is `True`):
+            Patches and words by role, `(rows, length, projection_dim)` and bool `(rows, length)`, of the roles of
+            which the objective needs them; see [`~hf_tripletclip.objectives.Tokens`].
         loss_parts (`dict[str, torch.Tensor]`, *optional*, returned with an objective's loss):
             The objective's terms by name and `logit_scale`, here the factor `exp(logit_scale)`: detached scalars for
             logging.
@@ -64,6 +68,8 @@ class TripletCLIPOutput(CLIPOutput):
     negative_image_embeds: torch.Tensor | None = None
     paraphrase_embeds: torch.Tensor | None = None
     dense_text_embeds: torch.Tensor | None = None
+    tokens: dict[str, torch.Tensor] | None = None
+    token_masks: dict[str, torch.Tensor] | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
@@ -184,6 +190,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         contents: Mapping[str, torch.Tensor] | None = None,
         return_loss: bool | None = None,
         return_logits: bool | None = None,
+        return_tokens: bool = False,
         teacher_embeds: Mapping[str, torch.Tensor] | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -223,6 +230,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             return_logits (`bool`, *optional*):
                 Whether to return the logits of the positive rows. Defaults to `True`, except for a loss with
                 negatives: objectives do not need the matrix.
+            return_tokens (`bool`, defaults to `False`):
+                Whether to return the patches and words that the objective needs, if it needs any.
             teacher_embeds (`Mapping[str, torch.Tensor]`, *optional*):
                 For an objective with distillation: a frozen teacher's embeddings of the same inputs by role (`image`,
                 `text`, `negative_image`, ...), L2-normalised.
@@ -254,7 +263,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             )
         if return_logits is None:
             return_logits = not (return_loss and has_negatives)
-        if not has_negatives and return_logits and not (return_loss and _is_more_than_clip(self.objective)):
+        by_objective = return_tokens or (return_loss and _is_more_than_clip(self.objective))
+        if not has_negatives and return_logits and not by_objective:
             output = super().forward(
                 input_ids=input_ids,
                 pixel_values=pixel_values,
@@ -279,11 +289,14 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             for name, values in _concatenate_captions(texts).items()
         }
         text_output = self.get_text_features(**joined, **kwargs)
-        embeds = _split(_normalize(vision_output.pooler_output), {role: len(value) for role, value in images.items()})
-        embeds |= _split(
-            _normalize(text_output.pooler_output),
-            {role: len(value[0]) for role, value in texts.items()},  # type: ignore[arg-type]
-        )
+        of_images = {role: len(value) for role, value in images.items()}
+        of_texts = {role: len(ids) for role, (ids, *_) in texts.items() if ids is not None}
+        embeds = _split(_normalize(vision_output.pooler_output), of_images)
+        embeds |= _split(_normalize(text_output.pooler_output), of_texts)
+        tokens: dict[str, Tokens] = {}
+        if return_loss or return_tokens:
+            roles = self.objective.token_roles
+            tokens = token_features(self, roles, vision_output, text_output, joined, {**of_images, **of_texts})
         image_embeds, text_embeds = embeds["image"], embeds["text"]
         # Under `device_map` the towers may sit on different devices.
         device = text_embeds.device
@@ -313,6 +326,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 masks={role: mask.to(device) for role, mask in given.items() if mask is not None and role in embeds},
                 contents={role: values.to(device) for role, values in numbers.items()},
                 teacher=teacher_embeds,
+                tokens={role: Tokens(one.values.to(device), one.mask.to(device)) for role, one in tokens.items()},
                 normalized=True,
             )
             scale = self.logit_scale.exp().to(device)
@@ -329,6 +343,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             text_model_output=_first_rows(text_output, len(input_ids)),
             vision_model_output=_first_rows(vision_output, len(pixel_values)),
             **{ROLES[role].output: values for role, values in embeds.items() if role not in PAIR},
+            tokens={role: one.values for role, one in tokens.items()} if return_tokens else None,
+            token_masks={role: one.mask for role, one in tokens.items()} if return_tokens else None,
             loss_parts=loss_parts,
         )
 

@@ -17,10 +17,15 @@ from hf_tripletclip.objectives import available_objectives
 from hf_tripletclip.objectives.distillation import KINDS
 from hf_tripletclip.training.gradcache import cached_backward
 from hf_tripletclip.training.teacher import Teacher
+from tests.objectives.towers_worker import SETTINGS
 from tests.tiny import further_texts, negatives, positives, tiny_config
 
 # The objectives, and each kind of distillation beside two of them: "negclip + embedding".
-VARIANTS = (*available_objectives(), *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS))
+VARIANTS = (
+    *available_objectives(),
+    "fsc_clip, local",
+    *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS),
+)
 
 SEVERAL = ("tsvlc", "dac", "ce_clip", "fsc_clip", "degla", "clic", "read_alignment")  # take any number per row
 
@@ -42,8 +47,9 @@ def one_step(variant: str, rows: slice, mini_batch_size: int | None, wrap) -> tu
     """Loss and gradients of a batch; the model and the whole batch are the same on every process."""
     torch.manual_seed(0)
     name, _, kind = variant.partition(" + ")
+    name, settings = SETTINGS.get(name, (name, {}))
     core = TripletCLIPModel(tiny_config()).double()
-    core.set_objective(name, **({"distillation": {"kind": kind, "weight": 0.7}} if kind else {}))
+    core.set_objective(name, **settings, **({"distillation": {"kind": kind, "weight": 0.7}} if kind else {}))
     teacher = Teacher(core, torch.device("cpu"))
     with torch.no_grad():  # where student and teacher agree the term has no gradient
         for parameter in core.parameters():

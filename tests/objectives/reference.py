@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_tripletclip.objectives import Embeddings
+from hf_tripletclip.objectives import Embeddings, Tokens
 from hf_tripletclip.roles import ROLES
 
 SEVERAL = ("negative_image", "negative_text", "paraphrase", "dense_text")
@@ -61,6 +61,57 @@ def make_batch(name: str = "", rows: int = 6, dim: int = 5, seed: int = 0, ragge
     return Batch(values, owners, {role: draw(len(owners[role])) for role in ROLES})
 
 
+def make_tokens(batch: Batch, dim: int = 4, seed: int = 1) -> dict[str, Tokens]:
+    """Patches and words of a batch, captions of other lengths, some words left out."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for role, length in (("image", 5), ("text", 4), ("negative_text", 6)):
+        number = len(batch.values[role])
+        values = torch.randn(number, length, dim, generator=generator, dtype=torch.float64).requires_grad_()
+        ends = torch.randint(1, length, (number, 1), generator=generator)
+        mask = (torch.arange(length) > 0) & (torch.arange(length) <= ends)
+        found[role] = Tokens(values, torch.ones_like(mask) if role == "image" else mask)
+    return found
+
+
+def local_score(patches: torch.Tensor, words: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """log sum_w e^(s cos(sum_p a_wp v_p, t_w)), word by word."""
+    total = torch.zeros((), dtype=torch.float64)
+    for word in words:
+        closeness = [(word @ patch).item() for patch in patches]
+        shares = [(one - min(closeness)) / (max(closeness) - min(closeness)) for one in closeness]
+        meant = sum(share / sum(shares) * patch for share, patch in zip(shares, patches, strict=True))
+        total = total + torch.exp(s * (meant @ word) / (meant.norm() * word.norm()))
+    return torch.log(total)
+
+
+def local_own(batch: Batch, tokens: dict[str, Tokens], s, gamma: float, smoothing: float) -> torch.Tensor:
+    """`own_ce` of images with local scores."""
+
+    def score(row: int, role: str, n: int) -> torch.Tensor:
+        words = tokens[role].values[n][tokens[role].mask[n]]
+        return local_score(tokens["image"].values[row], words, s)
+
+    losses = []
+    for row in range(len(batch.values["image"])):
+        numbers = [n for n, owner in enumerate(batch.owners["negative_text"]) if owner == row]
+        if numbers:
+            logits = [score(row, "text", row), *(score(row, "negative_text", n) for n in numbers)]
+            losses.append(focal(logits, gamma, smoothing))
+    return mean(losses)
+
+
+def focal(logits: list[torch.Tensor], gamma: float, smoothing: float) -> torch.Tensor:
+    """- sum_c y_c (1 - p_c)^gamma log p_c, the target first."""
+    total = sum(torch.exp(one) for one in logits)
+    loss = torch.zeros(())
+    for place, logit in enumerate(logits):
+        p = torch.exp(logit) / total
+        label = smoothing / len(logits) + (1 - smoothing if place == 0 else 0)
+        loss = loss - label * (1 - p) ** gamma * torch.log(p)
+    return loss
+
+
 def nll(target: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
     """-log e^target / (e^target + sum e^others)"""
     return torch.log(torch.exp(target) + sum((torch.exp(one) for one in others), torch.zeros(()))) - target
@@ -96,13 +147,7 @@ def own_ce(batch: Batch, query: str, target: str, s, gamma=0.0, smoothing=0.0, t
             continue
         q, k = batch.values[query][row], (batch.teacher if teacher else batch.values)[target][n]
         logits = [s * q @ k, *(s * q @ one for one in negatives)]
-        total = sum(torch.exp(one) for one in logits)
-        loss = torch.zeros(())
-        for place, logit in enumerate(logits):
-            p = torch.exp(logit) / total
-            label = smoothing / len(logits) + (1 - smoothing if place == 0 else 0)
-            loss = loss - label * (1 - p) ** gamma * torch.log(p)
-        losses.append(loss)
+        losses.append(focal(logits, gamma, smoothing))
     return mean(losses)
 
 

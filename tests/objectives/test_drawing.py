@@ -6,8 +6,17 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from hf_tripletclip.objectives import OBJECTIVES, LossTerm, Term
-from hf_tripletclip.objectives.drawing import COMPARED, NOTHING, TARGET, WRONG, draw_objective, main, picture_of
+from hf_tripletclip.objectives import OBJECTIVES, LossTerm, Term, get_objective
+from hf_tripletclip.objectives.drawing import (
+    COMPARED,
+    NOTHING,
+    OPTIONS,
+    TARGET,
+    WRONG,
+    draw_objective,
+    main,
+    picture_of,
+)
 
 
 def test_a_batch_term_has_one_right_answer_and_all_others_wrong():
@@ -30,11 +39,12 @@ def test_own_terms_look_at_their_row_only():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_is_drawn_and_documented(name, tmp_path, pytestconfig):
-    for term in OBJECTIVES[name].terms:
+    objective = get_objective(name, **OPTIONS.get(name, {}))
+    for term in objective.terms:
         picture = picture_of(term)
         assert all(len(row) == len(picture.keys) for row in picture.cells)
         assert any(cell in (TARGET, COMPARED) for row in picture.cells for cell in row)
-    draw_objective(OBJECTIVES[name], tmp_path / "drawn.png")
+    draw_objective(objective, tmp_path / "drawn.png")
     drawn = Image.open(tmp_path / "drawn.png")
     docs = pytestconfig.rootpath / "docs"
     assert Image.open(docs / "images" / "methods" / f"{name}.png").size == drawn.size

@@ -14,9 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hf_tripletclip.objectives import Embeddings, ObjectiveOutput, available_objectives, get_objective
+from hf_tripletclip.objectives import Embeddings, ObjectiveOutput, Tokens, available_objectives, get_objective
 from hf_tripletclip.roles import ROLES
 from tests.objectives.reference import make_batch
+
+# Names of settings that an objective does not have by default.
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {"fsc_clip, local": ("fsc_clip", {"local_weight": 0.2})}
+LENGTHS = {"image": 4, "text": 5, "negative_text": 3}  # of patches or words
 
 # Name of the case -> rows of each process, and negative captions of each where they are not as many (negclip only).
 CASES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
@@ -41,8 +45,9 @@ class Towers(nn.Module):
         torch.manual_seed(0)
         self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
+        name, settings = SETTINGS.get(name, (name, {}))
         self.objective = get_objective(
-            name, negatives_across_devices=negatives_across_devices, chunk_size=3, repeats=repeats
+            name, negatives_across_devices=negatives_across_devices, chunk_size=3, repeats=repeats, **settings
         )
         self.double()
 
@@ -52,11 +57,24 @@ class Towers(nn.Module):
             for role, values in features.items()
         }
 
+    def tokens(self, features: dict[str, torch.Tensor]) -> dict[str, Tokens]:
+        """Patches and words: of an input, and of the input turned."""
+        found = {}
+        for role in self.objective.token_roles:
+            turned = torch.stack([features[role].roll(place, dims=-1) for place in range(LENGTHS[role])], dim=1)
+            values = (self.image if "image" in role else self.text)(turned)
+            found[role] = Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
+        return found
+
     def forward(self, batch: dict[str, dict[str, torch.Tensor]]) -> ObjectiveOutput:
         with torch.no_grad():
             teacher = {role: values.roll(1, dims=-1) for role, values in self.embed(batch["features"]).items()}
         embeddings = Embeddings(
-            **self.embed(batch["features"]), masks=batch["masks"], contents=batch["contents"], teacher=teacher
+            **self.embed(batch["features"]),
+            masks=batch["masks"],
+            contents=batch["contents"],
+            teacher=teacher,
+            tokens=self.tokens(batch["features"]),
         )
         return self.objective(embeddings, self.logit_scale.exp())
 
@@ -90,7 +108,7 @@ def model_of(case: str, name: str) -> Towers:
 def objectives_of(case: str) -> tuple[str, ...]:
     if CASES[case][1] is not None:
         return ("negclip",)
-    return tuple(name for name in available_objectives() if case not in RAGGED or name != "clip_all")
+    return tuple(name for name in (*available_objectives(), *SETTINGS) if case not in RAGGED or name != "clip_all")
 
 
 def step(model: nn.Module, batch: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

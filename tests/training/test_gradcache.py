@@ -9,6 +9,7 @@ import torch
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.training.gradcache import cached_backward, split_batch
+from tests.objectives.towers_worker import SETTINGS
 from tests.tiny import negatives, positives, tiny_config
 
 
@@ -31,13 +32,14 @@ def run_cached(model: TripletCLIPModel, batch: dict, mini_batch_size: int, **kwa
     )
 
 
-@pytest.mark.parametrize("name", ["clip", "negclip", "negclip_image", "tripletclip", "clip_all"])
+@pytest.mark.parametrize("name", ["clip", "negclip", "negclip_image", "tripletclip", "clip_all", *SETTINGS])
 @pytest.mark.parametrize("mini_batch_size", [1, 3, 7, 100])
 def test_loss_and_gradients_are_those_of_the_whole_batch(name, mini_batch_size):
     batch = {**positives(7), **negatives(7)}
     batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
     model = make_model().double()
-    model.set_objective(name)
+    name, settings = SETTINGS.get(name, (name, {}))
+    model.set_objective(name, **settings)
     reference = copy.deepcopy(model)
     expected = reference(**batch, return_loss=True)
     expected.loss.backward()

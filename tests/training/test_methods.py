@@ -14,6 +14,7 @@ from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
 from hf_tripletclip.data.drawing import CaptionDraw
 from hf_tripletclip.objectives import available_objectives
+from tests.objectives.towers_worker import SETTINGS
 from tests.training.test_trainer import losses, make_trainer
 
 COLOURS = ("red", "blue", "green", "black", "white", "orange", "pink", "brown")
@@ -63,12 +64,14 @@ def trainer_of(tmp_path, processor, objective, data=None, **arguments):
     )
 
 
-@pytest.mark.parametrize("objective", [name for name in available_objectives() if name != "laclip_hn"])
+@pytest.mark.parametrize("objective", [*(name for name in available_objectives() if name != "laclip_hn"), *SETTINGS])
 def test_every_objective_trains_is_cached_and_evaluated(tmp_path, processor, objective):
     data = Dataset.from_list(rows(objective in PAIRED))
     curves = []
+    objective, settings = SETTINGS.get(objective, (objective, {}))
+    arguments = {"eval_dataset": data, "objective_kwargs": json.dumps(settings) if settings else None}
     for folder, size in (("whole", None), ("cached", 3)):
-        trainer = trainer_of(tmp_path / folder, processor, objective, data, mini_batch_size=size, eval_dataset=data)
+        trainer = trainer_of(tmp_path / folder, processor, objective, data, mini_batch_size=size, **arguments)
         trainer.train()
         curves.append(losses(trainer))
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)

@@ -15,7 +15,7 @@ from hf_tripletclip.objectives.cyclip import CyCLIPObjective
 from hf_tripletclip.objectives.cyclip_triplet import CyCLIPTripletObjective
 from hf_tripletclip.objectives.dac import DACObjective
 from hf_tripletclip.objectives.degla import DeGLAObjective
-from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput
+from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput, Tokens
 from hf_tripletclip.objectives.fsc_clip import FSCCLIPObjective
 from hf_tripletclip.objectives.infonce import info_nce
 from hf_tripletclip.objectives.laclip import LaCLIPObjective
@@ -35,6 +35,7 @@ from hf_tripletclip.objectives.terms import (
     WithinTerm,
     roles_of,
 )
+from hf_tripletclip.objectives.token_terms import LocalOwnTerm
 from hf_tripletclip.objectives.tripletclip import TripletCLIPObjective
 from hf_tripletclip.objectives.tsvlc import TSVLCObjective
 from hf_tripletclip.roles import ROLES
@@ -69,6 +70,7 @@ __all__ = [
     "CloseTerm",
     "CyclicTerm",
     "Embeddings",
+    "LocalOwnTerm",
     "LossTerm",
     "MarginTerm",
     "Objective",
@@ -77,6 +79,7 @@ __all__ = [
     "Rows",
     "TeacherTerm",
     "Term",
+    "Tokens",
     "WithinTerm",
     "available_objectives",
     "get_objective",

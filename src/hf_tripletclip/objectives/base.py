@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
-from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput, check_lengths
+from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput, Tokens, check_lengths
 from hf_tripletclip.objectives.infonce import (
     CHUNK_SIZE,
     as_scale,
@@ -94,6 +94,12 @@ class Objective:
     def needs_teacher(self) -> bool:
         """Whether it compares the model with a frozen teacher."""
         return self.distillation is not None or any(term.of_teacher for term in self.terms)
+
+    @property
+    def token_roles(self) -> tuple[str, ...]:
+        """The roles of which it needs the patches or words."""
+        needed = {role for term in self.terms for role in term.needs_tokens}
+        return tuple(role for role in ROLES if role in needed)
 
     @property
     def masks_repeats(self) -> bool:
@@ -214,6 +220,11 @@ class Objective:
             "masks": masks,
             "identities": identities,
             "teacher": {role: value.to(dtype) for role, value in teacher.items()},
+            "tokens": {
+                role: Tokens(tokens.values.to(dtype), tokens.mask)
+                for role, tokens in (embeddings.tokens or {}).items()
+                if role in self.token_roles
+            },
             "chunk_size": self.chunk_size,
         }
         if not self.negatives_across_devices or world_size() == 1:
@@ -258,6 +269,7 @@ class Objective:
         self._check_numbers(own, embeddings.masks or {})
         if self.masks_repeats:
             self._check_contents(own, embeddings)
+        self._check_tokens(own, embeddings.tokens or {})
         if not embeddings.normalized:
             check_lengths(own)
         return own
@@ -292,6 +304,23 @@ class Objective:
                         f"The objective {self.name!r} pairs {ROLES[term.by_row[0]].words} with "
                         f"{ROLES[term.by_row[1]].words} one by one, but some row has more of one than of the other."
                     )
+
+    def _check_tokens(self, own: dict[str, torch.Tensor], given: Mapping[str, Tokens]) -> None:
+        found = {}
+        for role in self.token_roles:
+            tokens, number = given.get(role), len(own[role])
+            if tokens is None or not tokens.are_of(number):
+                parts = () if tokens is None else (tokens.values, tokens.mask)
+                shown = " and ".join(f"{part.dtype} of shape {tuple(part.shape)}" for part in parts) or "none"
+                raise ValueError(
+                    f"The objective {self.name!r} looks at {'patches' if ROLES[role].is_image else 'words'}: it needs "
+                    f"`Embeddings(tokens={{{role!r}: Tokens(values, mask)}})`, floating of shape ({number}, "
+                    f"length, dim) and bool of shape ({number}, length); there are {shown}. The model makes them of "
+                    "pixels and token ids."
+                )
+            found[role] = tokens.values.shape[2]
+        if len(set(found.values())) > 1:
+            raise ValueError(f"The objective {self.name!r} needs tokens of one dimension; they have {found}.")
 
     def _check_contents(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
         contents = embeddings.contents or {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.objectives import OBJECTIVES, Objective
+from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
@@ -22,6 +22,7 @@ from hf_tripletclip.objectives.terms import (
     WithinTerm,
     symbol,
 )
+from hf_tripletclip.objectives.token_terms import LocalOwnTerm
 
 ROWS = 3  # of the batch that is drawn
 EACH = 2  # of what a row has several of
@@ -31,6 +32,7 @@ MEANINGS = ("not used", "right answer", "wrong answer", "compared")
 INCHES_PER_CELL = 0.26
 MARGIN = 3  # cells between terms
 WIDEST = 30  # cells in a line
+OPTIONS: dict[str, dict[str, Any]] = {"fsc_clip": {"local_weight": 0.2}}  # parts that are drawn though off by default
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _term(term: Term) -> Picture:
     return _grid(term.query, [(first, 1, _pairs), *((role, 1, _all_wrong) for role in others)])
 
 
-def _own(term: OwnTerm | MarginTerm) -> Picture:
+def _own(term: OwnTerm | MarginTerm | LocalOwnTerm) -> Picture:
     star = "*" if term.of_teacher else ""
     return _grid(term.query, [(term.target, 1, _own_target), *((role, EACH, _own_wrong) for role in term.keys)], star)
 
@@ -116,6 +118,7 @@ def _teacher(term: TeacherTerm) -> Picture:
 DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
     Term: _term,
     OwnTerm: _own,
+    LocalOwnTerm: _own,
     MarginTerm: _own,
     AnyTerm: _any,
     AnyOwnTerm: _any_own,
@@ -199,8 +202,8 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit("usage: python -m hf_tripletclip.objectives.drawing FOLDER")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
-    for name, objective in OBJECTIVES.items():
-        draw_objective(objective, folder / f"{name}.png")
+    for name in OBJECTIVES:
+        draw_objective(get_objective(name, **OPTIONS.get(name, {})), folder / f"{name}.png")
 
 
 if __name__ == "__main__":

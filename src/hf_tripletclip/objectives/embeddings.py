@@ -12,6 +12,25 @@ LENGTH_TOLERANCE = 0.01  # bfloat16 rounds lengths by less
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """
+    What a tower puts out for the patches of images or the tokens of texts, projected into the common space.
+
+    Args:
+        values (`torch.Tensor` of shape `(rows, length, dim)`): Floating, of any length: not normalised.
+        mask (`torch.Tensor` of shape `(rows, length)`): bool; which of them count. Each row has some.
+    """
+
+    values: torch.Tensor
+    mask: torch.Tensor
+
+    def are_of(self, number: int) -> bool:
+        """Whether shapes and dtypes are those of so many images or texts."""
+        fits = self.values.ndim == 3 and len(self.values) == number and self.mask.shape == self.values.shape[:2]
+        return fits and self.values.is_floating_point() and self.mask.dtype == torch.bool
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """
     The L2-normalised embeddings of a batch by role, each `torch.Tensor` of shape `(rows, dim)`, floating.
@@ -31,6 +50,8 @@ class Embeddings:
             For `repeats="mask"`: int64 `(rows,)` by role, the same number for the same picture or the same text.
         teacher (`Mapping[str, torch.Tensor]`, *optional*): For distillation: a frozen teacher's embeddings of the
             same inputs, by role.
+        tokens (`Mapping[str, Tokens]`, *optional*): For terms that look at patches and words: by role, those of each
+            of its images or texts.
         normalized (`bool`, defaults to `False`): Whether rows are known to have length 1. Otherwise the objective
             looks, which waits for the device.
     """
@@ -44,6 +65,7 @@ class Embeddings:
     masks: Mapping[str, torch.Tensor] | None = None
     contents: Mapping[str, torch.Tensor] | None = None
     teacher: Mapping[str, torch.Tensor] | None = None
+    tokens: Mapping[str, Tokens] | None = None
     normalized: bool = False
 
 

@@ -9,11 +9,13 @@ from hf_tripletclip.objectives.base import Objective, check_weight
 from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.own_terms import OwnTerm
 from hf_tripletclip.objectives.terms import LossTerm
+from hf_tripletclip.objectives.token_terms import LocalOwnTerm
 
 
-def _terms(weight: float, gamma: float, smoothing: float) -> tuple[LossTerm, ...]:
+def _terms(weight: float, gamma: float, smoothing: float, local_weight: float) -> tuple[LossTerm, ...]:
     own = OwnTerm("image", "text", ("negative_text",), weight, gamma=gamma, smoothing=smoothing)
-    return (*CLIPObjective.terms, own)
+    local = LocalOwnTerm("image", "text", ("negative_text",), local_weight, gamma=gamma, smoothing=smoothing)
+    return (*CLIPObjective.terms, own, *([local] if local_weight else []))
 
 
 class FSCCLIPObjective(Objective):
@@ -21,15 +23,25 @@ class FSCCLIPObjective(Objective):
     CLIP, and each image against the hard negative captions of its own row, with a focal loss on smoothed labels, so
     that easy rows and negatives that are hardly false pull less:
 
-    ``1/2 [CE(v -> T) + CE(t -> V)] + negative_weight own_(gamma, smoothing)(v -> t | t')``
+    ``1/2 [CE(v -> T) + CE(t -> V)] + negative_weight own_(gamma, smoothing)(v -> t | t')
+    + local_weight local_(gamma, smoothing)(v -> t | t')``
 
     with `CE` as in [`CLIPObjective`] and ``own = - sum_c y_c (1 - p_c)^gamma log p_c`` over ``{t_i, its own t'}``, the
-    mean over rows with negatives: the global part of FSC-CLIP. Its local part, on token features, is not here.
+    mean over rows with negatives. `local`, the local part of FSC-CLIP, is `own` on local scores: with patches v_p and
+    words t_w, as the towers put them out and projected into the common space,
+
+    ``log sum_w e^(s cos(sum_p a_wp v_p, t_w))`` in place of ``s v . t``, where
+    ``a_wp = (t_w . v_p - min_r t_w . v_r) / sum_p (t_w . v_p - min_r t_w . v_r)`` is a constant.
+
+    The words are the tokens after the first up to the end of text, which counts too. Patches and words need both
+    towers' whole output: `cache_locked_towers`, which keeps pooled outputs, is refused with a local part.
 
     Args:
         negative_weight (`float`, defaults to 0.5): Weight of the own negatives.
         gamma (`float`, defaults to 2.0): Exponent of the focal loss; 0, or at least 1.
         smoothing (`float`, defaults to 0.02): Share of the label that is spread over the row's captions.
+        local_weight (`float`, defaults to 0): Weight of the local part; without one no patches and words are looked
+            at. The authors have 0.2 for ViT-B/32, and 0.5 for ViT-B/16 and ViT-L/14.
         kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
 
     Requirements:
@@ -44,7 +56,8 @@ class FSCCLIPObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
 
     Relations:
-        With `gamma` and `smoothing` 0, `tsvlc` without paraphrases and with negatives in own terms only.
+        With `gamma`, `smoothing` and `local_weight` 0, `tsvlc` without paraphrases and with negatives in own terms
+        only.
 
     Example:
 
@@ -56,6 +69,15 @@ class FSCCLIPObjective(Objective):
     >>> output = get_objective("fsc_clip")(Embeddings(image, text, negative_text=negative_text), 14.3)
     >>> sorted(output.parts)
     ['image_to_own_text', 'image_to_text', 'text_to_image']
+
+    >>> from hf_tripletclip.objectives import Tokens
+    >>> patches, words, negative_words = torch.randn(8, 49, 16), torch.randn(8, 10, 16), torch.randn(8, 12, 16)
+    >>> tokens = {"image": patches, "text": words, "negative_text": negative_words}
+    >>> tokens = {role: Tokens(values, torch.ones(values.shape[:2], dtype=bool)) for role, values in tokens.items()}
+    >>> embeddings = Embeddings(image, text, negative_text=negative_text, tokens=tokens)
+    >>> output = get_objective("fsc_clip", local_weight=0.2)(embeddings, 14.3)
+    >>> "image_to_own_text_locally" in output.parts
+    True
     ```
 
     References:
@@ -64,10 +86,15 @@ class FSCCLIPObjective(Objective):
     """
 
     name = "fsc_clip"
-    terms = _terms(0.5, 2.0, 0.02)
+    terms = _terms(0.5, 2.0, 0.02, 0.0)
 
     def __init__(
-        self, negative_weight: float = 0.5, gamma: float = 2.0, smoothing: float = 0.02, **kwargs: Any
+        self,
+        negative_weight: float = 0.5,
+        gamma: float = 2.0,
+        smoothing: float = 0.02,
+        local_weight: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.negative_weight = check_weight("negative_weight", negative_weight)
@@ -76,4 +103,5 @@ class FSCCLIPObjective(Objective):
         if not check_weight("smoothing", smoothing) < 1:
             raise ValueError(f"`smoothing` is {smoothing}; give less than 1.")
         self.gamma, self.smoothing = gamma, smoothing
-        self.terms = _terms(negative_weight, gamma, smoothing)
+        self.local_weight = check_weight("local_weight", local_weight)
+        self.terms = _terms(negative_weight, gamma, smoothing, local_weight)

@@ -46,6 +46,26 @@ def own_logits(
     return OwnLogits(pair[with_negatives], negatives[owners][with_negatives])
 
 
+def own_losses(found: OwnLogits, gamma: float, smoothing: float) -> torch.Tensor:
+    """The focal, smoothed cross-entropy of each pair against its row's negatives, `(n,)`, as in [`OwnTerm`]."""
+    logits = torch.cat([found.target[:, None], found.negatives], dim=1)
+    there = logits.isfinite()
+    costs = torch.where(there, -torch.log_softmax(logits, dim=1), 0)
+    if gamma:
+        costs = costs * (-torch.expm1(-costs)) ** gamma
+    if not smoothing:
+        return costs[:, 0]
+    shared = smoothing / there.sum(dim=1)
+    return (1 - smoothing) * costs[:, 0] + shared * costs.sum(dim=1)
+
+
+def settings_of(gamma: float, smoothing: float, factor: float | None = None, latex: bool = False) -> str:
+    """What differs from plain cross-entropy, for a formula."""
+    named = {r"\gamma" if latex else "γ": gamma, r"\varepsilon" if latex else "ε": smoothing, "s": factor}
+    is_, between = ("=", ",") if latex else (" = ", ", ")
+    return between.join(f"{name}{is_}{value:g}" for name, value in named.items() if value)
+
+
 @dataclass(frozen=True)
 class OwnTerm(LossTerm):
     """
@@ -93,16 +113,14 @@ class OwnTerm(LossTerm):
 
     @property
     def formula(self) -> str:
-        named = {"γ": self.gamma, "ε": self.smoothing, "s": self.factor}
-        settings = ", ".join(f"{name} = {value:g}" for name, value in named.items() if value)
+        settings = settings_of(self.gamma, self.smoothing, self.factor)
         target = f"{symbol(self.target)}*" if self.teacher else symbol(self.target)
         keys = ", ".join(map(symbol, self.keys))
         return f"own{f'[{settings}]' if settings else ''}({symbol(self.query)} → {target} | {keys})"
 
     @property
     def latex(self) -> str:
-        named = {r"\gamma": self.gamma, r"\varepsilon": self.smoothing, "s": self.factor}
-        settings = ",".join(f"{name}={value:g}" for name, value in named.items() if value)
+        settings = settings_of(self.gamma, self.smoothing, self.factor, latex=True)
         # In braces: a prime and an asterisk would be two superscripts of one letter.
         target = f"{{{symbol(self.target)}}}^{{*}}" if self.teacher else symbol(self.target)
         keys = ", ".join(map(symbol, self.keys))
@@ -113,15 +131,7 @@ class OwnTerm(LossTerm):
         if self.factor is not None:
             scale = torch.full_like(scale, self.factor)
         found = own_logits(rows, self.query, self.target, self.keys, scale, self.teacher)
-        logits = torch.cat([found.target[:, None], found.negatives], dim=1)
-        there = logits.isfinite()
-        costs = torch.where(there, -torch.log_softmax(logits, dim=1), 0)
-        if self.gamma:
-            costs = costs * (-torch.expm1(-costs)) ** self.gamma
-        if not self.smoothing:
-            return rows.mean(costs[:, 0])
-        shared = self.smoothing / there.sum(dim=1)
-        return rows.mean((1 - self.smoothing) * costs[:, 0] + shared * costs.sum(dim=1))
+        return rows.mean(own_losses(found, self.gamma, self.smoothing))
 
 
 @dataclass(frozen=True)

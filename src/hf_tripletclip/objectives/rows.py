@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from hf_tripletclip.objectives.embeddings import Tokens
 from hf_tripletclip.objectives.infonce import CHUNK_SIZE, Codes
 
 UNKNOWN = -1  # contents are not negative
@@ -32,6 +33,7 @@ class Rows:
             [`identities_of`].
         identities_of_everyone (`dict[str, torch.Tensor]`): Those of all processes.
         teacher (`dict[str, torch.Tensor]`): This process's embeddings by a frozen teacher.
+        tokens (`dict[str, Tokens]`): Patches and words of this process's images and texts, in the dtype of `own`.
         chunk_size (`int`): Keys per chunk of the kernel.
     """
 
@@ -43,6 +45,7 @@ class Rows:
     identities: dict[str, torch.Tensor] = field(default_factory=dict)
     identities_of_everyone: dict[str, torch.Tensor] = field(default_factory=dict)
     teacher: dict[str, torch.Tensor] = field(default_factory=dict)
+    tokens: dict[str, Tokens] = field(default_factory=dict)
     chunk_size: int = CHUNK_SIZE
 
     def owners(self, role: str) -> torch.Tensor:

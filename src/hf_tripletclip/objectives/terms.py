@@ -58,6 +58,11 @@ class LossTerm:
         return ()
 
     @property
+    def needs_tokens(self) -> tuple[str, ...]:
+        """The roles of which it uses the patches or words, `rows.tokens`."""
+        return ()
+
+    @property
     def formula(self) -> str:
         """Its symbols, as in `docs/objectives.md`."""
         raise NotImplementedError

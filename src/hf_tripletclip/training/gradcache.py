@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
-from hf_tripletclip.objectives import Embeddings
+from hf_tripletclip.objectives import Embeddings, Tokens
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.objectives.embeddings import ObjectiveOutput
 from hf_tripletclip.roles import MASKS, ROLES
@@ -27,7 +27,8 @@ Batch = dict[str, Any]
 
 # Role of an embedding in an objective -> field of `TripletCLIPOutput`.
 FIELDS = {role.name: role.output for role in ROLES.values()}
-WITHOUT_LOSS = {"return_loss": False, "return_logits": False}
+WITHOUT_LOSS = {"return_loss": False, "return_logits": False, "return_tokens": True}
+TOKENS = "tokens of "  # and a role: patches or words, which an objective may need beside embeddings
 
 
 class RandomState:
@@ -116,17 +117,18 @@ def cached_backward(
 
     # (1) no graph; the random state is kept for (3)
     states: list[RandomState] = []
-    pieces, taught = _embed(model, mini_batches, teach, before=lambda one: states.append(RandomState(one)))
+    embedded = _embed(model, mini_batches, teach, before=lambda one: states.append(RandomState(one)))
+    pieces = embedded.pieces
 
     # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
-    leaves = {role: torch.cat(parts).requires_grad_() for role, parts in pieces.items() if parts}
+    leaves = {name: torch.cat(parts).requires_grad_() for name, parts in pieces.items()}
     log_scale = core.logit_scale.detach().clone().requires_grad_()
-    output_of_objective, scale = _of_objective(core, leaves, taught, log_scale, whole_batch)
+    output_of_objective, scale = _of_objective(core, leaves, embedded, log_scale, whole_batch)
     loss = output_of_objective.loss
     inputs = [*leaves.values(), log_scale]
     *embed_grads, log_scale_grad = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
     grads = {
-        role: grad.split([len(part) for part in pieces[role]]) for role, grad in zip(leaves, embed_grads, strict=True)
+        name: grad.split([len(part) for part in pieces[name]]) for name, grad in zip(leaves, embed_grads, strict=True)
     }
 
     # (3) with a graph; the surrogate's gradient is the loss's
@@ -134,8 +136,8 @@ def cached_backward(
         last = index == len(mini_batches) - 1
         with contextlib.nullcontext() if last else no_sync():
             with state.restored():
-                output = model(**mini_batch, **WITHOUT_LOSS)
-            surrogate = sum((output[FIELDS[role]] * parts[index]).sum() for role, parts in grads.items())
+                found = _outputs(model(**mini_batch, **WITHOUT_LOSS))
+            surrogate = sum((found[name] * parts[index]).sum() for name, parts in grads.items())
             if last:
                 surrogate = surrogate + core.logit_scale * log_scale_grad
             if surrogate.requires_grad:
@@ -156,13 +158,28 @@ def loss_in_mini_batches(
     """The objective's loss over a whole batch, without gradients; arguments as of `cached_backward`."""
     batch, whole_batch = of_whole_batch(core, batch)
     mini_batches = split_batch(batch, mini_batch_size) or [batch]  # one without rows, where others have some
-    pieces, taught = _embed(model, mini_batches, teach)
-    whole = {role: torch.cat(parts) for role, parts in pieces.items() if parts}
+    embedded = _embed(model, mini_batches, teach)
+    whole = {name: torch.cat(parts) for name, parts in embedded.pieces.items()}
     with torch.no_grad():
-        return _of_objective(core, whole, taught, core.logit_scale, whole_batch)[0].loss
+        return _of_objective(core, whole, embedded, core.logit_scale, whole_batch)[0].loss
 
 
 Pieces = dict[str, list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """What the model put out for each mini-batch: what the loss flows through, the teacher's, and masks of tokens."""
+
+    pieces: Pieces
+    taught: Pieces
+    token_masks: Pieces
+
+
+def _outputs(output: TripletCLIPOutput) -> dict[str, torch.Tensor]:
+    """What of the model's output the loss flows through: embeddings by role, and patches and words."""
+    found = {role: embeds for role, field in FIELDS.items() if (embeds := output.get(field)) is not None}
+    return found | {TOKENS + role: values for role, values in (output.get("tokens") or {}).items()}
 
 
 @torch.no_grad()
@@ -171,37 +188,42 @@ def _embed(
     mini_batches: list[Batch],
     teach: Callable[[Batch], dict[str, torch.Tensor]] | None,
     before: Callable[[Batch], None] | None = None,
-) -> tuple[Pieces, Pieces]:
-    """Embeddings by role of each mini-batch, and the teacher's."""
-    pieces: Pieces = {role: [] for role in FIELDS}
-    taught: Pieces = {}
+) -> _Embedded:
+    embedded = _Embedded({}, {}, {})
     for mini_batch in mini_batches:
         if before is not None:
             before(mini_batch)
         output: TripletCLIPOutput = model(**mini_batch, **WITHOUT_LOSS)
-        for role, field in FIELDS.items():
-            if (embeds := output.get(field)) is not None:
-                pieces[role].append(embeds)
-        for role, embeds in (teach(mini_batch) if teach else {}).items():
-            taught.setdefault(role, []).append(embeds)
-    return pieces, taught
+        for into, found in (
+            (embedded.pieces, _outputs(output)),
+            (embedded.token_masks, output.get("token_masks") or {}),
+            (embedded.taught, teach(mini_batch) if teach else {}),
+        ):
+            for name, values in found.items():
+                into.setdefault(name, []).append(values)
+    return embedded
 
 
 def _of_objective(
     core: TripletCLIPModel,
-    embeddings: dict[str, torch.Tensor],
-    taught: Pieces,
+    outputs: dict[str, torch.Tensor],
+    embedded: _Embedded,
     log_scale: torch.Tensor,
     whole: WholeBatch,
 ) -> tuple[ObjectiveOutput, torch.Tensor]:
-    """What the objective makes of embeddings, and the scale."""
-    scale = log_scale.exp().to(embeddings["text"].device)
+    """What the objective makes of the model's outputs, and the scale."""
+    scale = log_scale.exp().to(outputs["text"].device)
+    tokens = {
+        role: Tokens(outputs[TOKENS + role].to(scale.device), torch.cat(masks).to(scale.device))
+        for role, masks in embedded.token_masks.items()
+    }
     output = core.objective(
         Embeddings(
-            **{role: values.to(scale.device) for role, values in embeddings.items()},
+            **{role: values.to(scale.device) for role, values in outputs.items() if role in ROLES},
             masks={role: mask.to(scale.device) for role, mask in whole.masks.items()},
             contents={role: values.to(scale.device) for role, values in whole.contents.items()},
-            teacher={role: torch.cat(parts) for role, parts in taught.items()},
+            teacher={role: torch.cat(parts) for role, parts in embedded.taught.items()},
+            tokens=tokens,
             normalized=True,
         ),
         scale,

@@ -19,6 +19,8 @@ from transformers import default_data_collator
 
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.collator import TensorCollator
+from hf_tripletclip.objectives import Objective
+from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.batches import TrainingCollator, model_inputs
 from hf_tripletclip.training.tower_cache import NAMES, TowerCache, tower_weights
 from hf_tripletclip.training.towers import TOWERS
@@ -65,6 +67,17 @@ def lockable_towers(core: Any, *, noise: bool = False, teacher: bool = False) ->
             "(`--train_vision frozen`, `--train_text frozen`) without dropout and adapters, or leave the cache out."
         )
     return locked
+
+
+def check_pooled_is_enough(objective: Objective, towers: Sequence[str]) -> None:
+    """Raise `ValueError` where an objective needs more of a tower than its pooled output, which is what is kept."""
+    needing = {"vision" if ROLES[role].is_image else "text" for role in objective.token_roles}
+    if kept := [tower for tower in towers if tower in needing]:
+        raise ValueError(
+            f"`cache_locked_towers` keeps a tower's pooled output only, but the objective {objective.name!r} with its "
+            f"settings {objective.settings} needs what the {' and the '.join(NAMES[tower] for tower in kept)} tower "
+            "puts out for each patch or word: leave the cache out."
+        )
 
 
 def _how_it_trains(core: Any, tower: str) -> str | None:
@@ -135,6 +148,7 @@ def cache_of(trainer: Any) -> TowerCache | None:
             "`TripletCollator`, or leave the cache out."
         )
     towers = lockable_towers(trainer.core, noise=bool(args.neftune_noise_alpha), teacher=teacher is not None)
+    check_pooled_is_enough(trainer.core.objective, towers)
     if trainer.train_dataset is not None:
         check_rows_stay(trainer.train_dataset, "train_dataset")
     try:
