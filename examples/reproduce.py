@@ -6,9 +6,10 @@
     python examples/reproduce.py --experiment main --scale photos --data DIR --model CLIP
     python examples/reproduce.py --experiment modality --scale paper --data cc3m   # prints the commands
 
-Each run has a folder of its own in `--output_dir`: one that is finished is kept, one that was stopped goes on from its
-newest complete checkpoint. `comparison.md`, `.json` and `.png` are written anew after each run. Flags that are not
-listed here go to every run. docs/reproduction.md says what each experiment found.
+Each run has a folder of its own in `--output_dir`: one that is finished is kept, also for other experiments, and one
+that was stopped goes on from its newest complete checkpoint. `EXPERIMENT/comparison.md`, `.json` and `.png` are
+written anew after each run. Flags that are not listed here go to every run. docs/reproduction.md says what each
+experiment found.
 """
 
 from __future__ import annotations

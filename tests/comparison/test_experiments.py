@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -11,16 +12,13 @@ import pytest
 from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, RECIPE, arms_at, find_experiment
 from hf_tripletclip.comparison.main import main
 from hf_tripletclip.comparison.photo_runs import BATCH
-from hf_tripletclip.comparison.scales import paper_commands, scenes_runs
+from hf_tripletclip.comparison.runs import flags_of
+from hf_tripletclip.comparison.scales import paper_commands, scenes_flags, scenes_runs
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.objectives import available_objectives, get_objective
 from hf_tripletclip.training.script_arguments import parse_arguments
 
 SCRIPT = Path("examples/pretrain.py")
-
-
-def flags_of(command: tuple[str, ...] | list[str]) -> dict[str, str]:
-    return dict(word[2:].split("=", 1) for word in command if word.startswith("--") and "=" in word)
 
 
 def test_main_has_every_method_and_the_controls(tmp_path):
@@ -48,11 +46,65 @@ def test_all_start_from_what_the_package_has(tmp_path):
     assert flags_of(runs[1].command)["train_vision"] == "frozen"
 
 
+def test_what_is_trained_alike_is_one_run(tmp_path):
+    runs = [
+        run
+        for experiment in EXPERIMENTS.values()
+        if "scenes" in experiment.scales
+        for run in scenes_runs(experiment, SCRIPT, tmp_path, seeds=[0], max_steps=10)
+    ]
+    alike: dict[str, set[Path]] = {}
+    for run in runs:
+        alike.setdefault(json.dumps(run.settings(), sort_keys=True), set()).add(run.folder)
+    assert all(len(folders) == 1 for folders in alike.values())
+    assert len({run.folder for run in runs}) == len(alike) < len(runs)
+    by_label = {run.label: run.folder.name for run in runs}
+    assert by_label["clip, both towers"] == "clip-seed-0"
+    assert by_label["tripletclip, none faulty"] == "tripletclip-seed-0"
+
+
+def test_flags_that_are_given_stand_above_ours(tmp_path):
+    assert scenes_flags([]) == {"eval_strategy": "no", "dataloader_num_workers": "0"}
+    same = scenes_flags(["--eval_strategy", "no", "--dataloader-num-workers=0"])
+    assert same == scenes_flags([])
+    assert scenes_flags(["--eval_strategy=steps", "--adam_beta2", "0.9"])["eval_strategy"] == "steps"
+    run, *_ = scenes_runs(
+        EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, extra=["--dataloader_num_workers", "2"]
+    )
+    _, _, args = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+    assert (args.eval_strategy, args.dataloader_num_workers) == ("no", 2)
+
+
+def test_filtered_rows_are_as_many_as_random_ones(tmp_path):
+    runs = scenes_runs(EXPERIMENTS["filtered"], SCRIPT, tmp_path, seeds=[0], max_steps=10)
+    data = {}
+    for run in runs:
+        _, data[run.label], _ = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+    assert data["tripletclip, none faulty"].dataset_name_or_path == data["clip"].dataset_name_or_path == "scenes"
+    faulty = [data[f"tripletclip, {what}"] for what in ("unfiltered", "filtered", "as few at random")]
+    assert {one.dataset_name_or_path for one in faulty} == {str(tmp_path / "faulty")}
+    assert [(one.filters, one.max_train_samples) for one in faulty] == [
+        (None, None),
+        ({"best": 10_000}, None),
+        (None, 10_000),
+    ]
+    commands = [shlex.split(line) for line in paper_commands(EXPERIMENTS["filtered"], data="cc12m", seeds=[0])]
+    found = {flags["output_dir"].split("/")[-1]: flags for flags in map(flags_of, commands)}
+    assert list(found) == [
+        "clip-seed-0",
+        "tripletclip-unfiltered-seed-0",
+        "tripletclip-filtered-seed-0",
+        "tripletclip-as-few-at-random-seed-0",
+    ]
+    assert json.loads(found["tripletclip-filtered-seed-0"]["filters"]) == {"best": 1_400_000}
+    assert found["tripletclip-as-few-at-random-seed-0"]["max_train_samples"] == "1400000"
+
+
 @pytest.mark.parametrize("experiment", [name for name, one in EXPERIMENTS.items() if "scenes" in one.scales])
 def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
     for run in scenes_runs(EXPERIMENTS[experiment], SCRIPT, tmp_path, seeds=[0], max_steps=10):
         model_args, data_args, args = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
-        assert data_args.dataset_name_or_path == "scenes"
+        assert data_args.dataset_name_or_path in ("scenes", str(tmp_path / "faulty"))
         get_objective(args.objective, **args.objective_arguments)
         assert args.seed == 0
         model_args.check()
@@ -95,6 +147,9 @@ def test_photographs_have_captions_only():
         (["--seeds", "1", "1"], "names a seed twice"),
         (["--jobs", "0"], "`--jobs` is 0; give at least 1"),
         (["--data", "DIR"], "are for photographs"),
+        (["--experiment", "filtered", "--scenes_nouns", "8"], "is drawn without --scenes_nouns: leave it out"),
+        (["--scale", "photos"], "Give the folder of photographs as `--data`"),
+        (["--scale", "photos", "--data", "D", "--model", "M", "--adam_beta2", "1"], "take no further flags"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path, arguments, message):

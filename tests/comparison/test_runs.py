@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from hf_tripletclip.comparison.runs import Run, execute_all, folder_of, hold_settings
+from hf_tripletclip.comparison.runs import Run, execute_all, flags_of, folder_of, hold_run, hold_settings
 from hf_tripletclip.comparison.summary import differences, paired, summarize, table, write_summary
 
 COLUMNS = {"group_score": "group", "text_score": "text"}
@@ -36,11 +37,65 @@ def test_finished_runs_are_kept_and_failed_ones_named(tmp_path):
     assert len(done) == 2
     assert runs[0].folder.stat().st_mtime_ns == before
     broken = run_of(tmp_path, "broken", 0, "print('first'); raise SystemExit('no such thing')")
-    with pytest.raises(RuntimeError, match=r"broken-seed-0 ended with status 1(?s:.*)no such thing"):
+    named = r"'broken' with seed 0 ended with status 1(?s:.*)broken-seed-0/log\.txt, ends with:\n(?s:.*)no such thing"
+    with pytest.raises(RuntimeError, match=named):
         execute_all([*runs, broken], jobs=1, threads=1, progress=False)
     silent = run_of(tmp_path, "silent", 0, "print('nothing was written')")
     with pytest.raises(RuntimeError, match=r"status 0(?s:.*)nothing was written"):
         execute_all([silent], jobs=1, threads=1, progress=False)
+
+
+def test_those_beside_a_failed_run_are_finished_and_no_more_begin(tmp_path):
+    slow = "import time; time.sleep(0.5); " + WRITES.replace("{value}", "0.5")
+    runs = [run_of(tmp_path, "slow", 0, slow), run_of(tmp_path, "broken", 0, "raise SystemExit(3)")]
+    later = [run_of(tmp_path, "later", seed, WRITES.replace("{value}", "0.1")) for seed in range(6)]
+    with pytest.raises(RuntimeError, match="'broken' with seed 0 ended with status 3"):
+        execute_all([*runs, *later], jobs=2, threads=1, progress=False)
+    assert runs[0].finished()
+    assert not all(run.finished() for run in later)
+    mended = run_of(tmp_path, "broken", 0, WRITES.replace("{value}", "0.2"))
+    execute_all([runs[0], mended, *later], jobs=2, threads=1, progress=False)
+    assert all(run.finished() for run in (mended, *later))
+
+
+def test_flags_among_words():
+    words = (
+        "python",
+        "-m",
+        "script",
+        "--a=1",
+        "--b",
+        "2",
+        "--c-d",
+        "3",
+        "4",
+        "--e",
+        "--a",
+        "5",
+        "--f=g=h",
+        "--n",
+        "-1",
+    )
+    assert flags_of(words) == {"a": "5", "b": "2", "c_d": "3 4", "e": "", "f": "g=h", "n": "-1"}
+
+
+def test_a_folder_holds_one_run(tmp_path):
+    def run(*words, root=tmp_path):
+        folder = root / "a-seed-0"
+        return Run("a", 0, folder, (sys.executable, "-c", "", f"--output_dir={folder}", f"--data={root}/d", *words))
+
+    run("--x=1").folder.mkdir()
+    hold_run(run("--x=1"))
+    hold_run(run("--x", "1"))
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "a-seed-0", moved / "a-seed-0")
+    hold_run(run("--x=1", root=moved))
+    others = [run("--x=2", "--y=3")]
+    for execute in (hold_run, lambda one: execute_all([one], jobs=1, threads=1, progress=False)):
+        with pytest.raises(
+            ValueError, match=r"another run than that of 'a' \(x: '1', not '2', y: None, not '3'\): name"
+        ):
+            execute(others[0])
 
 
 def test_runs_of_other_settings_do_not_meet_in_one_table(tmp_path):

@@ -252,6 +252,33 @@ def test_limits_of_rows_and_a_stream_that_is_evaluated(tmp_path, monkeypatch):
         load_splits(DataArguments(str(tmp_path / "data"), train_split="dev"), ModelArguments(), ("image",))
 
 
+def test_rows_are_trained_on_that_are_within_bounds_of_their_scores(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    for name, numbers in (("train", range(6)), ("validation", range(10, 14))):
+        rows = data(*numbers)
+        scores = [number / 10 for number in numbers]
+        rows = rows.add_column("clip_score", scores).add_column("neg_clip_score", scores)
+        rows.to_parquet(tmp_path / "data" / f"{name}-0.parquet")
+
+    def captions(filters, **others):
+        args = DataArguments(str(tmp_path / "data"), filters=filters, **others)
+        splits = load_splits(args, ModelArguments(), ("image", "caption"))
+        assert len(splits["validation"]) == 4
+        return splits["train"]["caption"][:]
+
+    with caplog.at_level("INFO"):
+        assert captions({"min_neg_clip_score": 0.2, "best": 3}) == ["picture 3", "picture 4", "picture 5"]
+    assert "Filters keep 3 of 6 training rows (min_neg_clip_score: 2, best: 1)" in caplog.text
+    assert captions('{"max_image_similarity": null, "min_clip_score": 0.4}', max_train_samples=1) == ["picture 4"]
+    with pytest.raises(ValueError, match=r"leave none of the 6 training rows \(min_clip_score: 6\): widen them"):
+        captions({"min_clip_score": 2.0})
+    with pytest.raises(ValueError, match="need the columns vqa_score"):
+        captions({"min_vqa_score": 0.5})
+    with pytest.raises(ValueError, match="leave out `--streaming`"):
+        captions({"best": 3}, streaming=True)
+
+
 @pytest.mark.parametrize(
     ("world_size", "environment", "said"),
     [

@@ -89,6 +89,7 @@ OWN_DEFAULTS = {
     DataArguments: {
         "dataset_name_or_path": "scenes", "columns": None, "images": None, "streaming": False, "fast_decode": True,
         "train_split": "train", "validation_split": "validation", "test_split": "test", "max_train_samples": None,
+        "filters": None,
         "max_eval_samples": None, "license": None, "scenes_nouns": "24", "scenes_seed": 0, "scenes_train_size": None,
         "scenes_further_texts": False, "scenes_test_nouns": None,
         "scenes_validation_size": None, "scenes_test_size": None,
@@ -393,6 +394,9 @@ def test_json_that_is_none_is_one_clear_error(tmp_path):
         ("--num_train_epochs -1", "`num_train_epochs` is -1"),
         ("--per_device_train_batch_size 0", r"`per_device_train_batch_size` is 0: give at least 1\.$"),
         ("--gradient_accumulation_steps 0", "`gradient_accumulation_steps` is 0"),
+        ('--filters {"best":0}', r"`best` is 0; give a number of rows"),
+        ('--filters {"bests":5}', r"`filters` takes no bests; it takes min_clip_score_mean, "),
+        ("--filters best", r"`filters` must be a mapping"),
         ("--max_train_samples -3", r"`max_train_samples` is -3: give at least 1 or leave it out\.$"),
         ("--seed -1", "`seed` is -1"),
         ("--lora_dropout nan", "`lora_dropout` is nan"),

@@ -23,12 +23,25 @@ class Arm:
         flags (`Mapping[str, Any]`): Flags of the training script, without dashes, that it sets.
         steps (`float`, defaults to 1): How many times the experiment's steps it trains.
         batch (`float`, defaults to 1): How many times the experiment's batch it takes.
+        run (`str`, *optional*): The label of another experiment's arm that is trained alike, and whose runs it
+            therefore shares; its own by default.
+        faulty (`bool`, defaults to `False`): Whether it trains on the drawn data of which a part of the negative
+            images do not show their captions.
+        scales (`tuple[str, ...]`): The scales at which it can run.
     """
 
     label: str
     flags: Mapping[str, Any] = field(default_factory=dict)
     steps: float = 1.0
     batch: float = 1.0
+    run: str | None = None
+    faulty: bool = False
+    scales: tuple[str, ...] = SCALES
+
+    @property
+    def runs(self) -> str:
+        """What its runs are called."""
+        return self.run or self.label
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,10 @@ CAPTION_ONLY = tuple(
 EVERY_METHOD = tuple(
     name for name, objective in OBJECTIVES.items() if name != "clip_all" and not objective.needs_neighbours
 )
+
+# Of the filtered experiment: half of the drawn rows, and as many as the paper keeps. Rows stand in no order, so that
+# the first of them are as good as any drawn at random.
+KEPT_ROWS = {"scenes": 10_000, "paper": 1_400_000}
 
 MASKED: dict[str, Any] = {"repeats": "mask"}
 DISTILLED: dict[str, Any] = {"distillation": {"kind": "similarity", "weight": 1.0}}
@@ -159,7 +176,7 @@ EXPERIMENTS = {
             "Patel et al. 2024, Table 8",
             "clip, both towers",
             tuple(
-                Arm(f"{objective}, {what}", {"objective": objective, **flags})
+                Arm(f"{objective}, {what}", {"objective": objective, **flags}, run=None if flags else objective)
                 for objective in ("clip", "tripletclip")
                 for what, flags in (
                     ("both towers", {}),
@@ -214,6 +231,32 @@ EXPERIMENTS = {
             ),
             scales=("scenes",),
         ),
+        Experiment(
+            "filtered",
+            "Filtered and unfiltered negatives",
+            "What do negative images that do not show their captions cost, and what of it does a filter bring back?",
+            "Patel et al. 2024, Table 6",
+            "tripletclip, unfiltered",
+            (
+                *_of("clip"),
+                Arm("tripletclip, none faulty", {"objective": "tripletclip"}, run="tripletclip", scales=("scenes",)),
+                *(
+                    Arm(
+                        f"tripletclip, {what}",
+                        {"objective": "tripletclip", **flags},
+                        faulty=scale == "scenes",
+                        scales=(scale,),
+                    )
+                    for scale, rows in KEPT_ROWS.items()
+                    for what, flags in (
+                        ("unfiltered", {}),
+                        ("filtered", {"filters": {"best": rows}}),
+                        ("as few at random", {"max_train_samples": rows}),
+                    )
+                ),
+            ),
+            scales=("scenes", "paper"),
+        ),
     )
 }
 
@@ -251,7 +294,11 @@ def arms_at(experiment: Experiment, scale: str, only: Sequence[str] | None = Non
     Raises:
         ValueError: A label is none of the experiment's.
     """
-    arms = tuple(arm for arm in experiment.arms if scale != "photos" or arm.flags.get("objective") in CAPTION_ONLY)
+    arms = tuple(
+        arm
+        for arm in experiment.arms
+        if scale in arm.scales and (scale != "photos" or arm.flags.get("objective") in CAPTION_ONLY)
+    )
     if only is None:
         return arms
     known = [arm.label for arm in arms]

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hf_tripletclip.comparison.experiments import EXPERIMENTS, SCALES, Experiment, arms_at, find_experiment
-from hf_tripletclip.comparison.runs import Run, execute_all, hold_settings
-from hf_tripletclip.comparison.scales import SCENES_COLUMNS, paper_commands, scenes_runs
+from hf_tripletclip.comparison.runs import Run, execute_all, flags_of, hold_settings
+from hf_tripletclip.comparison.scales import FAULTY_FOLDER, SCENES_COLUMNS, paper_commands, scenes_flags, scenes_runs
 from hf_tripletclip.comparison.summary import summarize, write_summary
 from hf_tripletclip.evaluation.plots import require_plots
 
-STEPS = {"scenes": 1200, "photos": 300}
+STEPS = {"scenes": 150, "photos": 300}
 SEEDS = {"scenes": (0, 1, 2), "photos": (0, 1, 2, 3, 4), "paper": (0,)}
 # What differs from run to run, and cannot be given to all of them.
 OWN_FLAGS = ("--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint", "--objective", "--objective_kwargs")
@@ -30,16 +30,18 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namesp
     parser.add_argument("--data", help="photos: the folder of photographs; paper: cc3m or cc12m (default: cc3m)")
     parser.add_argument("--model", help="photos: the CLIP that is fine-tuned")
     parser.add_argument("--part", choices=("dev", "test"), help="photos: what is measured (default: test)")
-    parser.add_argument("--output_dir", type=Path, help="default: outputs/reproduce/EXPERIMENT-SCALE")
+    parser.add_argument("--output_dir", type=Path, help="default: outputs/reproduce/SCALE")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="arms to run, beside the baseline (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2, on photographs 0 1 2 3 4, in a lab 0")
-    parser.add_argument("--max_steps", type=int, help="steps of each run (default: 1200, on photographs 300)")
+    parser.add_argument("--max_steps", type=int, help="steps of each run (default: 150, on photographs 300)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of a run")
+    parser.add_argument("--threads", type=int, help="CPU threads of a run (default: what the cores give each)")
     parser.add_argument("--disable_tqdm", action="store_true", help="show no bar")
     options, extra = parser.parse_known_args(argv)
     if taken := [flag for flag in extra if flag.partition("=")[0] in OWN_FLAGS]:
         raise ValueError(f"{', '.join(taken)} differs from run to run, and cannot be given to all of them.")
+    if options.threads is None:
+        options.threads = max((os.cpu_count() or 1) // max(options.jobs, 1), 1)
     for name in ("jobs", "threads", "max_steps"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"`--{name}` is {value}; give at least 1.")
@@ -72,26 +74,47 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
         text = "\n".join(paper_commands(experiment, data=options.data or "cc3m", seeds=seeds, only=options.only))
         print(text)
         return text
-    arms_at(experiment, options.scale, options.only)  # an unknown label is refused before anything runs
+    arms = arms_at(experiment, options.scale, options.only)  # an unknown label is refused before anything runs
     require_plots()
-    root = options.output_dir or Path("outputs") / "reproduce" / f"{experiment.name}-{options.scale}"
+    root = options.output_dir or Path("outputs") / "reproduce" / options.scale
     steps = options.max_steps or STEPS[options.scale]
     named = {name: getattr(options, name) for name in ("data", "model", "part")}
-    settings = {"experiment": experiment.name, "scale": options.scale, "max_steps": steps, "flags": extra, **named}
-    hold_settings(root, settings)
+    flags = scenes_flags(extra) if options.scale == "scenes" else {}
+    _refuse_other_data(options, extra, faulty=any(arm.faulty for arm in arms))
+    hold_settings(root, {"scale": options.scale, "max_steps": steps, "flags": flags, **named})
     runs, rows, columns = _runs(experiment, options, root, seeds, steps, script, extra)
+    head = f"# {experiment.title}\n\n{experiment.question} ({experiment.source}.) {steps} steps at {options.scale}."
+    if any(arm.faulty for arm in arms):
+        from hf_tripletclip.comparison.faulty import make_faulty, what_filters_find
+
+        make_faulty(root / FAULTY_FOLDER, progress=not options.disable_tqdm)
+        head += f"\n\n{what_filters_find(root / FAULTY_FOLDER)}"
+    tables = root / experiment.name
+    tables.mkdir(exist_ok=True)
 
     def write() -> str:
         summary = summarize(rows, columns, experiment.baseline)
-        head = (
-            f"# {experiment.title}\n\n{experiment.question} ({experiment.source}.) {steps} steps at {options.scale}."
-        )
-        return write_summary(summary, columns, experiment.baseline, root, head)
+        return write_summary(summary, columns, experiment.baseline, tables, head)
 
+    print(f"{len(runs)} runs in {root}, {sum(run.finished() for run in runs)} of them finished; tables in {tables}")
     execute_all(runs, jobs=options.jobs, threads=options.threads, progress=not options.disable_tqdm, after=write)
     text = write()
     print(text)
     return text
+
+
+def _refuse_other_data(options: argparse.Namespace, extra: Sequence[str], faulty: bool) -> None:
+    """Raise `ValueError` for what would be without effect, or would compare rows with others."""
+    if options.scale == "scenes":
+        if options.data is not None or options.model is not None or options.part is not None:
+            raise ValueError("`--data`, `--model` and `--part` are for photographs; `scenes` draws its own.")
+        if faulty and (given := [f"--{name}" for name in flags_of(extra) if name.startswith("scenes_")]):
+            raise ValueError(f"The data with faulty negatives is drawn without {', '.join(given)}: leave it out.")
+        return
+    if options.data is None or options.model is None:
+        raise ValueError("Give the folder of photographs as `--data` and the CLIP that is fine-tuned as `--model`.")
+    if extra:
+        raise ValueError(f"Runs on photographs take no further flags: leave out {' '.join(extra)}.")
 
 
 def _runs(
@@ -105,14 +128,8 @@ def _runs(
 ) -> tuple[list[Run], list[Run], Mapping[str, str]]:
     """What is trained, what of it makes the rows of the table, and the columns."""
     if options.scale == "scenes":
-        if options.data is not None or options.model is not None or options.part is not None:
-            raise ValueError("`--data`, `--model` and `--part` are for photographs; `scenes` draws its own.")
         runs = scenes_runs(experiment, script, root, seeds=seeds, max_steps=steps, only=options.only, extra=extra)
         return runs, runs, SCENES_COLUMNS
-    if options.data is None or options.model is None:
-        raise ValueError("Give the folder of photographs as `--data` and the CLIP that is fine-tuned as `--model`.")
-    if extra:
-        raise ValueError(f"Runs on photographs take no further flags: leave out {' '.join(extra)}.")
     from hf_tripletclip.comparison.photo_runs import measured_runs, photo_runs, prepare
     from hf_tripletclip.comparison.photos import COLUMNS
 

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hf_tripletclip.training.variants import as_flags
 
 METRICS_FILE = "metrics.json"
 LOG_FILE = "log.txt"
+RUN_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
 SHOWN_LINES = 5
 
@@ -45,6 +46,12 @@ class Run:
         """Whether it has been trained and measured."""
         return (self.folder / METRICS_FILE).is_file()
 
+    def settings(self) -> dict[str, str]:
+        """The flags of its command by name, but for where its files go: paths beside its folder begin with `.`."""
+        root = str(self.folder.parent)
+        flags = {name: value.replace(root, ".") for name, value in flags_of(self.command).items()}
+        return {name: value for name, value in flags.items() if name != "output_dir"}
+
     def metrics(self) -> dict[str, float]:
         """What was measured, of a finished run."""
         return json.loads((self.folder / METRICS_FILE).read_text(encoding="utf-8"))
@@ -60,6 +67,23 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
     return [word for flag, value in flags.items() for word in as_flags(flag, value)]
 
 
+def flags_of(words: Sequence[str]) -> dict[str, str]:
+    """
+    The flags among the words of a command line by name, and their values; several values with spaces between, the last
+    of a flag that is there twice. What stands before the first flag is left out.
+    """
+    flags: dict[str, str] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            flags[name] = value
+        elif name:
+            flags[name] = f"{flags[name]} {word}".strip()
+    return flags
+
+
 def differences_from(record: Path, content: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """
     Hold something to what a file notes of it, and note it there unless it differs.
@@ -72,9 +96,9 @@ def differences_from(record: Path, content: Mapping[str, Any]) -> dict[str, tupl
         `dict[str, tuple]`: What differs, by name: as it is noted, and as it is; `None` for what is not there.
     """
     content = json.loads(json.dumps(content))
-    kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else content
-    if kept == content:
+    if not record.is_file():
         replace_text(record, json.dumps(content, indent=1))
+    kept = json.loads(record.read_text(encoding="utf-8"))
     names = sorted(name for name in {*kept, *content} if kept.get(name) != content.get(name))
     return {name: (kept.get(name), content.get(name)) for name in names}
 
@@ -92,14 +116,30 @@ def hold_settings(root: Path, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{root} holds runs of other settings ({named}): name another `--output_dir`.")
 
 
+def hold_run(run: Run) -> None:
+    """
+    Note what a run is, in its folder.
+
+    Raises:
+        ValueError: The folder holds another one, which may have been made by an older version.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if changed := differences_from(run.folder / RUN_FILE, run.settings()):
+        named = ", ".join(f"{name}: {kept!r}, not {now!r}" for name, (kept, now) in changed.items())
+        raise ValueError(
+            f"{run.folder} holds another run than that of {run.label!r} ({named}): name another `--output_dir`."
+        )
+
+
 def execute(run: Run, threads: int) -> None:
     """
     Run one in a process of its own; what it prints is kept in `log.txt`.
 
     Raises:
         RuntimeError: It failed.
+        ValueError: Its folder holds another run.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    hold_run(run)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log = run.folder / LOG_FILE
     with log.open("a", encoding="utf-8") as file:
@@ -107,7 +147,8 @@ def execute(run: Run, threads: int) -> None:
     if status != 0 or not run.finished():
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
         raise RuntimeError(
-            f"The run in {run.folder} ended with status {status}. Its log ends with:\n" + "\n".join(lines)
+            f"{run.label!r} with seed {run.seed} ended with status {status}; the same command goes on with it. Its "
+            f"log, {log}, ends with:\n" + "\n".join(lines)
         )
 
 
@@ -123,10 +164,22 @@ def execute_all(
         threads (`int`): CPU threads of each.
         progress (`bool`, defaults to `True`): Whether to show a bar.
         after (`Callable`, *optional*): Called after each.
+
+    Raises:
+        RuntimeError: One failed. Those that were running beside it are finished first.
+        ValueError: A folder holds another run.
     """
+    for run in runs:
+        if run.folder.is_dir():  # before anything runs
+            hold_run(run)
     waiting = [run for run in runs if not run.finished()]
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), disable=not progress, unit="run")
     with bar, ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(lambda run: execute(run, threads), waiting):
-            bar.update()
-            after()
+        futures = [pool.submit(execute, run, threads) for run in waiting]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+                after()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # of those that wait, where one failed

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_tripletclip.comparison.experiments import Arm, Experiment, arms_at
-from hf_tripletclip.comparison.runs import Run, folder_of, words_of
-from hf_tripletclip.data.schema import DENSE_CAPTION, NEGATIVE_TYPES, PARAPHRASE
-from hf_tripletclip.objectives import OBJECTIVES
+from hf_tripletclip.comparison.runs import Run, flags_of, folder_of, words_of
+from hf_tripletclip.data.schema import NEGATIVE_TYPES
 
 SCENES_COLUMNS = {
     **{f"accuracy_{kind}": kind for kind in NEGATIVE_TYPES},
@@ -23,6 +22,10 @@ SCENES_COLUMNS = {
     "text_to_image_recall@1": "T2I R@1",
 }
 SCENES_BATCH = 64
+# Beside what `examples/configs/scenes_cpu.yaml` says: the test rows at the end are what counts, and a process that
+# loads rows beside each run would take another run's core.
+SCENES_FLAGS = {"eval_strategy": "no", "dataloader_num_workers": "0"}
+FAULTY_FOLDER = "faulty"  # of the data with faulty negatives, below that of the runs
 # The paper's configuration of each data set.
 PAPER_CONFIGS = {"cc3m": "examples/configs/cc3m_vit_b32.yaml", "cc12m": "examples/configs/cc12m_vit_b32.yaml"}
 PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
@@ -52,27 +55,19 @@ def scenes_runs(
         only (`Sequence[str]`, *optional*): Labels of the arms to train.
         extra (`Sequence[str]`): Flags that every run gets.
     """
-    runs = []
-    for seed in seeds:
-        # The same rows for all, with the texts that some methods need.
-        flags: dict[str, object] = {"scenes_further_texts": True} if needs_texts(experiment) else {}
-        runs += [
-            _scenes_run(arm, script, output_dir, seed, max_steps, extra, flags)
-            for arm in arms_at(experiment, "scenes", only)
-        ]
-    return runs
+    arms = arms_at(experiment, "scenes", only)
+    return [_scenes_run(arm, script, output_dir, seed, max_steps, extra) for seed in seeds for arm in arms]
 
 
-def needs_texts(experiment: Experiment) -> bool:
-    """Whether an arm learns from paraphrases or dense captions."""
-    objectives = [OBJECTIVES[arm.flags["objective"]] for arm in experiment.arms]
-    return any(one.draws_captions or not {PARAPHRASE, DENSE_CAPTION}.isdisjoint(one().columns) for one in objectives)
+def scenes_flags(extra: Sequence[str]) -> dict[str, str]:
+    """What every run on the embedded data gets beside its own flags: ours, and over them those that were given."""
+    return SCENES_FLAGS | flags_of(extra)
 
 
-def _scenes_run(
-    arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str], flags: dict[str, object]
-) -> Run:
-    folder = folder_of(root, arm.label, seed)
+def _scenes_run(arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str]) -> Run:
+    folder = folder_of(root, arm.runs, seed)
+    # The same rows for all, with the texts that some methods need: an arm of several experiments is one run.
+    data = {"dataset_name_or_path": root / FAULTY_FOLDER} if arm.faulty else {"scenes_further_texts": True}
     own = {
         "output_dir": folder,
         "max_steps": round(max_steps * arm.steps),
@@ -80,10 +75,11 @@ def _scenes_run(
         "disable_tqdm": True,
         "resume_from_checkpoint": True,
         **({"per_device_train_batch_size": round(SCENES_BATCH * arm.batch)} if arm.batch != 1 else {}),
-        **flags,
+        **data,
         **arm.flags,
     }
-    return Run(arm.label, seed, folder, (sys.executable, str(script), *words_of(own), *extra))
+    given = [word for name, value in SCENES_FLAGS.items() for word in (f"--{name}", value)]
+    return Run(arm.label, seed, folder, (sys.executable, str(script), *words_of(own), *given, *extra))
 
 
 def paper_commands(

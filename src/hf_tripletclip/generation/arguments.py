@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
-from hf_tripletclip.generation.filters import FilterSettings
+from hf_tripletclip.generation.filters import filters_of
 from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, PARAPHRASES, get_stage
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.stage import Stage
@@ -148,9 +148,6 @@ def parse_generation_arguments(
     _refuse_without_effect(arguments, options)
     if unknown := [name for name in options["checks_options"] if name not in (arguments.checks or ())]:
         raise ValueError(f"`checks_options` has settings of {_names(unknown)}, which `checks` does not name")
-    accepted = [f.name for f in fields(FilterSettings)]
-    if unknown := [name for name in options["filters"] if name not in accepted]:
-        raise ValueError(f"`filters` takes no {_names(unknown)}; it takes {_names(accepted)}")
     settings = GenerationSettings(
         source=Source(
             name=arguments.source,
@@ -168,7 +165,7 @@ def parse_generation_arguments(
         if arguments.paraphrases is None
         else get_stage("paraphrases", arguments.paraphrases, options["paraphrases_options"]),
         checks=[get_stage("check", name, options["checks_options"].get(name)) for name in arguments.checks or ()],
-        filters=FilterSettings(**options["filters"]),
+        filters=filters_of(options["filters"]),
         unit_rows=arguments.unit_rows,
         rows_per_file=arguments.rows_per_file,
         license=arguments.license,

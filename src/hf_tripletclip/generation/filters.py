@@ -94,6 +94,19 @@ class FilterSettings:
         return tuple(dict.fromkeys([*needed, *(MEAN if self.best is not None else ())]))
 
 
+def filters_of(given: Mapping[str, Any]) -> FilterSettings:
+    """
+    The settings that a mapping of a configuration names.
+
+    Raises:
+        ValueError: It has others, or a bound is none.
+    """
+    accepted = [field.name for field in dataclasses.fields(FilterSettings)]
+    if unknown := [name for name in given if name not in accepted]:
+        raise ValueError(f"`filters` takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    return FilterSettings(**given)
+
+
 def apply_filters(
     columns: Mapping[str, Sequence[Any]], settings: FilterSettings, rows: int | None = None
 ) -> tuple[list[int], dict[int, str]]:

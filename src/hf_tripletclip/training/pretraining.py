@@ -24,6 +24,7 @@ from transformers.utils import logging
 from hf_tripletclip.checkpoints import load_processor
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
 from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor
+from hf_tripletclip.config_parser import as_mapping
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
@@ -33,6 +34,7 @@ from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.processes import in_all_processes
+from hf_tripletclip.generation.filters import filter_dataset, filters_of
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective, get_objective
 from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
@@ -328,6 +330,8 @@ def load_splits(
     for role, (split, limit) in wanted.items():
         if split in loaded:
             dataset = loaded[split]
+            if role == "train" and data_args.filters:
+                dataset = _within_filters(dataset, data_args)
             if limit is not None:
                 dataset = dataset.take(limit)
             if isinstance(dataset, IterableDataset):
@@ -339,6 +343,18 @@ def load_splits(
                     )
             splits[role] = dataset
     return splits
+
+
+def _within_filters(train: Any, data_args: DataArguments) -> Dataset:
+    """The training rows within the bounds of their scores."""
+    if isinstance(train, IterableDataset):
+        raise ValueError("`filters` look at the scores of all rows first: leave out `--streaming`.")
+    kept, reasons = filter_dataset(train, filters_of(as_mapping(data_args, "filters")))
+    said = ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
+    if not len(kept):
+        raise ValueError(f"`filters` leave none of the {len(train)} training rows ({said}): widen them.")
+    logger.info(f"Filters keep {len(kept)} of {len(train)} training rows ({said or 'all'}).")
+    return kept
 
 
 def make_processor(

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.config_parser import as_columns, as_mapping, config_values, given_flags, parse_with_config
 from hf_tripletclip.data.scenes.start import START, start_folder
+from hf_tripletclip.generation.filters import filters_of
 from hf_tripletclip.training.argument_checks import check_data, check_numbers, settings_of_other_data
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments
@@ -83,6 +84,13 @@ class DataArguments:
     validation_split: str = field(default="validation", metadata={"help": "Split that is evaluated during training."})
     test_split: str = field(default="test", metadata={"help": "Split that is evaluated before and after training."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first N rows only."})
+    filters: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train on the rows within these bounds of their scores, as JSON; as those of `tripletclip "
+            'generate`: {"min_neg_clip_score": 0.25, "best": 1000}.'
+        },
+    )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N rows only."})
     license: str | None = field(
         default=None, metadata={"help": "The trained weights' license, for the model card: an identifier of the Hub."}
@@ -138,6 +146,7 @@ def parse_arguments(
     )
     as_mapping(arguments[0], "model_config")
     as_columns(arguments[1])
+    filters_of(as_mapping(arguments[1], "filters"))
     for part in arguments:
         check_numbers(part)
     model_args, data_args, args = arguments[:3]

@@ -74,7 +74,7 @@ OF_ORDER = _names(
     """
     per_device_train_batch_size world_size gradient_accumulation_steps seed data_seed dataloader_drop_last
     dataloader_num_workers accelerator_config train_sampling_strategy streaming train_split max_train_samples
-    columns train_data batch_neighbours neighbour_rows
+    filters columns train_data batch_neighbours neighbour_rows
     """
 )
 NAMES = {
