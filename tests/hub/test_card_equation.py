@@ -33,6 +33,10 @@ TERMS = {
     r"C_\\mathrm\{within\}\(v, t\) \+ C_\\mathrm\{across\}\(v, t\)": lambda b, s: reference.cyclic(b),
     r"\\mathrm\{MIL\}\(v \\to D\)": lambda b, s: reference.mil(b, s),
     r"\\mathrm\{W\}\(v, t \\mid T'\)": lambda b, s: reference.within(b, s),
+    r"\\mathrm\{rank\}_\{(\S+)\}\((\S+), t \\mid t'\)": lambda b, s, prior, query: reference.ranks(
+        b, ROLE[query], s, float(prior)
+    ),
+    r"\\mathrm\{prior\}\(v, t\)": lambda b, s: reference.prior_of(b, s),
     r"\\mathrm\{M\}\(v, t \\mid t'\)": lambda b, s: reference.margin(b, s),
     r"\\Delta\^\{\*\}\((\S+)\)": lambda b, s, role: reference.to_teacher(b, ROLE[role]),
     r"\\Delta\(t, p\)": lambda b, s: (b.values["text"] - b.values["paraphrase"]).square().sum(dim=1).mean(),
@@ -93,6 +97,8 @@ def test_distillation_is_a_term_of_its_own():
     assert total.endswith(r"\right] + D")
     assert distilled.startswith(r"D = \frac{1}{2} \left[")
     assert distilled.count(r"\rVert^2") == 2
+    held = describe_objective(get_objective("clip", distillation={"kind": "embedding", "roles": ["text"]}))
+    assert SHOWN.findall(held)[-1] == r"D = \frac{1}{n} \sum_i \lVert {t}_i - {t}^{*}_i \rVert^2"
 
 
 def test_negatives_of_one_process():

@@ -27,7 +27,8 @@ VARIANTS = (
     *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS),
 )
 
-SEVERAL = ("tsvlc", "dac", "ce_clip", "fsc_clip", "degla", "clic", "read_alignment")  # take any number per row
+# They take any number per row.
+SEVERAL = ("tsvlc", "dac", "ce_clip", "fsc_clip", "degla", "clic", "read_alignment", "pairwise")
 
 
 def rows_of(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:

@@ -195,6 +195,23 @@ def within(batch: Batch, s: torch.Tensor) -> torch.Tensor:
     return mean([nll(s * v[i] @ t[i], [s * t[i] @ n for n in batch.values["negative_text"]]) for i in range(len(v))])
 
 
+def ranks(batch: Batch, query: str, s: torch.Tensor, prior: float = 0.0) -> torch.Tensor:
+    """Each query, less a share of the mean query, with its row's caption and each of the row's negatives."""
+    queries, losses = batch.values[query], []
+    common = sum(queries) / len(queries)
+    for n, row in enumerate(batch.owners[query]):
+        for negative in batch.own("negative_text", row):
+            gap = s * (queries[n] - prior * common) @ (batch.values["text"][row] - negative)
+            losses.append(torch.log(1 + torch.exp(-gap)))
+    return mean(losses)
+
+
+def prior_of(batch: Batch, s: torch.Tensor) -> torch.Tensor:
+    common = sum(batch.values["image"]) / len(batch.values["image"])
+    pairs = zip(batch.values["text"], batch.teacher["text"], strict=True)
+    return mean([(s * common @ (t - before)) ** 2 for t, before in pairs])
+
+
 def to_teacher(batch: Batch, role: str) -> torch.Tensor:
     return sum(((one - other) ** 2).sum() for one, other in zip(batch.values[role], batch.teacher[role], strict=True))
 
@@ -251,5 +268,8 @@ def reference(name: str, batch: Batch, s: torch.Tensor) -> torch.Tensor:
         pairs = zip(batch.values["paraphrase"], batch.owners["paraphrase"], strict=True)
         close = mean([((batch.values["text"][row] - p) ** 2).sum() for p, row in pairs])
         return 0.5 * (clip() + further) / 2 + 0.5 * own + close
+    if name == "pairwise":
+        ranked = ranks(batch, "image", s) + ranks(batch, "paraphrase", s)
+        return clip() + 10 * ranked + 0.3 * prior_of(batch, s)
     assert name == "read_alignment"
     return negclip() + 0.5 * ce(batch, "paraphrase", ("text",), s)

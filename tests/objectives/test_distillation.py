@@ -61,6 +61,28 @@ def test_the_term_is_its_equation_and_adds_to_any_objective(name, kind):
     assert output.parts.keys() == without.parts.keys() | {"distillation"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "roles"),
+    [
+        ("embedding", ["text"]),
+        ("embedding", ["negative_text", "image"]),
+        ("similarity", ["image", "text"]),
+        ("similarity", ["text", "image", "negative_image"]),
+    ],
+)
+def test_some_roles_only(kind, roles):
+    student, teacher = random_embeddings(0), random_embeddings(1)
+    held = {role: value for role, value in teacher.items() if role in roles}  # of others none is asked for
+    objective = get_objective("tripletclip", distillation={"kind": kind, "roles": roles})
+    scale = torch.tensor(7.0, dtype=torch.float64)
+    found = objective(Embeddings(**student, teacher=held), scale).parts["distillation"].item()
+    assert found == pytest.approx(naive(kind, student, teacher, tuple(roles), 7.0), rel=1e-9)
+    assert objective.settings == {"distillation": {"kind": kind, "weight": 1.0, "roles": roles}}
+    assert set(objective.taught) == set(roles)
+    again = get_objective("tripletclip", **objective.settings)
+    assert again.settings == objective.settings
+
+
 @pytest.mark.parametrize("kind", ["embedding", "similarity"])
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(kind):
     values = {role: value.requires_grad_() for role, value in random_embeddings(0).items()}
@@ -123,8 +145,16 @@ def test_the_scale_does_not_learn_from_it():
         ({"weight": "1"}, "the weight '1'; give a number"),
         ({"weight": float("inf")}, "the weight inf"),
         ({"weight": float("nan")}, "the weight nan"),
-        ({"temperature": 2}, "takes `kind` and `weight`, not 'temperature'"),
-        ("similarity", "takes `kind` and `weight`, not 'similarity'"),
+        ({"roles": "text"}, "the roles 'text'; give a list of some of image, text"),
+        ({"roles": []}, r"the roles \[\]; give a list"),
+        ({"kind": "embedding", "roles": ["caption"]}, r"the roles \['caption'\]"),
+        ({"roles": ["text"]}, r"similarity compares images with texts, but its roles are \['text'\]"),
+        (
+            {"kind": "embedding", "roles": ["text", "paraphrase"]},
+            "to hold paraphrase, which the objective does not use",
+        ),
+        ({"temperature": 2}, "takes `kind`, `weight` and `roles`, not 'temperature'"),
+        ("similarity", "takes `kind`, `weight` and `roles`, not 'similarity'"),
     ],
 )
 def test_settings_that_are_refused(settings, message):

@@ -79,6 +79,7 @@ OWN_DEFAULTS = {
         "remove_unused_columns": False, "dataloader_drop_last": True, "ddp_find_unused_parameters": False,
         "do_train": None, "do_eval": None, "ddp_timeout": 1800, "max_grad_norm": 1.0,
         "batch_neighbours": 0, "neighbours": None, "cache_locked_towers": None, "cache_limit_gb": 10.0,
+        "max_negatives": None, "max_positives": None,
     },
     ModelArguments: {
         "train_text": "full", "train_vision": "full", "train_projections": None, "train_logit_scale": None,

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.training import trainer as trainer_module
+from hf_tripletclip.training.drawing import columns_of
 from tests.tiny import negatives, positives, tiny_config
 from tests.training.test_trainer import Rows, make_trainer
 
@@ -153,7 +154,7 @@ def test_the_data_is_looked_at_once_and_in_batches_of_all(tmp_path, monkeypatch,
     ],
 )
 def test_columns_are_known_without_reading_a_stream(dataset, columns):
-    assert trainer_module._columns(dataset) == columns
+    assert columns_of(dataset) == columns
 
 
 def test_what_is_for_other_trainers_is_refused(tmp_path):

@@ -45,6 +45,7 @@ ROWS, QUESTIONS, PICTURES, START = "rows", "questions.json", "pictures.safetenso
 SOURCES, SOURCES_FILE = (CAPTIONS_FILE, SPLIT_FILE, LABELS_FILE), "sources.json"
 ALPHAS = (0.5, 1.0)  # of WiSE-FT; the tuned model comes last, for its metrics say that the run is finished
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-4, 0.1
+MAX_NEGATIVES = 4  # of a row in a batch, as NegCLIP has them
 
 
 def alpha_label(label: str, alpha: float) -> str:
@@ -160,6 +161,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--max_steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE)
+    parser.add_argument("--max_negatives", type=int, default=MAX_NEGATIVES)
+    parser.add_argument("--max_positives", type=int)
     options = parser.parse_args(argv)
     disable_progress_bars()
     set_seed(options.seed)
@@ -187,6 +190,8 @@ def _arguments(options: argparse.Namespace) -> TripletCLIPTrainingArguments:
         "max_steps": options.max_steps,
         "per_device_train_batch_size": options.batch,
         "learning_rate": options.learning_rate,
+        "max_negatives": options.max_negatives,
+        "max_positives": options.max_positives,
         "weight_decay": WEIGHT_DECAY,
         "warmup_steps": options.max_steps // 10,
         "lr_scheduler_type": "cosine",

@@ -24,7 +24,7 @@ CAPTIONS_FILE, LABELS_FILE, SPLIT_FILE, SUGAR_CREPE = "captions.jsonl", "labels.
 PARTS = ("train", "dev", "test")
 # Negatives of these kinds are trained on; `replace_rel`, of which there are many, is only asked about.
 TRAINED_KINDS = ("replace_obj", "replace_att", "swap_obj", "swap_att")
-NUM_NEGATIVES, NUM_PARAPHRASES = 4, 2
+NUM_NEGATIVES, NUM_PARAPHRASES = 16, 2  # of a row; how many of them a batch has is a setting of the run
 SHUFFLES = 5  # of the photographs, for the score without them
 PROMPT = "a photo of a {}."
 # What is measured -> its title.

@@ -21,7 +21,7 @@ from hf_tripletclip.data.decoding import (
     known_reason,
     row_name,
 )
-from hf_tripletclip.data.drawing import CaptionDraw
+from hf_tripletclip.data.drawing import CaptionDraw, SeveralDraw
 from hf_tripletclip.data.pixels import FastPixels
 from hf_tripletclip.data.schema import (
     CAPTION,
@@ -83,6 +83,9 @@ class TripletCollator:
             Of rows with several hard negatives use the first only; rows without one are then broken.
         draw_captions ([`~hf_tripletclip.data.drawing.CaptionDraw`], *optional*):
             Draw each row's caption from its `caption`, which may then be a list, and its `paraphrase`, if it has any.
+        draw_several ([`~hf_tripletclip.data.drawing.SeveralDraw`], *optional*):
+            Of a row's lists of negatives, paraphrases or dense captions draw at most so many. A negative caption and
+            the image in its place are drawn together.
         return_loss (`bool`, defaults to `False`):
             Put `return_loss=True` into batches, which the loss of transformers' plain `Trainer` needs;
             `TripletCLIPTrainer` asks for the loss itself.
@@ -120,6 +123,7 @@ class TripletCollator:
     decode_size: int | None = None
     first_negative: bool = False
     draw_captions: CaptionDraw | None = None
+    draw_several: SeveralDraw | None = None
     return_loss: bool = False
     known_images: KnownImages | None = field(default=None, repr=False)
 
@@ -217,14 +221,23 @@ class TripletCollator:
         if name not in several and not (role.mask is not None and is_several(value)):
             return self._decode_one(value, role)
         values = _listed(value)
+        if name in several and role.is_image:  # only those that are drawn need be decoded
+            return self._each(row, name, self._drawn(row, name, [one for one in values if one is not None]), role)
         if name in several:
-            return self._each(row, name, values, role)
+            return self._drawn(row, name, self._each(row, name, values, role))
         if role.is_image:  # others need not be decoded
             values = [one for one in values if one is not None][:1]
         found = self._each(row, name, values, role)
         if not found:
             raise BrokenValue("missing image" if role.is_image else "missing caption")
         return found[0]
+
+    def _drawn(self, row: Mapping[str, Any], name: str, values: list[Any]) -> list[Any]:
+        """Those of a row's usable values that are drawn in this pass."""
+        if self.draw_several is None:
+            return values
+        texts = [str(text) for column in (CAPTION, NEG_CAPTION) for text in _listed(row.get(column))]
+        return self.draw_several(name, values, texts)
 
     def _each(self, row: Mapping[str, Any], name: str, values: Sequence[Any], role: Role) -> list[Any]:
         """Those of a list's values that can be used; the others are reported."""

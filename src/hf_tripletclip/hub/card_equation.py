@@ -31,7 +31,7 @@ def describe_objective(objective: Objective) -> str:
         _symbols(objective),
     ]
     if distilled is not None:
-        parts += [_shown(_distillation(distilled, objective.roles)), _meaning_of_distillation(distilled)]
+        parts += [_shown(_distillation(distilled, distilled.of(objective.roles))), _meaning_of_distillation(distilled)]
     if not own_terms:
         parts.append(f"The further terms are those of the code of `{type(objective).__name__}`.")
     return "\n\n".join(parts)
@@ -68,7 +68,7 @@ def _distillation(distillation: Distillation, roles: Iterable[str]) -> str:
             rf"\frac{{1}}{{n}} \sum_i \lVert {{{symbol}}}_i - {{{symbol}}}^{{*}}_i \rVert^2"
             for symbol in (ROLES[role].symbol for role in present)
         )
-        return rf"D = \frac{{1}}{{{len(present)}}} \left[ {means} \right]"
+        return f"D = {means}" if len(present) == 1 else rf"D = \frac{{1}}{{{len(present)}}} \left[ {means} \right]"
     halves = []
     for query, others in OTHER_MODALITY.items():
         asked = symbol(query)

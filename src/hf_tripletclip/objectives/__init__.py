@@ -22,7 +22,8 @@ from hf_tripletclip.objectives.laclip import LaCLIPObjective
 from hf_tripletclip.objectives.laclip_hn import LaCLIPHNObjective
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from hf_tripletclip.objectives.negclip_image import NegCLIPImageObjective
-from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm
+from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm, PairwiseTerm
+from hf_tripletclip.objectives.pairwise import PairwiseObjective
 from hf_tripletclip.objectives.read_alignment import ReadAlignmentObjective
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.objectives.terms import (
@@ -30,6 +31,7 @@ from hf_tripletclip.objectives.terms import (
     CloseTerm,
     CyclicTerm,
     LossTerm,
+    PriorTerm,
     TeacherTerm,
     Term,
     WithinTerm,
@@ -60,6 +62,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         DeGLAObjective,
         CLICObjective,
         ReadAlignmentObjective,
+        PairwiseObjective,
     )
 }
 
@@ -76,6 +79,8 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "OwnTerm",
+    "PairwiseTerm",
+    "PriorTerm",
     "Rows",
     "TeacherTerm",
     "Term",
@@ -148,7 +153,7 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
             raise ValueError(f"`{one}` of the objective {name!r} is {value!r}; it can be true or false")
     missing = [one for one, argument in accepted.items() if argument.default is argument.empty and one not in kwargs]
     try:
-        return OBJECTIVES[name](**kwargs)
+        objective = OBJECTIVES[name](**kwargs)
     except TypeError as error:
         # Those that a class gives to the class above are not missing, though its arguments name them.
         if not missing or "required" not in str(error):
@@ -157,6 +162,8 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
             f"the objective {name!r} needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'} in "
             f"`objective_kwargs`, or as `set_objective({name!r}, {missing[0]}=...)`"
         ) from error
+    _ = objective.taught  # raises here what it would in the first step
+    return objective
 
 
 def terms_table() -> str:

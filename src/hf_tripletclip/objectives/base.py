@@ -39,7 +39,8 @@ class Objective:
             gradients after DDP has averaged them, are then those of one process with the concatenated batch.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
         distillation ([`~hf_tripletclip.objectives.distillation.Distillation`] or `Mapping`, *optional*):
-            Adds a term that holds the model to a frozen teacher: `{"kind": "similarity" or "embedding", "weight": 1}`.
+            Adds a term that holds the model to a frozen teacher: `{"kind": "similarity" or "embedding", "weight": 1}`,
+            and by `"roles": ["text"]` some embeddings only.
         repeats (`str`, defaults to `"negative"`):
             What a key is that is right for a query though it stands in another row: the same picture or text as the
             query's target, or a partner of the same picture or text as the query, such as another caption of one
@@ -102,6 +103,18 @@ class Objective:
         return tuple(role for role in ROLES if role in needed)
 
     @property
+    def taught(self) -> tuple[str, ...]:
+        """
+        The roles whose embeddings are compared with a frozen teacher's.
+
+        Raises:
+            ValueError: `distillation` names one that the objective has not.
+        """
+        held = () if self.distillation is None else self.distillation.of(self.roles)
+        used = {*held, *(role for term in self.terms for role in term.of_teacher)}
+        return tuple(role for role in self.roles if role in used)
+
+    @property
     def masks_repeats(self) -> bool:
         """Whether it needs to know which rows hold the same pictures and texts."""
         return self.repeats == "mask"
@@ -144,7 +157,7 @@ class Objective:
             if not hasattr(self, name):
                 raise ValueError(f"{type(self).__name__} takes `{name}`: keep it as `self.{name}`.")
             if (value := getattr(self, name)) != parameter.default:
-                found[name] = vars(value).copy() if isinstance(value, Distillation) else value
+                found[name] = value.settings if isinstance(value, Distillation) else value
         return found
 
     def __call__(self, embeddings: Embeddings, scale: torch.Tensor | float) -> ObjectiveOutput:
@@ -169,7 +182,8 @@ class Objective:
         output = self.compute(rows, scale)
         if self.distillation is None:
             return output
-        value = self.distillation(rows, self.gather(teacher, embeddings, {}), scale)
+        held = {role: teacher[role] for role in self.distillation.of(self.roles)}
+        value = self.distillation(rows, self.gather(held, embeddings, {}), scale)
         return ObjectiveOutput(
             loss=output.loss + self.distillation.weight * value,
             parts={**output.parts, "distillation": value.detach()},
@@ -177,8 +191,7 @@ class Objective:
 
     def _of_teacher(self, embeddings: Embeddings, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The teacher's embeddings of the roles that are compared with it, without gradients."""
-        roles = own if self.distillation is not None else [role for term in self.terms for role in term.of_teacher]
-        teacher = embeddings.teacher or {}
+        roles, teacher = self.taught, embeddings.teacher or {}
         for role in roles:
             if role not in teacher or teacher[role].shape != own[role].shape:
                 found = tuple(teacher[role].shape) if role in teacher else "none"
@@ -232,7 +245,8 @@ class Objective:
                 everyone=own, starts=dict.fromkeys(own, 0), processes=1, identities_of_everyone=identities, **found
             )
         # Distillation compares all rows with all.
-        needed = set(own) if self.distillation else {role for term in self.terms for role in term.gathered}
+        held = () if self.distillation is None else self.distillation.of(self.roles)
+        needed = {*held, *(role for term in self.terms for role in term.gathered)}
         key_roles = [role for role in own if role in needed] or list(own)
         gathered, starts = gather_with_gradients([own[role] for role in key_roles])
         of_all = dict(zip(identities, gather_rows(list(identities.values())), strict=True))

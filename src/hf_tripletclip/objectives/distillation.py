@@ -15,15 +15,18 @@ own starting point as the teacher.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from hf_tripletclip.roles import ROLES
 
 if TYPE_CHECKING:
     from hf_tripletclip.objectives.rows import Rows
 
 KINDS = ("embedding", "similarity")
+SETTINGS = {"kind", "weight", "roles"}
 # Queries -> the roles of their keys, where they are there.
 OTHER_MODALITY = {"image": ("text", "negative_text"), "text": ("image", "negative_image")}
 
@@ -33,20 +36,52 @@ class Distillation:
     Args:
         kind (`str`, defaults to `"similarity"`): `embedding` or `similarity`, see the head of this module.
         weight (`float`, defaults to 1.0): Factor in the loss.
+        roles (`Sequence[str]`, *optional*): Roles of the embeddings that are held, such as `["text"]`: captions, and
+            neither their negatives nor images. All of the objective's by default. Of `similarity` they are the queries
+            and the keys: `image` and `text`, with or without others.
 
     Raises:
-        ValueError: There is no such kind, or the weight is no positive number.
+        ValueError: There is no such kind or role, the roles do not fit the kind, or the weight is no positive number.
     """
 
-    def __init__(self, kind: str = "similarity", weight: float = 1.0) -> None:
+    def __init__(self, kind: str = "similarity", weight: float = 1.0, roles: Sequence[str] | None = None) -> None:
         if kind not in KINDS:
             raise ValueError(f"`distillation` has the kind {kind!r}; give {' or '.join(KINDS)}.")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
             raise ValueError(
                 f"`distillation` has the weight {weight!r}; give a number of more than 0, or leave it out."
             )
+        if roles is not None and (isinstance(roles, str) or not roles or not set(roles) <= ROLES.keys()):
+            raise ValueError(f"`distillation` has the roles {roles!r}; give a list of some of {', '.join(ROLES)}.")
+        if roles is not None and kind == "similarity" and not {"image", "text"} <= set(roles):
+            raise ValueError(
+                f"`distillation` of the kind similarity compares images with texts, but its roles are {list(roles)!r}"
+                ": add image and text, or give the kind embedding."
+            )
         self.kind = kind
         self.weight = weight
+        self.roles = None if roles is None else list(roles)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes it, as a config holds it."""
+        return {name: value for name, value in vars(self).items() if name != "roles" or value is not None}
+
+    def of(self, roles: Iterable[str]) -> tuple[str, ...]:
+        """
+        The roles of an objective that are held.
+
+        Raises:
+            ValueError: The objective has not one of them.
+        """
+        there = tuple(roles)
+        if self.roles is None:
+            return there
+        if missing := [role for role in self.roles if role not in there]:
+            raise ValueError(
+                f"`distillation` is to hold {missing[0]}, which the objective does not use; it has {', '.join(there)}."
+            )
+        return tuple(role for role in there if role in self.roles)
 
     def __call__(self, student: Rows, teacher: Rows, scale: torch.Tensor) -> torch.Tensor:
         """
@@ -65,8 +100,8 @@ class Distillation:
     @staticmethod
     def _embedding(student: Rows, teacher: Rows) -> torch.Tensor:
         means = [
-            (own - teacher.own[role]).square().sum() * student.processes / max(len(teacher.everyone[role]), 1)
-            for role, own in student.own.items()
+            (student.own[role] - held).square().sum() * student.processes / max(len(teacher.everyone[role]), 1)
+            for role, held in teacher.own.items()
         ]
         return torch.stack(means).mean()
 
@@ -74,14 +109,15 @@ class Distillation:
     def _similarity(student: Rows, teacher: Rows, scale: torch.Tensor) -> torch.Tensor:
         halves = []
         for query, roles in OTHER_MODALITY.items():
-            wanted, found = (_log_softmax(rows, query, roles, scale) for rows in (teacher, student))
+            held = [role for role in roles if role in teacher.own]
+            wanted, found = (_log_softmax(rows, query, held, scale) for rows in (teacher, student))
             total = torch.nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)
             halves.append(total * student.processes / len(teacher.everyone[query]))
         return torch.stack(halves).mean()
 
 
 def _log_softmax(rows: Rows, query: str, roles: Sequence[str], scale: torch.Tensor) -> torch.Tensor:
-    keys = torch.cat([rows.everyone[role] for role in roles if role in rows.everyone])
+    keys = torch.cat([rows.everyone[role] for role in roles])
     return torch.log_softmax(scale * rows.own[query] @ keys.T, dim=-1)
 
 
@@ -94,7 +130,7 @@ def make_distillation(settings: Distillation | Mapping[str, object] | None) -> D
     """
     if settings is None or isinstance(settings, Distillation):
         return settings
-    if not isinstance(settings, Mapping) or (unknown := sorted(settings.keys() - {"kind", "weight"})):
+    if not isinstance(settings, Mapping) or (unknown := sorted(settings.keys() - SETTINGS)):
         found = settings if not isinstance(settings, Mapping) else ", ".join(map(str, unknown))
-        raise ValueError(f"`distillation` takes `kind` and `weight`, not {found!r}.")
+        raise ValueError(f"`distillation` takes `kind`, `weight` and `roles`, not {found!r}.")
     return Distillation(**settings)  # type: ignore[arg-type]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
-from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm
+from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm, PairwiseTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
     CloseTerm,
     CyclicTerm,
     LossTerm,
+    PriorTerm,
     TeacherTerm,
     Term,
     WithinTerm,
@@ -84,7 +85,7 @@ def _term(term: Term) -> Picture:
     return _grid(term.query, [(first, 1, _pairs), *((role, 1, _all_wrong) for role in others)])
 
 
-def _own(term: OwnTerm | MarginTerm | LocalOwnTerm) -> Picture:
+def _own(term: OwnTerm | MarginTerm | PairwiseTerm | LocalOwnTerm) -> Picture:
     star = "*" if term.of_teacher else ""
     return _grid(term.query, [(term.target, 1, _own_target), *((role, EACH, _own_wrong) for role in term.keys)], star)
 
@@ -115,11 +116,18 @@ def _teacher(term: TeacherTerm) -> Picture:
     return _grid(term.role, [(term.role, 1, _own_target)], star="*")
 
 
+def _prior(term: PriorTerm) -> Picture:
+    keys = [*_names(term.role), *_names(term.role, star="*")]
+    return Picture([f"mean {symbol(term.query)}"], keys, [[COMPARED] * len(keys)])
+
+
 DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
     Term: _term,
     OwnTerm: _own,
     LocalOwnTerm: _own,
     MarginTerm: _own,
+    PairwiseTerm: _own,
+    PriorTerm: _prior,
     AnyTerm: _any,
     AnyOwnTerm: _any_own,
     WithinTerm: _within,

@@ -12,6 +12,8 @@ import torch
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.objectives.terms import LossTerm, symbol
 
+MISSING = -1  # no index
+
 
 @dataclass(frozen=True)
 class OwnLogits:
@@ -181,6 +183,69 @@ class MarginTerm(LossTerm):
         total, number = rows.sum_of_all(gaps.sum(), torch.tensor(len(gaps), device=gaps.device))
         margin = (total / number.clamp(min=1)).clamp(max=self.largest).to(gaps)
         return rows.mean(torch.relu(margin - gaps))
+
+
+@dataclass(frozen=True)
+class PairwiseTerm(LossTerm):
+    """
+    Each query must rank its row's target before each of the row's own hard negatives, one at a time:
+    ``weight * mean log(1 + e^(-s (q - prior * mean q) . (k_i - n_im)))`` over all queries and negatives of a row, the
+    pairwise logistic loss of RankNet (Burges et al. 2005). `prior` takes away what every query of the batch has in
+    common: what is left is what this one knows and another does not.
+
+    Args:
+        query (`str`): Role of the queries, any number per row.
+        target (`str`): Role of their targets, one per row.
+        keys (`tuple[str, ...]`): Roles of the hard negatives, any number per row.
+        weight (`float`): Factor in the loss.
+        prior (`float`, defaults to 0): Share of the mean query, of all processes, that is taken away from each.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{rank}_\alpha(q, k \mid n) = \frac{1}{n} \sum_{i,m} \log \left( 1 + "
+        r"e^{-s\, (q_i - \alpha \bar q) \cdot (k_i - n_{im})} \right)"
+    )
+
+    query: str
+    target: str
+    keys: tuple[str, ...]
+    weight: float
+    prior: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.query}_ranks_{self.target}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.query, self.target, *self.keys)
+
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        return (self.query,) if self.prior else ()
+
+    @property
+    def formula(self) -> str:
+        prior = f"[α = {self.prior:g}]" if self.prior else ""
+        return f"rank{prior}({symbol(self.query)}, {symbol(self.target)} | {', '.join(map(symbol, self.keys))})"
+
+    @property
+    def latex(self) -> str:
+        keys = ", ".join(map(symbol, self.keys))
+        return rf"\mathrm{{rank}}_{{{self.prior:g}}}({symbol(self.query)}, {symbol(self.target)} \mid {keys})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        queries, targets, owners = rows.own[self.query], rows.own[self.target], rows.owners(self.query)
+        if self.prior:
+            queries = queries - self.prior * rows.mean_of_everyone(self.query)
+        costs = []
+        for role in self.keys:
+            numbers = torch.arange(len(rows.own[role]), device=owners.device)
+            negatives = rows.by_row(role, numbers, MISSING)[owners]  # of each query's row, (queries, K)
+            of_query, place = (negatives != MISSING).nonzero(as_tuple=True)
+            gaps = targets[owners[of_query]] - rows.own[role][negatives[of_query, place]]
+            costs.append(torch.nn.functional.softplus(-scale * (queries[of_query] * gaps).sum(dim=-1)))
+        return rows.mean(torch.cat(costs))
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ class Rows:
         (number,) = self.sum_of_all(torch.tensor(len(values), device=values.device))
         return values.sum() * (self.processes / number.clamp(min=1))  # a tensor: nobody waits for the device
 
+    def mean_of_everyone(self, role: str) -> torch.Tensor:
+        """The mean embedding of a role over all processes, with gradients, `(dim,)`; zero if there is none."""
+        return self.everyone[role].sum(dim=0) / max(len(self.everyone[role]), 1)
+
     def pairs(self, query: str, target: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
         Which query and which target make each pair: int64 indices into `own`, or `None` for all in their order. If a

@@ -45,6 +45,8 @@ POSITIVE = {  # whole numbers of 1 or more
     "dataloader_prefetch_factor",
     "ddp_timeout",
     "ddp_bucket_cap_mb",
+    "max_negatives",
+    "max_positives",
     "max_train_samples",
     "max_eval_samples",
     "scenes_train_size",

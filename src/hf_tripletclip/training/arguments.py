@@ -51,6 +51,12 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             `tripletclip mine` found. NegCLIP has 1. Each row still comes once in a pass.
         neighbours (`str`, *optional*):
             The folder that `tripletclip mine` wrote, or the id of the Hub dataset that was pushed from it.
+        max_negatives (`int`, *optional*):
+            At most so many hard negatives of a row in a batch, drawn anew in each pass over the data: the same in any
+            number of workers and processes, and when a run goes on. A negative caption is drawn with its image. By
+            default all.
+        max_positives (`int`, *optional*):
+            Likewise of a row's paraphrases, and of its dense captions.
         logit_scale_max (`float`, *optional*):
             Bound on `exp(logit_scale)`, kept after every step; defaults to the model's config's, 100.
         eval_benchmarks (`dict` or JSON `str`, *optional*):
@@ -119,6 +125,14 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     neighbours: str | None = field(
         default=None,
         metadata={"help": "What `tripletclip mine` wrote, a folder or Hub id. Default: the dataset trained on."},
+    )
+    max_negatives: int | None = field(
+        default=None,
+        metadata={"help": "At most so many hard negatives of a row in a batch, drawn in each pass. Default: all."},
+    )
+    max_positives: int | None = field(
+        default=None,
+        metadata={"help": "Likewise of a row's paraphrases, and of its dense captions. Default: all."},
     )
     logit_scale_max: float | None = field(
         default=None, metadata={"help": "Bound on exp(logit_scale) in training. Default: that of the model's config."}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -198,7 +199,8 @@ def fill(trainer: Any, caches: Sequence[TowerCache]) -> int:
         raise ValueError("A stream is not read beforehand: its first pass fills the cache of locked towers.")
     before = sum(sum(cache.computed.values()) for cache in caches)
     if isinstance(collator, TripletCollator):
-        collator = TrainingCollator(trainer.with_known_images(collator))
+        every = dataclasses.replace(collator, draw_several=None)  # also what is drawn in later passes
+        collator = TrainingCollator(trainer.with_known_images(every))
     rows = range(args.process_index, len(dataset), args.world_size)
     loader: DataLoader[Any] = DataLoader(
         Subset(dataset, rows),

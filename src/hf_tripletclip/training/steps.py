@@ -33,6 +33,7 @@ from hf_tripletclip.training.batches import (
     share_last_batch,
 )
 from hf_tripletclip.training.checkpointing import last_complete_checkpoint
+from hf_tripletclip.training.drawing import draws_of
 from hf_tripletclip.training.gradcache import FIELDS, cached_backward, loss_in_mini_batches
 from hf_tripletclip.training.locked import fill, require_same_towers
 from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
@@ -152,8 +153,7 @@ class StepTrainer(ResumingTrainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         self._batches_in_pass = self._rows_in_pass = 0
-        draw = getattr(self.data_collator, "draw_captions", None)
-        if draw is not None:
+        for draw in draws_of(self.data_collator):
             draw.epoch.fill_(inspect.signature(Trainer._run_epoch).bind(self, *args, **kwargs).arguments["epoch"])
         try:
             super()._run_epoch(*args, **kwargs)

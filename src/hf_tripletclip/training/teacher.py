@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.evaluation.encoder import evaluation_mode
+from hf_tripletclip.modeling import PAIR
+from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.gradcache import FIELDS
 from hf_tripletclip.training.tower_cache import TowerCache
 
@@ -44,10 +46,11 @@ class Teacher:
 
         Args:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
-            inputs (`dict`): Model inputs.
+            inputs (`dict`): Model inputs. Those that the objective does not compare with it are left out.
         """
+        inputs = self._known(_compared(inputs, unwrap_peft_model(model).objective.taught))
         with self.as_before(model):
-            return _embed(model if self.copy is None else self.copy, self._known(inputs))
+            return _embed(model if self.copy is None else self.copy, inputs)
 
     def as_before(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the teacher's towers are as they were before training; `model` as of a call."""
@@ -59,6 +62,13 @@ class Teacher:
     def bound_to(self, model: Any) -> Callable[[dict[str, Any]], dict[str, torch.Tensor]]:
         """The same with the model in training given."""
         return lambda inputs: self(model, inputs)
+
+
+def _compared(inputs: dict[str, Any], roles: Sequence[str]) -> dict[str, Any]:
+    """Model inputs of some roles, and of the pair, without which the model does not run."""
+    others = [role for role in ROLES.values() if role.name not in (*PAIR, *roles)]
+    unused = {name for role in others for name in (*role.model_inputs, role.mask)}
+    return {name: value for name, value in inputs.items() if name not in unused}
 
 
 def _embed(model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -22,9 +22,8 @@ from hf_tripletclip.checkpoints.adapters import save_logit_scale
 from hf_tripletclip.checkpoints.processor import LEGACY, check_processor
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import TensorCollator
-from hf_tripletclip.data.drawing import CaptionDraw
-from hf_tripletclip.data.loading import is_value, undecoded
-from hf_tripletclip.data.schema import CAPTION, COLUMNS, PARAPHRASE
+from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.schema import CAPTION, COLUMNS
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.roles import ROLES, TRIPLET
@@ -32,6 +31,7 @@ from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.batches import first_rows, model_inputs, rows_in
 from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmarks
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
+from hf_tripletclip.training.drawing import columns_of, drawing_collator
 from hf_tripletclip.training.evaluating import (
     BROKEN,
     IDENTITIES,
@@ -148,8 +148,7 @@ class TripletCLIPTrainer(StepTrainer):
             else:
                 length = core.text_model.config.max_position_embeddings
                 data_collator = TripletCollator(processing_class, columns=core.objective.columns, max_length=length)
-        if core.objective.draws_captions:
-            data_collator = self._drawing(core.objective, data_collator, train_dataset, args)
+        data_collator = drawing_collator(core.objective, data_collator, train_dataset, args)
         if isinstance(data_collator, TripletCollator):  # it decodes the images itself, and reports broken ones
             train_dataset, eval_dataset = _undecoded(train_dataset), _undecoded(eval_dataset)
 
@@ -182,27 +181,6 @@ class TripletCLIPTrainer(StepTrainer):
     # ---- Before training ----
 
     @staticmethod
-    def _drawing(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
-        """The collator, drawing captions."""
-        if not isinstance(collator, TripletCollator):
-            raise ValueError(
-                f"The objective {objective.name!r} draws each row's caption anew in each pass: it needs raw rows and "
-                "a `TripletCollator`, not rows that are tensors already."
-            )
-        columns, features = _columns(dataset), getattr(dataset, "features", None) or {}
-        written = is_value(features.get(CAPTION), "string") or CAPTION not in features
-        if columns is not None and PARAPHRASE not in columns and written:
-            raise ValueError(
-                f"The objective {objective.name!r} draws each row's caption from several, but `train_dataset` has one "
-                f"`caption` per row and no column `{PARAPHRASE}`; it has {columns}. Add the column, or train with "
-                "`clip`."
-            )
-        if collator.draw_captions is None:
-            seed = args.seed if args.data_seed is None else args.data_seed
-            collator = dataclasses.replace(collator, draw_captions=CaptionDraw(seed))
-        return collator
-
-    @staticmethod
     def _check_processors(model: TripletCLIPModel, *candidates: Any) -> int | None:
         """Check the processors that are given; returns the id of the token at which the text tower pools, if known."""
         at: Any = model.text_model.eos_token_id
@@ -233,7 +211,7 @@ class TripletCLIPTrainer(StepTrainer):
         if raw and args.remove_unused_columns:
             raise ValueError("`remove_unused_columns` would drop the columns that rows are made of: leave it out.")
         if args.train_sampling_strategy == "group_by_length" and args.length_column_name not in (
-            _columns(self.train_dataset) or ()
+            columns_of(self.train_dataset) or ()
         ):
             raise ValueError(
                 f"`train_sampling_strategy` is group_by_length, but `train_dataset` has no column "
@@ -285,7 +263,7 @@ class TripletCLIPTrainer(StepTrainer):
             )
 
     def _check_dataset(self, dataset: Any, name: str, objective: Objective) -> None:
-        columns = _columns(dataset)
+        columns = columns_of(dataset)
         if columns is None:
             return  # a stream of unknown columns: the collator checks its first row
         if _is_preprocessed(dataset):
@@ -375,7 +353,7 @@ class TripletCLIPTrainer(StepTrainer):
             dataset = self.eval_dataset
         collator = self.data_collator
         if isinstance(collator, TripletCollator):
-            names = _columns(dataset)
+            names = columns_of(dataset)
             wanted = dict.fromkeys((*COLUMNS, *self.core.objective.columns))
             present = collator.columns if names is None else tuple(name for name in wanted if name in names)
             self.data_collator = EvaluationCollator(
@@ -386,6 +364,7 @@ class TripletCLIPTrainer(StepTrainer):
                     first_negative=True,
                     decode_size=None,
                     draw_captions=None,
+                    draw_several=None,
                 )
             )
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
@@ -470,17 +449,6 @@ def end_training(trainer: Trainer) -> None:
         dist.destroy_process_group()
 
 
-def _columns(dataset: Any) -> list[str] | None:
-    """Column names of a dataset, from its first row if need be; `None` where only reading a stream would tell."""
-    if isinstance(dataset, dict):
-        dataset = next(iter(dataset.values()), None)
-    if (names := getattr(dataset, "column_names", None)) is not None:
-        return list(names)
-    if dataset is None or not has_length(dataset) or len(dataset) == 0:
-        return None
-    return list(dataset[0])  # type: ignore[index]
-
-
 def _require_rows(dataset: Any, name: str) -> None:
     if isinstance(dataset, dict):
         for key, part in dataset.items():
@@ -496,4 +464,4 @@ def _undecoded(dataset: Any) -> Any:
 
 
 def _is_preprocessed(dataset: Any) -> bool:
-    return ROLES["image"].model_input in (_columns(dataset) or ())
+    return ROLES["image"].model_input in (columns_of(dataset) or ())

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a row is drawn anew in each pass over the training data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import has_length
+
+from hf_tripletclip.data import TripletCollator
+from hf_tripletclip.data.drawing import CaptionDraw, Draw, SeveralDraw
+from hf_tripletclip.data.loading import is_value
+from hf_tripletclip.data.schema import CAPTION, DENSE_CAPTION, NEG_CAPTION, NEG_IMAGE, PARAPHRASE
+from hf_tripletclip.objectives import Objective
+
+if TYPE_CHECKING:
+    from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+
+# Argument -> the columns of which a row has at most so many in a batch.
+LIMITS = {"max_negatives": (NEG_CAPTION, NEG_IMAGE), "max_positives": (PARAPHRASE, DENSE_CAPTION)}
+
+
+def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
+    """
+    The collator, drawing what the objective and the arguments ask for.
+
+    Args:
+        objective ([`~hf_tripletclip.objectives.Objective`]): May draw captions.
+        collator (`Callable`): The collator of the training data.
+        dataset (`Dataset`, *optional*): The training data.
+        args ([`TripletCLIPTrainingArguments`]): With `max_negatives` and `max_positives`.
+
+    Raises:
+        ValueError: Something is to be drawn, and the rows are tensors already or have one caption each.
+    """
+    limits = {name: number for name in LIMITS if (number := getattr(args, name)) is not None}
+    if not objective.draws_captions and not limits:
+        return collator
+    if not isinstance(collator, TripletCollator):
+        what = f"`{next(iter(limits))}`" if limits else f"The objective {objective.name!r}"
+        drawn = "some of each row's texts" if limits else "each row's caption"
+        raise ValueError(
+            f"{what} draws {drawn} anew in each pass: it needs raw rows and a `TripletCollator`, not rows that are "
+            "tensors already."
+        )
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if limits and collator.draw_several is None:
+        most = {column: number for name, number in limits.items() for column in LIMITS[name]}
+        collator = dataclasses.replace(collator, draw_several=SeveralDraw(most, seed))
+    if objective.draws_captions:
+        _check_captions(objective, dataset)
+        if collator.draw_captions is None:
+            collator = dataclasses.replace(collator, draw_captions=CaptionDraw(seed))
+    return collator
+
+
+def draws_of(collator: Any) -> list[Draw]:
+    """What a collator draws with."""
+    found = (getattr(collator, name, None) for name in ("draw_captions", "draw_several"))
+    return [draw for draw in found if draw is not None]
+
+
+def _check_captions(objective: Objective, dataset: Any) -> None:
+    columns, features = columns_of(dataset), getattr(dataset, "features", None) or {}
+    written = is_value(features.get(CAPTION), "string") or CAPTION not in features
+    if columns is not None and PARAPHRASE not in columns and written:
+        raise ValueError(
+            f"The objective {objective.name!r} draws each row's caption from several, but `train_dataset` has one "
+            f"`caption` per row and no column `{PARAPHRASE}`; it has {columns}. Add the column, or train with `clip`."
+        )
+
+
+def columns_of(dataset: Any) -> list[str] | None:
+    """Column names of a dataset, from its first row if need be; `None` where only reading a stream would tell."""
+    if isinstance(dataset, dict):
+        dataset = next(iter(dataset.values()), None)
+    if (names := getattr(dataset, "column_names", None)) is not None:
+        return list(names)
+    if dataset is None or not has_length(dataset) or len(dataset) == 0:
+        return None
+    return list(dataset[0])  # type: ignore[index]
