@@ -261,7 +261,9 @@ def reference(name: str, batch: Batch, s: torch.Tensor) -> torch.Tensor:
         return clip() + 0.5 * own_ce(batch, "image", "text", s, gamma=2.0, smoothing=0.02)
     if name == "degla":
         own = own_ce(batch, "image", "text", s) + own_ce(batch, "text", "text", 10.0, teacher=True)
-        return negclip() + 0.1 * own + 0.005 * (to_teacher(batch, "image") + to_teacher(batch, "text"))
+        return (
+            negclip() + 0.1 * own + 0.005 * sum(to_teacher(batch, role) for role in ("image", "text", "negative_text"))
+        )
     if name == "clic":
         further = (ce(batch, "image", ("paraphrase",), s) + ce(batch, "paraphrase", ("image",), s)) / 2
         own = (own_ce(batch, "image", "text", s) + own_ce(batch, "image", "paraphrase", s)) / 2

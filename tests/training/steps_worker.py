@@ -24,6 +24,7 @@ from tests.training.test_trainer import make_trainer
 
 EVALUATED = {"eval_strategy": "epoch", "per_device_eval_batch_size": 4}
 OPEN_END = {"dataloader_drop_last": False, "num_train_epochs": 2, "max_steps": -1, **EVALUATED}
+MOVING: dict[str, Any] = {"objective_kwargs": {"teacher_decay": 0.5, "teacher_weight": 1.0}}
 # Name -> rows, those that are broken, and arguments; a batch is 4 rows of each of two processes.
 CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
     "a short last batch": (14, (), OPEN_END),
@@ -37,6 +38,8 @@ CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
         tuple(range(8, 16)),
         {"max_steps": 1, "gradient_accumulation_steps": 2},
     ),
+    "a teacher that moves": (16, (), {"max_steps": 4, "objective": "degla", **MOVING}),
+    "the same by mini-batches": (16, (), {"max_steps": 4, "objective": "degla", "mini_batch_size": 3, **MOVING}),
 }
 STOPPED: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
     "diverged": (16, (), {"learning_rate": 1e20, "save_strategy": "steps", "save_steps": 1}),

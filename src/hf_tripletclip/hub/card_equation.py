@@ -32,6 +32,8 @@ def describe_objective(objective: Objective) -> str:
     ]
     if distilled is not None:
         parts += [_shown(_distillation(distilled, distilled.of(objective.roles))), _meaning_of_distillation(distilled)]
+    if objective.needs_teacher:
+        parts.append(_teacher(objective))
     if not own_terms:
         parts.append(f"The further terms are those of the code of `{type(objective).__name__}`.")
     return "\n\n".join(parts)
@@ -81,13 +83,19 @@ def _distillation(distillation: Distillation, roles: Iterable[str]) -> str:
 
 
 def _meaning_of_distillation(distillation: Distillation) -> str:
-    teacher = "the model as it was before training"
     if distillation.kind == "embedding":
-        return rf"\\(D\\) is distillation: an asterisk marks the embeddings of {teacher}."
+        return r"\\(D\\) is distillation."
     return (
         r"\\(D\\) is distillation: \\(p_K(q)\\) is the softmax of \\(s\, q \cdot k\\) over the keys \\(k \in K\\), "
-        rf"with \\(s\\) held constant, and \\(p^{{*}}\\) that of {teacher}."
+        r"with \\(s\\) held constant."
     )
+
+
+def _teacher(objective: Objective) -> str:
+    teacher = "the model as it was before training"
+    if objective.teacher_moves:
+        teacher += f" and then its moving average, of which a part of {objective.teacher_decay:g} stays at each step"
+    return f"An asterisk marks what is of the teacher: {teacher}."
 
 
 def _symbols(objective: Objective) -> str:

@@ -39,8 +39,12 @@ class Objective:
             gradients after DDP has averaged them, are then those of one process with the concatenated batch.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
         distillation ([`~hf_tripletclip.objectives.distillation.Distillation`] or `Mapping`, *optional*):
-            Adds a term that holds the model to a frozen teacher: `{"kind": "similarity" or "embedding", "weight": 1}`,
+            Adds a term that holds the model to a teacher: `{"kind": "similarity" or "embedding", "weight": 1}`,
             and by `"roles": ["text"]` some embeddings only.
+        teacher_decay (`float`, *optional*):
+            The teacher is a moving average of the model: after each optimizer step each of its weights is
+            `teacher_decay` times what it was, and the rest the model's (Tarvainen and Valpola 2017, arXiv 1703.01780).
+            `None` and 1: it stays the model as it was before training.
         repeats (`str`, defaults to `"negative"`):
             What a key is that is right for a query though it stands in another row: the same picture or text as the
             query's target, or a partner of the same picture or text as the query, such as another caption of one
@@ -48,8 +52,8 @@ class Objective:
             denominators.
 
     Raises:
-        ValueError: `chunk_size` is not positive, `repeats` is neither of both, or a setting of `distillation` is out
-            of range.
+        ValueError: `chunk_size` is not positive, `repeats` is neither of both, a setting of `distillation` or
+            `teacher_decay` is out of range, or there is no teacher that could move.
     """
 
     name: ClassVar[str]
@@ -67,6 +71,7 @@ class Objective:
         chunk_size: int = CHUNK_SIZE,
         distillation: Any = None,
         repeats: str = "negative",
+        teacher_decay: float | None = None,
     ) -> None:
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"`chunk_size` is {chunk_size!r}; give a whole number of at least 1.")
@@ -76,6 +81,11 @@ class Objective:
         self.chunk_size = chunk_size
         self.distillation = make_distillation(distillation)
         self.repeats = repeats
+        self.teacher_decay = _check_decay(teacher_decay)
+        if teacher_decay is not None and not self.needs_teacher:
+            raise ValueError(
+                f"`teacher_decay` moves a teacher, and the objective {self.name!r} has none: give `distillation` too."
+            )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -93,7 +103,7 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it compares the model with a frozen teacher."""
+        """Whether it compares the model with a teacher."""
         return self.distillation is not None or any(term.of_teacher for term in self.terms)
 
     @property
@@ -105,7 +115,7 @@ class Objective:
     @property
     def taught(self) -> tuple[str, ...]:
         """
-        The roles whose embeddings are compared with a frozen teacher's.
+        The roles whose embeddings are compared with a teacher's.
 
         Raises:
             ValueError: `distillation` names one that the objective has not.
@@ -113,6 +123,11 @@ class Objective:
         held = () if self.distillation is None else self.distillation.of(self.roles)
         used = {*held, *(role for term in self.terms for role in term.of_teacher)}
         return tuple(role for role in self.roles if role in used)
+
+    @property
+    def teacher_moves(self) -> bool:
+        """Whether the teacher follows the model."""
+        return self.teacher_decay not in (None, 1)
 
     @property
     def masks_repeats(self) -> bool:
@@ -351,3 +366,9 @@ def check_weight(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ValueError(f"`{name}` is {value!r}; give a number of at least 0.")
     return value
+
+
+def _check_decay(value: float | None) -> float | None:
+    if value is None or (not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value <= 1):
+        return value
+    raise ValueError(f"`teacher_decay` is {value!r}; give a number from 0 to 1, such as 0.9996, or leave it out.")

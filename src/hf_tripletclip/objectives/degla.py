@@ -18,27 +18,28 @@ def _terms(own_weight: float, teacher_weight: float) -> tuple[LossTerm, ...]:
         *NegCLIPObjective.terms,
         OwnTerm("image", "text", ("negative_text",), own_weight),
         OwnTerm("text", "text", ("negative_text",), own_weight, teacher=True, factor=FACTOR),
-        TeacherTerm("image", teacher_weight),
-        TeacherTerm("text", teacher_weight),
+        *(TeacherTerm(role, teacher_weight) for role in ("image", "text", "negative_text")),
     )
 
 
 class DeGLAObjective(Objective):
     r"""
     NegCLIP, each image and each caption against the hard negative captions of its own row, and all embeddings held to
-    a frozen teacher's:
+    those of a teacher that follows the model slowly:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + own_weight [own(v -> t | t') + own_10(t -> t* | t')]
-    + teacher_weight [Δ*(v) + Δ*(t)]``
+    + teacher_weight [Δ*(v) + Δ*(t) + Δ*(t')]``
 
     with `CE` as in [`CLIPObjective`], ``own`` as in [`TSVLCObjective`]; the caption's own term has the factor 10 in
     place of the scale and the teacher's caption t* as its target; ``Δ*(e) = sum_i |e_i - e*_i|^2`` is a sum over the
-    batch. The teacher is the model as it was before training; the paper's follows it slowly (a moving average,
-    0.9996).
+    batch. The teacher begins as the model before training and then is its moving average, of both towers and their
+    projections: after each optimizer step ``θ* <- teacher_decay θ* + (1 - teacher_decay) θ``.
 
     Args:
         own_weight (`float`, defaults to 0.1): Weight of both own terms.
         teacher_weight (`float`, defaults to 0.005): Weight of the distance to the teacher.
+        teacher_decay (`float`, *optional*, defaults to 0.9996): How much of the teacher stays at each step. `None` and
+            1: all of it, a frozen teacher, which can be cached and takes no memory beside adapters.
         kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
 
     Requirements:
@@ -63,7 +64,10 @@ class DeGLAObjective(Objective):
 
     >>> image, text, negative_text = torch.nn.functional.normalize(torch.randn(3, 8, 16), dim=-1)
     >>> embeddings = Embeddings(
-    ...     image, text, negative_text=negative_text, teacher={"image": image.roll(1, 0), "text": text.roll(1, 0)}
+    ...     image,
+    ...     text,
+    ...     negative_text=negative_text,
+    ...     teacher={"image": image.roll(1, 0), "text": text.roll(1, 0), "negative_text": negative_text},
     ... )
     >>> output = get_objective("degla")(embeddings, 14.3)
     >>> "text_to_own_text" in output.parts and "image_close_to_teacher" in output.parts
@@ -78,8 +82,14 @@ class DeGLAObjective(Objective):
     name = "degla"
     terms = _terms(0.1, 0.005)
 
-    def __init__(self, own_weight: float = 0.1, teacher_weight: float = 0.005, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        own_weight: float = 0.1,
+        teacher_weight: float = 0.005,
+        teacher_decay: float | None = 0.9996,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(teacher_decay=teacher_decay, **kwargs)
         self.own_weight = check_weight("own_weight", own_weight)
         self.teacher_weight = check_weight("teacher_weight", teacher_weight)
         self.terms = _terms(own_weight, teacher_weight)

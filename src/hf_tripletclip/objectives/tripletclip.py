@@ -40,6 +40,7 @@ class TripletCLIPObjective(Objective):
             Whether the images of the other half enter the captions' denominators: ``CE(t -> V ∪ V')`` and
             ``CE(t' -> V' ∪ V)``.
         repeats (`str`, defaults to `"negative"`): As in [`Objective`].
+        teacher_decay (`float`, *optional*): As in [`Objective`].
         alternate (`bool`, defaults to `False`):
             Whether training steps take turns: the first half of the loss in one, the second half in the next. The
             paper's text says so; its equations and the code released with it sum both in each step.
@@ -91,8 +92,9 @@ class TripletCLIPObjective(Objective):
         cross_images: bool = False,
         repeats: str = "negative",
         alternate: bool = False,
+        teacher_decay: float | None = None,
     ) -> None:
-        super().__init__(negatives_across_devices, chunk_size, distillation, repeats)
+        super().__init__(negatives_across_devices, chunk_size, distillation, repeats, teacher_decay)
         self.negative_weight = check_weight("negative_weight", negative_weight)
         self.cross_images, self.alternate = cross_images, alternate
         self.terms = _terms(negative_weight, cross_images)

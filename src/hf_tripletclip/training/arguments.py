@@ -37,7 +37,7 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             `gradient_accumulation_steps` does *not* enlarge a contrastive batch; this does.
         cache_locked_towers (`str`, *optional*):
             A folder, which runs may share, for what towers put out that do not train: each image and caption goes
-            through a locked tower once, and then is not even decoded. The teacher of distillation uses it too. A
+            through a locked tower once, and then is not even decoded. A frozen teacher uses it too. A
             locked tower with dropout or adapters is refused, and so is data that changes from look to look.
         cache_limit_gb (`float`, defaults to 10.0):
             Gigabytes (10^9 bytes) that this folder may take, whoever filled it; what is beyond is computed each time.

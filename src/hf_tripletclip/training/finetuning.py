@@ -128,7 +128,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
         check_push(run_args, base, adapter=run_model_args.has_lora)
         objective = get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
         if run_args.cache_locked_towers is not None:
-            check_some_is_locked(run_model_args.modes, objective.needs_teacher)
+            check_some_is_locked(run_model_args.modes, objective)
         resolve_checkpoint(run_args.resume_from_checkpoint, run_args.output_dir)
     check_lora_is_used(argv, [run_model_args for run_model_args, _, _ in runs.values()])
     with loading(base, "a CLIP-like model"):

@@ -23,37 +23,41 @@ from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.batches import TrainingCollator, model_inputs
+from hf_tripletclip.training.teacher import Teacher
 from hf_tripletclip.training.tower_cache import NAMES, TowerCache, tower_weights
 from hf_tripletclip.training.towers import TOWERS
 
+MOVING = ", and the teacher follows (`teacher_decay`)"
 
-def check_some_is_locked(modes: Mapping[str, str], teacher: bool) -> None:
+
+def check_some_is_locked(modes: Mapping[str, str], objective: Objective) -> None:
     """
     Check, without a model, that there is something for `cache_locked_towers` to keep.
 
     Args:
         modes (`Mapping[str, str]`): Tower -> how it trains, of [`TowerArguments`].
-        teacher (`bool`): Whether there is a teacher, whose towers never train.
+        objective ([`~hf_tripletclip.objectives.Objective`]): A teacher's towers never train, unless it moves.
 
     Raises:
         ValueError: There is nothing.
     """
-    if "frozen" not in modes.values() and not teacher:
+    if "frozen" not in modes.values() and (objective.teacher_moves or not objective.needs_teacher):
+        moving = MOVING if objective.teacher_moves else ""
         raise ValueError(
-            "`cache_locked_towers` keeps what towers put out that do not change, but both towers train: lock one "
-            "(`--train_vision frozen`, `--train_text frozen`), or leave the cache out (of one of several `variants` "
-            'by `"cache_locked_towers": null`).'
+            f"`cache_locked_towers` keeps what towers put out that do not change, but both towers train{moving}: "
+            "lock one (`--train_vision frozen`, `--train_text frozen`), or leave the cache out (of one of several "
+            '`variants` by `"cache_locked_towers": null`).'
         )
 
 
-def lockable_towers(core: Any, *, noise: bool = False, teacher: bool = False) -> list[str]:
+def lockable_towers(core: Any, *, noise: bool = False, teacher: Teacher | None = None) -> list[str]:
     """
     The towers whose output can be kept.
 
     Args:
         core ([`TripletCLIPModel`]): The model that trains.
         noise (`bool`, defaults to `False`): Whether `neftune_noise_alpha` adds noise to token embeddings.
-        teacher (`bool`, defaults to `False`): Whether there is a teacher, whose towers never train.
+        teacher ([`Teacher`], *optional*): Whose towers never train, unless it moves.
 
     Raises:
         ValueError: There is none, or a locked one's output is another at each step.
@@ -61,8 +65,10 @@ def lockable_towers(core: Any, *, noise: bool = False, teacher: bool = False) ->
     training = {tower: how for tower in TOWERS if (how := _how_it_trains(core, tower)) is not None}
     locked = [tower for tower in TOWERS if tower not in training]
     changing = {tower: why for tower in locked if (why := _why_it_changes(core, tower, noise)) is not None}
-    if changing or not (locked or teacher):
+    frozen = teacher is not None and not teacher.moves
+    if changing or not (locked or frozen):
         listed = " and ".join(f"the {NAMES[tower]} tower {why}" for tower, why in (changing or training).items())
+        listed += MOVING if teacher is not None and teacher.moves and not changing else ""
         raise ValueError(
             f"`cache_locked_towers` keeps what towers put out that do not change, but {listed}. Lock a tower "
             "(`--train_vision frozen`, `--train_text frozen`) without dropout and adapters, or leave the cache out."
@@ -127,7 +133,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def cache_of(trainer: Any) -> TowerCache | None:
     """
-    The cache of a trainer's locked towers, as its arguments say, and that of its teacher, which it gets.
+    The cache of a trainer's locked towers, as its arguments say, and that of its teacher, which gets it unless it
+    moves: then the towers that are locked are its own too, and it takes what they put out.
 
     Args:
         trainer ([`TripletCLIPTrainer`]): Before it trains.
@@ -148,7 +155,7 @@ def cache_of(trainer: Any) -> TowerCache | None:
             f"{getattr(collator, '__name__', type(collator).__name__)} makes of them is not known: use a "
             "`TripletCollator`, or leave the cache out."
         )
-    towers = lockable_towers(trainer.core, noise=bool(args.neftune_noise_alpha), teacher=teacher is not None)
+    towers = lockable_towers(trainer.core, noise=bool(args.neftune_noise_alpha), teacher=teacher)
     check_pooled_is_enough(trainer.core.objective, towers)
     if trainer.train_dataset is not None:
         check_rows_stay(trainer.train_dataset, "train_dataset")
@@ -164,7 +171,7 @@ def cache_of(trainer: Any) -> TowerCache | None:
         autocast=trainer.compute_loss_context_manager,
         batch_size=args.mini_batch_size or args.per_device_train_batch_size,
     )
-    if teacher is not None:
+    if teacher is not None and not teacher.moves:  # what moves puts out other things at each step
         teacher.towers = make(trainer.core if teacher.copy is None else teacher.copy, list(TOWERS))
     return make(trainer.core, towers)
 

@@ -357,6 +357,8 @@ class ResumingTrainer(NeighbourTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             bare = self.accelerator.unwrap_model(self.model if model is None else model)
             load_logit_scale(bare, resume_from_checkpoint)
+            if self.teacher is not None:
+                self.teacher.load(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _reading(checkpoint):
@@ -446,6 +448,8 @@ class ResumingTrainer(NeighbourTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, StopAtRetentionLoss):
                 callback.save(checkpoint, self.state.global_step)
+        if self.teacher is not None:
+            self.teacher.save(checkpoint)
         Course(self._settings or {}, self._position(), self.changes).save(checkpoint)
         mark_complete(checkpoint)
 

@@ -233,6 +233,11 @@ class StepTrainer(ResumingTrainer):
         return loss * weight
 
     @property
+    def took_step(self) -> bool:
+        """After an optimizer step: whether there was something to learn from, and fp16 did not leave it out."""
+        return bool(self._batches) and not self.accelerator.optimizer_step_was_skipped
+
+    @property
     def _shares_rows(self) -> bool:
         return self.args.world_size > 1 and self.core.objective.negatives_across_devices
 

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen teacher of distillation: the model as it was before training."""
+"""The teacher that the model is compared with: what it was before training, or a moving average of what it is."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.func import functional_call
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.evaluation.encoder import evaluation_mode
@@ -18,26 +24,43 @@ from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.gradcache import FIELDS
 from hf_tripletclip.training.tower_cache import TowerCache
 
+TEACHER_WEIGHTS = "teacher.safetensors"  # in a checkpoint: those of a teacher that moves
+
 
 class Teacher:
     """
-    Embeds batches as the model did when this was made. Inside a `PeftModel` that is the model without its adapters,
-    which costs no memory; otherwise it is a copy.
+    Embeds batches as the model did when this was made, or as its moving average does.
+
+    One that does not move is inside a `PeftModel` the model without its adapters, which costs no memory; otherwise it
+    is a copy. One that moves has a copy of the weights that train, in float32, and shares all others with the model.
+    Of adapters their own weights are averaged, not the products that they add.
 
     Args:
         model ([`TripletCLIPModel`] or `PeftModel`): The model before training.
         device (`torch.device`): Where to keep a copy.
+        decay (`float`, *optional*): How much of the teacher stays at each step; `None` and 1: all of it.
 
     Attributes:
-        copy (`nn.Module`, *optional*): The copy; `None` inside a `PeftModel`.
+        copy (`nn.Module`, *optional*): The copy; `None` inside a `PeftModel`, and of a teacher that moves.
+        weights (`dict[str, torch.Tensor]`): Of a teacher that moves, by the names of the model's parameters.
         towers ([`TowerCache`], *optional*): What its towers put out, which never changes; by default they run.
     """
 
     towers: TowerCache | None = None
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, decay: float | None = None) -> None:
         self.copy: nn.Module | None = None
-        if unwrap_peft_model(model) is model:
+        self.weights: dict[str, torch.Tensor] = {}
+        self.moves = decay not in (None, 1)
+        if self.moves:
+            self._average: Any = get_ema_multi_avg_fn(float(decay))  # type: ignore[arg-type]
+            self.weights = {
+                # In half precision an average would not move: a step of it is smaller than the last bit.
+                name: value.detach().to(device=device, dtype=torch.float32, copy=True)
+                for name, value in model.named_parameters()
+                if value.requires_grad
+            }
+        elif unwrap_peft_model(model) is model:
             self.copy = copy.deepcopy(model).requires_grad_(False).to(device)
 
     def __call__(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -48,9 +71,13 @@ class Teacher:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
             inputs (`dict`): Model inputs. Those that the objective does not compare with it are left out.
         """
-        inputs = self._known(_compared(inputs, unwrap_peft_model(model).objective.taught))
+        inputs = _compared(inputs, unwrap_peft_model(model).objective.taught)
+        if self.moves:
+            weights = {name: value.to(model.get_parameter(name).dtype) for name, value in self.weights.items()}
+            return _embed(model, inputs, lambda **given: functional_call(model, weights, kwargs=given))
         with self.as_before(model):
-            return _embed(model if self.copy is None else self.copy, inputs)
+            taught = model if self.copy is None else self.copy
+            return _embed(taught, self._known(inputs), taught)
 
     def as_before(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the teacher's towers are as they were before training; `model` as of a call."""
@@ -63,6 +90,80 @@ class Teacher:
         """The same with the model in training given."""
         return lambda inputs: self(model, inputs)
 
+    @torch.no_grad()
+    def follow(self, model: nn.Module) -> None:
+        """Move by a step towards the model, if it moves."""
+        if not self.weights:
+            return
+        found = [model.get_parameter(name).detach().to(value) for name, value in self.weights.items()]
+        self._average(list(self.weights.values()), found, None)
+
+    def save(self, checkpoint: str | os.PathLike[str]) -> None:
+        """Write the weights of a teacher that moves into a checkpoint folder."""
+        if self.moves:
+            save_file(
+                {name: value.contiguous() for name, value in self.weights.items()}, Path(checkpoint) / TEACHER_WEIGHTS
+            )
+
+    def load(self, checkpoint: str | os.PathLike[str]) -> None:
+        """
+        Read what `save` wrote.
+
+        Raises:
+            ValueError: It is not there, or of another model.
+        """
+        if not self.moves:
+            return
+        path = Path(checkpoint) / TEACHER_WEIGHTS
+        if not path.is_file():
+            raise ValueError(
+                f"{checkpoint} has no {TEACHER_WEIGHTS}: the run that wrote it has no teacher that moves "
+                "(`teacher_decay`). Resume with its settings, or start another run."
+            )
+        found = load_file(path)
+        if {name: value.shape for name, value in found.items()} != {
+            name: value.shape for name, value in self.weights.items()
+        }:
+            raise ValueError(f"{path} is of a model in which other weights train.")
+        for name, value in self.weights.items():
+            value.copy_(found[name])
+
+
+class _Follow(TrainerCallback):
+    """Lets a teacher follow the model after each step that the optimizer has taken."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.took_step:
+            self.trainer.teacher.follow(kwargs["model"])
+
+
+def teacher_of(trainer: Any) -> Teacher | None:
+    """
+    The teacher of a trainer's objective, `None` if it needs none. One that moves does so from now on.
+
+    Args:
+        trainer ([`TripletCLIPTrainer`]): Before it trains, and before a checkpoint is loaded.
+
+    Raises:
+        ValueError: It moves, and DeepSpeed holds the weights.
+    """
+    objective = trainer.core.objective
+    if not objective.needs_teacher:
+        return None
+    if objective.teacher_moves:
+        if trainer.is_deepspeed_enabled:
+            raise ValueError(
+                "A teacher that moves (`teacher_decay`) works in one process and with DDP, not with DeepSpeed, which "
+                "may not hold the whole model: freeze it by `--objective_kwargs '{\"teacher_decay\": null}'`."
+            )
+        trainer.add_callback(_Follow(trainer))
+    return Teacher(trainer.model, trainer.args.device, objective.teacher_decay)
+
 
 def _compared(inputs: dict[str, Any], roles: Sequence[str]) -> dict[str, Any]:
     """Model inputs of some roles, and of the pair, without which the model does not run."""
@@ -71,7 +172,9 @@ def _compared(inputs: dict[str, Any], roles: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name not in unused}
 
 
-def _embed(model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _embed(
+    model: nn.Module, inputs: dict[str, Any], forward: Callable[..., dict[str, Any]]
+) -> dict[str, torch.Tensor]:
     with evaluation_mode(model):
-        output = model(**inputs, return_loss=False, return_logits=False)
+        output = forward(**inputs, return_loss=False, return_logits=False)
     return {role: embeds for role, field in FIELDS.items() if (embeds := output.get(field)) is not None}

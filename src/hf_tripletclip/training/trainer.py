@@ -49,7 +49,7 @@ from hf_tripletclip.training.locked import cache_of
 from hf_tripletclip.training.overlap import describe_twins, find_overlap
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.steps import StepTrainer
-from hf_tripletclip.training.teacher import Teacher
+from hf_tripletclip.training.teacher import teacher_of
 from hf_tripletclip.training.towers import hold_weights_in
 
 logger = logging.get_logger(__name__)
@@ -171,7 +171,7 @@ class TripletCLIPTrainer(StepTrainer):
         if args.retention_metric is not None:
             self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
         # Now, before a checkpoint is loaded: a resumed run has the same teacher.
-        self.teacher = Teacher(model, args.device) if core.objective.needs_teacher else None
+        self.teacher = teacher_of(self)
         self.tower_cache = cache_of(self)
         self._evaluating: str | None = None  # the prefix of the metrics of the evaluation that runs
         self._benchmarks_due = False
