@@ -17,7 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.pixels import FastPixels
-from tests.data.test_collator import encoded, make_row, picture, random_picture
+from tests.data.rows import encoded, make_row, picture, random_picture
 
 
 @pytest.mark.parametrize(
