@@ -38,18 +38,21 @@ def test_finished_runs_are_kept_and_failed_ones_named(tmp_path):
     assert runs[0].folder.stat().st_mtime_ns == before
     broken = run_of(tmp_path, "broken", 0, "print('first'); raise SystemExit('no such thing')")
     named = r"'broken' with seed 0 ended with status 1(?s:.*)broken-seed-0/log\.txt, ends with:\n(?s:.*)no such thing"
-    with pytest.raises(RuntimeError, match=named):
+    with pytest.raises(ChildProcessError, match=named):
         execute_all([*runs, broken], jobs=1, threads=1, progress=False)
     silent = run_of(tmp_path, "silent", 0, "print('nothing was written')")
-    with pytest.raises(RuntimeError, match=r"status 0(?s:.*)nothing was written"):
+    with pytest.raises(ChildProcessError, match=r"status 0(?s:.*)nothing was written"):
         execute_all([silent], jobs=1, threads=1, progress=False)
+    mute = run_of(tmp_path, "mute", 0, "pass")
+    with pytest.raises(ChildProcessError, match=r"mute-seed-0/log\.txt, is empty\.$"):
+        execute_all([mute], jobs=1, threads=1, progress=False)
 
 
 def test_those_beside_a_failed_run_are_finished_and_no_more_begin(tmp_path):
     slow = "import time; time.sleep(0.5); " + WRITES.replace("{value}", "0.5")
     runs = [run_of(tmp_path, "slow", 0, slow), run_of(tmp_path, "broken", 0, "raise SystemExit(3)")]
     later = [run_of(tmp_path, "later", seed, WRITES.replace("{value}", "0.1")) for seed in range(6)]
-    with pytest.raises(RuntimeError, match="'broken' with seed 0 ended with status 3"):
+    with pytest.raises(ChildProcessError, match="'broken' with seed 0 ended with status 3"):
         execute_all([*runs, *later], jobs=2, threads=1, progress=False)
     assert runs[0].finished()
     assert not all(run.finished() for run in later)

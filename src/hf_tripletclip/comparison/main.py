@@ -64,7 +64,7 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
 
     Raises:
         ImportError: matplotlib or scipy is not installed.
-        RuntimeError: A run failed.
+        ChildProcessError: A run failed.
         ValueError: An option does not fit, or `output_dir` holds runs of other settings.
     """
     options, extra = parse(argv, description)

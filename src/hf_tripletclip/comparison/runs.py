@@ -136,7 +136,7 @@ def execute(run: Run, threads: int) -> None:
     Run one in a process of its own; what it prints is kept in `log.txt`.
 
     Raises:
-        RuntimeError: It failed.
+        ChildProcessError: It failed.
         ValueError: Its folder holds another run.
     """
     hold_run(run)
@@ -145,10 +145,10 @@ def execute(run: Run, threads: int) -> None:
     with log.open("a", encoding="utf-8") as file:
         status = subprocess.run(run.command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if status != 0 or not run.finished():
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
-        raise RuntimeError(
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SHOWN_LINES:]
+        raise ChildProcessError(
             f"{run.label!r} with seed {run.seed} ended with status {status}; the same command goes on with it. Its "
-            f"log, {log}, ends with:\n" + "\n".join(lines)
+            f"log, {log}, " + ("is empty." if not said else "ends with:\n" + "\n".join(said))
         )
 
 
@@ -166,7 +166,7 @@ def execute_all(
         after (`Callable`, *optional*): Called after each.
 
     Raises:
-        RuntimeError: One failed. Those that were running beside it are finished first.
+        ChildProcessError: One failed. Those that were running beside it are finished first.
         ValueError: A folder holds another run.
     """
     for run in runs:
@@ -175,10 +175,14 @@ def execute_all(
     waiting = [run for run in runs if not run.finished()]
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), disable=not progress, unit="run")
     with bar, ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(execute, run, threads) for run in waiting]
+        futures = {pool.submit(execute, run, threads): run for run in waiting}
         try:
             for future in as_completed(futures):
+                run = futures[future]
+                if future.exception() is not None:
+                    tqdm.write(f"{run.label!r} with seed {run.seed} failed. What runs beside it is finished first.")
                 future.result()
+                bar.set_postfix_str(f"last: {run.label}, seed {run.seed}")
                 bar.update()
                 after()
         finally:
