@@ -22,6 +22,7 @@ _PUBLIC = {
     "available_objectives": "objectives",
     "evaluate_triplets": "evaluation",
     "get_objective": "objectives",
+    "join": "joining",
     "load_processor": "checkpoints",
     "load_scenes": "data",
     "load_tripletdata": "data",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hf_tripletclip.data import TripletCollator, load_scenes, load_tripletdata
     from hf_tripletclip.evaluation import evaluate_triplets
     from hf_tripletclip.hub import push_model
+    from hf_tripletclip.joining import join
     from hf_tripletclip.mining import mine
     from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
     from hf_tripletclip.objectives import available_objectives, get_objective
@@ -51,6 +53,7 @@ __all__ = [
     "available_objectives",
     "evaluate_triplets",
     "get_objective",
+    "join",
     "load_processor",
     "load_scenes",
     "load_tripletdata",

@@ -96,6 +96,12 @@ def _mine(options: argparse.Namespace) -> None:
     mine(options.arguments)
 
 
+def _join(options: argparse.Namespace) -> None:
+    from hf_tripletclip.joining.arguments import main as join
+
+    join(options.arguments)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from hf_tripletclip.evaluation.arguments import main as evaluate
 
@@ -208,6 +214,11 @@ OWN_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], Any], str, str]] = {
         _mine,
         "mine a dataset for its nearest images and captions: tripletclip mine DATASET --model MODEL --output DIR",
         "Mine hard negatives; `tripletclip mine --help` lists the flags.",
+    ),
+    "join": (
+        _join,
+        "join two pictures in each row, with their captions and a word exchanged: tripletclip join DATASET",
+        "Join pairs, as CLIC's data; `tripletclip join --help` lists the flags.",
     ),
     "evaluate": (
         _evaluate,

@@ -12,9 +12,11 @@ from filelock import FileLock, Timeout
 
 from hf_tripletclip.generation.jobs import queued_jobs
 from hf_tripletclip.generation.layout import LOCK_FILE, PLAN_FILE, REPORT_FILE, WORK_FOLDER
+from hf_tripletclip.generation.plan import Plan
 from hf_tripletclip.generation.replacing import READY_FOLDER, finish_replacing
 
 LOCK_SECONDS = 1.0  # to wait for it: whoever asks how far a run is holds it for a moment
+COMMANDS = ("mine", "join")  # which have one stage, of their name
 # What versions of this package have left in an output folder itself when they were killed.
 LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
 
@@ -22,6 +24,42 @@ LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
 def absolute(path: str | os.PathLike[str]) -> Path:
     """A path that means the same in workers, which may have started in another directory."""
     return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def begin(plan: Plan, output: Path, overwrite: bool) -> bool:
+    """
+    See that an output folder, whose lock the caller holds, is of a plan of one stage, and write the plan there.
+
+    Args:
+        plan ([`Plan`]): Of a command whose only stage has its name, such as `mine`.
+        output (`Path`): The folder.
+        overwrite (`bool`): Whether to start anew when it is of another plan.
+
+    Returns:
+        `bool`: Whether it holds the finished dataset already.
+
+    Raises:
+        FileExistsError: It is of another plan.
+    """
+    making, made = output / WORK_FOLDER / PLAN_FILE, output / PLAN_FILE
+    finished = (output / REPORT_FILE).is_file()
+    if finished and not overwrite:
+        if differences := plan.differences(Plan.load(made).to_dict()):
+            raise FileExistsError(
+                f"{output} was made with other settings: {'; '.join(differences[:5])}. Use the same settings, name "
+                "another output, or start anew with `--overwrite`."
+            )
+        return True
+    if making.is_file() and not overwrite and plan.stages.keys().isdisjoint(stages := Plan.load(making).stages):
+        command = next((name for name in stages if name in COMMANDS), "generate")
+        raise FileExistsError(
+            f"{output} holds an unfinished run of `tripletclip {command}`: name another output, or start anew with "
+            "`--overwrite`."
+        )
+    plan.save(making)
+    if not finished:
+        plan.save(made, staging=making.parent)
+    return False
 
 
 @contextlib.contextmanager

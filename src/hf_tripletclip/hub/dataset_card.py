@@ -46,6 +46,14 @@ MINED_LIMITS = (
     "The negatives are other pairs of the dataset, chosen by a model's scores and not checked by people: some are "
     "true of their image after all, and most differ from the pair in more than one thing."
 )
+# Of two pairs joined.
+JOINED = (
+    "two pictures as one and two captions as one; *hard negative captions*, in which a word of the one has taken the "
+    "place of one of the other; and *paraphrases*, which have the two in another order"
+)
+JOINED_LIMITS = (
+    "The negative captions were made by rules and not checked by people: some are true of their picture after all."
+)
 NEG_ID = "neg_id"  # of mined negatives
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 SAMPLES = 4  # rows that the card shows
@@ -71,12 +79,14 @@ MEANINGS = {
     "vqa_score": "share of questions about `neg_caption` that are answered right on `neg_image`",
     "source": "the dataset that the pair comes from",
     "neg_id": "the row that the negative comes from",
-    "paraphrase": "the same as `caption` in other words",
+    "paraphrase": "the same as `caption` in other words, or in another order",
+    "dense_caption": "captions of parts of `image`",
+    "part_ids": "the pairs that the row is made of",
 }
 
 
 def write_dataset_card(
-    output: Path, *, plan: Mapping[str, Any], report: Any, features: Features, mined: bool = False
+    output: Path, *, plan: Mapping[str, Any], report: Any, features: Features, command: str = "generate"
 ) -> None:
     """
     Write `README.md`, and the pictures that it shows, beside the data of a generated dataset.
@@ -86,8 +96,9 @@ def write_dataset_card(
         plan (`Mapping`): `Plan.to_dict` of its generation.
         report ([`~hf_tripletclip.generation.GenerationReport`]): The counts.
         features (`datasets.Features`): Its columns.
-        mined (`bool`, defaults to `False`): Whether the negatives are other pairs of the source.
+        command (`str`, defaults to `"generate"`): What made it: `generate`, `mine` or `join`.
     """
+    mined, joined = command == "mine", command == "join"
     data = DatasetCardData(
         license=plan["output"].get("license"),
         task_categories=["zero-shot-image-classification", "image-to-text"],
@@ -109,9 +120,9 @@ def write_dataset_card(
         heading=words(output.resolve().name),
         name=in_python(output.resolve().name),
         rows=f"{sum(report.kept.values()):,}",
-        negative=_what(features, mined),
-        limits=_limits(features, mined),
-        command="tripletclip mine" if mined else "tripletclip generate",
+        negative=JOINED if joined else _what(features, mined),
+        limits=JOINED_LIMITS if joined else _limits(features, mined),
+        command=f"tripletclip {command}",
         version=__version__,
         columns=table(["column", ""], [(code(name), Markdown(MEANINGS.get(name, ""))) for name in features]),
         splits=table(["split", "rows"], [(code(split), f"{rows:,}") for split, rows in report.kept.items()])

@@ -18,8 +18,8 @@ from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.run import make_encoder
-from hf_tripletclip.generation.holding import absolute, locked
-from hf_tripletclip.generation.layout import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, REPORT_FILE, WORK_FOLDER
+from hf_tripletclip.generation.holding import absolute, begin, locked
+from hf_tripletclip.generation.layout import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan
 from hf_tripletclip.generation.publish import STAGED_FOLDER, GenerationReport, clear_work, public_name, rate
 from hf_tripletclip.generation.replacing import put_in_place
@@ -165,9 +165,8 @@ def mine(
             stages={STEP: {"model": encoder.name, "fingerprint": encoder.fingerprint[:16], **settings.to_dict()}},
             output={"filters": {}, "rows_per_file": rows_per_file, "license": license},
         )
-        finished = _prepare(plan, target, overwrite)
-        if finished is not None:
-            return finished
+        if begin(plan, target, overwrite):
+            return MiningReport.load(target)  # type: ignore[return-value]
         found = [_mine_split(part, encoder, settings, progress) for part in parts]
         report = _report(plan.rows, found, settings)
         if not report.kept:
@@ -187,28 +186,6 @@ def _settings(given: Mapping[str, Any]) -> MiningSettings:
     if unknown := [name for name in given if name not in known]:
         raise TypeError(f"mine() got unexpected arguments {', '.join(unknown)}; settings are {', '.join(known)}")
     return MiningSettings(**given)
-
-
-def _prepare(plan: Plan, target: Path, overwrite: bool) -> MiningReport | None:
-    """See that the output is of this plan, and say what a finished one holds; as `generate` does."""
-    making, made = target / WORK_FOLDER / PLAN_FILE, target / PLAN_FILE
-    finished = (target / REPORT_FILE).is_file()
-    if finished and not overwrite:
-        if differences := plan.differences(Plan.load(made).to_dict()):
-            raise FileExistsError(
-                f"{target} was made with other settings: {'; '.join(differences[:5])}. Use the same settings, name "
-                "another output, or start anew with `--overwrite`."
-            )
-        return MiningReport.load(target)  # type: ignore[return-value]
-    if making.is_file() and not overwrite and STEP not in Plan.load(making).stages:
-        raise FileExistsError(
-            f"{target} holds an unfinished run of `tripletclip generate`: name another output, or start anew with "
-            "`--overwrite`."
-        )
-    plan.save(making)
-    if not finished:
-        plan.save(made, staging=making.parent)
-    return None
 
 
 def _mine_split(pairs: Pairs, encoder: Encoder, settings: MiningSettings, progress: bool) -> MinedSplit:
@@ -279,7 +256,7 @@ def _write(
         )
     write_left_out(staged / LEFT_OUT_FILE, found, settings)
     features = dataset_features(written[0].pairs, settings)
-    write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, mined=True)
+    write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, command="mine")
     write_mining_page(
         staged / MINING_PAGE, found, report, settings, title=target.resolve().name, model=plan.stages[STEP]["model"],
         samples=samples,

@@ -30,7 +30,8 @@ class CLICObjective(Objective):
 
     with ``clip(V, T) = 1/2 [CE(v -> T) + CE(t -> V)]``, `CE` as in [`CLIPObjective`], ``own`` as in
     [`TSVLCObjective`] and ``Δ(t, p) = mean_i |t_i - p_i|^2``. In the paper an image is two photographs side by side,
-    its caption both captions joined, and the negative has a word of each exchanged; every second batch is plain CLIP.
+    its caption both captions joined, and the negative has a word of each exchanged (`tripletclip join` makes such
+    data); every second batch is plain CLIP.
 
     Args:
         batch_weight (`float`, defaults to 0.5): Weight of the contrastive terms.

@@ -107,7 +107,7 @@ def _swappable(
 
 def swap_attributes(parsed: Parsed) -> Iterator[Site]:
     """Two attributes of one class change places: "a red bus and a blue car" to "a blue bus and a red car"."""
-    groups = list(_attribute_groups(parsed))
+    groups = list(attribute_groups(parsed))
     for left, (start, stop, kind, number) in enumerate(groups):
         for start2, stop2, kind2, number2 in groups[left + 1 :]:
             first, second = parsed.phrases[number], parsed.phrases[number2]
@@ -116,14 +116,16 @@ def swap_attributes(parsed: Parsed) -> Iterator[Site]:
                 continue
             if first.noun == second.noun or grammar.plural(first.noun) == second.noun:
                 continue
-            if kind == "colour" and (_natural(parsed, number, texts[1]) or _natural(parsed, number2, texts[0])):
+            if kind == "colour" and (
+                is_unnatural(parsed, number, texts[1]) or is_unnatural(parsed, number2, texts[0])
+            ):
                 continue
-            if _like(texts[0], texts[1]):
+            if is_like(texts[0], texts[1]):
                 continue
             yield Site((((start, stop, texts[1]), (start2, stop2, texts[0])),))
 
 
-def _attribute_groups(parsed: Parsed) -> Iterator[tuple[int, int, str, int]]:
+def attribute_groups(parsed: Parsed) -> Iterator[tuple[int, int, str, int]]:
     """First and last token, exclusive, class, and noun phrase of each attribute that may change places."""
     for number, phrase in enumerate(parsed.phrases):
         noun, last = parsed.nouns[number], phrase.noun.split()[-1]
@@ -164,7 +166,7 @@ def _class_of(parsed: Parsed, start: int, stop: int, phrase: NounPhrase, person:
     return f"{group} of {'people' if person else 'things'}" if group == "age" else group
 
 
-def _natural(parsed: Parsed, number: int, colours: str) -> bool:
+def is_unnatural(parsed: Parsed, number: int, colours: str) -> bool:
     """Whether an animal would get a colour that no animal has."""
     noun = parsed.nouns[number]
     return (
@@ -174,7 +176,7 @@ def _natural(parsed: Parsed, number: int, colours: str) -> bool:
     )
 
 
-def _like(first: str, second: str) -> bool:
+def is_like(first: str, second: str) -> bool:
     """Whether two attributes may be true of one thing."""
     if first in lexicon.COLOURS and second in lexicon.COLOURS:
         return not set(lexicon.COLOURS[first]) & {second} and lexicon.COLOURS[first] == lexicon.COLOURS[second]

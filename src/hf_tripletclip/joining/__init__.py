@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joining: two pictures as one, their captions joined, and a word of the one exchanged with a word of the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_tripletclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hf_tripletclip.joining.run import join
+    from hf_tripletclip.joining.settings import JoinSettings
+
+__all__ = ["JoinSettings", "join"]
+
+__getattr__, __dir__ = lazy_exports(__name__, {"JoinSettings": "settings", "join": "run"})

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`join`: from image-caption pairs to rows of two pictures as one, with what CLIC learns from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_tripletclip.data.decoding import BrokenValue
+from hf_tripletclip.generation.holding import absolute, begin, locked
+from hf_tripletclip.generation.layout import LEFT_OUT_FILE, PLAN_FILE, WORK_FOLDER
+from hf_tripletclip.generation.plan import Plan
+from hf_tripletclip.generation.publish import STAGED_FOLDER, GenerationReport, clear_work, public_name
+from hf_tripletclip.generation.replacing import put_in_place
+from hf_tripletclip.generation.source import Source
+from hf_tripletclip.generation.wordnet import load_wordnet
+from hf_tripletclip.joining.choosing import JoinedSplit, choose
+from hf_tripletclip.joining.pictures import each, is_wide
+from hf_tripletclip.joining.publish import dataset_features, number_of_rows, write_left_out, write_split
+from hf_tripletclip.joining.settings import JoinSettings
+from hf_tripletclip.mining.pairs import Pairs, read_pairs, stored_image
+
+logger = logging.get_logger(__name__)
+
+STEP = "join"  # in the plan
+GENERATOR_NAME = "join:rules"
+
+
+def join(
+    dataset: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    settings: JoinSettings | None = None,
+    splits: Sequence[str] | None = None,
+    columns: Mapping[str, str] | str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    dataset_kwargs: Mapping[str, Any] | None = None,
+    rows_per_file: int = 10_000,
+    license: str | None = None,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **joining: Any,
+) -> GenerationReport:
+    """
+    Make a dataset of joined pairs (CLIC, Peleg et al. 2025, arXiv 2505.24424): each row has two pictures as one, both
+    captions as its caption, as `paraphrase` the same in the other order, and as `neg_caption` the two after a word of
+    the one has taken the place of one of the other. `dense_caption` has the two captions.
+
+    Each pair is joined with another of its split whose picture has the same shape, wide or high, drawn at random. The
+    same arguments write the same dataset, with any number of workers. `load_dataset(output)` opens it without this
+    package.
+
+    Args:
+        dataset, splits, columns, images: As in [`~hf_tripletclip.mining.pairs.read_pairs`].
+        output (`str` or `os.PathLike`): The folder to write.
+        settings ([`JoinSettings`], *optional*): What is joined, and how; or its fields one by one, as in
+            `join(..., rounds=2)`.
+        dataset_kwargs (`Mapping`, *optional*): For `load_dataset` (`revision`, ...), or for `load_scenes`.
+        rows_per_file (`int`, defaults to 10,000): Rows of a parquet file.
+        license (`str`, *optional*): Of the dataset, an identifier of the Hub.
+        num_workers (`int`, *optional*): Processes that decode and join pictures; 0 for none beside this one. Defaults
+            to the CPUs.
+        overwrite (`bool`, defaults to `False`): Start anew when the output holds a dataset of other settings. The old
+            one is replaced once the new one is whole.
+        progress (`bool`, defaults to `True`): Whether to show progress bars.
+        joining: Fields of [`JoinSettings`].
+
+    Returns:
+        [`~hf_tripletclip.generation.GenerationReport`]: The pairs, the rows made of them, and why others are in none.
+
+    Raises:
+        FileExistsError: The output holds something else, or a dataset of other settings.
+        ImportError: NLTK is not installed.
+        OSError: The data or WordNet is not there, or the output cannot be written.
+        ValueError: A setting is out of range, the output is part of the data, or no pair can be joined.
+    """
+    if settings is not None and joining:
+        raise ValueError(f"give `settings` or {', '.join(joining)}, not both.")
+    if unknown := [name for name in joining if name not in JoinSettings.__dataclass_fields__]:
+        known = ", ".join(JoinSettings.__dataclass_fields__)
+        raise TypeError(f"join() got unexpected arguments {', '.join(unknown)}; settings are {known}")
+    settings = settings or JoinSettings(**joining)
+    if rows_per_file < 1:
+        raise ValueError(f"`rows_per_file` is {rows_per_file}; give at least 1.")
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_workers < 0:
+        raise ValueError(f"`num_workers` is {num_workers}; give 0 or more.")
+    load_wordnet()
+    name, target = os.path.expanduser(os.fspath(dataset)), absolute(output)
+    if Source(name=name).located().overlaps(target):
+        raise ValueError(f"The output {output} is, holds or lies in the data {dataset}: name another output.")
+    with locked(target), contextlib.ExitStack() as stack:
+        started = time.monotonic()
+        parts = read_pairs(
+            name,
+            splits=splits,
+            columns=columns,
+            images=None if images is None else os.path.expanduser(os.fspath(images)),
+            **(dataset_kwargs or {}),
+        )
+        plan = Plan(
+            source={
+                "name": name,
+                "splits": [part.split for part in parts],
+                "rows": {part.split: len(part) + len(part.problems) for part in parts},
+                "digest": {part.split: part.digest() for part in parts},
+            },
+            unit_rows=max(1, max(len(part) for part in parts)),
+            stages={STEP: settings.to_dict()},
+            output={"filters": {}, "rows_per_file": rows_per_file, "license": license},
+        )
+        if begin(plan, target, overwrite):
+            return GenerationReport.load(target)  # type: ignore[return-value]
+        pool = stack.enter_context(ProcessPoolExecutor(num_workers)) if num_workers else None
+        found = [_join_split(part, settings, pool, progress) for part in parts]
+        report = _report(plan.rows, found, settings)
+        if not any(split.rows for split in found):
+            raise ValueError(f"None of the {plan.rows:,} pairs can be joined with another: {report.left_out}.")
+        _write(plan, found, report, settings, target, pool, progress)
+        clear_work(target / WORK_FOLDER)
+        report.seconds = time.monotonic() - started
+        return report
+
+
+def _join_split(pairs: Pairs, settings: JoinSettings, pool: ProcessPoolExecutor | None, progress: bool) -> JoinedSplit:
+    wide: list[bool] = []
+    broken: dict[int, str] = {}
+    shapes = each(partial(_shape, size=settings.size), map(_stored, pairs.images), pool)
+    bar = tqdm(
+        shapes,
+        total=len(pairs.images),
+        unit="images",
+        desc=f"reading {pairs.split}",
+        disable=not progress,
+        leave=False,
+    )
+    for number, shape in enumerate(bar):
+        if isinstance(shape, str):
+            broken[number] = shape
+        else:
+            wide.append(shape)
+    if broken:
+        logger.warning(f"{len(broken)} images of {pairs.split} cannot be read; their pairs are left out.")
+        pairs = pairs.without(broken)
+    return choose(pairs, wide, settings)
+
+
+def _stored(image: Any) -> bytes | str:
+    """The file of an image, or why there is none."""
+    try:
+        return stored_image(image)["bytes"]
+    except BrokenValue as error:
+        return str(error)
+
+
+def _shape(content: bytes | str, size: int) -> bool | str:
+    return content if isinstance(content, str) else is_wide(content, size)
+
+
+def _report(rows: int, found: Sequence[JoinedSplit], settings: JoinSettings) -> GenerationReport:
+    kept = {split.pairs.split: number_of_rows(split, settings) for split in found if split.rows}
+    reasons: Counter[str] = Counter()
+    for split in found:
+        reasons.update(split.reasons())
+    return GenerationReport(
+        rows=rows, kept=kept, left_out=dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
+    )
+
+
+def _write(
+    plan: Plan,
+    found: Sequence[JoinedSplit],
+    report: GenerationReport,
+    settings: JoinSettings,
+    target: Path,
+    pool: ProcessPoolExecutor | None,
+    progress: bool,
+) -> None:
+    from hf_tripletclip.hub.dataset_card import write_dataset_card
+
+    work = target / WORK_FOLDER
+    shutil.rmtree(work / STAGED_FOLDER, ignore_errors=True)
+    staged = work / STAGED_FOLDER / target.resolve().name  # by the name that the card gives it
+    for split in found:
+        if split.pairs.split in report.kept:
+            write_split(
+                staged,
+                split,
+                settings,
+                generator=GENERATOR_NAME,
+                source=public_name(plan.source["name"]),
+                rows_per_file=plan.output["rows_per_file"],
+                pool=pool,
+                progress=progress,
+            )
+    write_left_out(staged / LEFT_OUT_FILE, found)
+    features = dataset_features(settings)
+    write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, command=STEP)
+    plan.save(staged / PLAN_FILE)
+    report.save(staged)
+    put_in_place(staged, target)
