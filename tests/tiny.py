@@ -56,7 +56,14 @@ def further_texts(rows: int = 5) -> dict[str, torch.Tensor]:
         counts = torch.tensor([of_rows[row % 3] for row in range(rows)])
         inputs[f"{prefix}mask"] = torch.arange(int(counts.max())) < counts[:, None]
         inputs |= {f"{prefix}{name}": value for name, value in captions(int(counts.sum()), 7 + seed, seed).items()}
+    inputs["paraphrase_decoder_labels"] = decoder_labels(torch.arange(len(inputs["paraphrase_input_ids"])))
     return inputs
+
+
+def decoder_labels(numbers: torch.Tensor, length: int = 4) -> torch.Tensor:
+    """For texts of these numbers: token ids from 1 to 15, padded with -100."""
+    labels = (numbers[:, None] + torch.arange(length) ** 2) % 15 + 1
+    return labels.masked_fill(torch.arange(length) > (numbers % length)[:, None], -100)
 
 
 def negatives(rows: int = 5, length: int = 12) -> dict[str, torch.Tensor]:

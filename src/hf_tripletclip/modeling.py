@@ -14,6 +14,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.decoder_input import decoder_states, fit_decoder_input
 from hf_tripletclip.objectives import Embeddings, Objective, Tokens, get_objective, register_objective
 from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.contents import input_contents
@@ -59,6 +60,8 @@ class TripletCLIPOutput(CLIPOutput):
         tokens, token_masks (`dict[str, torch.Tensor]`, *optional*, returned when `return_tokens` is `True`):
             Patches and words by role, `(rows, length, projection_dim)` and bool `(rows, length)`, of the roles of
             which the objective needs them; see [`~hf_tripletclip.objectives.Tokens`].
+        states (`dict[str, torch.Tensor]`, *optional*, returned when `return_tokens` is `True`):
+            What the objective's decoder reads of texts by role, `(rows, width)`.
         loss_parts (`dict[str, torch.Tensor]`, *optional*, returned with an objective's loss):
             The objective's terms by name and `logit_scale`, here the factor `exp(logit_scale)`: detached scalars for
             logging.
@@ -70,6 +73,7 @@ class TripletCLIPOutput(CLIPOutput):
     dense_text_embeds: torch.Tensor | None = None
     tokens: dict[str, torch.Tensor] | None = None
     token_masks: dict[str, torch.Tensor] | None = None
+    states: dict[str, torch.Tensor] | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
@@ -122,7 +126,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
 
         Raises:
             TypeError: It is neither a name nor an objective.
-            ValueError: The name or an argument is unknown, or there are arguments beside an objective.
+            ValueError: The name or an argument is unknown, there are arguments beside an objective, or its decoder is
+                not there.
         """
         if isinstance(objective, Objective):
             if kwargs:
@@ -136,6 +141,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 f"`set_objective` takes the name of an objective or an instance such as `NegCLIPObjective()`, not "
                 f"{objective!r}."
             )
+        fit_decoder_input(self, objective.decoder_width)
         self.config.objective = name
         self.config.objective_kwargs = kwargs or None
         self._objective, self._objective_setting = objective, (name, dict(kwargs))
@@ -184,6 +190,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         paraphrase_input_ids: torch.LongTensor | None = None,
         paraphrase_attention_mask: torch.Tensor | None = None,
         paraphrase_mask: torch.Tensor | None = None,
+        paraphrase_decoder_labels: torch.LongTensor | None = None,
         dense_input_ids: torch.LongTensor | None = None,
         dense_attention_mask: torch.Tensor | None = None,
         dense_mask: torch.Tensor | None = None,
@@ -218,6 +225,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 with k of them has k times `True`.
             paraphrase_input_ids, paraphrase_attention_mask, paraphrase_mask (*optional*):
                 As those of the hard negative captions, of other captions that are true of the images.
+            paraphrase_decoder_labels (`torch.LongTensor` of shape `(paraphrases, length)`, *optional*):
+                For an objective with a decoder: its token ids of the paraphrases, -100 for padding.
             dense_input_ids, dense_attention_mask, dense_mask (*optional*):
                 Likewise, of captions that each describe a part of an image.
             contents (`Mapping[str, torch.Tensor]`, *optional*):
@@ -231,7 +240,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 Whether to return the logits of the positive rows. Defaults to `True`, except for a loss with
                 negatives: objectives do not need the matrix.
             return_tokens (`bool`, defaults to `False`):
-                Whether to return the patches and words that the objective needs, if it needs any.
+                Whether to return what the objective needs beside embeddings: patches and words, or what its decoder
+                reads.
             teacher_embeds (`Mapping[str, torch.Tensor]`, *optional*):
                 For an objective with distillation: a frozen teacher's embeddings of the same inputs by role (`image`,
                 `text`, `negative_image`, ...), L2-normalised.
@@ -294,9 +304,11 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         embeds = _split(_normalize(vision_output.pooler_output), of_images)
         embeds |= _split(_normalize(text_output.pooler_output), of_texts)
         tokens: dict[str, Tokens] = {}
+        states: dict[str, torch.Tensor] = {}
         if return_loss or return_tokens:
             roles = self.objective.token_roles
             tokens = token_features(self, roles, vision_output, text_output, joined, {**of_images, **of_texts})
+            states = decoder_states(self, self.objective.state_roles, text_output, joined["input_ids"], of_texts)
         image_embeds, text_embeds = embeds["image"], embeds["text"]
         # Under `device_map` the towers may sit on different devices.
         device = text_embeds.device
@@ -327,6 +339,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 contents={role: values.to(device) for role, values in numbers.items()},
                 teacher=teacher_embeds,
                 tokens={role: Tokens(one.values.to(device), one.mask.to(device)) for role, one in tokens.items()},
+                states={role: one.to(device) for role, one in states.items()},
+                labels=None if paraphrase_decoder_labels is None else {"paraphrase": paraphrase_decoder_labels},
                 normalized=True,
             )
             scale = self.logit_scale.exp().to(device)
@@ -345,6 +359,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             **{ROLES[role].output: values for role, values in embeds.items() if role not in PAIR},
             tokens={role: one.values for role, one in tokens.items()} if return_tokens else None,
             token_masks={role: one.mask for role, one in tokens.items()} if return_tokens else None,
+            states=states if return_tokens else None,
             loss_parts=loss_parts,
         )
 

@@ -40,13 +40,19 @@ class Role:
     @property
     def model_inputs(self) -> tuple[str, ...]:
         """All model inputs that hold something for each of its images or texts."""
-        names = ("pixel_values",) if self.is_image else ("input_ids", "attention_mask", "position_ids")
+        of_text = ("input_ids", "attention_mask", "position_ids", "decoder_labels")
+        names = ("pixel_values",) if self.is_image else of_text
         return tuple(f"{self.prefix}{name}" for name in names)
 
     @property
     def attention_mask(self) -> str:
         """The model input that tells tokens from padding; for texts."""
         return f"{self.prefix}attention_mask"
+
+    @property
+    def decoder_labels(self) -> str:
+        """What of a batch an objective's decoder must write: token ids of its own, -100 for padding; for texts."""
+        return f"{self.prefix}decoder_labels"
 
 
 ROLES = {

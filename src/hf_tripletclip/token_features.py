@@ -64,13 +64,17 @@ def token_features(
     return found
 
 
+def pooling_places(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Where the text tower of a model takes the embedding of each text, int64 `(rows,)`."""
+    end = model.text_model.eos_token_id
+    return (ids if end == LEGACY_END else (ids == end).int()).argmax(dim=-1)
+
+
 def _words(model: Any, inputs: Mapping[str, torch.Tensor | None], device: torch.device) -> torch.Tensor:
     """Which tokens count, bool `(rows, length)`: those after the first up to where the text tower pools."""
     ids = inputs["input_ids"]
     assert ids is not None
-    ids = ids.to(device)
-    end = model.text_model.eos_token_id
-    at = (ids if end == LEGACY_END else (ids == end).int()).argmax(dim=-1, keepdim=True)
+    at = pooling_places(model, ids).to(device)[:, None]
     places = torch.arange(ids.shape[1], device=device)
     counts = (places > 0) & (places <= at)
     if (attention := inputs.get("attention_mask")) is not None:

@@ -17,9 +17,14 @@ from torch import nn
 from hf_tripletclip.objectives import Embeddings, ObjectiveOutput, Tokens, available_objectives, get_objective
 from hf_tripletclip.roles import ROLES
 from tests.objectives.reference import make_batch
+from tests.tiny import decoder_labels
+from tests.tiny_decoder import WIDTH, tiny_decoder
 
 # Names of settings that an objective does not have by default.
-SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {"fsc_clip, local": ("fsc_clip", {"local_weight": 0.2})}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fsc_clip, local": ("fsc_clip", {"local_weight": 0.2}),
+    "read_alignment, decoder": ("read_alignment", {"decoder": tiny_decoder()}),
+}
 LENGTHS = {"image": 4, "text": 5, "negative_text": 3}  # of patches or words
 
 # Name of the case -> rows of each process, and negative captions of each where they are not as many (negclip only).
@@ -49,6 +54,8 @@ class Towers(nn.Module):
         self.objective = get_objective(
             name, negatives_across_devices=negatives_across_devices, chunk_size=3, repeats=repeats, **settings
         )
+        if self.objective.state_roles:
+            self.decoder_input = nn.Linear(5, WIDTH)
         self.double()
 
     def embed(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -75,6 +82,8 @@ class Towers(nn.Module):
             contents=batch["contents"],
             teacher=teacher,
             tokens=self.tokens(batch["features"]),
+            states={role: self.decoder_input(batch["features"][role]) for role in self.objective.state_roles},
+            labels={role: decoder_labels(batch["contents"][role]) for role in self.objective.label_roles},
         )
         return self.objective(embeddings, self.logit_scale.exp())
 

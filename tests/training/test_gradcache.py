@@ -10,7 +10,7 @@ import torch
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.training.gradcache import cached_backward, split_batch
 from tests.objectives.towers_worker import SETTINGS
-from tests.tiny import negatives, positives, tiny_config
+from tests.tiny import further_texts, negatives, positives, tiny_config
 
 
 def make_model(dropout: float = 0.0) -> TripletCLIPModel:
@@ -36,6 +36,8 @@ def run_cached(model: TripletCLIPModel, batch: dict, mini_batch_size: int, **kwa
 @pytest.mark.parametrize("mini_batch_size", [1, 3, 7, 100])
 def test_loss_and_gradients_are_those_of_the_whole_batch(name, mini_batch_size):
     batch = {**positives(7), **negatives(7)}
+    if name in SETTINGS:
+        batch |= further_texts(7)
     batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
     model = make_model().double()
     name, settings = SETTINGS.get(name, (name, {}))

@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on patches and words: with LoRA, locked towers and a teacher; what cannot be is refused."""
+"""Training on patches and words, and with a decoder: LoRA, locked towers, a teacher; what cannot be is refused."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file
 
 from hf_tripletclip import TripletCLIPModel
+from hf_tripletclip.decoder_input import FILE
+from hf_tripletclip.training.checkpointing import mark_complete
+from hf_tripletclip.training.resuming import ResumingTrainer
+from hf_tripletclip.training.steps import StepTrainer
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
-from tests.tiny import tiny_config
-from tests.training.test_trainer import losses, make_trainer
+from tests.tiny import captions, decoder_labels, tiny_config
+from tests.tiny_decoder import tiny_decoder
+from tests.training.test_methods import make_model, processor, rows  # noqa: F401
+from tests.training.test_trainer import Rows, losses, make_trainer
 
 LOCAL = {"objective": "fsc_clip", "objective_kwargs": json.dumps({"local_weight": 0.2})}
 DISTILLED = {
@@ -63,3 +72,99 @@ def test_a_teacher_may_be_cached(tmp_path):
         trainer.train()
         curves.append(losses(trainer))
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+# ---- A decoder ----
+
+WRITING = {"objective_kwargs": json.dumps({"decoder": tiny_decoder(), "reconstruction_weight": 0.5})}
+
+
+def writing(folder, processor, towers=None, **arguments):  # noqa: F811
+    model = prepare_towers(make_model(processor), TowerArguments(**(towers or {})))
+    return make_trainer(
+        folder,
+        model,
+        objective="read_alignment",
+        train_dataset=Dataset.from_list(rows()),
+        processing_class=processor,
+        **{"remove_unused_columns": False, "per_device_train_batch_size": 4, **WRITING, **arguments},
+    )
+
+
+@pytest.mark.parametrize("towers", [{}, LORA, {"train_vision": "frozen"}], ids=["full", "lora", "vision"])
+def test_a_resumed_run_with_a_decoder_walks_the_same_curve(tmp_path, processor, towers):  # noqa: F811
+    whole = writing(tmp_path / "whole", processor, towers, max_steps=4)
+    before = whole.core.decoder_input.weight.detach().clone()
+    whole.train()
+    assert (whole.core.decoder_input.weight - before).abs().max() > 1e-3
+    first = writing(tmp_path / "run", processor, towers, max_steps=4, save_strategy="steps", save_steps=2)
+    first.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert (checkpoint / FILE).is_file()
+    resumed = writing(tmp_path / "run", processor, towers, max_steps=4)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert losses(resumed)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
+    torch.testing.assert_close(resumed.core.decoder_input.weight, whole.core.decoder_input.weight)
+    whole.save_model()
+    for weights in (*checkpoint.glob("*model*.safetensors"), *(tmp_path / "whole").glob("*model*.safetensors")):
+        assert not any("decoder" in name for name in load_file(weights))
+    assert not (tmp_path / "whole" / FILE).exists()
+
+
+def test_a_checkpoint_without_the_matrix_is_refused(tmp_path, processor):  # noqa: F811
+    writing(tmp_path, processor, max_steps=2, save_strategy="steps", save_steps=1).train()
+    (tmp_path / "checkpoint-1" / FILE).unlink()
+    mark_complete(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=f"has no {FILE}, which the decoder of the objective needs"):
+        writing(tmp_path, processor, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_locked_towers_are_cached_beside_a_decoder(tmp_path, processor):  # noqa: F811
+    curves = []
+    for cache in (None, str(tmp_path / "cache")):
+        towers = {"train_vision": "frozen"}
+        trainer = writing(tmp_path / str(bool(cache)), processor, towers, cache_locked_towers=cache, max_steps=3)
+        trainer.train()
+        curves.append(losses(trainer))
+        assert trainer.evaluate(Dataset.from_list(rows()))["eval_loss"] > 0
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_rows_of_tensors_need_their_labels(tmp_path):
+    given = {"objective": "read_alignment", "train_dataset": Rows(), "max_steps": 1, **WRITING}
+    paraphrases = {f"paraphrase_{name}": value for name, value in captions(12, 8, 4).items()}
+    given["train_dataset"].batch |= paraphrases
+    with pytest.raises(ValueError, match=r"labels=\{'paraphrase'.*adds `paraphrase_decoder_labels` to batches"):
+        make_trainer(tmp_path, **given).train()
+    given["train_dataset"].batch["paraphrase_decoder_labels"] = decoder_labels(torch.arange(12))
+    trainer = make_trainer(tmp_path, **given)
+    trainer.train()
+    assert trainer.state.log_history[0]["text_writes_paraphrase"] > 0
+
+
+def test_what_cannot_be_loaded_stops_before_training(tmp_path, processor):  # noqa: F811
+    nowhere = json.dumps({"decoder": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match=r"^`decoder` is '.*nowhere', whose config cannot be loaded") as caught:
+        writing(tmp_path, processor, objective_kwargs=nowhere)
+    assert "\n" not in str(caught.value)
+    for left_out, said in (
+        ("tokenizer*", "whose tokenizer knows no words"),
+        ("*.safetensors", "whose weights cannot be loaded"),
+    ):
+        folder = tmp_path / said.replace(" ", "-")
+        shutil.copytree(tiny_decoder(), folder, ignore=shutil.ignore_patterns(left_out))
+        with pytest.raises(ValueError, match=rf"^`decoder` is '.*', {said}") as caught:
+            writing(tmp_path, processor, objective_kwargs=json.dumps({"decoder": str(folder)}))
+        assert "\n" not in str(caught.value)
+
+
+def test_deepspeed_is_refused(tmp_path, processor, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(ResumingTrainer, "is_deepspeed_enabled", True, raising=False)
+    monkeypatch.setattr(ResumingTrainer, "__init__", lambda self, model, **kwargs: setattr(self, "model", model))
+    monkeypatch.setattr(StepTrainer, "core", property(lambda self: self.model))
+    model = make_model(processor)
+    model.set_objective("read_alignment", decoder=tiny_decoder())
+    with pytest.raises(ValueError, match=r"'read_alignment' with a decoder trains .* not with DeepSpeed"):
+        StepTrainer(model)
+    model.set_objective("read_alignment")
+    StepTrainer(model)

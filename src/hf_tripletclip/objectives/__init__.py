@@ -25,6 +25,7 @@ from hf_tripletclip.objectives.negclip_image import NegCLIPImageObjective
 from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm, PairwiseTerm
 from hf_tripletclip.objectives.pairwise import PairwiseObjective
 from hf_tripletclip.objectives.read_alignment import ReadAlignmentObjective
+from hf_tripletclip.objectives.reconstruction import ReconstructionTerm
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
@@ -81,6 +82,7 @@ __all__ = [
     "OwnTerm",
     "PairwiseTerm",
     "PriorTerm",
+    "ReconstructionTerm",
     "Rows",
     "TeacherTerm",
     "Term",

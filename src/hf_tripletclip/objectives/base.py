@@ -109,7 +109,20 @@ class Objective:
     @property
     def token_roles(self) -> tuple[str, ...]:
         """The roles of which it needs the patches or words."""
-        needed = {role for term in self.terms for role in term.needs_tokens}
+        return self._needed("needs_tokens")
+
+    @property
+    def state_roles(self) -> tuple[str, ...]:
+        """The roles whose texts a decoder reads."""
+        return self._needed("needs_states")
+
+    @property
+    def label_roles(self) -> tuple[str, ...]:
+        """The roles whose texts a decoder must write."""
+        return self._needed("needs_labels")
+
+    def _needed(self, what: str) -> tuple[str, ...]:
+        needed = {role for term in self.terms for role in getattr(term, what)}
         return tuple(role for role in ROLES if role in needed)
 
     @property
@@ -128,6 +141,15 @@ class Objective:
     def teacher_moves(self) -> bool:
         """Whether the teacher follows the model."""
         return self.teacher_decay not in (None, 1)
+
+    @property
+    def decoder_width(self) -> int | None:
+        """How many numbers the decoder reads per text; `None` without one. Raises `ValueError` if it is not there."""
+        return None
+
+    def prepare_collator(self, collator: Any) -> Any:
+        """The collator of a trainer's raw rows, with what the objective needs in batches beside its columns."""
+        return collator
 
     @property
     def masks_repeats(self) -> bool:
@@ -253,6 +275,8 @@ class Objective:
                 for role, tokens in (embeddings.tokens or {}).items()
                 if role in self.token_roles
             },
+            "states": {role: embeddings.states[role].to(dtype) for role in self.state_roles if embeddings.states},
+            "labels": {role: embeddings.labels[role] for role in self.label_roles if embeddings.labels},
             "chunk_size": self.chunk_size,
         }
         if not self.negatives_across_devices or world_size() == 1:
@@ -299,6 +323,7 @@ class Objective:
         if self.masks_repeats:
             self._check_contents(own, embeddings)
         self._check_tokens(own, embeddings.tokens or {})
+        self._check_decoded(own, embeddings)
         if not embeddings.normalized:
             check_lengths(own)
         return own
@@ -350,6 +375,20 @@ class Objective:
             found[role] = tokens.values.shape[2]
         if len(set(found.values())) > 1:
             raise ValueError(f"The objective {self.name!r} needs tokens of one dimension; they have {found}.")
+
+    def _check_decoded(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
+        for what, roles in (("states", self.state_roles), ("labels", self.label_roles)):
+            for role in roles:
+                value = (getattr(embeddings, what) or {}).get(role)
+                fits = value is not None and value.ndim == 2 and len(value) == len(own[role])
+                if value is None or not fits or value.is_floating_point() != (what == "states"):
+                    found = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
+                    wanted, width = ("int64", "length") if what == "labels" else ("floating", "width of the decoder")
+                    raise ValueError(
+                        f"The objective {self.name!r} has a decoder: it needs `Embeddings({what}={{{role!r}: ...}})`, "
+                        f"{wanted} of shape ({len(own[role])}, {width}); there are {found}. The model makes states, "
+                        f"and `TripletCLIPTrainer` adds `{ROLES[role].decoder_labels}` to batches of raw rows."
+                    )
 
     def _check_contents(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
         contents = embeddings.contents or {}

@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm, PairwiseTerm
+from hf_tripletclip.objectives.reconstruction import ReconstructionTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
     CloseTerm,
@@ -33,7 +34,11 @@ MEANINGS = ("not used", "right answer", "wrong answer", "compared")
 INCHES_PER_CELL = 0.26
 MARGIN = 3  # cells between terms
 WIDEST = 30  # cells in a line
-OPTIONS: dict[str, dict[str, Any]] = {"fsc_clip": {"local_weight": 0.2}}  # parts that are drawn though off by default
+# Parts that are drawn though they are off by default.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fsc_clip": {"local_weight": 0.2},
+    "read_alignment": {"decoder": "google/t5-v1_1-large"},
+}
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,10 @@ def _close(term: CloseTerm) -> Picture:
     return _grid(term.query, [(term.target, 1, _own_target)])
 
 
+def _reconstruction(term: ReconstructionTerm) -> Picture:
+    return _grid(term.source, [(term.target, EACH, _own_target)])
+
+
 def _teacher(term: TeacherTerm) -> Picture:
     return _grid(term.role, [(term.role, 1, _own_target)], star="*")
 
@@ -134,6 +143,7 @@ DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
     CyclicTerm: _cyclic,
     CloseTerm: _close,
     TeacherTerm: _teacher,
+    ReconstructionTerm: _reconstruction,
 }
 
 
@@ -196,7 +206,9 @@ def _draw(panel: Any, picture: Picture, title: str) -> None:
     panel.imshow(picture.cells, cmap=ListedColormap(COLOURS), vmin=0, vmax=3, aspect="equal")
     panel.set_xticks(range(len(picture.keys)), picture.keys, fontsize=6, rotation=90)
     panel.set_yticks(range(len(picture.queries)), picture.queries, fontsize=6)
-    panel.set_title(title, fontsize=7)
+    panel.set_title(title, fontsize=7, loc="left")
+    # As wide as its place, with nothing at its end: so all cells have one size, and titles their room.
+    panel.set_xlim(-0.5, len(picture.keys) + MARGIN - 0.5)
     panel.set_xticks([place + 0.5 for place in range(len(picture.keys) - 1)], minor=True)
     panel.set_yticks([place + 0.5 for place in range(len(picture.queries) - 1)], minor=True)
     panel.grid(which="minor", color="white", linewidth=1.5)

@@ -52,6 +52,10 @@ class Embeddings:
             same inputs, by role.
         tokens (`Mapping[str, Tokens]`, *optional*): For terms that look at patches and words: by role, those of each
             of its images or texts.
+        states (`Mapping[str, torch.Tensor]`, *optional*): For terms with a decoder: by role, what it reads of each of
+            its texts, floating `(rows, width of the decoder)`.
+        labels (`Mapping[str, torch.Tensor]`, *optional*): By role, the decoder's token ids of the texts that it must
+            write, int64 `(rows, length)`, -100 for padding.
         normalized (`bool`, defaults to `False`): Whether rows are known to have length 1. Otherwise the objective
             looks, which waits for the device.
     """
@@ -66,6 +70,8 @@ class Embeddings:
     contents: Mapping[str, torch.Tensor] | None = None
     teacher: Mapping[str, torch.Tensor] | None = None
     tokens: Mapping[str, Tokens] | None = None
+    states: Mapping[str, torch.Tensor] | None = None
+    labels: Mapping[str, torch.Tensor] | None = None
     normalized: bool = False
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`read_alignment`: NegCLIP whose paraphrases find their captions."""
+"""`read_alignment`: NegCLIP whose paraphrases find their captions, and are written from them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ from typing import Any
 
 from hf_tripletclip.objectives.base import Objective, check_weight
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
+from hf_tripletclip.objectives.reconstruction import ReconstructionTerm, decoder_width, load_decoder, load_tokenizer
 from hf_tripletclip.objectives.terms import LossTerm, Term
 
 
-def _terms(weight: float, negatives: bool) -> tuple[LossTerm, ...]:
+def _terms(weight: float, negatives: bool, reconstruction: float, decoder: str | None) -> tuple[LossTerm, ...]:
     keys = ("text", "negative_text") if negatives else ("text",)
-    return (*NegCLIPObjective.terms, Term("paraphrase", keys, weight))
+    written = [] if decoder is None else [ReconstructionTerm("text", "paraphrase", reconstruction, decoder)]
+    return (*NegCLIPObjective.terms, Term("paraphrase", keys, weight), *written)
 
 
 class ReadAlignmentObjective(Objective):
     r"""
-    NegCLIP, and each paraphrase must find its caption among the captions of the batch:
+    NegCLIP, and each paraphrase must find its caption among the captions of the batch; with a decoder, that must also
+    write the paraphrases from the caption's embedding:
 
-    ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + paraphrase_weight CE(p -> T)``
+    ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + paraphrase_weight CE(p -> T) + reconstruction_weight R(t -> p)``
 
-    with `CE` as in [`CLIPObjective`]: the sentence-level alignment of READ-CLIP. Its token-level part, a decoder that
-    writes another caption from the embedding, is not here.
+    with `CE` as in [`CLIPObjective`]: the sentence-level alignment of READ-CLIP. `R` is its token-level
+    reconstruction, ``- mean log P(p_l | p_1 ... p_(l-1), W h)`` over all tokens of all paraphrases, with `P` a frozen
+    T5 whose one encoder state is ``W h``: the text tower's pooled output before its projection, times a matrix.
+
+    The T5 runs without dropout. It stays as it is, so it is loaded by its name and saved nowhere. `W` trains along,
+    with the model's optimizer: checkpoints keep it (`decoder_input.safetensors`) and resuming restores it; saved
+    models are without it, for it has no part in embeddings. With DeepSpeed a decoder is refused.
 
     Args:
         paraphrase_weight (`float`, defaults to 0.5): Weight of the alignment.
         negatives_in_alignment (`bool`, defaults to `False`): Whether T' enters the paraphrases' denominators.
+        decoder (`str`, *optional*): A T5, a directory or a name on the Hub; the authors have
+            `"google/t5-v1_1-large"`. Without one nothing is reconstructed.
+        reconstruction_weight (`float`, defaults to 0.1): Weight of the reconstruction; of no matter without a decoder.
         kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
 
     Requirements:
@@ -41,8 +52,11 @@ class ReadAlignmentObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
     | `paraphrase` | `paraphrase` | `paraphrase_input_ids` | any |
 
+    With a decoder batches hold `paraphrase_decoder_labels` too: its token ids of the paraphrases, at most 77 of each.
+    `TripletCLIPTrainer` adds them to raw rows; rows that are tensors must have them.
+
     Relations:
-        `negclip` if the weight is 0.
+        `negclip` if the weight is 0 and there is no decoder.
 
     Example:
 
@@ -54,6 +68,19 @@ class ReadAlignmentObjective(Objective):
     >>> embeddings = Embeddings(image, text, negative_text=negative_text, paraphrase=paraphrase)
     >>> sorted(get_objective("read_alignment")(embeddings, 14.3).parts)
     ['image_to_text', 'paraphrase_to_text', 'text_to_image']
+
+    >>> import tempfile
+    >>> from transformers import T5Config, T5ForConditionalGeneration
+    >>> size = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    >>> with tempfile.TemporaryDirectory() as folder:  # a T5 that has learned nothing
+    ...     T5ForConditionalGeneration(T5Config(vocab_size=40, **size)).save_pretrained(folder)
+    ...     states, labels = {"text": torch.randn(8, 8)}, {"paraphrase": torch.randint(1, 40, (8, 6))}
+    ...     embeddings = Embeddings(
+    ...         image, text, negative_text=negative_text, paraphrase=paraphrase, states=states, labels=labels
+    ...     )
+    ...     output = get_objective("read_alignment", decoder=folder)(embeddings, 14.3)
+    >>> "text_writes_paraphrase" in output.parts
+    True
     ```
 
     References:
@@ -62,10 +89,33 @@ class ReadAlignmentObjective(Objective):
     """
 
     name = "read_alignment"
-    terms = _terms(0.5, False)
+    terms = _terms(0.5, False, 0.1, None)
 
-    def __init__(self, paraphrase_weight: float = 0.5, negatives_in_alignment: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        paraphrase_weight: float = 0.5,
+        negatives_in_alignment: bool = False,
+        decoder: str | None = None,
+        reconstruction_weight: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if decoder is not None and (not isinstance(decoder, str) or not decoder.strip()):
+            raise ValueError(f"`decoder` is {decoder!r}; give the directory of a T5 or its name on the Hub.")
         self.paraphrase_weight = check_weight("paraphrase_weight", paraphrase_weight)
         self.negatives_in_alignment = negatives_in_alignment
-        self.terms = _terms(paraphrase_weight, negatives_in_alignment)
+        self.decoder = decoder
+        self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
+        self.terms = _terms(paraphrase_weight, negatives_in_alignment, reconstruction_weight, decoder)
+
+    @property
+    def decoder_width(self) -> int | None:
+        return None if self.decoder is None else decoder_width(self.decoder)
+
+    def prepare_collator(self, collator: Any) -> Any:
+        from hf_tripletclip.data.decoder_labels import with_labels  # which is built on the objectives' tables
+
+        if self.decoder is None:
+            return collator
+        load_decoder(self.decoder)  # now, that training need not stop at its first step
+        return with_labels(collator, load_tokenizer(self.decoder), self.label_roles)

@@ -34,6 +34,7 @@ class Rows:
         identities_of_everyone (`dict[str, torch.Tensor]`): Those of all processes.
         teacher (`dict[str, torch.Tensor]`): This process's embeddings by a frozen teacher.
         tokens (`dict[str, Tokens]`): Patches and words of this process's images and texts, in the dtype of `own`.
+        states, labels (`dict[str, torch.Tensor]`): What a decoder reads of this process's texts, and must write.
         chunk_size (`int`): Keys per chunk of the kernel.
     """
 
@@ -46,6 +47,8 @@ class Rows:
     identities_of_everyone: dict[str, torch.Tensor] = field(default_factory=dict)
     teacher: dict[str, torch.Tensor] = field(default_factory=dict)
     tokens: dict[str, Tokens] = field(default_factory=dict)
+    states: dict[str, torch.Tensor] = field(default_factory=dict)
+    labels: dict[str, torch.Tensor] = field(default_factory=dict)
     chunk_size: int = CHUNK_SIZE
 
     def owners(self, role: str) -> torch.Tensor:

@@ -63,6 +63,16 @@ class LossTerm:
         return ()
 
     @property
+    def needs_states(self) -> tuple[str, ...]:
+        """The roles of which its decoder reads the texts, `rows.states`."""
+        return ()
+
+    @property
+    def needs_labels(self) -> tuple[str, ...]:
+        """The roles of which its decoder must write the texts, `rows.labels`."""
+        return ()
+
+    @property
     def formula(self) -> str:
         """Its symbols, as in `docs/objectives.md`."""
         raise NotImplementedError

@@ -29,6 +29,7 @@ Batch = dict[str, Any]
 FIELDS = {role.name: role.output for role in ROLES.values()}
 WITHOUT_LOSS = {"return_loss": False, "return_logits": False, "return_tokens": True}
 TOKENS = "tokens of "  # and a role: patches or words, which an objective may need beside embeddings
+STATES = "states of "  # and a role: what a decoder reads
 
 
 class RandomState:
@@ -52,6 +53,7 @@ class WholeBatch:
 
     masks: dict[str, torch.Tensor]
     contents: dict[str, torch.Tensor]
+    labels: dict[str, torch.Tensor]
 
 
 def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBatch]:
@@ -59,8 +61,10 @@ def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBa
     batch = {name: value for name, value in batch.items() if value is not None}
     contents = input_contents(batch, [role for role in core.objective.told_apart if ROLES[role].model_input in batch])
     masks = {role.name: batch.pop(mask) for mask, role in MASKS.items() if mask in batch}
+    texts = [role for role in ROLES.values() if not role.is_image]
+    labels = {role.name: batch.pop(role.decoder_labels) for role in texts if role.decoder_labels in batch}
     batch.pop("contents", None)
-    return batch, WholeBatch(masks, contents)
+    return batch, WholeBatch(masks, contents, labels)
 
 
 def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
@@ -136,7 +140,7 @@ def cached_backward(
         last = index == len(mini_batches) - 1
         with contextlib.nullcontext() if last else no_sync():
             with state.restored():
-                found = _outputs(model(**mini_batch, **WITHOUT_LOSS))
+                found = trained_outputs(model(**mini_batch, **WITHOUT_LOSS))
             surrogate = sum((found[name] * parts[index]).sum() for name, parts in grads.items())
             if last:
                 surrogate = surrogate + core.logit_scale * log_scale_grad
@@ -176,10 +180,11 @@ class _Embedded:
     token_masks: Pieces
 
 
-def _outputs(output: TripletCLIPOutput) -> dict[str, torch.Tensor]:
+def trained_outputs(output: TripletCLIPOutput) -> dict[str, torch.Tensor]:
     """What of the model's output the loss flows through: embeddings by role, and patches and words."""
     found = {role: embeds for role, field in FIELDS.items() if (embeds := output.get(field)) is not None}
-    return found | {TOKENS + role: values for role, values in (output.get("tokens") or {}).items()}
+    found |= {TOKENS + role: values for role, values in (output.get("tokens") or {}).items()}
+    return found | {STATES + role: values for role, values in (output.get("states") or {}).items()}
 
 
 @torch.no_grad()
@@ -195,7 +200,7 @@ def _embed(
             before(mini_batch)
         output: TripletCLIPOutput = model(**mini_batch, **WITHOUT_LOSS)
         for into, found in (
-            (embedded.pieces, _outputs(output)),
+            (embedded.pieces, trained_outputs(output)),
             (embedded.token_masks, output.get("token_masks") or {}),
             (embedded.taught, teach(mini_batch) if teach else {}),
         ):
@@ -224,6 +229,8 @@ def _of_objective(
             contents={role: values.to(scale.device) for role, values in whole.contents.items()},
             teacher={role: torch.cat(parts) for role, parts in embedded.taught.items()},
             tokens=tokens,
+            states={role: outputs[STATES + role].to(scale.device) for role in core.objective.state_roles},
+            labels={role: labels.to(scale.device) for role, labels in whole.labels.items()},
             normalized=True,
         ),
         scale,

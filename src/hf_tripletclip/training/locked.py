@@ -20,6 +20,7 @@ from transformers import default_data_collator
 
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.collator import TensorCollator
+from hf_tripletclip.data.decoder_labels import LabelCollator
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.batches import TrainingCollator, model_inputs
@@ -149,7 +150,10 @@ def cache_of(trainer: Any) -> TowerCache | None:
     if trainer.is_deepspeed_enabled:
         raise ValueError("`cache_locked_towers` works in one process and with DDP, not with DeepSpeed: unset it.")
     collator = trainer.data_collator
-    if type(collator) not in (TripletCollator, TensorCollator) and collator is not default_data_collator:
+    if (
+        type(collator) not in (TripletCollator, LabelCollator, TensorCollator)
+        and collator is not default_data_collator
+    ):
         raise ValueError(
             f"`cache_locked_towers` keeps one output for each image and caption, and what a "
             f"{getattr(collator, '__name__', type(collator).__name__)} makes of them is not known: use a "

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.adapters import load_logit_scale
 from hf_tripletclip.checkpoints.writing import as_os_error
+from hf_tripletclip.decoder_input import load_decoder_input, save_decoder_input
 from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
 from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpointing import (
@@ -355,14 +356,14 @@ class ResumingTrainer(NeighbourTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _reading(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            bare = self.accelerator.unwrap_model(self.model if model is None else model)
-            load_logit_scale(bare, resume_from_checkpoint)
+            load_logit_scale(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
             if self.teacher is not None:
                 self.teacher.load(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+            load_decoder_input(self.core, checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         with _reading(checkpoint):
@@ -450,6 +451,7 @@ class ResumingTrainer(NeighbourTrainer):
                 callback.save(checkpoint, self.state.global_step)
         if self.teacher is not None:
             self.teacher.save(checkpoint)
+        save_decoder_input(self.core, checkpoint)
         Course(self._settings or {}, self._position(), self.changes).save(checkpoint)
         mark_complete(checkpoint)
 

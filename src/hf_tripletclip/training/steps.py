@@ -34,7 +34,7 @@ from hf_tripletclip.training.batches import (
 )
 from hf_tripletclip.training.checkpointing import last_complete_checkpoint
 from hf_tripletclip.training.drawing import draws_of
-from hf_tripletclip.training.gradcache import FIELDS, cached_backward, loss_in_mini_batches
+from hf_tripletclip.training.gradcache import WITHOUT_LOSS, cached_backward, loss_in_mini_batches, trained_outputs
 from hf_tripletclip.training.locked import fill, require_same_towers
 from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
 from hf_tripletclip.training.teacher import Teacher
@@ -58,6 +58,11 @@ class StepTrainer(ResumingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.is_deepspeed_enabled and self.core.objective.state_roles:
+            raise ValueError(
+                f"The objective {self.core.objective.name!r} with a decoder trains in one process and with DDP, not "
+                "with DeepSpeed, which keeps the weights of a run in its own way: leave `decoder` out, or use DDP."
+            )
         self._parts, self._repeated = Means(), Means()
         self._batches: list[dict[str, Any]] = []  # of the step that is taken
         self._last_batch: dict[str, Any] | None = None  # that had rows
@@ -180,9 +185,8 @@ class StepTrainer(ResumingTrainer):
     ) -> Any:
         inputs = model_inputs(inputs)
         if rows_in(inputs) == 0 and not self._shares_rows:
-            outputs = model(**inputs, return_loss=False, return_logits=False)
-            loss = sum(embeds.sum() for field in FIELDS.values() if (embeds := outputs.get(field)) is not None)
-            loss = loss + 0 * self.core.logit_scale
+            outputs = model(**inputs, **WITHOUT_LOSS)
+            loss = sum(values.sum() for values in trained_outputs(outputs).values()) + 0 * self.core.logit_scale
             return (loss, outputs) if return_outputs else loss
         taught = {} if self.teacher is None else {"teacher_embeds": self.teacher(self._bare(model), inputs)}
         self.core.objective.step = self.state.global_step if model.training else None

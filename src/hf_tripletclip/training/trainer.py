@@ -148,6 +148,7 @@ class TripletCLIPTrainer(StepTrainer):
             else:
                 length = core.text_model.config.max_position_embeddings
                 data_collator = TripletCollator(processing_class, columns=core.objective.columns, max_length=length)
+        data_collator = core.objective.prepare_collator(data_collator)
         data_collator = drawing_collator(core.objective, data_collator, train_dataset, args)
         if isinstance(data_collator, TripletCollator):  # it decodes the images itself, and reports broken ones
             train_dataset, eval_dataset = _undecoded(train_dataset), _undecoded(eval_dataset)

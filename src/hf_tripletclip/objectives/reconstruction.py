@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The term whose frozen decoder writes a text from the embedding of another."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from hf_tripletclip.objectives.rows import Rows
+from hf_tripletclip.objectives.terms import LossTerm, symbol
+
+IGNORED = -100  # a label that is padding
+TEXTS_AT_A_TIME = 64  # that the decoder writes: their logits are `texts x length x vocabulary`
+PROBE = "a photo of the cat on one dog"  # some of these words every tokenizer knows
+LOADING = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError)
+
+
+def decoder_width(name: str) -> int:
+    """
+    How many numbers a decoder reads per text.
+
+    Args:
+        name (`str`): A directory or the id of a Hub repository.
+
+    Raises:
+        ValueError: There is no T5.
+    """
+    config = _loaded(AutoConfig, name)
+    if not isinstance(config, T5Config):
+        raise ValueError(f"`decoder` {name!r} is a {config.model_type}; give a T5, such as 'google/t5-v1_1-large'.")
+    return config.d_model
+
+
+@functools.lru_cache(maxsize=1)
+def load_decoder(name: str) -> T5ForConditionalGeneration:
+    """
+    A T5, frozen and without dropout; its encoder is left out. One is held in memory, for all models of a process: it
+    is no part of them.
+
+    Args:
+        name (`str`): A directory or the id of a Hub repository.
+
+    Raises:
+        ValueError: There is no T5.
+    """
+    decoder_width(name)
+    decoder = _loaded(T5ForConditionalGeneration, name, dtype=torch.float32)
+    decoder.encoder = None
+    return decoder.eval().requires_grad_(False)
+
+
+@functools.lru_cache(maxsize=1)
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a decoder; raises `ValueError` if there is none, or that of another."""
+    tokenizer, config = _loaded(AutoTokenizer, name), _loaded(AutoConfig, name)
+    # Without its files transformers makes one that knows no words.
+    known = set(tokenizer(PROBE)["input_ids"]) - {*tokenizer.all_special_ids}
+    if len(known) < 2 or len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"`decoder` is {name!r}, whose tokenizer {'knows no words' if len(known) < 2 else 'has too many tokens'}: "
+            "put that which the T5 was trained with beside its weights."
+        )
+    return tokenizer
+
+
+def _loaded(kind: Any, name: str, **kwargs: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, **kwargs)
+    except LOADING as error:
+        what = {AutoConfig: "config", AutoTokenizer: "tokenizer"}.get(kind, "weights")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"`decoder` is {name!r}, whose {what} cannot be loaded: {reason} Give the directory of a T5 or its name "
+            "on the Hub, such as 'google/t5-v1_1-large'; without `tokenizer.json` its tokenizer needs `sentencepiece`."
+        ) from error
+
+
+@dataclass(frozen=True)
+class ReconstructionTerm(LossTerm):
+    """
+    ``- mean log P(y_l | y_1 ... y_(l-1), W h_i)`` over all tokens of all texts y of row i: a frozen decoder must write
+    them from the embedding of another text of the row (Kwon et al. 2025, arXiv 2510.16540, with the settings of the
+    code released with it). `h` is the text tower's pooled output before its projection, the one place that the decoder
+    attends to; `W` is a matrix that trains along.
+
+    Args:
+        source (`str`): Role of the texts that are read.
+        target (`str`): Role of the texts that are written, any number per row.
+        weight (`float`): Factor in the loss.
+        decoder (`str`): The T5: a directory or the id of a Hub repository.
+    """
+
+    definition: ClassVar[str] = (
+        r"\mathrm{R}(t \to y) = -\frac{1}{N} \sum_{i,m,l} \log P_\mathrm{decoder}(y_{iml} \mid y_{im1} \ldots "
+        r"y_{im(l-1)}, W h_i), \quad h_i \text{ the pooled output of } t_i \text{ before its projection, } N \text{ "
+        r"tokens in all}"
+    )
+
+    source: str
+    target: str
+    weight: float
+    decoder: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}_writes_{self.target}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.source, self.target)
+
+    @property
+    def needs_states(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
+    def needs_labels(self) -> tuple[str, ...]:
+        return (self.target,)
+
+    @property
+    def formula(self) -> str:
+        return f"R({symbol(self.source)} → {symbol(self.target)})"
+
+    @property
+    def latex(self) -> str:
+        return rf"\mathrm{{R}}({symbol(self.source)} \to {symbol(self.target)})"
+
+    def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        states, labels = rows.states[self.source][rows.owners(self.target)], rows.labels[self.target]
+        decoder: Any = load_decoder(self.decoder)
+        decoder = decoder.to(device=states.device, dtype=states.dtype)
+        total = 0 * states.sum()
+        for start in range(0, len(labels), TEXTS_AT_A_TIME):
+            texts = slice(start, start + TEXTS_AT_A_TIME)
+            # What a part needs for its backward pass is made again there.
+            total = total + checkpoint(_cost, decoder, states[texts], labels[texts], use_reentrant=False)
+        (number,) = rows.sum_of_all((labels != IGNORED).sum())
+        return total * (rows.processes / number.clamp(min=1))
+
+
+def _cost(decoder: T5ForConditionalGeneration, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The sum of `-log P` of all labels, of texts that are each written from one state."""
+    read = decoder.prepare_decoder_input_ids_from_labels(labels)
+    logits = decoder(encoder_outputs=(states[:, None],), decoder_input_ids=read, use_cache=False).logits
+    logits = logits.to(states.dtype).flatten(0, 1)
+    return torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
