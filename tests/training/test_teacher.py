@@ -17,8 +17,8 @@ from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.locked import check_some_is_locked
 from hf_tripletclip.training.teacher import TEACHER_WEIGHTS, Teacher, teacher_of
 from tests.tiny import negatives, positives, tiny_config
+from tests.training.cached import VISION, make_cached  # noqa: F401
 from tests.training.test_evaluating import processor, rows  # noqa: F401
-from tests.training.test_tower_cache import VISION, make  # noqa: F401
 from tests.training.test_trainer import LORA, losses, make_trainer, tuned
 
 MOVING = {
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_teacher_is_refused(tmp_path):
     assert not (tmp_path / TEACHER_WEIGHTS).exists()
 
 
-def test_where_nothing_is_learned_it_stays(make):  # noqa: F811
+def test_where_nothing_is_learned_it_stays(make):
     """The rows of the second of three steps are all broken."""
     data = Dataset.from_list(rows(18, broken=tuple(range(6, 12))))
     given = {"train_dataset": data, "max_steps": 3, "train_sampling_strategy": "sequential", "optim": "sgd"}
@@ -172,7 +172,7 @@ def test_where_nothing_is_learned_it_stays(make):  # noqa: F811
 
 @pytest.mark.parametrize("kwargs", [{}, {"mini_batch_size": 4}], ids=["plain", "mini-batches"])
 @pytest.mark.parametrize("towers", [VISION, {"train_text": "lora", "train_vision": "frozen", "lora_rank": 4}])
-def test_of_locked_towers_it_takes_what_the_cache_has(make, towers, kwargs):  # noqa: F811
+def test_of_locked_towers_it_takes_what_the_cache_has(make, towers, kwargs):
     plain, first, second = (make(towers, cached, **MOVING, **kwargs) for cached in (False, True, True))
     for trainer in (plain, first, second):
         trainer.train()
@@ -183,7 +183,7 @@ def test_of_locked_towers_it_takes_what_the_cache_has(make, towers, kwargs):  # 
     assert make(towers, **MOVING).fill_tower_cache() == 0
 
 
-def test_what_it_puts_out_is_not_cached(make):  # noqa: F811
+def test_what_it_puts_out_is_not_cached(make):
     with pytest.raises(ValueError, match=r"the image tower trains, and the teacher follows \(`teacher_decay`\)"):
         make({}, **MOVING)
     modes = {"text": "lora", "vision": "full"}
