@@ -93,6 +93,8 @@ def test_a_folder_holds_one_run(tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "a-seed-0", moved / "a-seed-0")
     hold_run(run("--x=1", root=moved))
+    below = Run("a", 0, Path("x/a-seed-0"), ("python", "--output_dir=x/a-seed-0", "--data=x/d", "--objective=x"))
+    assert below.settings() == {"data": "./d", "objective": "x"}
     others = [run("--x=2", "--y=3")]
     for execute in (hold_run, lambda one: execute_all([one], jobs=1, threads=1, progress=False)):
         with pytest.raises(

@@ -48,9 +48,9 @@ class Run:
 
     def settings(self) -> dict[str, str]:
         """The flags of its command by name, but for where its files go: paths beside its folder begin with `.`."""
-        root = str(self.folder.parent)
-        flags = {name: value.replace(root, ".") for name, value in flags_of(self.command).items()}
-        return {name: value for name, value in flags.items() if name != "output_dir"}
+        root = f"{self.folder.parent}{os.sep}"
+        flags = {name: value for name, value in flags_of(self.command).items() if name != "output_dir"}
+        return {name: value.replace(root, "./", value.startswith(root)) for name, value in flags.items()}
 
     def metrics(self) -> dict[str, float]:
         """What was measured, of a finished run."""
