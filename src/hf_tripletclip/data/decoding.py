@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
+import json
 import os
 import sys
 import warnings
@@ -20,6 +22,7 @@ from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, FILE, KE
 
 __all__ = [
     "BrokenValue",
+    "captions_in",
     "decode_caption",
     "decode_image",
     "first_caption",
@@ -142,6 +145,19 @@ def decode_caption(value: Any) -> str:
 def is_several(value: Any) -> bool:
     """Whether a row's value is a list of captions."""
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def captions_in(text: str) -> list[str | None] | None:
+    """Captions that a text holds as a JSON or Python list, such as `['a cat', "a dog's bone"]`; `None` of others."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(text)
+            if isinstance(found, list) and all(one is None or isinstance(one, str) for one in found):
+                return found
+    return None
 
 
 def first_caption(value: Any) -> str:

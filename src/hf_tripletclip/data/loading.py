@@ -20,11 +20,16 @@ from datasets import (
     concatenate_datasets,
 )
 
+from hf_tripletclip.data.decoding import captions_in
 from hf_tripletclip.data.places import as_images, image_columns
-from hf_tripletclip.data.presets import IMAGE_ID, resolve_columns
+from hf_tripletclip.data.presets import IMAGE_ID, LISTS_AS_TEXT, OTHERWISE_MEANT, resolve_columns
 from hf_tripletclip.data.raw import AnyDataset, as_streams, column_names, load_raw, quietly
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, ERROR, IMAGE, IMAGE_COLUMNS, TEXT_COLUMNS
 from hf_tripletclip.roles import BY_COLUMN
+
+SEVERAL = tuple(name for name in TEXT_COLUMNS if BY_COLUMN[name].mask is not None)  # a row may have any number of them
+TEXT = ("string", "large_string")
+LOOKED_AT = 100  # rows, for what their texts are
 
 
 def load_tripletdata(
@@ -39,7 +44,9 @@ def load_tripletdata(
 ) -> AnyDataset:
     """
     Load a triplet dataset with the columns `image`, `caption`, `neg_image`, `neg_caption`, images as `Image()` and
-    captions as strings. A row may have several hard negative captions: a list of strings, empty where it has none.
+    captions as strings. A row may have several hard negative captions: a list of strings, empty where it has none. So
+    may it have paraphrases and dense captions. If all texts in such a column look like lists, `['a cat', 'a dog']`, as
+    in a CSV file, they are lists.
 
     Broken rows are kept as they are, for [`TripletCollator`] to skip and to report. Captions that are not UTF-8 become
     `None`, and a column `__error__` says so; only tars, splits with such captions and streams of binary captions have
@@ -61,7 +68,8 @@ def load_tripletdata(
         streaming (`bool`, defaults to `False`): Whether to read the rows as they are asked for.
         columns (`Mapping[str, str]` or `str`, *optional*):
             Our name -> the dataset's own, where they differ; or the name of a preset, one of `"tripletclip"`,
-            `"bivlc"`, `"trohn-img"` (whose images are COCO's: give `images`), `"winoground"` and `"colorswap"`.
+            `"bivlc"`, `"trohn-img"` (whose images are COCO's: give `images`), `"winoground"` and `"colorswap"`, and of
+            what methods were trained on `"negclip"`, `"degla"` (COCO's again), `"tsvlc"`, `"dac"` and `"read-clip"`.
         images (`str` or `os.PathLike`, *optional*):
             A folder of images, in which paths are looked up first, and to which absolute ones may lead. Numbers in
             place of paths are those of COCO's pictures: 42 is `000000000042.jpg`.
@@ -80,13 +88,18 @@ def load_tripletdata(
     """
     name = os.path.expanduser(os.fspath(name_or_path))
     renames = resolve_columns(columns)
+    preset = columns.lower() if isinstance(columns, str) else ""
+    otherwise, lists = OTHERWISE_MEANT.get(preset, ()), LISTS_AS_TEXT.get(preset, ())
     with quietly(name):
         if name == "scenes":
             from hf_tripletclip.data.scenes import load_scenes
 
             dataset: AnyDataset = as_streams(load_scenes(split, **kwargs), streaming)
         else:
-            pictures, texts = ([renames.get(ours, ours) for ours in of] for of in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+            pictures, texts = (
+                [renames.get(ours, ours) for ours in of if ours not in otherwise]
+                for of in (IMAGE_COLUMNS, CAPTION_COLUMNS)
+            )
             dataset, renames = load_raw(
                 name, split, streaming, renames, kwargs, images=images, pictures=pictures, texts=texts
             )
@@ -96,7 +109,9 @@ def load_tripletdata(
                 names = dict(renames)
                 if isinstance(columns, str) and names.get(IMAGE) == IMAGE_ID and IMAGE in column_names(part):
                     del names[IMAGE]  # someone has put the pictures in
-                part = _with_our_columns(part, names)
+                if meant := [one for one in otherwise if one in column_names(part) and one not in names.values()]:
+                    part = part.remove_columns(meant)
+                part = _with_our_columns(part, names, lists, local=os.path.exists(name))
                 check_columns(part, required_columns)
                 if isinstance(part, Dataset) and len(part) == 0:
                     raise ValueError("it has no rows")
@@ -106,7 +121,9 @@ def load_tripletdata(
         return dataset if isinstance(dataset, (DatasetDict, IterableDatasetDict)) else parts[str(split)]
 
 
-def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str]) -> Dataset | IterableDataset:
+def _with_our_columns(
+    dataset: Dataset | IterableDataset, columns: dict[str, str], lists: Sequence[str], *, local: bool
+) -> Dataset | IterableDataset:
     names = column_names(dataset)
     if unknown := [theirs for theirs in columns.values() if theirs not in names]:
         there = [name for name in names if name != ERROR]
@@ -126,9 +143,10 @@ def _with_our_columns(dataset: Dataset | IterableDataset, columns: dict[str, str
     features = dataset.features
     if features is None:
         return dataset  # the collator takes whatever the rows hold
-    captions = [name for name in TEXT_COLUMNS if name in features and not _is_text(features[name])]
+    lists = [name for name in lists if is_value(features.get(name), *TEXT)] or _lists_as_text(dataset, local)
+    captions = [name for name in TEXT_COLUMNS if name in features and (name in lists or not _is_text(features[name]))]
     if captions:
-        dataset = _with_text(dataset, captions)
+        dataset = _with_text(dataset, captions, lists)
     targets = {renames.get(name, name): feature for name, feature in decoded.items()}
     for name in IMAGE_COLUMNS:
         if name in features and name not in targets and not is_value(features[name], "null"):
@@ -157,10 +175,29 @@ def _is_text(feature: Any) -> bool:
     return not is_value(feature, "binary", "large", "fixed_size_binary", "null")
 
 
-def _with_text(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
+def _lists_as_text(dataset: Dataset | IterableDataset, local: bool) -> list[str]:
+    """
+    The columns of text, of those that may have several captions in a row, in which all texts that are looked at are
+    lists. Of a stream from elsewhere nothing is looked at: that would read it.
+    """
+    columns = [name for name in SEVERAL if is_value((dataset.features or {}).get(name), *TEXT)]
+    if not columns or (isinstance(dataset, IterableDataset) and not local):
+        return []
+    looked_at = list(dataset.select_columns(columns).take(LOOKED_AT))
+    found = []
+    for name in columns:
+        texts = [row[name] for row in looked_at if row[name]]
+        if texts and all(captions_in(text) is not None for text in texts):
+            found.append(name)
+    return found
+
+
+def _with_text(
+    dataset: Dataset | IterableDataset, names: list[str], as_text: Sequence[str] = ()
+) -> Dataset | IterableDataset:
     features = dataset.features.copy()
     for name in names:
-        several = isinstance(features[name], (List, LargeList))
+        several = name in as_text or isinstance(features[name], (List, LargeList))
         features[name] = List(Value("string")) if several else Value("string")
     lists = [name for name in names if isinstance(features[name], List)]
     had = ERROR in features
@@ -206,10 +243,20 @@ def _decode_captions(batch: dict[str, list[Any]], names: list[str], lists: list[
     decoded: dict[str, list[Any]] = {}
     for name in names:
         if name in lists:
-            decoded[name] = [[decode(value, row, name) for value in few or ()] for row, few in enumerate(batch[name])]
+            decoded[name] = [
+                [decode(value, row, name) for value in _captions_of(few)] for row, few in enumerate(batch[name])
+            ]
         else:
             decoded[name] = [decode(value, row, name) for row, value in enumerate(batch[name])]
     return {**decoded, ERROR: errors}
+
+
+def _captions_of(few: Any) -> Sequence[Any]:
+    """The captions of a cell: a list, or the text of one; another text is one caption."""
+    if not isinstance(few, str):
+        return few or ()
+    found = captions_in(few)
+    return found if found is not None else [few] if few.strip() else []
 
 
 def check_columns(dataset: Any, columns: Sequence[str]) -> None:

@@ -187,7 +187,7 @@ def _settle_value(value: Any, find: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_settle_value(one, find) for one in value]
     if isinstance(value, int):
-        value = _coco_name(value)
+        return {"bytes": None, "path": _find_coco(value, find)}
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, dict):
@@ -209,7 +209,7 @@ def _settle_array(array: Any, find: Callable[[str], str]) -> Any:
         offsets = pa.array([0, *lengths.cumsum()], pa.int64() if pa.types.is_large_list(array.type) else pa.int32())
         return type(array).from_arrays(offsets, settled, mask=array.is_null())
     if pa.types.is_integer(array.type):
-        found = [None if code is None else find(_coco_name(code)) for code in array.to_pylist()]
+        found = [None if code is None else _find_coco(code, find) for code in array.to_pylist()]
         contents = pa.nulls(len(found), pa.binary())
         return pa.StructArray.from_arrays([contents, pa.array(found, pa.string())], ["bytes", "path"])
     contents, paths = pc.struct_field(array, "bytes"), pc.struct_field(array, "path")
@@ -225,6 +225,13 @@ def _settle_array(array: Any, find: Callable[[str], str]) -> Any:
     )
 
 
-def _coco_name(code: int) -> str:
-    """What COCO calls a picture from 2017 on."""
-    return f"{code:012d}.jpg"
+def _find_coco(code: int, find: Callable[[str], str]) -> str:
+    """The file of a number: the first of its names that is there, or else the first."""
+    found = (find(name) for name in _coco_names(code))
+    first = next(found)
+    return first if os.path.exists(first) else next((path for path in found if os.path.exists(path)), first)
+
+
+def _coco_names(code: int) -> list[str]:
+    """What COCO calls a picture: from 2017 on, and before that."""
+    return [f"{code:012d}.jpg", f"COCO_train2014_{code:012d}.jpg", f"COCO_val2014_{code:012d}.jpg"]

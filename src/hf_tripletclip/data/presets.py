@@ -19,7 +19,25 @@ PRESETS: dict[str, dict[str, str]] = {
     "trohn-img": {IMAGE: IMAGE_ID, **_NEGATIVE},  # imirandam/TROHN-Img; its images are COCO's train2017
     "winoground": _NUMBERED,  # facebook/winoground and what has its layout
     "colorswap": {IMAGE: "image_1", CAPTION: "caption_1", NEG_IMAGE: "image_2", NEG_CAPTION: "caption_2"},
+    # What methods were trained on, by the code released with them.
+    # train_neg_clip.tsv of mertyg/vision-language-models-are-bows, as vinid/neg_clip and ytaek-oh/fsc-clip read it
+    # (src/training/data.py): columns title, filepath, and as text of Python lists neg_caption and neg_image.
+    "negclip": {IMAGE: "filepath", CAPTION: "title"},
+    # DeGLA.json of xiaoxing2001/DeGLA (src/training/data.py, DeGLA_dataset): a list of objects with image_id, of
+    # COCO's train2014, original, and enhanced, four negative captions.
+    "degla": {IMAGE: IMAGE_ID, CAPTION: "original", NEG_CAPTION: "enhanced"},
+    # train_with_cap.csv of SivanDoveh/TSVLC and SivanDoveh/DAC (src/training/params.py): file and caption, with tabs
+    # between them. Negatives and positives are not in it.
+    "tsvlc": {IMAGE: "file"},
+    "dac": {IMAGE: "file"},
+    # Mayfull/coco-karpathy-with-image, as JiH00nKw0n/READ-CLIP reads it (src/collators/collator.py): images and
+    # sentences, a list; for `tripletclip generate`, `mine` and `join`, which make a row of each, and for `laclip`.
+    "read-clip": {IMAGE: "images", CAPTION: "sentences"},
 }
+# Columns of our names that mean something else in a preset's data: NegCLIP's hard images are numbers of rows.
+OTHERWISE_MEANT = {"negclip": (NEG_IMAGE,)}
+# Columns of a preset's data that hold lists as text, also where their rows are not looked at before.
+LISTS_AS_TEXT = {"negclip": (NEG_CAPTION,)}
 
 # Every column that has a meaning here.
 KNOWN_COLUMNS = (
