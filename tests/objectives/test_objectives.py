@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_tripletclip import objectives
 from hf_tripletclip.objectives import (
@@ -312,3 +315,28 @@ def test_arguments_of_another_kind_are_refused(name):
     for size in ("4", 4.5, 0, None):
         with pytest.raises(ValueError, match=r"`chunk_size` is .*; give a whole number of at least 1"):
             get_objective(name, chunk_size=size)
+
+
+class Calls(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("repeats", ["negative", "mask"])
+@pytest.mark.parametrize("name", RAGGED)
+def test_the_places_of_a_mask_are_asked_for_once(name, repeats):
+    """Each time the program waits for the device."""
+    batch, objective = make_batch(name, ragged=True), get_objective(name, repeats=repeats)
+    contents = {role: torch.arange(len(batch.values[role])) for role in objective.roles}
+    embeddings = batch.embeddings(normalized=True, contents=contents)
+    with Calls() as calls:
+        objective(embeddings, torch.tensor(7.0))
+    own = sum(isinstance(term, objectives.PairwiseTerm) for term in objective.terms)
+    assert len(embeddings.masks) <= calls.counts["nonzero"] <= len(embeddings.masks) + own

@@ -264,10 +264,12 @@ class Objective:
         masks = {role: mask for role, mask in (embeddings.masks or {}).items() if role in own}
         identities: dict[str, torch.Tensor] = {}
         if self.masks_repeats and embeddings.contents is not None:
-            identities = identities_of({role: embeddings.contents[role] for role in own}, masks)
+            contents = {role: embeddings.contents[role] for role in own}
+            identities = identities_of(contents, masks, embeddings.owners)
         found: dict[str, Any] = {
             "own": own,
             "masks": masks,
+            "owner_rows": {role: embeddings.owners[role] for role in masks},
             "identities": identities,
             "teacher": {role: value.to(dtype) for role, value in teacher.items()},
             "tokens": {
@@ -319,7 +321,7 @@ class Objective:
         dims = {role: value.shape[1] for role, value in own.items()}
         if len(set(dims.values())) > 1:
             raise ValueError(f"The objective {self.name!r} needs embeddings of one dimension; they have {dims}.")
-        self._check_numbers(own, embeddings.masks or {})
+        self._check_numbers(own, embeddings)
         if self.masks_repeats:
             self._check_contents(own, embeddings)
         self._check_tokens(own, embeddings.tokens or {})
@@ -328,13 +330,14 @@ class Objective:
             check_lengths(own)
         return own
 
-    def _check_numbers(self, own: dict[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
+    def _check_numbers(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
         """What a term takes row by row is there as often as there are rows, or a mask tells whose it is."""
+        masks = embeddings.masks or {}
         for role in own.keys() & masks.keys():
             mask, wanted = masks[role], len(own[role])
             if ROLES[role].mask is None:
                 raise ValueError(f"A row has one {role} embedding: leave out the mask of it.")
-            if mask.dtype != torch.bool or mask.ndim != 2 or int(mask.sum()) != wanted:
+            if mask.dtype != torch.bool or mask.ndim != 2 or len(embeddings.owners[role]) != wanted:
                 raise ValueError(
                     f"The mask of {role} tells whose its {wanted} embeddings are: give bool of shape (rows, K) with "
                     f"as many `True`; it is {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())}."
@@ -352,8 +355,8 @@ class Objective:
                         f"but there are {rows} rows of the one and {number} of the other.{hint}"
                     )
             if isinstance(term, Term) and all(role in masks for role in term.by_row):
-                one, other = (masks[role] for role in term.by_row)
-                if not torch.equal(one.sum(dim=1), other.sum(dim=1)):
+                one, other = (embeddings.owners[role] for role in term.by_row)
+                if not torch.equal(one, other):
                     raise ValueError(
                         f"The objective {self.name!r} pairs {ROLES[term.by_row[0]].words} with "
                         f"{ROLES[term.by_row[1]].words} one by one, but some row has more of one than of the other."

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -73,6 +74,12 @@ class Embeddings:
     states: Mapping[str, torch.Tensor] | None = None
     labels: Mapping[str, torch.Tensor] | None = None
     normalized: bool = False
+
+    @functools.cached_property
+    def owners(self) -> dict[str, torch.Tensor]:
+        """By role that has a mask, the row of the batch that each embedding belongs to, int64 `(rows,)`."""
+        # Once: each time it waits for the device, to know how many there are.
+        return {role: mask.nonzero()[:, 0] for role, mask in (self.masks or {}).items()}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Rows:
         processes (`int`): Number of processes that share their rows.
         masks (`dict[str, torch.Tensor]`): Whose each of this process's embeddings is, bool `(B, K)`, for roles that a
             row may have any number of.
+        owner_rows (`dict[str, torch.Tensor]`): The same as int64 `(rows,)`: the row that each belongs to.
         identities (`dict[str, torch.Tensor]`): By role, if repeats are masked, of this process: int64 `(rows, 3)`, see
             [`identities_of`].
         identities_of_everyone (`dict[str, torch.Tensor]`): Those of all processes.
@@ -43,6 +44,7 @@ class Rows:
     starts: dict[str, int]
     processes: int
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
+    owner_rows: dict[str, torch.Tensor] = field(default_factory=dict)
     identities: dict[str, torch.Tensor] = field(default_factory=dict)
     identities_of_everyone: dict[str, torch.Tensor] = field(default_factory=dict)
     teacher: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -53,10 +55,9 @@ class Rows:
 
     def owners(self, role: str) -> torch.Tensor:
         """The row of the batch that each of this process's embeddings of a role belongs to, int64 `(n,)`."""
-        mask = self.masks.get(role)
-        if mask is None:
+        if role not in self.masks:
             return torch.arange(len(self.own[role]), device=self.own[role].device)
-        return mask.nonzero()[:, 0]
+        return self.owner_rows[role]
 
     def by_row(self, role: str, values: torch.Tensor, fill: float = -torch.inf) -> torch.Tensor:
         """Values of this process's embeddings of a role, `(n,)`, as `(B, K)`, with `fill` if a row has fewer."""
@@ -136,13 +137,15 @@ class Rows:
         return Codes(queries, [self.identities_of_everyone[role] for role in keys])
 
 
-def identities_of(contents: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def identities_of(
+    contents: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor], owners: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """
     What each embedding is, and which picture and caption it belongs to.
 
     Args:
         contents (`Mapping[str, torch.Tensor]`): int64 `(rows,)` by role, not negative: the same number for the same.
-        masks (`Mapping[str, torch.Tensor]`): As in [`Embeddings`].
+        masks, owners (`Mapping[str, torch.Tensor]`): As in [`Embeddings`].
 
     Returns:
         `dict[str, torch.Tensor]`: int64 `(rows, 3)` by role: its content, that of its picture and that of its caption;
@@ -153,7 +156,7 @@ def identities_of(contents: Mapping[str, torch.Tensor], masks: Mapping[str, torc
         side = "negative_" if role.startswith("negative_") else ""
         partner = contents.get(f"{side}{'text' if role.endswith('image') else 'image'}")
         if partner is not None and role in masks and len(masks[role]) == len(partner) and not side:
-            partner = partner[masks[role].nonzero()[:, 0]]
+            partner = partner[owners[role]]
         if partner is None or len(partner) != len(own):
             partner = torch.full_like(own, UNKNOWN)
         picture, caption = (own, partner) if role.endswith("image") else (partner, own)
