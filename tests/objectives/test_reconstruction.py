@@ -112,6 +112,21 @@ def test_the_decoder_is_frozen_one_and_without_dropout():
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize(("dtype", "same"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_float16_in_which_a_t5_overflows_is_left(dtype, same):
+    batch = make_batch()
+    values = {role: value.detach().float() for role, value in batch.values.items()}
+    batch, states = Batch(values, batch.owners, batch.teacher), make_states(batch).detach().float().requires_grad_()
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            output = make_objective()(given(batch, states, False), 7.0)
+        (grad,) = torch.autograd.grad(output.loss, states)
+        found.append((output.parts["text_writes_paraphrase"], grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True)) is same
+    torch.testing.assert_close(*found, rtol=0.1, atol=0.05)
+
+
 def test_rows_without_paraphrases():
     batch = make_batch()
     none = {**batch.values, "paraphrase": batch.values["paraphrase"][:0]}

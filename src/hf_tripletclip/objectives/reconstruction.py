@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -145,7 +146,10 @@ class ReconstructionTerm(LossTerm):
 
 def _cost(decoder: T5ForConditionalGeneration, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The sum of `-log P` of all labels, of texts that are each written from one state."""
-    read = decoder.prepare_decoder_input_ids_from_labels(labels)
-    logits = decoder(encoder_outputs=(states[:, None],), decoder_input_ids=read, use_cache=False).logits
+    read, device = decoder.prepare_decoder_input_ids_from_labels(labels), states.device.type
+    # Inside a T5 float16 overflows; bfloat16 does not.
+    overflows = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    with torch.autocast(device, enabled=False) if overflows else contextlib.nullcontext():
+        logits = decoder(encoder_outputs=(states[:, None],), decoder_input_ids=read, use_cache=False).logits
     logits = logits.to(states.dtype).flatten(0, 1)
     return torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
