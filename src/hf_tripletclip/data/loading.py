@@ -178,10 +178,11 @@ def _is_text(feature: Any) -> bool:
 def _lists_as_text(dataset: Dataset | IterableDataset, local: bool) -> list[str]:
     """
     The columns of text, of those that may have several captions in a row, in which all texts that are looked at are
-    lists. Of a stream from elsewhere nothing is looked at: that would read it.
+    lists. Of streams only tables that are here are looked at.
     """
     columns = [name for name in SEVERAL if is_value((dataset.features or {}).get(name), *TEXT)]
-    if not columns or (isinstance(dataset, IterableDataset) and not local):
+    table = local and dataset.info.builder_name == "csv"
+    if not columns or (isinstance(dataset, IterableDataset) and not table):
         return []
     looked_at = list(dataset.select_columns(columns).take(LOOKED_AT))
     found = []
