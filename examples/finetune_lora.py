@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tune a CLIP on hard negative pairs, by LoRA or otherwise, and show what it gains and what it loses.
 
-    accelerate launch examples/pretrain.py --config examples/configs/scenes_scratch.yaml --objective clip \
-        --output_dir outputs/scenes_clip                        # what to start from
-    accelerate launch examples/finetune_lora.py
+    accelerate launch examples/finetune_lora.py                 # the small start beside the embedded data
     accelerate launch examples/finetune_lora.py --config examples/configs/finetune_lora.yaml --dataset_name_or_path DIR
 
 Flags are those of `examples/pretrain.py`, and `--variants`, `--composition`, `--retention`, `--benchmarks`, `--alpha`,

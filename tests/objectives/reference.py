@@ -271,7 +271,7 @@ def reference(name: str, batch: Batch, s: torch.Tensor) -> torch.Tensor:
         close = mean([((batch.values["text"][row] - p) ** 2).sum() for p, row in pairs])
         return 0.5 * (clip() + further) / 2 + 0.5 * own + close
     if name == "pairwise":
-        ranked = ranks(batch, "image", s) + ranks(batch, "paraphrase", s)
+        ranked = ranks(batch, "image", s, 0.8) + ranks(batch, "paraphrase", s, 0.8)
         return clip() + 10 * ranked + 0.3 * prior_of(batch, s)
     assert name == "read_alignment"
     return negclip() + 0.5 * ce(batch, "paraphrase", ("text",), s)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -12,12 +13,16 @@ from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints.clip_like import load_clip_like
-from hf_tripletclip.data import build_processor
+from hf_tripletclip.data import build_processor, load_scenes
+from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.evaluation import Encoder
+from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training import pretraining
 from hf_tripletclip.training.benchmarks import blank_result, make_benchmarks
-from hf_tripletclip.training.finetuning import _name_repositories, main
+from hf_tripletclip.training.finetuning import FinetuningArguments, _name_repositories, main
+from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import TowerArguments, check_fits
+from hf_tripletclip.training.variants import make_runs
 from tests.tiny import tiny_config
 
 
@@ -192,3 +197,17 @@ def test_a_comparison_from_its_start_to_its_table(base, tmp_path, capsys, monkey
         card = (out / name / "README.md").read_text()
         assert "## Retention" in card
         assert "![Composition and retention between base and tuned model](interpolation.png)" in card
+
+
+def test_the_default_starts_from_the_package_and_has_variants_that_can_train(pytestconfig, tmp_path):
+    config = pytestconfig.rootpath / "examples" / "configs" / "finetune_lora_scenes.yaml"
+    parse = functools.partial(parse_arguments, default_config=config, further=(FinetuningArguments,))
+    given = ["--output_dir", str(tmp_path)]
+    *common, tuning = parse(given)
+    runs = make_runs(tuning.variants, tuple(common), lambda flags: parse([*given, *flags])[:3])
+    assert list(runs) == ["lora", "lora distilled"]
+    columns = set(load_scenes("test", train_size=4, validation_size=4, test_size=4).column_names)
+    for model_args, _, args in runs.values():
+        assert model_args.model_name_or_path == str(start_folder())
+        assert model_args.modes == {"text": "lora", "vision": "lora"}
+        assert set(get_objective(args.objective, **args.objective_arguments).columns) <= columns

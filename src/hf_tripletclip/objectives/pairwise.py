@@ -25,27 +25,28 @@ def _terms(
 
 class PairwiseObjective(Objective):
     r"""
-    CLIP, and each image must rank its caption before each of the row's own hard negatives, and so must another caption
-    of the image:
+    CLIP, and each image must rank its caption before each of the row's own hard negatives by what this image likes and
+    others do not, and so must another caption of the image:
 
     ``1/2 [CE(v -> T) + CE(t -> V)] + own_weight rank(v, t | t') + text_weight rank(p, t | t')
     + prior_weight prior(v, t)``
 
-    with `CE` as in [`CLIPObjective`], ``rank(q, t | t') = mean log(1 + e^(-s q . (t - t')))`` over all queries and
-    negatives of a row, and ``prior(v, t) = mean (s m . (t - t*))^2``, with m the mean image of the batch and t* the
-    caption by a frozen teacher, the model as it was before training: what a caption is liked for whatever the picture
-    stays.
+    with `CE` as in [`CLIPObjective`]; ``rank(q, t | t') = mean log(1 + e^(-s (q - debias m) . (t - t')))`` over all
+    queries and negatives of a row, with m the mean query of the batch; and ``prior(v, t) = mean (s m . (t - t*))^2``,
+    with m the mean image and t* the caption by a frozen teacher, the model as it was before training. Scores with m
+    are the language prior, what a text is liked for whatever the picture: it earns nothing in the rankings, and the
+    caption's own stays as it was.
 
     This is a combination of this package: RankNet's loss on own hard negatives as in [`TSVLCObjective`], another
-    caption of the image as a query in place of one more target, and a penalty on the language prior. What it gains,
-    and what of that is knowledge of captions alone, is in `docs/reproduction.md`.
+    caption of the image as a query in place of one more target, and a language prior that is taken away from scores,
+    here in training. What it gains, and what of that is knowledge of captions alone, is in `docs/reproduction.md`.
 
     Args:
         own_weight (`float`, defaults to 10.0): Weight of the images' ranking.
         text_weight (`float`, defaults to 10.0): Weight of the other captions' ranking; 0 needs none of them.
         prior_weight (`float`, defaults to 0.3): Weight of the prior; 0 needs no teacher.
-        debias (`float`, defaults to 0.0): Share of the mean query of the batch that is taken away from each query of
-            the rankings, from 0 to 1: what every image likes is no answer then.
+        debias (`float`, defaults to 0.8): Share of the mean query of the batch that is taken away from each query of
+            the rankings, from 0 to 1.
         others (`str`, defaults to `"paraphrase"`): Column of the other captions, or `"dense_caption"`.
         kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
 
@@ -65,7 +66,8 @@ class PairwiseObjective(Objective):
     or, with `others="dense_caption"`, `dense_text` of that column in place of the last.
 
     Relations:
-        `clip` if all weights are 0. With one negative per row rank is [`TSVLCObjective`]'s own term.
+        `clip` if all weights are 0. With one negative per row and `debias=0` rank is [`TSVLCObjective`]'s own
+        term.
 
     Example:
 
@@ -88,14 +90,14 @@ class PairwiseObjective(Objective):
     """
 
     name = "pairwise"
-    terms = _terms(10.0, 10.0, 0.3, 0.0, OTHERS[0])
+    terms = _terms(10.0, 10.0, 0.3, 0.8, OTHERS[0])
 
     def __init__(
         self,
         own_weight: float = 10.0,
         text_weight: float = 10.0,
         prior_weight: float = 0.3,
-        debias: float = 0.0,
+        debias: float = 0.8,
         others: str = OTHERS[0],
         **kwargs: Any,
     ) -> None:
@@ -104,6 +106,8 @@ class PairwiseObjective(Objective):
         self.text_weight = check_weight("text_weight", text_weight)
         self.prior_weight = check_weight("prior_weight", prior_weight)
         self.debias = check_weight("debias", debias)
+        if debias > 1:
+            raise ValueError(f"`debias` is {debias}; give a number from 0 to 1.")
         if others not in OTHERS:
             raise ValueError(f"`others` is {others!r}; it can be {' or '.join(map(repr, OTHERS))}.")
         self.others = others
