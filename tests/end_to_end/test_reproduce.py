@@ -31,11 +31,12 @@ def test_an_experiment_and_its_continuation(example, pytestconfig, tmp_path):
     subprocess.run(command, env=example.environment, check=True, capture_output=True)
     assert log.read_text() == before
     assert "| negclip | 2 |" in (tmp_path / "modality" / "comparison.md").read_text()
-    shared = [word if word != "modality" else "controls" for word in command]
-    shared[shared.index("negclip")] = "clip_all"
+    shared = [word if word != "modality" else "cyclip" for word in command]
+    shared[shared.index("negclip")] = "cyclip"
     finished = subprocess.run(shared, env=example.environment, check=True, capture_output=True, text=True)
-    assert "6 runs in" in finished.stdout
+    assert "4 runs in" in finished.stdout
     assert ", 2 of them finished" in finished.stdout
+    assert "| cyclip | 2 |" in finished.stdout
     assert log.read_text() == before
     refused = subprocess.run(
         [*command, "--learning_rate", "1"], env=example.environment, capture_output=True, text=True
