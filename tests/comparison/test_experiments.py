@@ -142,6 +142,7 @@ def test_photographs_have_captions_only():
             "'modality' runs at scenes and paper; at photos",
         ),
         (["--only", "clip", "nothing"], "main has no nothing at scenes; it has clip, negclip"),
+        (["--baseline", "nothing"], "main has no nothing at scenes; it has clip, "),
         (["--objective", "clip"], "--objective differs from run to run"),
         (["--seed=3"], "--seed=3 differs from run to run"),
         (["--seeds", "1", "1"], "names a seed twice"),
@@ -155,6 +156,24 @@ def test_photographs_have_captions_only():
 def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         main([*arguments, "--output_dir", str(tmp_path / "runs")], SCRIPT)
+
+
+def test_finished_runs_make_tables_against_any_arm(tmp_path):
+    runs = scenes_runs(EXPERIMENTS["cyclip"], SCRIPT, tmp_path, seeds=[0, 1], max_steps=150)
+    for place, run in enumerate(runs):
+        run.folder.mkdir()
+        (run.folder / "metrics.json").write_text(json.dumps({"group_score": place / 10}))
+    arguments = ["--output_dir", str(tmp_path), "--seeds", "0", "1", "--disable_tqdm"]
+    assert "| method less clip |" in main(["--experiment", "cyclip", *arguments], SCRIPT)
+    text = main(["--experiment", "cyclip", "--baseline", "cyclip", "--only", "cyclip_triplet", *arguments], SCRIPT)
+    assert "| method less cyclip |" in text
+    assert "| cyclip_triplet | +0.200 " in text
+    assert "| tripletclip |" not in text
+    assert (tmp_path / "cyclip" / "comparison.md").read_text() == text
+    same = ["--eval_strategy", "no", "--dataloader_num_workers=0", "--max_steps", "150"]
+    assert main(["--experiment", "cyclip", *arguments, *same], SCRIPT)
+    with pytest.raises(ValueError, match="holds runs of other settings"):
+        main(["--experiment", "cyclip", *arguments, "--eval_strategy", "steps"], SCRIPT)
 
 
 def test_find_experiment_knows_its_scales():

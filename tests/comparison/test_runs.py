@@ -141,6 +141,9 @@ def test_means_deviations_and_paired_tests(runs):
 
 def test_equal_runs_make_no_test():
     assert paired((0.1, 0.2), (0.1, 0.2)).p == 1.0
+    assert paired((0.3, 0.7, 0.2), (0.3, 0.7, 0.2)).p == 1.0
+    alike = paired((0.3, 0.4, 0.7), (0.2, 0.3, 0.6))  # but for rounding
+    assert (alike.p, alike.low, alike.high) == (0.0, alike.mean, alike.mean)
     assert paired((0.2, 0.3), (0.1, 0.2)).mean == pytest.approx(0.1)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namesp
     parser.add_argument("--part", choices=("dev", "test"), help="photos: what is measured (default: test)")
     parser.add_argument("--output_dir", type=Path, help="default: outputs/reproduce/SCALE")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="arms to run, beside the baseline (default: all)")
+    parser.add_argument(
+        "--baseline", metavar="LABEL", help="arm that the others are tested against (default: the experiment's)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2, on photographs 0 1 2 3 4, in a lab 0")
     parser.add_argument("--max_steps", type=int, help="steps of each run (default: 150, on photographs 300)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
@@ -69,6 +73,9 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
     """
     options, extra = parse(argv, description)
     experiment = find_experiment(options.experiment, options.scale)
+    if options.baseline is not None:
+        arms_at(experiment, options.scale, [options.baseline])
+        experiment = dataclasses.replace(experiment, baseline=options.baseline)
     seeds = options.seeds or list(SEEDS[options.scale])
     if options.scale == "paper":
         text = "\n".join(paper_commands(experiment, data=options.data or "cc3m", seeds=seeds, only=options.only))

@@ -14,6 +14,7 @@ from hf_tripletclip.comparison.runs import Run
 from hf_tripletclip.evaluation.plots import plot_comparison
 
 CONFIDENCE = 0.95
+EQUAL = 1e-12  # what rounding leaves between equal gaps
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     except ImportError as error:
         raise ImportError('paired tests need scipy: pip install "hf_tripletclip[comparison]"') from error
     error_of_mean = statistics.stdev(gaps) / math.sqrt(len(gaps))
-    if error_of_mean == 0:  # equal in each seed: no test can be made, and none is needed
+    if error_of_mean < EQUAL:  # equal in each seed: no test can be made, and none is needed
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(gaps))
     reach = error_of_mean * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1))
     p = 2 * float(stats.t.sf(abs(mean) / error_of_mean, len(gaps) - 1))
