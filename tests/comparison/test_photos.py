@@ -82,6 +82,7 @@ def test_parts_are_those_of_the_split_or_of_the_names(folder, tmp_path):
     [
         ('{"image": "0.png"}', r"line 1: give \{"),
         ("no JSON", r"line 1: give \{"),
+        ('{"image": "0.png", "captions": "a dog"}', r"line 1: give \{.*its captions are a str"),
         ('{"image": "gone.png", "captions": ["a"]}', "line 1: there is no .*gone.png"),
         ('{"image": "0.png", "captions": ["a dog"]}', "fewer than two photographs for the part"),
     ],

@@ -138,16 +138,20 @@ def test_negatives_of_negclip_come_into_batches(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("column", ["neg_caption", "paraphrase", "dense_caption"])
-@pytest.mark.parametrize("ends", [".csv", ".tsv"])
+@pytest.mark.parametrize("ends", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_texts_that_are_all_lists_are_lists(tmp_path, column, streaming, ends):
     picture(tmp_path / "1.png", 0)
-    cells = ["['a', \"b's\"]", '["c", null]', "", "[]", "['d, e']"]
+    cells = ["['a', \"b's\"]", '["c", null]', "", "[]", "['d, e']", "['a dog'\n 'a cat']"]
     path = tmp_path / f"rows{ends}"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t" if ends == ".tsv" else ",")
-        writer.writerows([["image", "caption", column], *(["1.png", "[one]", cell] for cell in cells)])
+    if ends in (".jsonl", ".parquet"):
+        table = Dataset.from_list([{"image": "1.png", "caption": "[one]", column: cell} for cell in cells])
+        (table.to_json if ends == ".jsonl" else table.to_parquet)(path)
+    else:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if ends == ".tsv" else ",")
+            writer.writerows([["image", "caption", column], *(["1.png", "[one]", cell] for cell in cells)])
     rows = list(load_tripletdata(path, split="train", streaming=streaming))
-    assert [row[column] for row in rows] == [["a", "b's"], ["c", None], [], [], ["d, e"]]
+    assert [row[column] for row in rows] == [["a", "b's"], ["c", None], [], [], ["d, e"], ["a dog", "a cat"]]
     assert {row["caption"] for row in rows} == {"[one]"}
 
 
@@ -171,6 +175,12 @@ def test_texts_of_which_some_are_none_stay_texts(tmp_path, cells, streaming):
         ("a", None),
         ("[a]", None),
         ("['a'", None),
+        ("['a' 'b']", ["a", "b"]),  # as NumPy and pandas print arrays
+        ("['a dog' \"b's\"\n 'c']", ["a dog", "b's", "c"]),
+        ("['a \" \" b', '']", ['a " " b', ""]),
+        ("['a' 'b', 'c']", None),  # a comma was forgotten, or is none
+        ("['a' None]", None),
+        ("['a' 'b]", None),
         ("[['a']]", None),
         ("['a', 1]", None),
         ("[__import__('os')]", None),

@@ -78,6 +78,8 @@ def read_photos(folder: Path, model: Path) -> list[Photo]:
                 continue
             try:
                 row = json.loads(line)
+                if not isinstance(row["captions"], list):
+                    raise TypeError(f"its captions are a {type(row['captions']).__name__}")
                 name, captions = str(row["image"]), tuple(str(text) for text in row["captions"] if str(text).strip())
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(

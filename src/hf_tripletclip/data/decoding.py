@@ -6,9 +6,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import io
+import itertools
 import json
 import os
+import re
 import sys
+import tokenize
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,6 +36,8 @@ __all__ = [
 ]
 
 UNNAMED = "without a key or a caption"
+QUOTES = ("'", '"')
+BESIDE = re.compile(r"""['"]\s*['"]""")  # two texts with nothing between them, perhaps
 
 
 def decode_image(value: Any, decode_size: int | None = None, *, as_stored: bool = False) -> Image.Image:
@@ -148,16 +154,31 @@ def is_several(value: Any) -> bool:
 
 
 def captions_in(text: str) -> list[str | None] | None:
-    """Captions that a text holds as a JSON or Python list, such as `['a cat', "a dog's bone"]`; `None` of others."""
+    """
+    Captions that a text holds as a JSON or Python list, such as `['a cat', "a dog's bone"]`, or as NumPy and pandas
+    print an array, `['a cat' 'a dog']`; `None` of others.
+    """
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+    for read in (json.loads, _python_list):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             found = read(text)
             if isinstance(found, list) and all(one is None or isinstance(one, str) for one in found):
                 return found
     return None
+
+
+def _python_list(text: str) -> Any:
+    """A literal, but for texts without a comma between them, which Python would make one text: they are an array's."""
+    if not BESIDE.search(text):
+        return ast.literal_eval(text)
+    words = [token.string for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.string.strip()]
+    if any(word[0] in QUOTES and after[0] in QUOTES for word, after in itertools.pairwise(words)):
+        if not all(word[0] in QUOTES for word in words[1:-1]):
+            raise ValueError("some of its texts have a comma between them, and some have none")
+        return [ast.literal_eval(word) for word in words[1:-1]]
+    return ast.literal_eval(text)
 
 
 def first_caption(value: Any) -> str:

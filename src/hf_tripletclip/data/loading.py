@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
@@ -19,6 +21,7 @@ from datasets import (
     Value,
     concatenate_datasets,
 )
+from datasets.exceptions import DatasetGenerationError
 
 from hf_tripletclip.data.decoding import captions_in
 from hf_tripletclip.data.places import as_images, image_columns
@@ -30,6 +33,8 @@ from hf_tripletclip.roles import BY_COLUMN
 SEVERAL = tuple(name for name in TEXT_COLUMNS if BY_COLUMN[name].mask is not None)  # a row may have any number of them
 TEXT = ("string", "large_string")
 LOOKED_AT = 100  # rows, for what their texts are
+UNREADABLE = (OSError, ValueError, pa.ArrowException, DatasetGenerationError)
+TABLES = ("csv", "json", "parquet")  # builders of `datasets`
 
 
 def load_tripletdata(
@@ -181,10 +186,12 @@ def _lists_as_text(dataset: Dataset | IterableDataset, local: bool) -> list[str]
     lists. Of streams only tables that are here are looked at.
     """
     columns = [name for name in SEVERAL if is_value((dataset.features or {}).get(name), *TEXT)]
-    table = local and dataset.info.builder_name == "csv"
+    table = local and dataset.info.builder_name in TABLES
     if not columns or (isinstance(dataset, IterableDataset) and not table):
         return []
-    looked_at = list(dataset.select_columns(columns).take(LOOKED_AT))
+    looked_at: list[Mapping[str, Any]] = []
+    with contextlib.suppress(*UNREADABLE):  # whoever reads the rows is told
+        looked_at.extend(dataset.select_columns(columns).take(LOOKED_AT))
     found = []
     for name in columns:
         texts = [row[name] for row in looked_at if row[name]]

@@ -13,8 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from hf_tripletclip.data.broken import BrokenRows
@@ -28,7 +26,7 @@ from hf_tripletclip.data.decoding import (
     row_name,
 )
 from hf_tripletclip.data.folders import left_out
-from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.loading import UNREADABLE, load_tripletdata, undecoded
 from hf_tripletclip.data.places import OUTSIDE
 from hf_tripletclip.data.raw import column_names, damaged_files
 from hf_tripletclip.data.reading import REFUSED
@@ -50,7 +48,6 @@ LEFT_OUT = " (left out of rows that are used)"
 USELESS = " (used, and teaches nothing)"
 ABOUT_FILES = "a tar is read up to its damage; training stops at other files, so make them anew or remove them."
 NUMBERED = re.compile(r"row \d+( \(|$)")
-UNREADABLE = (OSError, ValueError, pa.ArrowException, DatasetGenerationError)
 
 
 @dataclass
