@@ -13,9 +13,11 @@ from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, REC
 from hf_tripletclip.comparison.main import main
 from hf_tripletclip.comparison.photo_runs import BATCH, MAX_NEGATIVES
 from hf_tripletclip.comparison.runs import flags_of
-from hf_tripletclip.comparison.scales import paper_commands, scenes_flags, scenes_runs
+from hf_tripletclip.comparison.scales import mine_neighbours, paper_commands, scenes_flags, scenes_runs
 from hf_tripletclip.data.scenes.start import start_folder
+from hf_tripletclip.mining.neighbours import captions_digest, find_neighbours
 from hf_tripletclip.objectives import available_objectives, get_objective
+from hf_tripletclip.training.pretraining import load_splits
 from hf_tripletclip.training.script_arguments import parse_arguments
 
 SCRIPT = Path("examples/pretrain.py")
@@ -25,7 +27,7 @@ def test_main_has_every_method_and_the_controls(tmp_path):
     runs = scenes_runs(EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0, 1], max_steps=10)
     assert len({run.folder for run in runs}) == len(runs) == 2 * len(EXPERIMENTS["main"].arms)
     labels = [run.label for run in runs if run.seed == 0]
-    assert {*available_objectives(), "clip, 2x steps", "clip, 2x batch"} - {"laclip_hn"} == set(labels)
+    assert {*available_objectives(), "clip, 2x steps", "clip, 2x batch"} == set(labels)
     assert [run.seed for run in runs] == [0] * len(labels) + [1] * len(labels)
     by_label = {run.label: flags_of(run.command) for run in runs}
     assert by_label["clip, 2x steps"]["max_steps"] == "20"
@@ -108,6 +110,42 @@ def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
         get_objective(args.objective, **args.objective_arguments)
         assert args.seed == 0
         model_args.check()
+
+
+def test_neighbours_are_those_of_the_rows_that_are_trained_on(tmp_path):
+    sizes = ["--scenes_train_size", "30", "--scenes_validation_size", "3", "--scenes_test_size", "3"]
+    runs = scenes_runs(EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, only=["laclip_hn"], extra=sizes)
+    clip, run = runs
+    assert "neighbours" not in flags_of(clip.command)
+    config = Path("examples/configs/scenes_cpu.yaml")
+    mine_neighbours(run, config, progress=False)
+    model_args, data_args, args = parse_arguments(list(run.command[2:]), config)
+    rows = load_splits(data_args, model_args, ["image", "caption"])["train"]
+    found = find_neighbours(args.neighbours, captions_digest(rows["caption"]), len(rows))
+    assert args.batch_neighbours == 1
+    assert len(found) == len(rows) == 30
+    assert sum(len(found.of(row)) > 0 for row in range(30)) > 15
+    mine_neighbours(run, config, progress=False)  # they are kept
+    (other,) = scenes_runs(
+        EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, only=["laclip_hn"], extra=[*sizes[:1], "20"]
+    )[1:]
+    with pytest.raises(FileExistsError):
+        mine_neighbours(other, config, progress=False)
+
+
+def test_the_paper_mines_before_it_trains_on_neighbours():
+    first, *others = (
+        shlex.split(line)
+        for line in paper_commands(EXPERIMENTS["main"], data="cc3m", seeds=[0, 1], only=["laclip_hn"])
+    )
+    assert first[:3] == ["tripletclip", "mine", "data/cc3m-triplets"]
+    mined = flags_of(first)["output"]
+    flags = {one["output_dir"].split("/")[-1]: one for one in map(flags_of, others)}
+    assert [name for name, one in flags.items() if one.get("neighbours") == mined] == [
+        "laclip_hn-seed-0",
+        "laclip_hn-seed-1",
+    ]
+    assert "neighbours" not in flags["clip-seed-0"]
 
 
 def test_the_paper_is_repeated_by_commands():

@@ -43,6 +43,11 @@ class Arm:
         """What its runs are called."""
         return self.run or self.label
 
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether its batches are filled with nearest neighbours, which `tripletclip mine` finds once."""
+        return bool(self.flags.get("batch_neighbours"))
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -70,7 +75,14 @@ class Experiment:
 
 
 def _of(*objectives: str) -> tuple[Arm, ...]:
-    return tuple(Arm(name, {"objective": name}) for name in objectives)
+    return tuple(_arm_of(name) for name in objectives)
+
+
+def _arm_of(objective: str) -> Arm:
+    if not OBJECTIVES[objective].needs_neighbours:
+        return Arm(objective, {"objective": objective})
+    # At `photos` rows of one photograph, which are five, would be each other's neighbours.
+    return Arm(objective, {"objective": objective, "batch_neighbours": 1}, scales=("scenes", "paper"))
 
 
 TRIPLET = Arm("tripletclip", {"objective": "tripletclip"})
@@ -88,10 +100,8 @@ CAPTION_ONLY = tuple(
     if not any(BY_COLUMN[column].is_image and column != "image" for column in OBJECTIVES[name]().columns)
 )
 
-# `clip_all` stands with the controls; `laclip_hn` needs what `tripletclip mine` writes.
-EVERY_METHOD = tuple(
-    name for name, objective in OBJECTIVES.items() if name != "clip_all" and not objective.needs_neighbours
-)
+# `clip_all` stands with the controls.
+EVERY_METHOD = tuple(name for name in OBJECTIVES if name != "clip_all")
 
 # Of the filtered experiment: half of the drawn rows, and as many as the paper keeps. Rows stand in no order, so that
 # the first of them are as good as any drawn at random.

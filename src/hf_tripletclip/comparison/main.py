@@ -11,7 +11,14 @@ from pathlib import Path
 
 from hf_tripletclip.comparison.experiments import EXPERIMENTS, SCALES, Experiment, arms_at, find_experiment
 from hf_tripletclip.comparison.runs import Run, execute_all, flags_of, hold_settings
-from hf_tripletclip.comparison.scales import FAULTY_FOLDER, SCENES_COLUMNS, paper_commands, scenes_flags, scenes_runs
+from hf_tripletclip.comparison.scales import (
+    FAULTY_FOLDER,
+    SCENES_COLUMNS,
+    mine_neighbours,
+    paper_commands,
+    scenes_flags,
+    scenes_runs,
+)
 from hf_tripletclip.comparison.summary import summarize, write_summary
 from hf_tripletclip.evaluation.plots import require_plots
 
@@ -96,6 +103,9 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
 
         make_faulty(root / FAULTY_FOLDER, progress=not options.disable_tqdm)
         head += f"\n\n{what_filters_find(root / FAULTY_FOLDER)}"
+    by_neighbours = {arm.label for arm in arms if arm.needs_neighbours}
+    if waiting := [run for run in runs if run.label in by_neighbours and not run.finished()]:
+        mine_neighbours(waiting[0], script.parent / "configs" / "scenes_cpu.yaml", not options.disable_tqdm)
     tables = root / experiment.name
     tables.mkdir(exist_ok=True)
 

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from hf_tripletclip.comparison.experiments import Arm, Experiment, arms_at
 from hf_tripletclip.comparison.runs import Run, flags_of, folder_of, words_of
+from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
+from hf_tripletclip.mining import mine
+from hf_tripletclip.training.pretraining import scenes_options
+from hf_tripletclip.training.script_arguments import parse_arguments
 
 SCENES_COLUMNS = {
     **{f"accuracy_{kind}": kind for kind in NEGATIVE_TYPES},
@@ -25,9 +29,12 @@ SCENES_BATCH = 64
 # Beside what `examples/configs/scenes_cpu.yaml` says: the test rows at the end are what counts, and a process that
 # loads rows beside each run would take another run's core.
 SCENES_FLAGS = {"eval_strategy": "no", "dataloader_num_workers": "0"}
-FAULTY_FOLDER = "faulty"  # of the data with faulty negatives, below that of the runs
+# Below the folder of the runs: the data with faulty negatives, and what `tripletclip mine` found.
+FAULTY_FOLDER, MINED_FOLDER = "faulty", "mined"
 # The paper's configuration of each data set.
 PAPER_CONFIGS = {"cc3m": "examples/configs/cc3m_vit_b32.yaml", "cc12m": "examples/configs/cc12m_vit_b32.yaml"}
+PAPER_DATA = {"cc3m": "data/cc3m-triplets", "cc12m": "data/cc12m-triplets"}  # as the configurations name them
+PAPER_MINER = "openai/clip-vit-base-patch32"  # whose neighbours fill batches
 PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
 PAPER_BATCH = 1024
 
@@ -67,7 +74,11 @@ def scenes_flags(extra: Sequence[str]) -> dict[str, str]:
 def _scenes_run(arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str]) -> Run:
     folder = folder_of(root, arm.runs, seed)
     # The same rows for all, with the texts that some methods need: an arm of several experiments is one run.
-    data = {"dataset_name_or_path": root / FAULTY_FOLDER} if arm.faulty else {"scenes_further_texts": True}
+    data: dict[str, object] = (
+        {"dataset_name_or_path": root / FAULTY_FOLDER} if arm.faulty else {"scenes_further_texts": True}
+    )
+    if arm.needs_neighbours:
+        data["neighbours"] = root / MINED_FOLDER
     own = {
         "output_dir": folder,
         "max_steps": round(max_steps * arm.steps),
@@ -80,6 +91,29 @@ def _scenes_run(arm: Arm, script: Path, root: Path, seed: int, max_steps: int, e
     }
     given = [word for name, value in SCENES_FLAGS.items() for word in (f"--{name}", value)]
     return Run(arm.label, seed, folder, (sys.executable, str(script), *words_of(own), *given, *extra))
+
+
+def mine_neighbours(run: Run, config: Path, progress: bool = True) -> None:
+    """
+    Find the nearest rows of a run's training rows, as the start sees them. What is there is kept.
+
+    Args:
+        run ([`Run`]): On the embedded data, of an arm that needs neighbours.
+        config (`Path`): Of the training script.
+        progress (`bool`, defaults to `True`): Whether to show bars.
+
+    Raises:
+        FileExistsError: The folder holds neighbours of other rows.
+    """
+    model_args, data_args, args = parse_arguments(list(run.command[2:]), config)
+    options = scenes_options(data_args, model_args)
+    mine(
+        *("scenes", str(start_folder()), args.neighbours),
+        num_negatives=0,
+        splits=["train"],
+        dataset_kwargs=options,
+        progress=progress,
+    )
 
 
 def paper_commands(
@@ -100,6 +134,9 @@ def paper_commands(
     if data not in PAPER_CONFIGS:
         raise ValueError(f"At the scale of the paper `--data` is {' or '.join(PAPER_CONFIGS)}, not {data!r}.")
     root, commands = Path("outputs") / f"{experiment.name}-{data}", []
+    if any(arm.needs_neighbours for arm in arms_at(experiment, "paper", only)):
+        mined = ["mine", PAPER_DATA[data], "--model", PAPER_MINER, "--output", str(root / MINED_FOLDER)]
+        commands.append(shlex.join(["tripletclip", *mined, "--num_negatives", "0"]))
     for seed in seeds:
         start = None
         arms = arms_at(experiment, "paper", only)
@@ -109,6 +146,8 @@ def paper_commands(
         for arm in arms:
             folder = folder_of(root, arm.label, seed)
             flags: dict[str, object] = {"output_dir": folder, "seed": seed, **arm.flags}
+            if arm.needs_neighbours:
+                flags["neighbours"] = root / MINED_FOLDER
             if start is not None and folder != start:
                 flags["model_name_or_path"] = start
             if arm.steps != 1:

@@ -281,6 +281,19 @@ def hide_bars(args: TripletCLIPTrainingArguments) -> None:
         hub_utils.disable_progress_bars()
 
 
+def scenes_options(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
+    """The arguments of `load_scenes` for the rows that are trained on."""
+    options: dict[str, Any] = {"nouns": _nouns(data_args.scenes_nouns), "seed": data_args.scenes_seed}
+    if data_args.scenes_further_texts:
+        options["further_texts"] = True
+    if (size := model_args.image_size) is not None:
+        options["image_size"] = size
+    for size_of in ("train_size", "validation_size", "test_size"):
+        if (rows := getattr(data_args, f"scenes_{size_of}")) is not None:
+            options[size_of] = rows
+    return options
+
+
 def load_splits(
     data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
@@ -293,14 +306,7 @@ def load_splits(
     """
     name = data_args.dataset_name_or_path
     if name == "scenes":
-        options: dict[str, Any] = {"nouns": _nouns(data_args.scenes_nouns), "seed": data_args.scenes_seed}
-        if data_args.scenes_further_texts:
-            options["further_texts"] = True
-        if (size := model_args.image_size) is not None:
-            options["image_size"] = size
-        for size_of in ("train_size", "validation_size", "test_size"):
-            if (rows := getattr(data_args, f"scenes_{size_of}")) is not None:
-                options[size_of] = rows
+        options = scenes_options(data_args, model_args)
         loaded = load_scenes(**options)
         if data_args.scenes_test_nouns is not None:
             others = load_scenes(**{**options, "nouns": _nouns(data_args.scenes_test_nouns)})
