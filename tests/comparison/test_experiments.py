@@ -158,6 +158,15 @@ def test_the_paper_is_repeated_by_commands():
     tuned = [flags_of(shlex.split(line)) for line in paper_commands(EXPERIMENTS["finetune"], data="cc3m", seeds=[0])]
     assert "model_name_or_path" not in tuned[0]
     assert {flags["model_name_or_path"] for flags in tuned[1:]} == {tuned[0]["output_dir"]}
+    short = main(
+        ["--scale", "paper", "--only", "clip, 2x steps", "--max_steps", "7", "--output_dir", "x", "--bf16"], SCRIPT
+    )
+    given = [flags_of(shlex.split(line)) for line in short.splitlines()]
+    assert [(flags["output_dir"], flags["max_steps"]) for flags in given] == [
+        ("x/clip-seed-0", "7"),
+        ("x/clip-2x-steps-seed-0", "14"),
+    ]
+    assert all("bf16" in flags for flags in given)
     with pytest.raises(ValueError, match="`--data` is cc3m or cc12m, not 'laion'"):
         paper_commands(EXPERIMENTS["main"], data="laion", seeds=[0])
 
@@ -179,11 +188,13 @@ def test_photographs_have_captions_only():
             ["--experiment", "modality", "--scale", "photos"],
             "'modality' runs at scenes and paper; at photos",
         ),
-        (["--only", "clip", "nothing"], "main has no nothing at scenes; it has clip, negclip"),
-        (["--baseline", "nothing"], "main has no nothing at scenes; it has clip, "),
+        (["--only", "clip", "nothing"], "main has no 'nothing' at scenes; it has 'clip', 'negclip'"),
+        (["--baseline", "nothing"], "main has no 'nothing' at scenes; it has 'clip', "),
         (["--objective", "clip"], "--objective differs from run to run"),
         (["--seed=3"], "--seed=3 differs from run to run"),
         (["--seeds", "1", "1"], "names a seed twice"),
+        (["--seeds", "0", "-1"], "`--seeds` has -1; give 0 or more"),
+        (["--scale", "paper", "--model", "M"], "are for photographs: leave them out"),
         (["--jobs", "0"], "`--jobs` is 0; give at least 1"),
         (["--data", "DIR"], "are for photographs"),
         (["--experiment", "filtered", "--scenes_nouns", "8"], "is drawn without --scenes_nouns: leave it out"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -105,9 +106,44 @@ def test_a_folder_holds_one_run(tmp_path):
 
 def test_runs_of_other_settings_do_not_meet_in_one_table(tmp_path):
     hold_settings(tmp_path, {"steps": 10, "flags": ("a",)})
+    hold_run(run_of(tmp_path, "a", 0, ""))
     hold_settings(tmp_path, {"steps": 10, "flags": ["a"]})
     with pytest.raises(ValueError, match=r"other settings \(steps: 10, not 20\): name another"):
         hold_settings(tmp_path, {"steps": 20, "flags": ["a"]})
+
+
+def test_a_mistake_does_not_stand_in_the_way_of_what_was_meant(tmp_path):
+    hold_settings(tmp_path, {"flags": "typo"})
+    mistaken = run_of(tmp_path, "a", 0, "raise SystemExit('unknown flag: --typo')")
+    mistaken = dataclasses.replace(mistaken, command=(*mistaken.command, "--typo"))
+    with pytest.raises(ChildProcessError, match="unknown flag"):
+        execute_all([mistaken], jobs=1, threads=1, progress=False)
+    hold_settings(tmp_path, {"flags": "meant"})
+    begun = run_of(tmp_path, "a", 0, "open({folder!r} + '/checkpoint', 'w'); raise SystemExit(1)")
+    with pytest.raises(ChildProcessError):
+        execute_all([begun], jobs=1, threads=1, progress=False)
+    with pytest.raises(ValueError, match="another run than that of 'a'"):
+        hold_run(mistaken)
+    with pytest.raises(ValueError, match="holds runs of other settings"):
+        hold_settings(tmp_path, {"flags": "typo"})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"group_score": 0.'])
+def test_damaged_files_are_named(tmp_path, content):
+    run = run_of(tmp_path, "a", 0, "")
+    run.folder.mkdir()
+    for name in ("metrics.json", "run.json"):
+        (run.folder / name).write_text(content)
+    with pytest.raises(ValueError, match=r"a-seed-0/metrics\.json is damaged"):
+        summarize([run], COLUMNS, "a")
+    with pytest.raises(ValueError, match=r"a-seed-0/run\.json is damaged"):
+        hold_run(run)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file cannot be made .*: name another"):
+        hold_settings(tmp_path / "file", {})
 
 
 @pytest.fixture

@@ -324,5 +324,6 @@ def arms_at(experiment: Experiment, scale: str, only: Sequence[str] | None = Non
         return arms
     known = [arm.label for arm in arms]
     if unknown := [label for label in only if label not in known]:
-        raise ValueError(f"{experiment.name} has no {', '.join(unknown)} at {scale}; it has {', '.join(known)}.")
+        named, there = (", ".join(map(repr, labels)) for labels in (unknown, known))
+        raise ValueError(f"{experiment.name} has no {named} at {scale}; it has {there}.")
     return tuple(arm for arm in arms if arm.label in only or arm.label == experiment.baseline)

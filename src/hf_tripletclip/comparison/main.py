@@ -56,6 +56,8 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namesp
     for name in ("jobs", "threads", "max_steps"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"`--{name}` is {value}; give at least 1.")
+    if negative := [seed for seed in options.seeds or () if seed < 0]:
+        raise ValueError(f"`--seeds` has {negative[0]}; give 0 or more.")
     if options.seeds is not None and len(set(options.seeds)) < len(options.seeds):
         raise ValueError("`--seeds` names a seed twice: its runs would be one.")
     return options, extra
@@ -85,8 +87,18 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
         experiment = dataclasses.replace(experiment, baseline=options.baseline)
     seeds = options.seeds or list(SEEDS[options.scale])
     if options.scale == "paper":
-        text = "\n".join(paper_commands(experiment, data=options.data or "cc3m", seeds=seeds, only=options.only))
-        print(text)
+        if options.model is not None or options.part is not None:
+            raise ValueError("`--model` and `--part` are for photographs: leave them out.")
+        commands = paper_commands(
+            experiment,
+            data=options.data or "cc3m",
+            seeds=seeds,
+            only=options.only,
+            output_dir=options.output_dir,
+            max_steps=options.max_steps,
+            extra=extra,
+        )
+        print(text := "\n".join(commands))
         return text
     arms = arms_at(experiment, options.scale, options.only)  # an unknown label is refused before anything runs
     require_plots()

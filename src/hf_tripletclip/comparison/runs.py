@@ -53,8 +53,24 @@ class Run:
         return {name: value.replace(root, "./", value.startswith(root)) for name, value in flags.items()}
 
     def metrics(self) -> dict[str, float]:
-        """What was measured, of a finished run."""
-        return json.loads((self.folder / METRICS_FILE).read_text(encoding="utf-8"))
+        """
+        What was measured, of a finished run.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        return _read(self.folder / METRICS_FILE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An object of JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, or the folder that it is in.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it holds no object): remove it, or the folder that it is in.")
+    return content
 
 
 def folder_of(root: Path, label: str, seed: int) -> Path:
@@ -94,23 +110,32 @@ def differences_from(record: Path, content: Mapping[str, Any]) -> dict[str, tupl
 
     Returns:
         `dict[str, tuple]`: What differs, by name: as it is noted, and as it is; `None` for what is not there.
+
+    Raises:
+        ValueError: The file is damaged.
     """
     content = json.loads(json.dumps(content))
     if not record.is_file():
         replace_text(record, json.dumps(content, indent=1))
-    kept = json.loads(record.read_text(encoding="utf-8"))
+    kept = _read(record)
     names = sorted(name for name in {*kept, *content} if kept.get(name) != content.get(name))
     return {name: (kept.get(name), content.get(name)) for name in names}
 
 
 def hold_settings(root: Path, settings: Mapping[str, Any]) -> None:
     """
-    Note what the runs of a folder have in common.
+    Note what the runs of a folder have in common. What is noted of a folder in which no run has begun does not count.
 
     Raises:
+        OSError: The folder cannot be made.
         ValueError: It holds runs of other settings, which must not meet in one table.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"The folder {root} cannot be made ({error.strerror}): name another `--output_dir`.") from error
+    if all(path.name == LOG_FILE for path in root.glob("*/*")):
+        (root / SETTINGS_FILE).unlink(missing_ok=True)
     if changed := differences_from(root / SETTINGS_FILE, settings):
         named = ", ".join(f"{name}: {kept!r}, not {now!r}" for name, (kept, now) in changed.items())
         raise ValueError(f"{root} holds runs of other settings ({named}): name another `--output_dir`.")
@@ -133,7 +158,8 @@ def hold_run(run: Run) -> None:
 
 def execute(run: Run, threads: int) -> None:
     """
-    Run one in a process of its own; what it prints is kept in `log.txt`.
+    Run one in a process of its own; what it prints is kept in `log.txt`. One that fails before it writes anything, for
+    a flag that there is not, say, has not begun: its folder may hold another.
 
     Raises:
         ChildProcessError: It failed.
@@ -145,6 +171,8 @@ def execute(run: Run, threads: int) -> None:
     with log.open("a", encoding="utf-8") as file:
         status = subprocess.run(run.command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if status != 0 or not run.finished():
+        if {path.name for path in run.folder.iterdir()} <= {RUN_FILE, LOG_FILE}:
+            (run.folder / RUN_FILE).unlink()
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SHOWN_LINES:]
         raise ChildProcessError(
             f"{run.label!r} with seed {run.seed} ended with status {status}; the same command goes on with it. Its "

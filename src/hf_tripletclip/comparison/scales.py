@@ -117,7 +117,14 @@ def mine_neighbours(run: Run, config: Path, progress: bool = True) -> None:
 
 
 def paper_commands(
-    experiment: Experiment, *, data: str, seeds: Sequence[int], only: Sequence[str] | None = None
+    experiment: Experiment,
+    *,
+    data: str,
+    seeds: Sequence[int],
+    only: Sequence[str] | None = None,
+    output_dir: Path | None = None,
+    max_steps: int | None = None,
+    extra: Sequence[str] = (),
 ) -> list[str]:
     """
     The commands that repeat an experiment with the paper's settings, for a machine that can run them.
@@ -127,13 +134,16 @@ def paper_commands(
         data (`str`): `cc3m` or `cc12m`.
         seeds (`Sequence[int]`): One run of each arm for each.
         only (`Sequence[str]`, *optional*): Labels of the arms.
+        output_dir (`Path`, *optional*): Where the runs' folders go; `outputs/EXPERIMENT-DATA` by default.
+        max_steps (`int`, *optional*): Steps of an arm that has not more; the paper's by default.
+        extra (`Sequence[str]`): Flags that every command gets.
 
     Raises:
         ValueError: There is no such data.
     """
     if data not in PAPER_CONFIGS:
         raise ValueError(f"At the scale of the paper `--data` is {' or '.join(PAPER_CONFIGS)}, not {data!r}.")
-    root, commands = Path("outputs") / f"{experiment.name}-{data}", []
+    root, commands = output_dir or Path("outputs") / f"{experiment.name}-{data}", []
     if any(arm.needs_neighbours for arm in arms_at(experiment, "paper", only)):
         mined = ["mine", PAPER_DATA[data], "--model", PAPER_MINER, "--output", str(root / MINED_FOLDER)]
         commands.append(shlex.join(["tripletclip", *mined, "--num_negatives", "0"]))
@@ -150,10 +160,10 @@ def paper_commands(
                 flags["neighbours"] = root / MINED_FOLDER
             if start is not None and folder != start:
                 flags["model_name_or_path"] = start
-            if arm.steps != 1:
-                flags["max_steps"] = round(PAPER_STEPS[data] * arm.steps)
+            if arm.steps != 1 or max_steps is not None:
+                flags["max_steps"] = round((max_steps or PAPER_STEPS[data]) * arm.steps)
             if arm.batch != 1:
                 flags["per_device_train_batch_size"] = round(PAPER_BATCH * arm.batch)
             words = ["accelerate", "launch", "examples/pretrain.py", "--config", PAPER_CONFIGS[data], *words_of(flags)]
-            commands.append(shlex.join(words))
+            commands.append(shlex.join([*words, *extra]))
     return commands
