@@ -132,6 +132,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         if isinstance(objective, Objective):
             if kwargs:
                 raise ValueError(f"An objective has its settings: leave out {', '.join(kwargs)}, or give its name.")
+            objective.check_teacher()
             register_objective(type(objective))
             name, kwargs = objective.name, objective.settings
         elif isinstance(objective, str):

@@ -146,7 +146,10 @@ def test_the_scale_does_not_learn_from_it():
         ({"weight": float("inf")}, "the weight inf"),
         ({"weight": float("nan")}, "the weight nan"),
         ({"roles": "text"}, "the roles 'text'; give a list of some of image, text"),
-        ({"roles": []}, r"the roles \[\]; give a list"),
+        *(
+            ({"roles": roles}, "has the roles .*; give a list")
+            for roles in ([], 5, True, {"text": 1}, [["text"]], [{}])
+        ),
         ({"kind": "embedding", "roles": ["caption"]}, r"the roles \['caption'\]"),
         ({"roles": ["text"]}, r"similarity compares images with texts, but its roles are \['text'\]"),
         (

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from datasets import Dataset, load_dataset
 
 from hf_tripletclip.data import shuffled
-from hf_tripletclip.training.resuming import CheckpointNotWritten
+from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
 from tests.training.test_trainer import Rows, losses, make_trainer
 
 SHARDS = (18, 46)

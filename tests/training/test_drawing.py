@@ -7,7 +7,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_tripletclip.data import build_processor
+from hf_tripletclip.data import TripletCollator, build_processor
+from hf_tripletclip.data.drawing import SeveralDraw
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.training.test_methods import COLOURS, make_model, rows
 from tests.training.test_trainer import losses, make_trainer
@@ -90,6 +91,14 @@ def test_rows_of_tensors_are_refused(tmp_path):
             make_trainer(tmp_path, objective="negclip", **{name: 1})
         with pytest.raises(ValueError, match=f"`{name}` is 0: give at least 1"):
             make_trainer(tmp_path, objective="negclip", **{name: 0})
+
+
+def test_a_collator_that_draws_is_no_other_than_the_arguments(tmp_path, processor):
+    draws = TripletCollator(processor, columns=("image", "caption", "neg_caption"), draw_several=SeveralDraw({}))
+    with pytest.raises(ValueError, match="`max_negatives` and the collator's `draw_several` both say how many"):
+        trainer_of(tmp_path, processor, "negclip", data_collator=draws)
+    without = dict.fromkeys(LIMITS)
+    assert trainer_of(tmp_path, processor, "negclip", data_collator=draws, **without).data_collator is draws
 
 
 def test_rows_without_another_caption_are_left_out_and_counted(tmp_path, processor):

@@ -18,13 +18,10 @@ from transformers import trainer as transformers_trainer
 
 from hf_tripletclip.data import shuffled
 from hf_tripletclip.training import resuming
+from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
 from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete
 from hf_tripletclip.training.pushing import PushingTrainer
-from hf_tripletclip.training.resuming import (
-    CheckpointNotWritten,
-    ResumingTrainer,
-    TrainingStoppedError,
-)
+from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
 from hf_tripletclip.training.settings import RESUME_FILE, Course, differences
 from tests.objectives.test_distributed import in_two_processes
 from tests.training import resume_worker

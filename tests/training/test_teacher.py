@@ -14,6 +14,8 @@ from transformers import TrainerCallback
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.objectives.negclip import NegCLIPObjective
+from hf_tripletclip.objectives.pairwise import PairwiseObjective
 from hf_tripletclip.training.locked import check_some_is_locked
 from hf_tripletclip.training.teacher import TEACHER_WEIGHTS, Teacher, teacher_of
 from tests.tiny import negatives, positives, tiny_config
@@ -214,8 +216,14 @@ def test_decays_that_are_refused(decay):
 
 
 def test_nothing_that_could_move_is_refused():
-    with pytest.raises(ValueError, match="the objective 'negclip' has none: give `distillation` too"):
+    with pytest.raises(ValueError, match="'negclip' with its settings has none: give `distillation` too"):
         get_objective("negclip", teacher_decay=0.9)
+    with pytest.raises(ValueError, match="the objective 'pairwise' with its settings has none"):
+        get_objective("pairwise", prior_weight=0, teacher_decay=0.9)  # that of its defaults has one
+    for objective in (NegCLIPObjective(teacher_decay=0.9), PairwiseObjective(prior_weight=0, teacher_decay=0.9)):
+        with pytest.raises(ValueError, match="with its settings has none"):
+            TripletCLIPModel(tiny_config()).set_objective(objective)
+    assert get_objective("pairwise", prior_weight=0, distillation={}, teacher_decay=0.9).teacher_moves
     assert get_objective("negclip", distillation={}, teacher_decay=0.9).settings["teacher_decay"] == 0.9
     assert get_objective("degla").settings == {}
     assert get_objective("degla", teacher_decay=None).settings == {"teacher_decay": None}

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.decoder_input import FILE
+from hf_tripletclip.objectives import reconstruction
 from hf_tripletclip.training.checkpointing import mark_complete
 from hf_tripletclip.training.resuming import ResumingTrainer
 from hf_tripletclip.training.steps import StepTrainer
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import captions, decoder_labels, tiny_config
 from tests.tiny_decoder import tiny_decoder
-from tests.training.test_methods import make_model, processor, rows  # noqa: F401
+from tests.training.test_methods import losses_of, make_model, processor, rows  # noqa: F401
 from tests.training.test_trainer import Rows, losses, make_trainer
 
 LOCAL = {"objective": "fsc_clip", "objective_kwargs": json.dumps({"local_weight": 0.2})}
@@ -79,8 +80,8 @@ def test_a_teacher_may_be_cached(tmp_path):
 WRITING = {"objective_kwargs": json.dumps({"decoder": tiny_decoder(), "reconstruction_weight": 0.5})}
 
 
-def writing(folder, processor, towers=None, **arguments):  # noqa: F811
-    model = prepare_towers(make_model(processor), TowerArguments(**(towers or {})))
+def writing(folder, processor, towers=None, model=None, **arguments):  # noqa: F811
+    model = prepare_towers(make_model(processor) if model is None else model, TowerArguments(**(towers or {})))
     return make_trainer(
         folder,
         model,
@@ -128,6 +129,34 @@ def test_locked_towers_are_cached_beside_a_decoder(tmp_path, processor):  # noqa
         curves.append(losses(trainer))
         assert trainer.evaluate(Dataset.from_list(rows()))["eval_loss"] > 0
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_a_decoder_computes_as_precisely_by_mini_batches(tmp_path, processor, monkeypatch):  # noqa: F811
+    seen, cost = [], reconstruction._cost
+
+    def watched(*args):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return cost(*args)
+
+    monkeypatch.setattr(reconstruction, "_cost", watched)
+    curves = [
+        losses_of(writing(tmp_path / str(size), processor, mini_batch_size=size, bf16=True, max_steps=2))
+        for size in (None, 3)
+    ]
+    assert set(seen) == {(True, torch.bfloat16)}
+    assert curves[0] == pytest.approx(curves[1], rel=1e-2)
+
+
+def test_an_optimizer_without_the_matrix_is_refused(tmp_path, processor):  # noqa: F811
+    model = make_model(processor)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="has not the matrix of the objective's decoder, which would stay as it is"):
+        writing(tmp_path, processor, model=model, optimizers=(optimizer, None))
+    model.set_objective("read_alignment", decoder=tiny_decoder())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.decoder_input.weight.detach().clone()
+    writing(tmp_path, processor, model=model, optimizers=(optimizer, None), max_steps=1).train()
+    assert (model.decoder_input.weight - before).abs().max() > 0
 
 
 def test_rows_of_tensors_need_their_labels(tmp_path):

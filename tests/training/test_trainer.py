@@ -41,7 +41,7 @@ class Rows(torch.utils.data.Dataset):
 def make_trainer(tmp_path: Path, model=None, **kwargs) -> TripletCLIPTrainer:
     torch.manual_seed(0)
     of_trainer = ("train_dataset", "eval_dataset", "data_collator", "processing_class", "compute_metrics")
-    given = {name: kwargs.pop(name) for name in of_trainer if name in kwargs}
+    given = {name: kwargs.pop(name) for name in (*of_trainer, "optimizers") if name in kwargs}
     arguments = {
         "output_dir": str(tmp_path),
         "max_steps": 4,

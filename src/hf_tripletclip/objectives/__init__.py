@@ -27,13 +27,12 @@ from hf_tripletclip.objectives.pairwise import PairwiseObjective
 from hf_tripletclip.objectives.read_alignment import ReadAlignmentObjective
 from hf_tripletclip.objectives.reconstruction import ReconstructionTerm
 from hf_tripletclip.objectives.rows import Rows
+from hf_tripletclip.objectives.teacher_terms import PriorTerm, TeacherTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
     CloseTerm,
     CyclicTerm,
     LossTerm,
-    PriorTerm,
-    TeacherTerm,
     Term,
     WithinTerm,
     roles_of,
@@ -164,7 +163,7 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
             f"the objective {name!r} needs {', '.join(missing)}: give {'it' if len(missing) == 1 else 'them'} in "
             f"`objective_kwargs`, or as `set_objective({name!r}, {missing[0]}=...)`"
         ) from error
-    _ = objective.taught  # raises here what it would in the first step
+    objective.check_teacher()
     return objective
 
 

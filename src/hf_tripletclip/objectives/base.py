@@ -52,8 +52,8 @@ class Objective:
             denominators.
 
     Raises:
-        ValueError: `chunk_size` is not positive, `repeats` is neither of both, a setting of `distillation` or
-            `teacher_decay` is out of range, or there is no teacher that could move.
+        ValueError: `chunk_size` is not positive, `repeats` is neither of both, or a setting of `distillation` or
+            `teacher_decay` is out of range.
     """
 
     name: ClassVar[str]
@@ -82,10 +82,6 @@ class Objective:
         self.distillation = make_distillation(distillation)
         self.repeats = repeats
         self.teacher_decay = _check_decay(teacher_decay)
-        if teacher_decay is not None and not self.needs_teacher:
-            raise ValueError(
-                f"`teacher_decay` moves a teacher, and the objective {self.name!r} has none: give `distillation` too."
-            )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -136,6 +132,20 @@ class Objective:
         held = () if self.distillation is None else self.distillation.of(self.roles)
         used = {*held, *(role for term in self.terms for role in term.of_teacher)}
         return tuple(role for role in self.roles if role in used)
+
+    def check_teacher(self) -> None:
+        """
+        Check the teacher's settings against the terms, which are whole once the objective is made.
+
+        Raises:
+            ValueError: `distillation` names a role that the objective has not, or there is no teacher that could move.
+        """
+        _ = self.taught
+        if self.teacher_decay is not None and not self.needs_teacher:
+            raise ValueError(
+                f"`teacher_decay` moves a teacher, and the objective {self.name!r} with its settings has none: give "
+                "`distillation` too, or leave it out."
+            )
 
     @property
     def teacher_moves(self) -> bool:

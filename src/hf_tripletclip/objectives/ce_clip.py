@@ -36,7 +36,7 @@ class CECLIPObjective(Objective):
         margin_weight (`float`, defaults to 0.2): Weight of the margin term.
         largest_margin (`float`, defaults to 10): The largest margin, in logits.
         negatives_in_batch (`bool`, defaults to `False`): Whether T' enters the images' denominators, as in `negclip`.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Hard negative captions, any number per row or none.

@@ -38,7 +38,7 @@ class CLICObjective(Objective):
         own_weight (`float`, defaults to 0.5): Weight of the own negatives.
         close_weight (`float`, defaults to 1.0): Weight of the distance between caption and paraphrase.
         alternate (`bool`, defaults to `False`): Whether every second training step is plain `clip`.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Hard negative captions and paraphrases, any number per row or none.

@@ -17,7 +17,7 @@ class CoNCLIPObjective(Objective):
     with `CE` as in [`CLIPObjective`]; n is the role `negative_text`, d is `negative_image`.
 
     Args:
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Triplets whose negative caption negates the caption, and whose negative image is one of which that is true.

@@ -21,7 +21,7 @@ class CyCLIPTripletObjective(Objective):
     Args:
         within (`float`, defaults to 0.25): Weight of the term within each modality.
         across (`float`, defaults to 0.25): Weight of the term across the modalities.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Triplets with images and captions on both sides, one negative pair per pair.

@@ -31,7 +31,7 @@ class DACObjective(Objective):
 
     Args:
         negative_weight (`float`, defaults to 1.0): Weight of the own negatives; with 0 none are needed.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Dense captions, any number per row, each of a part of the image; hard negatives of them in `neg_caption`, any

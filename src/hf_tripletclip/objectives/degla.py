@@ -8,7 +8,8 @@ from typing import Any
 from hf_tripletclip.objectives.base import Objective, check_weight
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from hf_tripletclip.objectives.own_terms import OwnTerm
-from hf_tripletclip.objectives.terms import LossTerm, TeacherTerm
+from hf_tripletclip.objectives.teacher_terms import TeacherTerm
+from hf_tripletclip.objectives.terms import LossTerm
 
 FACTOR = 10.0  # of the released code, on the cosines of captions with captions
 
@@ -40,7 +41,7 @@ class DeGLAObjective(Objective):
         teacher_weight (`float`, defaults to 0.005): Weight of the distance to the teacher.
         teacher_decay (`float`, *optional*, defaults to 0.9996): How much of the teacher stays at each step. `None` and
             1: all of it, a frozen teacher, which can be cached and takes no memory beside adapters.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation` and `repeats`.
 
     Requirements:
         Hard negative captions, any number per row or none; a model that is trained already.

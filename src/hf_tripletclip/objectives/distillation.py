@@ -51,7 +51,8 @@ class Distillation:
             raise ValueError(
                 f"`distillation` has the weight {weight!r}; give a number of more than 0, or leave it out."
             )
-        if roles is not None and (isinstance(roles, str) or not roles or not set(roles) <= ROLES.keys()):
+        listed = isinstance(roles, (list, tuple)) and roles and all(role in tuple(ROLES) for role in roles)
+        if roles is not None and not listed:
             raise ValueError(f"`distillation` has the roles {roles!r}; give a list of some of {', '.join(ROLES)}.")
         if roles is not None and kind == "similarity" and not {"image", "text"} <= set(roles):
             raise ValueError(
@@ -118,7 +119,8 @@ class Distillation:
 
 def _log_softmax(rows: Rows, query: str, roles: Sequence[str], scale: torch.Tensor) -> torch.Tensor:
     keys = torch.cat([rows.everyone[role] for role in roles])
-    return torch.log_softmax(scale * rows.own[query] @ keys.T, dim=-1)
+    with torch.autocast(keys.device.type, enabled=False):
+        return torch.log_softmax(scale * rows.own[query] @ keys.T, dim=-1)
 
 
 def make_distillation(settings: Distillation | Mapping[str, object] | None) -> Distillation | None:

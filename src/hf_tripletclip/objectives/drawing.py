@@ -13,13 +13,12 @@ from typing import Any
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm, PairwiseTerm
 from hf_tripletclip.objectives.reconstruction import ReconstructionTerm
+from hf_tripletclip.objectives.teacher_terms import PriorTerm, TeacherTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
     CloseTerm,
     CyclicTerm,
     LossTerm,
-    PriorTerm,
-    TeacherTerm,
     Term,
     WithinTerm,
     symbol,

@@ -42,7 +42,7 @@ class FSCCLIPObjective(Objective):
         smoothing (`float`, defaults to 0.02): Share of the label that is spread over the row's captions.
         local_weight (`float`, defaults to 0): Weight of the local part; without one no patches and words are looked
             at. The authors have 0.2 for ViT-B/32, and 0.5 for ViT-B/16 and ViT-L/14.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Hard negative captions, any number per row or none.

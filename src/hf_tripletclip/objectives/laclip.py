@@ -18,7 +18,7 @@ class LaCLIPObjective(Objective):
     ([`~hf_tripletclip.data.TripletCollator`], `draw_captions`); a resumed run draws what the whole run would have.
 
     Args:
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Pairs, and rewrites in the column `paraphrase`, one or a list per row; `caption` may be a list too. A row

@@ -16,7 +16,7 @@ class LaCLIPHNObjective(LaCLIPObjective):
     no more of it than that; the mining is this package's reading.
 
     Args:
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         As `laclip`, and the neighbours of each row: train on what `tripletclip mine` wrote, with `batch_neighbours`.

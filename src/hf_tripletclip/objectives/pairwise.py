@@ -8,7 +8,8 @@ from typing import Any
 from hf_tripletclip.objectives.base import Objective, check_weight
 from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.own_terms import PairwiseTerm
-from hf_tripletclip.objectives.terms import LossTerm, PriorTerm
+from hf_tripletclip.objectives.teacher_terms import PriorTerm
+from hf_tripletclip.objectives.terms import LossTerm
 from hf_tripletclip.roles import BY_COLUMN
 
 OTHERS = ("paraphrase", "dense_caption")
@@ -48,7 +49,7 @@ class PairwiseObjective(Objective):
         debias (`float`, defaults to 0.8): Share of the mean query of the batch that is taken away from each query of
             the rankings, from 0 to 1.
         others (`str`, defaults to `"paraphrase"`): Column of the other captions, or `"dense_caption"`.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Hard negative captions and other captions of the image, any number per row or none; a model that is trained

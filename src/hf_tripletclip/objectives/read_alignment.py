@@ -38,7 +38,7 @@ class ReadAlignmentObjective(Objective):
         decoder (`str`, *optional*): A T5, a directory or a name on the Hub; the authors have
             `"google/t5-v1_1-large"`. Without one nothing is reconstructed.
         reconstruction_weight (`float`, defaults to 0.1): Weight of the reconstruction; of no matter without a decoder.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Hard negative captions and paraphrases, any number per row or none.

@@ -33,7 +33,7 @@ class TSVLCObjective(Objective):
         negative_weight (`float`, defaults to 1.0): Weight of the own negatives.
         negatives_in_batch (`bool`, defaults to `True`): Whether T' enters the images' denominators too.
         paraphrases (`bool`, defaults to `True`): Whether there are paraphrases.
-        kwargs: `negatives_across_devices`, `chunk_size`, `distillation` and `repeats`, as in [`Objective`].
+        kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Hard negative captions, any number per row or none; paraphrases, likewise. The paper makes both by rules, by a

@@ -32,7 +32,8 @@ def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: Tr
         args ([`TripletCLIPTrainingArguments`]): With `max_negatives` and `max_positives`.
 
     Raises:
-        ValueError: Something is to be drawn, and the rows are tensors already or have one caption each.
+        ValueError: Something is to be drawn, and the rows are tensors already or have one caption each; or the
+            collator and the arguments both say how many.
     """
     limits = {name: number for name in LIMITS if (number := getattr(args, name)) is not None}
     if not objective.draws_captions and not limits:
@@ -45,7 +46,12 @@ def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: Tr
             "tensors already."
         )
     seed = args.seed if args.data_seed is None else args.data_seed
-    if limits and collator.draw_several is None:
+    if limits:
+        if collator.draw_several is not None:
+            raise ValueError(
+                f"`{next(iter(limits))}` and the collator's `draw_several` both say how many of a row's texts are "
+                "drawn: leave one out."
+            )
         most = {column: number for name, number in limits.items() for column in LIMITS[name]}
         collator = dataclasses.replace(collator, draw_several=SeveralDraw(most, seed))
     if objective.draws_captions:

@@ -98,6 +98,7 @@ def cached_backward(
     no_sync: Callable[[], contextlib.AbstractContextManager[Any]],
     loss_weight: float = 1.0,
     teach: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
     Accumulate the gradients of the objective over the whole batch into the parameters.
@@ -112,6 +113,8 @@ def cached_backward(
             except the last.
         loss_weight (`float`, defaults to 1.0): Factor on the gradients, for gradient accumulation.
         teach (`Callable`, *optional*): For distillation: the teacher's embeddings of a mini-batch by role.
+        autocast (`Callable`, *optional*): Gives the context in which the objective's decoder computes, as inside the
+            model.
 
     Returns:
         The loss, detached and not weighted, and the objective's parts.
@@ -127,7 +130,8 @@ def cached_backward(
     # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
     leaves = {name: torch.cat(parts).requires_grad_() for name, parts in pieces.items()}
     log_scale = core.logit_scale.detach().clone().requires_grad_()
-    output_of_objective, scale = _of_objective(core, leaves, embedded, log_scale, whole_batch)
+    with autocast():
+        output_of_objective, scale = _of_objective(core, leaves, embedded, log_scale, whole_batch)
     loss = output_of_objective.loss
     inputs = [*leaves.values(), log_scale]
     *embed_grads, log_scale_grad = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)

@@ -40,6 +40,7 @@ from hf_tripletclip.objectives import Objective, get_objective
 from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import check_retention_metric
+from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
 from hf_tripletclip.training.checkpointing import check_same_run, set_aside_old_run, step_of
 from hf_tripletclip.training.hardware import describe_hardware
 from hf_tripletclip.training.outputs import (
@@ -51,7 +52,6 @@ from hf_tripletclip.training.outputs import (
     push_run,
     write_run_record,
 )
-from hf_tripletclip.training.resuming import CheckpointNotWritten
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.settings import describe_changes, of_scripts
 from hf_tripletclip.training.steps import TrainingStoppedError

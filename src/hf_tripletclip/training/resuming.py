@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from hf_tripletclip.checkpoints.writing import as_os_error
 from hf_tripletclip.decoder_input import load_decoder_input, save_decoder_input
 from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
 from hf_tripletclip.training.benchmarks import check_retention_metric
+from hf_tripletclip.training.checkpoint_errors import UNWRITABLE, CheckpointNotWritten, reading_of
 from hf_tripletclip.training.checkpointing import (
     as_flag,
     checkpoints_of,
@@ -43,29 +43,9 @@ from hf_tripletclip.training.settings import FIXED, OF_ORDER, Course, difference
 
 logger = logging.get_logger(__name__)
 
-# What reading or writing a file of a checkpoint raises, of all the libraries that do.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    AssertionError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
-UNWRITABLE = (OSError, RuntimeError, SafetensorError)
-
 
 class TrainingStoppedError(ValueError):
     """Training cannot go on: it has diverged, or the data has no usable rows. Nothing of that is saved."""
-
-
-class CheckpointNotWritten(OSError):
-    """A checkpoint could not be written; those before it are whole."""
 
 
 class _PassEnd(TrainerCallback):
@@ -217,7 +197,7 @@ class ResumingTrainer(NeighbourTrainer):
         resume_from_checkpoint: str | None,
         trial: Any,
     ) -> tuple[int, int]:
-        with _reading(resume_from_checkpoint):
+        with reading_of(resume_from_checkpoint):
             epochs, batches = super()._init_training_state(
                 max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
             )
@@ -354,23 +334,23 @@ class ResumingTrainer(NeighbourTrainer):
     # ---- Reading a checkpoint ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _reading(resume_from_checkpoint):
+        with reading_of(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             load_logit_scale(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
             if self.teacher is not None:
                 self.teacher.load(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading_of(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
             load_decoder_input(self.core, checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading_of(checkpoint):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading_of(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
@@ -380,7 +360,7 @@ class ResumingTrainer(NeighbourTrainer):
         if wrong is not None:
             logger.warning(f"The best checkpoint, {best}, is damaged: {wrong}. The model of the last step is kept.")
             return
-        with _reading(best):
+        with reading_of(best):
             super()._load_best_model()
             load_logit_scale(self.accelerator.unwrap_model(self.model), best)
 
@@ -484,17 +464,3 @@ class ResumingTrainer(NeighbourTrainer):
             f"{checkpoint} could not be written{who}, and what there was of it is removed: {reason}. "
             + (f"The last whole checkpoint is {last}: make room, then resume." if last else "There is no other yet.")
         ) from (errors[0] if errors else None)
-
-
-@contextlib.contextmanager
-def _reading(checkpoint: str | None) -> Iterator[None]:
-    """Name the checkpoint where a file of it cannot be read."""
-    try:
-        yield
-    except UNREADABLE as error:
-        if checkpoint is None or (isinstance(error, ValueError) and str(checkpoint) in str(error)):
-            raise
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"{checkpoint} cannot be read: {lines[0]}. It is damaged, or of another model; resume from another one."
-        ) from error

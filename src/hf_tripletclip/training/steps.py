@@ -63,6 +63,14 @@ class StepTrainer(ResumingTrainer):
                 f"The objective {self.core.objective.name!r} with a decoder trains in one process and with DDP, not "
                 "with DeepSpeed, which keeps the weights of a run in its own way: leave `decoder` out, or use DDP."
             )
+        if self.core.objective.state_roles and self.optimizer is not None:
+            matrix: Any = self.core.decoder_input
+            known = {id(value) for group in self.optimizer.param_groups for value in group["params"]}
+            if id(matrix.weight) not in known:
+                raise ValueError(
+                    "The optimizer that was given has not the matrix of the objective's decoder, which would stay as "
+                    "it is: call `model.set_objective` before it is made, or leave `optimizers` out."
+                )
         self._parts, self._repeated = Means(), Means()
         self._batches: list[dict[str, Any]] = []  # of the step that is taken
         self._last_batch: dict[str, Any] | None = None  # that had rows
@@ -229,6 +237,7 @@ class StepTrainer(ResumingTrainer):
                 no_sync=functools.partial(self.accelerator.no_sync, model),
                 loss_weight=weight,
                 teach=None if self.teacher is None else self.teacher.bound_to(self._bare(model)),
+                autocast=self.accelerator.autocast,
             )
         self._parts.add(parts)
         every = self.args.torch_empty_cache_steps
