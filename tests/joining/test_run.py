@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 
 import numpy as np
@@ -179,6 +180,19 @@ def test_what_cannot_be_joined_is_told(animals, tmp_path):
     assert all(line["split"] == "train" and line["id"] for line in lines)
 
 
+@pytest.mark.parametrize("words", [8, 40])
+def test_joined_captions_that_clip_does_not_read_to_their_end_are_counted(animals, tmp_path, caplog, words):
+    lines = (animals / "captions.jsonl").read_text().splitlines()
+    rows = [{**row, "captions": [f"{text} {'and so on ' * (words // 3)}" for text in row["captions"]]}
+            for row in map(json.loads, lines)]  # fmt: skip
+    (animals / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    logging.getLogger("hf_tripletclip").addHandler(caplog.handler)
+    report = join(animals, tmp_path / "joined", size=32, **QUIET)
+    logging.getLogger("hf_tripletclip").removeHandler(caplog.handler)
+    kept = report.kept["train"]
+    assert (f"{kept} of {kept} joined captions of train have more than 60 words" in caplog.text) == (words > 30)
+
+
 def test_a_picture_without_another_of_its_shape(tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
@@ -187,7 +201,8 @@ def test_a_picture_without_another_of_its_shape(tmp_path):
     table = [{"image": "1.png", "caption": "a dog on a road"}, {"image": "2.png", "caption": "a cat in a field"}]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, table)))
     with pytest.raises(
-        ValueError, match=r"None of the 2 pairs can be joined .*there is no other picture of this shape"
+        ValueError,
+        match=r"None of the 2 pairs can be joined with another: 2 × no partner: there is no other picture",
     ):
         join(folder, tmp_path / "joined", **QUIET)
 

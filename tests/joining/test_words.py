@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hf_tripletclip.joining.words import KINDS, exchange, joined, parse
+from hf_tripletclip.joining.words import KINDS, exchange, joined, parse, stems_of
 from tests.generation.needs import needs_wordnet
 
 pytestmark = needs_wordnet
@@ -82,6 +82,24 @@ def test_a_word_of_each_takes_the_place_of_the_other(first, second, expected):
 def test_where_nothing_can_be_exchanged_there_is_no_negative(first, second):
     assert every(first, second) == set()
     assert every(second, first) == set()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "beside", "refused"),
+    [
+        ("a boy on a road", "a girl in a field", ("a girl walks", ""), "a girl on a road"),
+        ("a boy on a road", "a girl in a field", ("", "boys play"), "a girl on a road"),
+        ("two dogs on a road", "three cats in a field", ("3 dogs", ""), "three dogs on a road"),
+        ("a red bus on a road", "a blue car in a field", ("a blue and white bus", ""), "a blue bus on a road"),
+        ("a dog runs on a road", "a cat sits in a field", ("it is sitting there", ""), "a dog sits on a road"),
+    ],
+)
+def test_a_word_that_another_caption_of_the_picture_has_may_be_true(first, second, beside, refused):
+    assert refused in {one for _, one, _ in every(first, second)}
+    said = tuple(stems_of([own, further]) for own, further in zip((first, second), beside, strict=True))
+    found = [exchange(first, second, random.Random(seed), said) for seed in range(40)]
+    assert refused not in {one.first for one in found if one is not None}
+    assert len({one.first for one in found if one is not None}) > 0
 
 
 def test_the_two_together_are_the_negative_of_the_two():

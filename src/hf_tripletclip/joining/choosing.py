@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from hf_tripletclip.generation.stage import row_seed
 from hf_tripletclip.joining.settings import JoinSettings
-from hf_tripletclip.joining.words import exchange, joined, parse
+from hf_tripletclip.joining.words import exchange, joined, parse, stems_of
 from hf_tripletclip.mining.pairs import Pairs, text_identity
 
 NO_ENGLISH = "English only: this caption is in another language"
-NO_PARTNER = "no partner: there is no other picture of this shape"
+NO_PARTNER = "no partner: there is no other picture of this shape that has another caption"
 NO_WORDS = "no word can be exchanged with those of the partners that were tried"
 
 
@@ -74,6 +74,7 @@ def choose(pairs: Pairs, wide: Sequence[bool], settings: JoinSettings) -> Joined
         of_shape[wide[image]].append(pair)
         texts.setdefault(pairs.groups[image], []).append(pairs.captions[pair])
     known = {group: set(map(text_identity, of)) for group, of in texts.items()}
+    said = {group: stems_of(of) for group, of in texts.items()}
     groups = [pairs.groups[image] for image in pairs.image_of]
     for pair, image in enumerate(pairs.image_of):
         candidates = of_shape[wide[image]]
@@ -87,7 +88,8 @@ def choose(pairs: Pairs, wide: Sequence[bool], settings: JoinSettings) -> Joined
             if text_identity(pairs.captions[other]) in known[groups[pair]]:
                 continue  # the other picture shows the same
             reason = NO_WORDS
-            exchanged = exchange(pairs.captions[pair], pairs.captions[other], rng)
+            both = (said[groups[pair]], said[groups[other]])
+            exchanged = exchange(pairs.captions[pair], pairs.captions[other], rng, both)
             if exchanged is None:
                 continue
             taken.add(other)

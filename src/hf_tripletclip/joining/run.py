@@ -35,6 +35,7 @@ logger = logging.get_logger(__name__)
 
 STEP = "join"  # in the plan
 GENERATOR_NAME = "join:rules"
+MANY_WORDS = 60  # about 77 tokens of CLIP
 
 
 def join(
@@ -128,7 +129,8 @@ def join(
         found = [_join_split(part, settings, pool, progress) for part in parts]
         report = _report(plan.rows, found, settings)
         if not any(split.rows for split in found):
-            raise ValueError(f"None of the {plan.rows:,} pairs can be joined with another: {report.left_out}.")
+            reasons = "; ".join(f"{number:,} × {reason}" for reason, number in report.left_out.items())
+            raise ValueError(f"None of the {plan.rows:,} pairs can be joined with another: {reasons}.")
         _write(plan, found, report, settings, target, pool, progress)
         clear_work(target / WORK_FOLDER)
         report.seconds = time.monotonic() - started
@@ -155,7 +157,14 @@ def _join_split(pairs: Pairs, settings: JoinSettings, pool: ProcessPoolExecutor 
     if broken:
         logger.warning(f"{len(broken)} images of {pairs.split} cannot be read; their pairs are left out.")
         pairs = pairs.without(broken)
-    return choose(pairs, wide, settings)
+    chosen = choose(pairs, wide, settings)
+    if long := sum(len(row.caption.split()) > MANY_WORDS for row in chosen.rows):
+        logger.warning(
+            f"{long:,} of {len(chosen.rows):,} joined captions of {pairs.split} have more than {MANY_WORDS} words. A "
+            "text tower of CLIP reads 77 tokens: of longer ones it may see neither the second picture's caption nor "
+            "the word that was exchanged. Join shorter captions, such as the first sentence of each."
+        )
+    return chosen
 
 
 def _stored(image: Any) -> bytes | str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, same_word
+from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, same_word, word_stems
 from hf_tripletclip.generation.captions.english import grammar, lexicon, nouns
 from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB
 from hf_tripletclip.generation.captions.english.language import is_english
@@ -44,10 +44,26 @@ def parse(caption: str) -> Parsed | None:
     return Parsed(caption) if is_english(caption) else None
 
 
-def exchange(first: str, second: str, rng: random.Random) -> Exchanged | None:
+def stems_of(captions: Iterable[str]) -> frozenset[str]:
+    """The base forms of all that captions of one picture say is there."""
+    return frozenset().union(*(stems for caption in captions for stems in word_stems(caption)))
+
+
+def exchange(
+    first: str,
+    second: str,
+    rng: random.Random,
+    said: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
+) -> Exchanged | None:
     """
     Two captions with a word exchanged, so that the two together are false of the two pictures; `None` if there are no
     two words that the rules may exchange. Of the kinds that there are each is as likely.
+
+    Args:
+        first, second (`str`): The captions.
+        rng (`random.Random`): Draws the words.
+        said (`tuple[frozenset[str], frozenset[str]]`): What all captions of each picture say, from [`stems_of`]: a
+            word of it may be true of the picture, and is not put into its caption.
     """
     one, other = parse(first), parse(second)
     if one is None or other is None:
@@ -55,10 +71,17 @@ def exchange(first: str, second: str, rng: random.Random) -> Exchanged | None:
     found = {kind: list(sites(one, other)) for kind, sites in KINDS.items()}
     for kind in _shuffled([kind for kind, spans in found.items() if spans], rng):
         for span, its in _shuffled(found[kind], rng):
+            if any(_is_said(text, words) for (_, _, text), words in zip((span, its), said, strict=True)):
+                continue
             made = Exchanged(one.render([span]), other.render([its]), kind)
             if not _is_still_true(first, second, made):
                 return made
     return None
+
+
+def _is_said(text: str, said: frozenset[str]) -> bool:
+    """Whether captions of a picture have all words of a text: who is "a boy" in one may be "a child" in another."""
+    return all(stems & said for stems in word_stems(text))
 
 
 def _is_still_true(first: str, second: str, made: Exchanged) -> bool:
