@@ -340,3 +340,32 @@ def test_the_places_of_a_mask_are_asked_for_once(name, repeats):
         objective(embeddings, torch.tensor(7.0))
     own = sum(isinstance(term, objectives.PairwiseTerm) for term in objective.terms)
     assert len(embeddings.masks) <= calls.counts["nonzero"] <= len(embeddings.masks) + own
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        objectives.OwnTerm("paraphrase", "text", ("negative_text",), 1.0),
+        objectives.AnyOwnTerm("paraphrase", "text", ("negative_text",), 1.0),
+        objectives.MarginTerm("paraphrase", "text", ("negative_text",), 1.0),
+        objectives.PairwiseTerm("image", "paraphrase", ("negative_text",), 1.0),
+        objectives.AnyTerm("paraphrase", "text", 1.0),
+        objectives.CloseTerm("paraphrase", "text", 1.0),
+        objectives.LocalOwnTerm("paraphrase", "text", ("negative_text",), 1.0),
+        objectives.ReconstructionTerm("paraphrase", "text", 1.0, "nowhere"),
+    ],
+    ids=lambda term: type(term).__name__,
+)
+def test_a_term_that_needs_one_of_each_row_takes_no_more_and_no_fewer(term):
+    """Others of a row would be compared with what is another row's."""
+    one = type("OneObjective", (Objective,), {"name": "one", "terms": (term,)})()
+    batch = make_batch("tripletclip", rows=4, ragged=True)
+    with pytest.raises(
+        ValueError, match=f"{term.name} of the objective 'one' needs one of the paraphrases in each row"
+    ):
+        one(batch.embeddings(masks=True), 3.0)
+    if not (term.needs_tokens or term.needs_states):
+        values = {role: batch.values[role][:4] for role in ("image", "text", "negative_text", "paraphrase")}
+        masks = {"paraphrase": torch.ones(4, 1, dtype=torch.bool)}
+        told = one(Embeddings(**values, masks=masks), 3.0).loss
+        torch.testing.assert_close(told, one(Embeddings(**values), 3.0).loss)

@@ -364,6 +364,12 @@ class Objective:
                         f"The objective {self.name!r} pairs {ROLES[first].words} with {ROLES[role].words} row by row, "
                         f"but there are {rows} rows of the one and {number} of the other.{hint}"
                     )
+            for role in term.one_per_row:
+                if role in masks and embeddings.owners[role].tolist() != list(range(len(masks[role]))):
+                    raise ValueError(
+                        f"The term {term.name} of the objective {self.name!r} needs one of the {ROLES[role].words} in "
+                        "each row, but some row has more or none."
+                    )
             if isinstance(term, Term) and all(role in masks for role in term.by_row):
                 one, other = (embeddings.owners[role] for role in term.by_row)
                 if not torch.equal(one, other):

@@ -114,6 +114,10 @@ class OwnTerm(LossTerm):
         return (self.target,) if self.teacher else ()
 
     @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.query,)
+
+    @property
     def formula(self) -> str:
         settings = settings_of(self.gamma, self.smoothing, self.factor)
         target = f"{symbol(self.target)}*" if self.teacher else symbol(self.target)
@@ -168,6 +172,10 @@ class MarginTerm(LossTerm):
     @property
     def roles(self) -> tuple[str, ...]:
         return (self.query, self.target, *self.keys)
+
+    @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.query,)
 
     @property
     def formula(self) -> str:
@@ -225,6 +233,10 @@ class PairwiseTerm(LossTerm):
         return (self.query,) if self.prior else ()
 
     @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.target,)
+
+    @property
     def formula(self) -> str:
         prior = f"[α = {self.prior:g}]" if self.prior else ""
         return f"rank{prior}({symbol(self.query)}, {symbol(self.target)} | {', '.join(map(symbol, self.keys))})"
@@ -278,6 +290,10 @@ class AnyOwnTerm(LossTerm):
     @property
     def roles(self) -> tuple[str, ...]:
         return (self.query, self.target, *self.keys)
+
+    @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.query,)
 
     @property
     def formula(self) -> str:

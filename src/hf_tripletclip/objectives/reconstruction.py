@@ -124,6 +124,10 @@ class ReconstructionTerm(LossTerm):
         return (self.target,)
 
     @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
     def formula(self) -> str:
         return f"R({symbol(self.source)} → {symbol(self.target)})"
 

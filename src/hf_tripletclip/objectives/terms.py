@@ -48,6 +48,11 @@ class LossTerm:
         return self.roles
 
     @property
+    def one_per_row(self) -> tuple[str, ...]:
+        """The roles of which each row must have one, for others of the row are compared with it."""
+        return ()
+
+    @property
     def pairs(self) -> tuple[str, ...]:
         """The roles of the pairs that it sets against the batch; what stands in it twice counts as wrong there."""
         return ()
@@ -271,6 +276,10 @@ class AnyTerm(LossTerm):
         return (self.query, self.target)
 
     @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.query,)
+
+    @property
     def formula(self) -> str:
         return f"MIL({symbol(self.query)} → {whole(self.target)})"
 
@@ -382,6 +391,10 @@ class CloseTerm(LossTerm):
     @property
     def roles(self) -> tuple[str, ...]:
         return (self.query, self.target)
+
+    @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.query,)
 
     @property
     def formula(self) -> str:

@@ -90,6 +90,10 @@ class LocalOwnTerm(LossTerm):
         return self.roles
 
     @property
+    def one_per_row(self) -> tuple[str, ...]:
+        return (self.query,)
+
+    @property
     def formula(self) -> str:
         settings = settings_of(self.gamma, self.smoothing)
         keys = ", ".join(map(symbol, self.keys))
