@@ -113,6 +113,26 @@ def test_it_embeds_by_its_own_weights_and_leaves_the_model_alone(tmp_path, tower
     assert (taught["text"] - first["text"]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("decay", [None, 0.5])
+@pytest.mark.parametrize("roles", [("text",), ("image",), ("negative_text",), ("image", "negative_image")])
+def test_it_embeds_what_is_compared_with_it(roles, decay):
+    model = tuned()
+    model.set_objective("tripletclip", distillation={"kind": "embedding", "roles": list(roles)}, teacher_decay=decay)
+    batch = {**positives(), **negatives()}
+    with torch.no_grad():
+        whole = copy.deepcopy(model).eval()(**batch)
+    teacher, embedded = Teacher(model, torch.device("cpu"), decay), []
+    for one in (model, teacher.copy):
+        if one is not None:
+            one.visual_projection.register_forward_hook(lambda module, args, output: embedded.append(len(output)))
+    found = teacher(model, batch)
+    assert found.keys() == set(roles)
+    for role, value in found.items():
+        torch.testing.assert_close(value, whole[f"{role}_embeds"])
+    images = [role for role in roles if "image" in role]
+    assert embedded == [5 * len(images) or 1]
+
+
 def test_a_decay_of_one_is_a_frozen_teacher(tmp_path):
     curves = []
     for settings in ({}, {"teacher_decay": None}, {"teacher_decay": 1}, {"teacher_decay": 0.2}):

@@ -108,8 +108,8 @@ class StepTrainer(ResumingTrainer):
     def fill_tower_cache(self) -> int:
         """
         Let each image and caption of the training data go through the locked towers now, and the teacher's, unless it
-        has before; without this the first pass does. Of captions of which one is drawn (`laclip`) the others go through
-        in the pass that draws them. All processes call it.
+        has before; without this the first pass does. Of captions of which one is drawn (`laclip`) the others go
+        through in the pass that draws them. All processes call it.
 
         Returns:
             `int`: How many went through a tower in this process.

@@ -69,15 +69,18 @@ class Teacher:
 
         Args:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
-            inputs (`dict`): Model inputs. Those that the objective does not compare with it are left out.
+            inputs (`dict`): Model inputs. What the objective does not compare with it is not embedded.
         """
-        inputs = _compared(inputs, unwrap_peft_model(model).objective.taught)
+        roles = unwrap_peft_model(model).objective.taught
+        inputs = _compared(inputs, roles)
         if self.moves:
             weights = {name: value.to(model.get_parameter(name).dtype) for name, value in self.weights.items()}
-            return _embed(model, inputs, lambda **given: functional_call(model, weights, kwargs=given))
-        with self.as_before(model):
-            taught = model if self.copy is None else self.copy
-            return _embed(taught, self._known(inputs), taught)
+            found = _embed(model, inputs, lambda **given: functional_call(model, weights, kwargs=given))
+        else:
+            with self.as_before(model):
+                taught = model if self.copy is None else self.copy
+                found = _embed(taught, self._known(inputs), taught)
+        return {role: found[role] for role in roles}
 
     def as_before(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """A context in which the teacher's towers are as they were before training; `model` as of a call."""
@@ -166,10 +169,16 @@ def teacher_of(trainer: Any) -> Teacher | None:
 
 
 def _compared(inputs: dict[str, Any], roles: Sequence[str]) -> dict[str, Any]:
-    """Model inputs of some roles, and of the pair, without which the model does not run."""
-    others = [role for role in ROLES.values() if role.name not in (*PAIR, *roles)]
-    unused = {name for role in others for name in (*role.model_inputs, role.mask)}
-    return {name: value for name, value in inputs.items() if name not in unused}
+    """Model inputs of some roles, and the first image and caption, without which the model does not run."""
+    found = dict(inputs)
+    for role in ROLES.values():
+        if role.name in roles:
+            continue
+        for name in (*role.model_inputs, *([role.mask] if role.mask else [])):
+            value = found.pop(name, None)
+            if role.name in PAIR and value is not None:
+                found[name] = value[:1]
+    return found
 
 
 def _embed(
