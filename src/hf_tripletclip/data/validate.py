@@ -42,6 +42,7 @@ from hf_tripletclip.data.schema import (
     PARAPHRASE,
 )
 from hf_tripletclip.roles import BY_COLUMN
+from hf_tripletclip.worker_pool import worker_pool
 
 ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.1 MB
 LEFT_OUT = " (left out of rows that are used)"
@@ -168,7 +169,7 @@ def validate(
     datasets = loaded if isinstance(loaded, dict) else {str(split): loaded}
     folder = Path(name_or_path).expanduser()
     report = ValidationReport(os.fspath(name_or_path), left_out=left_out(folder) if folder.is_dir() else [])
-    pool = ProcessPoolExecutor(num_workers) if num_workers else None
+    pool = worker_pool(num_workers)
     try:
         for name, dataset in datasets.items():
             report.splits[name] = found = SplitReport()

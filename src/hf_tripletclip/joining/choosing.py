@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -48,12 +47,6 @@ class JoinedSplit:
     pairs: Pairs
     rows: list[Joined] = field(default_factory=list)
     left_out: list[tuple[int, str, str]] = field(default_factory=list)
-
-    def reasons(self) -> Counter[str]:
-        """Reason -> pairs, those of unreadable images under one."""
-        return Counter(
-            reason.split(":")[0] if reason.startswith("image") else reason for _, _, reason in self.left_out
-        )
 
 
 def choose(pairs: Pairs, wide: Sequence[bool], settings: JoinSettings) -> JoinedSplit:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -104,15 +103,6 @@ def write_split(
             for number in range(len(made)):
                 files.add({name: encoded[name][number] for name in features})
                 bar.update()
-
-
-def write_left_out(path: Path, splits: Sequence[JoinedSplit]) -> None:
-    """Write the pairs that were not joined, each with its reason, as JSON lines."""
-    with open(path, "w", encoding="utf-8") as file:
-        for split in splits:
-            for row, key, reason in split.left_out:
-                line = {"split": split.pairs.split, "row": row, "id": key, "reason": reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _rows(split: JoinedSplit, settings: JoinSettings, pool: ProcessPoolExecutor | None) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -27,9 +26,10 @@ from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.wordnet import load_wordnet
 from hf_tripletclip.joining.choosing import JoinedSplit, choose
 from hf_tripletclip.joining.pictures import each, is_wide
-from hf_tripletclip.joining.publish import dataset_features, number_of_rows, write_left_out, write_split
+from hf_tripletclip.joining.publish import dataset_features, number_of_rows, write_split
 from hf_tripletclip.joining.settings import JoinSettings
-from hf_tripletclip.mining.pairs import Pairs, read_pairs, stored_image
+from hf_tripletclip.mining.pairs import Pairs, counted, plan_of, read_pairs, stored_image, write_left_out
+from hf_tripletclip.worker_pool import worker_pool
 
 logger = logging.get_logger(__name__)
 
@@ -112,20 +112,11 @@ def join(
             images=None if images is None else os.path.expanduser(os.fspath(images)),
             **(dataset_kwargs or {}),
         )
-        plan = Plan(
-            source={
-                "name": name,
-                "splits": [part.split for part in parts],
-                "rows": {part.split: len(part) + len(part.problems) for part in parts},
-                "digest": {part.split: part.digest() for part in parts},
-            },
-            unit_rows=max(1, max(len(part) for part in parts)),
-            stages={STEP: settings.to_dict()},
-            output={"filters": {}, "rows_per_file": rows_per_file, "license": license},
-        )
+        plan = plan_of(name, parts, STEP, settings.to_dict(), rows_per_file=rows_per_file, license=license)
         if begin(plan, target, overwrite):
             return GenerationReport.load(target)  # type: ignore[return-value]
-        pool = stack.enter_context(ProcessPoolExecutor(num_workers)) if num_workers else None
+        if (pool := worker_pool(num_workers)) is not None:
+            stack.callback(pool.shutdown, cancel_futures=True)
         found = [_join_split(part, settings, pool, progress) for part in parts]
         report = _report(plan.rows, found, settings)
         if not any(split.rows for split in found):
@@ -181,12 +172,8 @@ def _shape(content: bytes | str, size: int) -> bool | str:
 
 def _report(rows: int, found: Sequence[JoinedSplit], settings: JoinSettings) -> GenerationReport:
     kept = {split.pairs.split: number_of_rows(split, settings) for split in found if split.rows}
-    reasons: Counter[str] = Counter()
-    for split in found:
-        reasons.update(split.reasons())
-    return GenerationReport(
-        rows=rows, kept=kept, left_out=dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
-    )
+    left_out = counted(line for split in found for line in split.left_out)
+    return GenerationReport(rows=rows, kept=kept, left_out=left_out)
 
 
 def _write(
@@ -215,7 +202,7 @@ def _write(
                 pool=pool,
                 progress=progress,
             )
-    write_left_out(staged / LEFT_OUT_FILE, found)
+    write_left_out(staged / LEFT_OUT_FILE, {split.pairs.split: split.left_out for split in found})
     features = dataset_features(settings)
     write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, command=STEP)
     plan.save(staged / PLAN_FILE)

@@ -5,40 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
 
-from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
+from hf_tripletclip.mining.pair_arguments import PairArguments, parse_pair_arguments
 from hf_tripletclip.mining.settings import NEGATIVES, SIMILARITIES, MiningSettings
 
 
 @dataclass
-class MiningArguments:
+class MiningArguments(PairArguments):
     """The arguments of a run of mining."""
 
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "The image-caption pairs: `scenes`, a local folder or file, or the id of a Hub dataset. "
-            "`tripletclip mine` takes it without this flag, too."
-        },
-    )
     model: str | None = field(default=None, metadata={"help": "A CLIP-like model: a directory or the id on the Hub."})
     output: str = field(default="mined", metadata={"help": "Folder of the dataset that is made."})
-    splits: list[str] | None = field(default=None, metadata={"help": "Splits that are read. Default: all."})
-    columns: dict[str, str] | str | None = field(
-        default=None,
-        metadata={
-            "help": 'The dataset\'s own column names: a preset, or JSON such as {"caption": "texts"}. A column of '
-            "captions may hold one or a list."
-        },
-    )
-    images: str | None = field(
-        default=None, metadata={"help": "A folder of images that paths in the rows may lead to."}
-    )
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
-    scenes_options: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Of `scenes`, as JSON: nouns, seed, image_size, train_size, ..."}
-    )
     negatives: str = field(
         default="pairs",
         metadata={"help": f"What a row gets, {' or '.join(NEGATIVES)}: another image and its caption, or captions."},
@@ -75,13 +52,7 @@ class MiningArguments:
         default=None,
         metadata={"help": "Keep embeddings in this folder. Default: in the output until the dataset is whole."},
     )
-    rows_per_file: int = field(default=10_000, metadata={"help": "Rows of a parquet file of the dataset."})
-    license: str | None = field(default=None, metadata={"help": "License of the dataset: an identifier of the Hub."})
     samples: int = field(default=60, metadata={"help": "Rows that the page shows."})
-    overwrite: bool = field(
-        default=False, metadata={"help": "Start anew; the old dataset stays until the new one is whole."}
-    )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
 
 
 def parse_mining_arguments(argv: Sequence[str]) -> tuple[MiningArguments, MiningSettings]:
@@ -92,25 +63,15 @@ def parse_mining_arguments(argv: Sequence[str]) -> tuple[MiningArguments, Mining
         FileNotFoundError: The config file does not exist.
         ValueError: A flag or a key is unknown, a value is not allowed, or there is no dataset or model.
     """
-    first = [argv[0]] if argv and not argv[0].startswith("-") else []
-    if first and any(argument.split("=")[0] == "--dataset" for argument in argv):
-        raise ValueError("name the dataset in one place: as it is, or with --dataset")
-    flags = [*(["--dataset", *first] if first else []), *argv[len(first) :]]
-    (arguments,) = parse_with_config(
-        (MiningArguments,),
-        flags,
+    arguments = parse_pair_arguments(
+        MiningArguments,
+        argv,
+        command="mine",
+        needs="--model MODEL --output DIR",
         description="Mine a dataset for its own nearest images and captions as hard negatives.",
-        prog="tripletclip mine DATASET",
     )
-    if arguments.dataset is None:
-        raise ValueError("name a dataset: tripletclip mine DATASET --model MODEL --output DIR")
     if arguments.model is None:
         raise ValueError("name a model that says what is near: --model MODEL, a directory or the id on the Hub")
-    if arguments.dataset == "scenes" and (arguments.revision or arguments.columns or arguments.images):
-        raise ValueError("`scenes` has no revisions, other column names or folders of images: leave them out")
-    if as_mapping(arguments, "scenes_options") and arguments.dataset != "scenes":
-        raise ValueError("`scenes_options` are for `scenes`: leave them out")
-    as_columns(arguments)
     if arguments.relative_margin is not None and arguments.relative_margin < 0:
         arguments.relative_margin = None
     names = [one.name for one in fields(MiningSettings) if one.default is not MISSING]
@@ -129,24 +90,14 @@ def main(argv: Sequence[str]) -> None:
         arguments.model,
         arguments.output,
         settings=settings,
-        splits=arguments.splits,
-        columns=arguments.columns,
-        images=arguments.images,
-        dataset_kwargs={
-            **as_mapping(arguments, "scenes_options"),
-            **({"revision": arguments.revision} if arguments.revision else {}),
-        },
-        rows_per_file=arguments.rows_per_file,
-        license=arguments.license,
         samples=arguments.samples,
-        overwrite=arguments.overwrite,
-        progress=not arguments.disable_tqdm,
         cache_dir=arguments.cache_dir,
         encoder_kwargs={
             "batch_size": arguments.batch_size,
             "num_workers": arguments.num_workers,
             **{name: value for name, value in given if value is not None},
         },
+        **arguments.for_run(),
     )
     print(report.summary())
     if not report.seconds:

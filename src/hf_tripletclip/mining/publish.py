@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,15 +148,6 @@ def write_split(
                 files.add({name: encoded[name][number] for name in features})
                 bar.update()
     _neighbours(split, rows).save(folder / NEIGHBOURS_FOLDER / f"{pairs.split}.parquet")
-
-
-def write_left_out(path: Path, splits: Sequence[MinedSplit], settings: MiningSettings) -> None:
-    """Write the rows that are not in the dataset, each with its reason, as JSON lines."""
-    with open(path, "w", encoding="utf-8") as file:
-        for split in splits:
-            for row, key, reason in split.left_out(settings):
-                line = {"split": split.pairs.split, "row": row, "id": key, "reason": reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _rows(

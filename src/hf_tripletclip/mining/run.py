@@ -26,8 +26,8 @@ from hf_tripletclip.generation.replacing import put_in_place
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.mining.candidates import find_negatives
 from hf_tripletclip.mining.page import write_mining_page
-from hf_tripletclip.mining.pairs import Pairs, read_pairs
-from hf_tripletclip.mining.publish import MinedSplit, dataset_features, write_left_out, write_split
+from hf_tripletclip.mining.pairs import Pairs, counted, plan_of, read_pairs, write_left_out
+from hf_tripletclip.mining.publish import MinedSplit, dataset_features, write_split
 from hf_tripletclip.mining.settings import MiningSettings
 
 logger = logging.get_logger(__name__)
@@ -154,17 +154,8 @@ def mine(
             keep_negatives=settings.num_negatives == 0,
             **(dataset_kwargs or {}),
         )
-        plan = Plan(
-            source={
-                "name": name,
-                "splits": [part.split for part in parts],
-                "rows": {part.split: len(part) + len(part.problems) for part in parts},
-                "digest": {part.split: part.digest() for part in parts},
-            },
-            unit_rows=max(1, max(len(part) for part in parts)),
-            stages={STEP: {"model": encoder.name, "fingerprint": encoder.fingerprint[:16], **settings.to_dict()}},
-            output={"filters": {}, "rows_per_file": rows_per_file, "license": license},
-        )
+        mined_by = {"model": encoder.name, "fingerprint": encoder.fingerprint[:16]}
+        plan = plan_of(name, parts, STEP, mined_by | settings.to_dict(), rows_per_file=rows_per_file, license=license)
         if begin(plan, target, overwrite):
             return MiningReport.load(target)  # type: ignore[return-value]
         found = [_mine_split(part, encoder, settings, progress) for part in parts]
@@ -213,15 +204,13 @@ def _mine_split(pairs: Pairs, encoder: Encoder, settings: MiningSettings, progre
 
 def _report(rows: int, found: Sequence[MinedSplit], settings: MiningSettings) -> MiningReport:
     kept = {split.pairs.split: len(split.rows(settings)) for split in found}
-    reasons = Counter(reason.split(":")[0] if reason.startswith("image") else reason
-                      for split in found for _, _, reason in split.left_out(settings))  # fmt: skip
     refused: Counter[str] = Counter()
     for split in found:
         refused.update(split.mined.refused)
     return MiningReport(
         rows=rows,
         kept={split: number for split, number in kept.items() if number},
-        left_out=dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0]))),
+        left_out=counted(line for split in found for line in split.left_out(settings)),
         looked_at=sum(split.mined.looked_at for split in found),
         refused=dict(sorted(refused.items(), key=lambda one: (-one[1], one[0]))),
         without=sum(not few for split in found for few in split.mined.negatives),
@@ -254,7 +243,7 @@ def _write(
             rows_per_file=plan.output["rows_per_file"],
             progress=progress,
         )
-    write_left_out(staged / LEFT_OUT_FILE, found, settings)
+    write_left_out(staged / LEFT_OUT_FILE, {split.pairs.split: split.left_out(settings) for split in found})
     features = dataset_features(written[0].pairs, settings)
     write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, command="mine")
     write_mining_page(
