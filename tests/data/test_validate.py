@@ -276,3 +276,10 @@ def test_columns_of_our_own_are_not_told(tmp_path):
         validate(tmp_path / "set.parquet", num_workers=0, progress=False)
     with pytest.raises(ValueError, match=r"which it does not have; it has \['other'\]"):
         load_tripletdata(tmp_path / "set.parquet", columns={"caption": "nope"})
+
+
+@pytest.mark.parametrize("ends", [".csv", ".tsv"])
+def test_a_table_without_anything_in_it_is_named(tmp_path, ends):
+    (tmp_path / f"rows{ends}").write_text("")
+    with pytest.raises(ValueError, match=rf"rows\{ends} cannot be read: "):
+        validate(tmp_path / f"rows{ends}", num_workers=0, progress=False)

@@ -217,7 +217,7 @@ def load_raw(
             raise ValueError(
                 f"{name} holds no dataset, such as parquet, JSON lines, or images with metadata."
             ) from error
-        if isinstance(error, pa.ArrowInvalid):
+        if isinstance(error, (pa.ArrowInvalid, pd.errors.EmptyDataError, pd.errors.ParserError)):
             raise ValueError(f"{name} cannot be read: {_what_is_damaged(name, error)}") from error
         raise
 
