@@ -31,10 +31,13 @@ PROMPT = "a photo of a {}."
 COLUMNS = {
     "rules_trained": "rules, kinds trained on",
     "rules_trained_blind": "... other photographs",
+    "rules_trained_seen": "... difference",
     "rules_unseen": "rules, another kind",
     "rules_unseen_blind": "... other photographs",
+    "rules_unseen_seen": "... difference",
     "sugar_crepe": "SugarCrepe",
     "sugar_crepe_blind": "... other photographs",
+    "sugar_crepe_seen": "... difference",
     "image_to_text_recall@5": "I2T R@5",
     "text_to_image_recall@5": "T2I R@5",
     "zeroshot_top5": "zero-shot top-5",
@@ -259,7 +262,7 @@ def measure(
     Returns:
         `dict[str, float]`: Shares of right answers (a tie is wrong) of each group of questions and of each kind; of
         each group also with other photographs in the place of the right ones (`_blind`), which no knowledge of the
-        photograph can answer; recall at 5; top-5 accuracy.
+        photograph can answer, and the difference of both (`_seen`); recall at 5; top-5 accuracy.
     """
     texts = list(
         dict.fromkeys(
@@ -284,6 +287,7 @@ def measure(
             order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(seed))
             blind.append(_share((images[order] * gaps).sum(dim=1) > 0))
         found[f"{group}_blind"] = sum(blind) / SHUFFLES
+        found[f"{group}_seen"] = found[group] - found[f"{group}_blind"]
         for kind in dict.fromkeys(question.kind for question in asked):
             found[f"{group}_{kind}"] = _share(right[[question.kind == kind for question in asked]])
     found |= _retrieval(embedded, place, pictures, photos)
