@@ -62,7 +62,28 @@ def parse_with_config(
     )
     if unknown:
         raise ValueError(_unknown("flag", [flag for flag in unknown if flag.startswith("-")] or unknown, names))
+    if config_file is not None:
+        _tell_what_is_replaced(values, arguments, config_file)
     return tuple(arguments)
+
+
+def _tell_what_is_replaced(values: Mapping[str, Any], arguments: Sequence[Any], config_file: str | Path) -> None:
+    """Warn of a mapping of the command line that takes the place of one in the file, whose other keys are gone."""
+    from transformers.utils import logging  # here: as above
+
+    for name, kept in values.items():
+        given = next((getattr(one, name) for one in arguments if hasattr(one, name)), None)
+        if not isinstance(kept, dict):
+            continue
+        try:
+            now = yaml.safe_load(given) if isinstance(given, str) else given
+        except yaml.YAMLError:
+            continue  # `as_mapping` says so
+        if isinstance(now, dict) and (lost := {key: value for key, value in kept.items() if key not in now}):
+            logging.get_logger(__name__).warning(
+                f"`--{name}` takes the place of the whole `{name}` of {config_file}: without its {lost}. Give these "
+                "too if they should stay."
+            )
 
 
 def as_mapping(holder: Any, name: str) -> dict[str, Any]:

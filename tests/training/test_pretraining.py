@@ -15,9 +15,17 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from hf_tripletclip.data import build_processor, train_tokenizer
+from hf_tripletclip.objectives import available_objectives, get_objective
 from hf_tripletclip.training import pretraining
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.pretraining import hide_bars, load_splits, main, make_model, make_processor
+from hf_tripletclip.training.pretraining import (
+    hide_bars,
+    load_splits,
+    main,
+    make_model,
+    make_processor,
+    takes_further_texts,
+)
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from tests.training.test_overlap import data
 
@@ -308,3 +316,17 @@ def test_towers_that_do_not_train_need_a_model_that_has_learned(tmp_path):
             ModelArguments(model_name_or_path="M", model_config={"projection_dim": 8}),
             build_processor(["a"], image_size=16),
         )
+
+
+@pytest.mark.parametrize("name", available_objectives())
+def test_scenes_has_the_texts_that_an_objective_takes(name):
+    objective = get_objective(name)
+    data_args = DataArguments(
+        dataset_name_or_path="scenes", scenes_train_size=4, scenes_validation_size=2, scenes_test_size=2
+    )
+    data_args.scenes_further_texts |= takes_further_texts(objective)
+    columns = set(load_splits(data_args, ModelArguments(), objective.columns)["train"].column_names)
+    assert set(objective.columns) <= columns
+    assert ("paraphrase" in columns) == (
+        objective.draws_captions or bool({"paraphrase", "dense_caption"} & set(objective.columns))
+    )

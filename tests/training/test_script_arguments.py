@@ -465,3 +465,25 @@ def test_arguments_of_ones_own_may_be_lists_and_of_types_that_are_not_imported(t
     assert Teacher(output_dir=str(tmp_path), use_cpu=True, teacher="t").teacher == "t"
     with pytest.raises(ValueError, match="`max_steps` is '3': give a whole number"):
         Teacher(output_dir=str(tmp_path), use_cpu=True, max_steps="3")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], None),
+        (["--objective_kwargs", '{"gamma": 1.0, "smoothing": 0.1, "repeats": "mask"}'], None),
+        (["--objective_kwargs", '{"gamma": 1.0}'], "without its {'smoothing': 0.1, 'repeats': 'mask'}"),
+        (["--columns", '{"caption": "text"}'], "without its {'neg_caption': 'foil'}"),
+    ],
+)
+def test_a_mapping_that_replaces_the_files_says_what_is_lost(tmp_path, caplog, monkeypatch, flags, told):
+    monkeypatch.setattr(logging.get_logger("hf_tripletclip"), "propagate", True)
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "dataset_name_or_path: data\noutput_dir: out\nobjective: fsc_clip\ncolumns: {neg_caption: foil}\n"
+        "objective_kwargs: {gamma: 2.0, smoothing: 0.1, repeats: mask}\n"
+    )
+    parse_arguments(["--config", str(file), *flags])
+    said = [record.getMessage() for record in caplog.records if "takes the place" in record.getMessage()]
+    assert len(said) == (told is not None)
+    assert told is None or told in said[0]

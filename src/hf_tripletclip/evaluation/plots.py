@@ -54,7 +54,9 @@ def plot_loss_curve(log_history: Sequence[Mapping[str, Any]], path: str | os.Pat
     scores = {name: values for name, values in scores.items() if values[0]}
     figure = new_figure(10 if scores else 5.5, 3.8)
     axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
-    axes[0].plot(*series("loss"), color=PALETTE[0], label="training")
+    logged = series("loss")
+    # One point makes no line.
+    axes[0].plot(*logged, color=PALETTE[0], marker="o" if len(logged[0]) == 1 else None, label="training")
     if series("eval_loss")[0]:
         axes[0].plot(*series("eval_loss"), color=PALETTE[1], marker="o", label="validation (its own batch size)")
         axes[0].legend(frameon=False)

@@ -68,6 +68,8 @@ def draws_of(collator: Any) -> list[Draw]:
 
 
 def _check_captions(objective: Objective, dataset: Any) -> None:
+    if objective.needs_neighbours:  # whose batches are what it is for: one caption of a row will do
+        return
     columns, features = columns_of(dataset), getattr(dataset, "features", None) or {}
     written = is_value(features.get(CAPTION), "string") or CAPTION not in features
     if columns is not None and PARAPHRASE not in columns and written:

@@ -29,7 +29,7 @@ from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import TEXT_COLUMNS
+from hf_tripletclip.data.schema import DENSE_CAPTION, PARAPHRASE, TEXT_COLUMNS
 from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets, format_before_after
 from hf_tripletclip.evaluation.benchmark import Benchmark
@@ -158,6 +158,7 @@ def _run(
     _warn_about_single_process(args)
 
     with args.main_process_first(desc="preparing the dataset"):
+        data_args.scenes_further_texts |= takes_further_texts(objective)
         splits = load_splits(data_args, model_args, required_columns=objective.columns, seed=args.seed)
     set_seed(args.seed)
     processor = make_processor(model_args, data_args, splits, checkpoint)
@@ -279,6 +280,11 @@ def hide_bars(args: TripletCLIPTrainingArguments) -> None:
     if args.disable_tqdm:
         disable_progress_bars()
         hub_utils.disable_progress_bars()
+
+
+def takes_further_texts(objective: Objective) -> bool:
+    """Whether an objective learns from paraphrases or dense captions, which `scenes` writes if it is asked to."""
+    return objective.draws_captions or not {PARAPHRASE, DENSE_CAPTION}.isdisjoint(objective.columns)
 
 
 def scenes_options(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
