@@ -138,7 +138,9 @@ def write_dataset(job: Job, filters: FilterSettings, *, progress: bool) -> Gener
     if not any(sizes.values()):
         hint = "; settings of filters may be changed with `--overwrite`"
         raise ValueError(
-            f"None of the {job.plan.rows} rows is left: {counts}. The units are kept in {job.work}"
+            f"None of the {job.plan.rows} rows is left ("
+            + "; ".join(f"{number} × {reason}" for reason, number in counts.items())
+            + f"). The units are kept in {job.work}"
             f"{hint if any(reason.startswith(FILTER) for reason in counts) else ''}."
         )
     shares.warn_of_empty(sizes)
