@@ -199,11 +199,12 @@ def test_a_damaged_report_or_plan_is_named_and_overwritten(pairs, tmp_path, dama
 
 
 def test_no_progress_means_no_bar_of_any_library(pairs, tmp_path, capfd):
+    import datasets
+
+    datasets.enable_progress_bars()  # whatever an earlier test has left
     make(pairs, tmp_path / "out")
     assert "%|" not in capfd.readouterr().err
     assert "examples/s" not in capfd.readouterr().err
-    import datasets
-
     assert not datasets.utils.are_progress_bars_disabled()
 
 
