@@ -56,7 +56,7 @@ def further_texts(rows: int = 5) -> dict[str, torch.Tensor]:
         counts = torch.tensor([of_rows[row % 3] for row in range(rows)])
         inputs[f"{prefix}mask"] = torch.arange(int(counts.max())) < counts[:, None]
         inputs |= {f"{prefix}{name}": value for name, value in captions(int(counts.sum()), 7 + seed, seed).items()}
-    inputs["paraphrase_decoder_labels"] = decoder_labels(torch.arange(len(inputs["paraphrase_input_ids"])))
+    inputs["paraphrase_decoder_targets"] = decoder_labels(torch.arange(len(inputs["paraphrase_input_ids"])))
     return inputs
 
 

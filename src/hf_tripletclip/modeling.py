@@ -191,7 +191,8 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
         paraphrase_input_ids: torch.LongTensor | None = None,
         paraphrase_attention_mask: torch.Tensor | None = None,
         paraphrase_mask: torch.Tensor | None = None,
-        paraphrase_decoder_labels: torch.LongTensor | None = None,
+        paraphrase_decoder_targets: torch.LongTensor
+        | None = None,  # no "label": Trainer takes those for what evaluation needs
         dense_input_ids: torch.LongTensor | None = None,
         dense_attention_mask: torch.Tensor | None = None,
         dense_mask: torch.Tensor | None = None,
@@ -226,7 +227,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 with k of them has k times `True`.
             paraphrase_input_ids, paraphrase_attention_mask, paraphrase_mask (*optional*):
                 As those of the hard negative captions, of other captions that are true of the images.
-            paraphrase_decoder_labels (`torch.LongTensor` of shape `(paraphrases, length)`, *optional*):
+            paraphrase_decoder_targets (`torch.LongTensor` of shape `(paraphrases, length)`, *optional*):
                 For an objective with a decoder: its token ids of the paraphrases, -100 for padding.
             dense_input_ids, dense_attention_mask, dense_mask (*optional*):
                 Likewise, of captions that each describe a part of an image.
@@ -341,7 +342,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
                 teacher=teacher_embeds,
                 tokens={role: Tokens(one.values.to(device), one.mask.to(device)) for role, one in tokens.items()},
                 states={role: one.to(device) for role, one in states.items()},
-                labels=None if paraphrase_decoder_labels is None else {"paraphrase": paraphrase_decoder_labels},
+                labels=None if paraphrase_decoder_targets is None else {"paraphrase": paraphrase_decoder_targets},
                 normalized=True,
             )
             scale = self.logit_scale.exp().to(device)

@@ -40,7 +40,7 @@ class Role:
     @property
     def model_inputs(self) -> tuple[str, ...]:
         """All model inputs that hold something for each of its images or texts."""
-        of_text = ("input_ids", "attention_mask", "position_ids", "decoder_labels")
+        of_text = ("input_ids", "attention_mask", "position_ids", "decoder_targets")
         names = ("pixel_values",) if self.is_image else of_text
         return tuple(f"{self.prefix}{name}" for name in names)
 
@@ -50,9 +50,9 @@ class Role:
         return f"{self.prefix}attention_mask"
 
     @property
-    def decoder_labels(self) -> str:
+    def decoder_targets(self) -> str:
         """What of a batch an objective's decoder must write: token ids of its own, -100 for padding; for texts."""
-        return f"{self.prefix}decoder_labels"
+        return f"{self.prefix}decoder_targets"
 
 
 ROLES = {

@@ -40,11 +40,11 @@ def written(tokenizer, labels: torch.Tensor) -> list[str]:
 def test_labels_are_the_paraphrases_in_their_order(collator, tokenizer):
     rows = [row("a cat", ["the red cat", "one cat"]), row("a dog", None), row("one dog", ["the", ""]), row("a", "a")]
     batch = collator(rows)
-    assert written(tokenizer, batch["paraphrase_decoder_labels"]) == ["the red cat", "one cat", "the", "a"]
+    assert written(tokenizer, batch["paraphrase_decoder_targets"]) == ["the red cat", "one cat", "the", "a"]
     assert len(batch["paraphrase_input_ids"]) == 4
     assert batch["paraphrase_mask"].sum(dim=1).tolist() == [2, 0, 1, 1]
     plain = TripletCollator(collator.processor, columns=COLUMNS, max_length=12)(rows)
-    assert batch.keys() - plain.keys() == {"paraphrase_decoder_labels"}
+    assert batch.keys() - plain.keys() == {"paraphrase_decoder_targets"}
     for name, value in plain.items():
         assert torch.equal(batch[name], value)
 
@@ -52,9 +52,9 @@ def test_labels_are_the_paraphrases_in_their_order(collator, tokenizer):
 def test_one_each_and_broken_rows(collator, tokenizer):
     batch, usable = collator.collate([row("a cat", "one cat"), row("", "one"), row("a dog", "the dog")])
     assert len(usable) == 2
-    assert written(tokenizer, batch["paraphrase_decoder_labels"]) == ["one cat", "the dog"]
+    assert written(tokenizer, batch["paraphrase_decoder_targets"]) == ["one cat", "the dog"]
     assert "paraphrase_mask" not in batch
-    assert collator([row("a cat", None), row("a dog", [])])["paraphrase_decoder_labels"].shape[0] == 0
+    assert collator([row("a cat", None), row("a dog", [])])["paraphrase_decoder_targets"].shape[0] == 0
 
 
 def test_labels_end_are_padded_and_are_not_endless(tokenizer):
@@ -76,7 +76,7 @@ def test_other_collators(collator, tokenizer):
         pass
 
     with pytest.raises(
-        ValueError, match=r"paraphrase_decoder_labels in each batch: .*`LabelCollator` in place of Mine"
+        ValueError, match=r"paraphrase_decoder_targets in each batch: .*`LabelCollator` in place of Mine"
     ):
         with_labels(Mine(collator.processor), tokenizer, ("paraphrase",))
 
@@ -88,4 +88,4 @@ def test_it_is_replaced_and_sent_to_workers(collator, tokenizer):
     ):
         assert isinstance(one, LabelCollator)
         batch = one([row("a cat", "one cat")])
-        assert ("paraphrase_decoder_labels" in batch) == ("paraphrase" in one.columns)
+        assert ("paraphrase_decoder_targets" in batch) == ("paraphrase" in one.columns)

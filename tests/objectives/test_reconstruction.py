@@ -205,7 +205,7 @@ def test_the_decoder_reads_the_pooled_output_before_its_projection():
     expected = pooled @ model.decoder_input.weight.T
     torch.testing.assert_close(output.states["text"], expected)
     assert output.states.keys() == {"text"}
-    labels = batch["paraphrase_decoder_labels"]
+    labels = batch["paraphrase_decoder_targets"]
     owners = batch["paraphrase_mask"].nonzero()[:, 0]
     decoder = T5ForConditionalGeneration.from_pretrained(tiny_decoder()).double().eval()
     cost = decoder(encoder_outputs=(expected[owners][:, None],), labels=labels).loss

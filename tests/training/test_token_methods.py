@@ -163,9 +163,9 @@ def test_rows_of_tensors_need_their_labels(tmp_path):
     given = {"objective": "read_alignment", "train_dataset": Rows(), "max_steps": 1, **WRITING}
     paraphrases = {f"paraphrase_{name}": value for name, value in captions(12, 8, 4).items()}
     given["train_dataset"].batch |= paraphrases
-    with pytest.raises(ValueError, match=r"labels=\{'paraphrase'.*adds `paraphrase_decoder_labels` to batches"):
+    with pytest.raises(ValueError, match=r"labels=\{'paraphrase'.*adds `paraphrase_decoder_targets` to batches"):
         make_trainer(tmp_path, **given).train()
-    given["train_dataset"].batch["paraphrase_decoder_labels"] = decoder_labels(torch.arange(12))
+    given["train_dataset"].batch["paraphrase_decoder_targets"] = decoder_labels(torch.arange(12))
     trainer = make_trainer(tmp_path, **given)
     trainer.train()
     assert trainer.state.log_history[0]["text_writes_paraphrase"] > 0

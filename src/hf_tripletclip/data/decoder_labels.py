@@ -20,7 +20,7 @@ IGNORED = -100
 @dataclass
 class LabelCollator(TripletCollator):
     """
-    A [`TripletCollator`] that adds `paraphrase_decoder_labels` and the like: int64 `(N, L)`, a decoder's token ids of
+    A [`TripletCollator`] that adds `paraphrase_decoder_targets` and the like: int64 `(N, L)`, a decoder's token ids of
     the same texts in the same order, at most 77, padded with -100.
 
     Args:
@@ -37,7 +37,7 @@ class LabelCollator(TripletCollator):
             if column in self.columns:
                 values = [row[column] for row in decoded]
                 texts = [text for one in values for text in ([one] if isinstance(one, str) else one)]
-                batch[BY_COLUMN[column].decoder_labels] = labels_of(self.label_tokenizer, texts)
+                batch[BY_COLUMN[column].decoder_targets] = labels_of(self.label_tokenizer, texts)
         return batch
 
 
@@ -64,7 +64,7 @@ def with_labels(collator: Any, tokenizer: Any, roles: Sequence[str]) -> Any:
     if not isinstance(collator, TripletCollator) or isinstance(collator, LabelCollator):
         return collator
     if type(collator) is not TripletCollator:
-        names = ", ".join(ROLES[role].decoder_labels for role in roles)
+        names = ", ".join(ROLES[role].decoder_targets for role in roles)
         raise ValueError(
             f"The objective has a decoder, which needs {names} in each batch: use a `TripletCollator`, or a "
             f"`LabelCollator` in place of {type(collator).__name__}."

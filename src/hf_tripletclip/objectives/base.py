@@ -406,7 +406,7 @@ class Objective:
                     raise ValueError(
                         f"The objective {self.name!r} has a decoder: it needs `Embeddings({what}={{{role!r}: ...}})`, "
                         f"{wanted} of shape ({len(own[role])}, {width}); there are {found}. The model makes states, "
-                        f"and `TripletCLIPTrainer` adds `{ROLES[role].decoder_labels}` to batches of raw rows."
+                        f"and `TripletCLIPTrainer` adds `{ROLES[role].decoder_targets}` to batches of raw rows."
                     )
 
     def _check_contents(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:

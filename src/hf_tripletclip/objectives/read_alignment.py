@@ -52,7 +52,7 @@ class ReadAlignmentObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
     | `paraphrase` | `paraphrase` | `paraphrase_input_ids` | any |
 
-    With a decoder batches hold `paraphrase_decoder_labels` too: its token ids of the paraphrases, at most 77 of each.
+    With a decoder batches hold `paraphrase_decoder_targets` too: its token ids of the paraphrases, at most 77 of each.
     `TripletCLIPTrainer` adds them to raw rows; rows that are tensors must have them.
 
     Relations:

@@ -62,7 +62,7 @@ def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBa
     contents = input_contents(batch, [role for role in core.objective.told_apart if ROLES[role].model_input in batch])
     masks = {role.name: batch.pop(mask) for mask, role in MASKS.items() if mask in batch}
     texts = [role for role in ROLES.values() if not role.is_image]
-    labels = {role.name: batch.pop(role.decoder_labels) for role in texts if role.decoder_labels in batch}
+    labels = {role.name: batch.pop(role.decoder_targets) for role in texts if role.decoder_targets in batch}
     batch.pop("contents", None)
     return batch, WholeBatch(masks, contents, labels)
 
