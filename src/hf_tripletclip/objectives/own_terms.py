@@ -40,12 +40,16 @@ def own_logits(
     rows: Rows, query: str, target: str, keys: Sequence[str], scale: torch.Tensor, of_teacher: bool = False
 ) -> OwnLogits:
     """Logits of the pairs whose row has a negative of its own, and of these negatives."""
-    negatives = own_negatives(rows, query, keys, scale)
     targets = rows.teacher[target] if of_teacher else rows.own[target]
+    pairs = scale * (rows.own[query][rows.owners(target)] * targets).sum(dim=-1)
+    return with_negatives(rows, target, pairs, own_negatives(rows, query, keys, scale))
+
+
+def with_negatives(rows: Rows, target: str, pairs: torch.Tensor, negatives: torch.Tensor) -> OwnLogits:
+    """Of the pairs of a row's targets, `(n,)`, those whose row has a negative, of all rows' `(B, K)`."""
     owners = rows.owners(target)
-    with_negatives = negatives.isfinite().any(dim=1)[owners]
-    pair = scale * (rows.own[query][owners] * targets).sum(dim=-1)
-    return OwnLogits(pair[with_negatives], negatives[owners][with_negatives])
+    there = negatives.isfinite().any(dim=1)[owners]
+    return OwnLogits(pairs[there], negatives[owners][there])
 
 
 def own_losses(found: OwnLogits, gamma: float, smoothing: float) -> torch.Tensor:

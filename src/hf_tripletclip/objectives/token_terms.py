@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from hf_tripletclip.objectives.embeddings import Tokens
-from hf_tripletclip.objectives.own_terms import OwnLogits, own_losses, settings_of
+from hf_tripletclip.objectives.own_terms import own_losses, settings_of, with_negatives
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.objectives.terms import LossTerm, symbol
 
@@ -108,9 +108,7 @@ class LocalOwnTerm(LossTerm):
 
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
         negatives = torch.cat([rows.by_row(role, self._scores(rows, role, scale)) for role in self.keys], dim=1)
-        owners = rows.owners(self.target)
-        there = negatives.isfinite().any(dim=1)[owners]
-        found = OwnLogits(self._scores(rows, self.target, scale)[there], negatives[owners][there])
+        found = with_negatives(rows, self.target, self._scores(rows, self.target, scale), negatives)
         return rows.mean(own_losses(found, self.gamma, self.smoothing))
 
     def _scores(self, rows: Rows, role: str, scale: torch.Tensor) -> torch.Tensor:
