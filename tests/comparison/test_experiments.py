@@ -8,12 +8,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, RECIPE, arms_at, find_experiment
 from hf_tripletclip.comparison.main import main
 from hf_tripletclip.comparison.photo_runs import BATCH, MAX_NEGATIVES
 from hf_tripletclip.comparison.runs import flags_of
-from hf_tripletclip.comparison.scales import mine_neighbours, paper_commands, scenes_flags, scenes_runs
+from hf_tripletclip.comparison.scales import PAPER_CONFIGS, mine_neighbours, paper_commands, scenes_flags, scenes_runs
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.mining.neighbours import captions_digest, find_neighbours
 from hf_tripletclip.objectives import available_objectives, get_objective
@@ -146,6 +147,15 @@ def test_the_paper_mines_before_it_trains_on_neighbours():
         "laclip_hn-seed-1",
     ]
     assert "neighbours" not in flags["clip-seed-0"]
+    other = paper_commands(
+        EXPERIMENTS["main"],
+        data="cc3m",
+        seeds=[0],
+        only=["laclip_hn"],
+        extra=["--dataset_name_or_path", "data/mine"],
+    )
+    assert shlex.split(other[0])[:3] == ["tripletclip", "mine", "data/mine"]
+    assert yaml.safe_load(Path(PAPER_CONFIGS["cc3m"]).read_text())["dataset_name_or_path"] == first[2]
 
 
 def test_the_paper_is_repeated_by_commands():

@@ -12,9 +12,6 @@ from hf_tripletclip.comparison.experiments import Arm, Experiment, arms_at
 from hf_tripletclip.comparison.runs import Run, flags_of, folder_of, words_of
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
-from hf_tripletclip.mining import mine
-from hf_tripletclip.training.pretraining import scenes_options
-from hf_tripletclip.training.script_arguments import parse_arguments
 
 SCENES_COLUMNS = {
     **{f"accuracy_{kind}": kind for kind in NEGATIVE_TYPES},
@@ -105,6 +102,10 @@ def mine_neighbours(run: Run, config: Path, progress: bool = True) -> None:
     Raises:
         FileExistsError: The folder holds neighbours of other rows.
     """
+    from hf_tripletclip.mining import mine  # here: a refusal and the paper's commands need not wait for them
+    from hf_tripletclip.training.pretraining import scenes_options
+    from hf_tripletclip.training.script_arguments import parse_arguments
+
     model_args, data_args, args = parse_arguments(list(run.command[2:]), config)
     options = scenes_options(data_args, model_args)
     mine(
@@ -145,7 +146,8 @@ def paper_commands(
         raise ValueError(f"At the scale of the paper `--data` is {' or '.join(PAPER_CONFIGS)}, not {data!r}.")
     root, commands = output_dir or Path("outputs") / f"{experiment.name}-{data}", []
     if any(arm.needs_neighbours for arm in arms_at(experiment, "paper", only)):
-        mined = ["mine", PAPER_DATA[data], "--model", PAPER_MINER, "--output", str(root / MINED_FOLDER)]
+        rows = flags_of(extra).get("dataset_name_or_path", PAPER_DATA[data])  # those that are trained on
+        mined = ["mine", rows, "--model", PAPER_MINER, "--output", str(root / MINED_FOLDER)]
         commands.append(shlex.join(["tripletclip", *mined, "--num_negatives", "0"]))
     for seed in seeds:
         start = None
