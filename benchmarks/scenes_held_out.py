@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_tripletclip import load_scenes
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.data.scenes import start_folder
 from hf_tripletclip.data.scenes.build import make_row
 from hf_tripletclip.data.scenes.scene import Scene

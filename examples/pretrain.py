@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from hf_tripletclip.cli import run_reporting_errors
-from hf_tripletclip.training.pretraining import main
+from hf_tripletclip.training.run import main
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "scenes_cpu.yaml"
 

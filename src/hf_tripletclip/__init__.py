@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_tripletclip.lazy import lazy_exports
+from hf_tripletclip.utils.lazy import lazy_exports
 from hf_tripletclip.version import __version__
 
 # The one table of public names: name -> module that defines it.
@@ -23,7 +23,7 @@ _PUBLIC = {
     "evaluate_triplets": "evaluation",
     "get_objective": "objectives",
     "join": "joining",
-    "load_processor": "checkpoints",
+    "load_processor": "layouts",
     "load_scenes": "data",
     "load_tripletdata": "data",
     "mine": "mining",
@@ -31,12 +31,12 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
-    from hf_tripletclip.checkpoints import load_processor
     from hf_tripletclip.configuration import TripletCLIPConfig
     from hf_tripletclip.data import TripletCollator, load_scenes, load_tripletdata
     from hf_tripletclip.evaluation import evaluate_triplets
     from hf_tripletclip.hub import push_model
     from hf_tripletclip.joining import join
+    from hf_tripletclip.layouts import load_processor
     from hf_tripletclip.mining import mine
     from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
     from hf_tripletclip.objectives import available_objectives, get_objective

@@ -33,7 +33,7 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from hf_tripletclip.checkpoints.writing import as_os_error
+        from hf_tripletclip.utils.writing import as_os_error
 
         if os.environ.get("TRIPLETCLIP_DEBUG") == "1":
             raise
@@ -51,8 +51,8 @@ def _public(error: Exception) -> str:
     """The message of an error, which may quote a server, without keys."""
     import huggingface_hub
 
-    from hf_tripletclip.extras import explained
-    from hf_tripletclip.redact import redact
+    from hf_tripletclip.utils.extras import explained
+    from hf_tripletclip.utils.redact import redact
 
     if isinstance(error, ImportError):
         error = explained(error)
@@ -79,7 +79,7 @@ def _convert(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     if not any(argument.split("=")[0] in ("--config", "--help", "-h") for argument in options.arguments):
         raise ValueError("name a configuration: tripletclip train --config FILE.yaml; examples/configs has some")
-    from hf_tripletclip.training.pretraining import main as pretrain
+    from hf_tripletclip.training.run import main as pretrain
 
     pretrain(options.arguments, prog="tripletclip train")
 
@@ -147,7 +147,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from hf_tripletclip.hub import push
+    from hf_tripletclip.push import push
 
     url = push(
         options.folder,
@@ -174,8 +174,8 @@ def _demo(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     import yaml
 
-    from hf_tripletclip.evaluation.interpolation import parse_alphas
     from hf_tripletclip.evaluation.merge import merge
+    from hf_tripletclip.evaluation.wise_ft import parse_alphas
 
     curve, point = merge(
         options.base,

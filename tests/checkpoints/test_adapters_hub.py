@@ -8,13 +8,13 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from tests.checkpoints import BASE
-from tests.checkpoints.test_clip_like import change_adapter, write_clip
+from tests.checkpoints.test_load import change_adapter, write_clip
 from tests.checkpoints.test_peft_model import adapted
 from tests.loopback_hub import run_python
 
 LOAD = """
 from hf_tripletclip import TripletCLIPModel, load_processor, push_model
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.load import load_clip_like
 
 def scale(model):
     return round(model.logit_scale.item(), 4)

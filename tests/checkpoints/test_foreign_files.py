@@ -17,16 +17,16 @@ from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
-from hf_tripletclip.checkpoints.configs import read_config
-from hf_tripletclip.checkpoints.processor import load_processor
-from hf_tripletclip.checkpoints.weights_check import check_weights, find_weights
-from hf_tripletclip.checkpoints.weights_files import read_weights
+from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.generation.captions.llm import load_model
 from hf_tripletclip.generation.chat import ChatModel
 from hf_tripletclip.generation.images.diffusers import DiffusersImages
+from hf_tripletclip.layouts.configs import read_config
+from hf_tripletclip.layouts.processor import load_processor
+from hf_tripletclip.layouts.weights_check import check_weights, find_weights
+from hf_tripletclip.layouts.weights_files import read_weights
 from tests.checkpoints import SMALL, write_published
-from tests.checkpoints.test_clip_like import change_adapter, write_adapter, write_clip
+from tests.checkpoints.test_load import change_adapter, write_adapter, write_clip
 from tests.generation.captions.tiny_lm import save_random_lm
 from tests.generation.images.tiny_pipelines import save_stable_diffusion
 

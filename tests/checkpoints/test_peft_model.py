@@ -16,10 +16,10 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints import TripletCLIPPeftModel
-from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.load import load_clip_like
+from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
 from tests.checkpoints import small_processor, write_published
-from tests.checkpoints.test_clip_like import assert_same, change_adapter, embeddings, write_clip
+from tests.checkpoints.test_load import assert_same, change_adapter, embeddings, write_clip
 from tests.tiny import positives, tiny_config
 
 BASE_SCALE = 2.6592

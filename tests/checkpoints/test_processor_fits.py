@@ -15,11 +15,11 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments, push_model
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.clip_like import load_clip_like, text_features, tokenize
-from hf_tripletclip.checkpoints.processor import check_processor, check_processor_beside
+from hf_tripletclip.checkpoints.load import load_clip_like, text_features, tokenize
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.data.tokenizer import end_token_id, misread
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.layouts.processor import check_processor, check_processor_beside
 from tests.tiny import tiny_config
 
 WORDS = ["a", "red", "cat", "above", "blue", "dog"]

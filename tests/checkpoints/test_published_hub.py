@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.checkpoints import PUBLISHED_CHECKPOINTS
+from hf_tripletclip.layouts import PUBLISHED_CHECKPOINTS
 from tests.checkpoints import FOUR_FILES, change_tensors, failing
 from tests.loopback_hub import LoopbackHub, run_python
 

@@ -17,7 +17,7 @@ import torch
 from transformers import CLIPModel
 
 from hf_tripletclip.checkpoints import convert
-from tests.checkpoints.test_openclip import assert_same_outputs, random_state, some_inputs
+from tests.layouts.test_openclip import assert_same_outputs, random_state, some_inputs
 
 VOCABULARY, RANK = 99, 4
 # What `--precision bf16` makes of an OpenCLIP model (its `convert_weights_to_lp`): linear layers, convolutions,

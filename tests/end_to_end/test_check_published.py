@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from transformers import CLIPModel
 
-from hf_tripletclip.checkpoints import PUBLISHED_CHECKPOINTS
 from hf_tripletclip.cli import run_reporting_errors
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.evaluation import Retrieval, SugarCrepe
+from hf_tripletclip.layouts import PUBLISHED_CHECKPOINTS
 from tests.tiny import tiny_config
 
 COLOURS = ("red", "green", "blue", "white", "black")

@@ -17,7 +17,7 @@ from transformers import CLIPModel
 from hf_tripletclip import load_scenes
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
-from hf_tripletclip.evaluation import EvaluationResult
+from hf_tripletclip.results import EvaluationResult
 from tests.end_to_end.conftest import TWO_PROCESSES
 from tests.loopback_hub import HubError, LoopbackHub, run_command
 from tests.tiny import tiny_config

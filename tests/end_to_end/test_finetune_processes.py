@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_tripletclip import load_scenes
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.training.checkpointing import is_complete, last_complete_checkpoint
 from tests.end_to_end.conftest import ONE_PROCESS, TWO_PROCESSES, Example, losses

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.items import CHANCE, WINOGROUND, Item, choice, places
 from hf_tripletclip.evaluation.predictions import fingerprint, predict
+from hf_tripletclip.evaluation.readers.images import ImageFile
 
 ONE, TWO = ImageFile("one.png"), ImageFile("two.png")
 

@@ -12,13 +12,14 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from hf_tripletclip.evaluation import BenchmarksFailed, Encoder, EvaluationResult, SugarCrepe, Triplets, evaluate
+from hf_tripletclip.evaluation import BenchmarksFailed, Encoder, SugarCrepe, Triplets, evaluate
 from hf_tripletclip.evaluation.arguments import benchmark_options, main, parse_evaluation_arguments
 from hf_tripletclip.evaluation.build import build_benchmark, by_benchmark, location_field, place_of
 from hf_tripletclip.evaluation.kept import safe_name
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.run import choose
-from hf_tripletclip.evaluation.tables import format_result
+from hf_tripletclip.results import EvaluationResult
+from hf_tripletclip.results.result import format_result
 from tests.evaluation import CAPTIONS
 from tests.evaluation.benchmarks import picture, write_csv, write_images, write_table
 

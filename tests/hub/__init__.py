@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
-from hf_tripletclip.checkpoints.adapters import save_logit_scale
+from hf_tripletclip.layouts.adapters import save_logit_scale
 from tests.checkpoints import small_fields, small_processor
 
 FAKE = "hf_" + "A1b2C3d4" * 4  # a token that is none

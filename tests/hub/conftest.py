@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.hub.repository import Destination
 from tests.hub import FAKE
 from tests.loopback_hub import LoopbackHub
 

@@ -8,7 +8,7 @@ import difflib
 import pytest
 
 from hf_tripletclip.hub.card_metadata import body_of, fields_of, parse_card, with_fields
-from hf_tripletclip.hub.files import read_text
+from hf_tripletclip.utils.files import read_text
 
 CARD = """---
 # mine

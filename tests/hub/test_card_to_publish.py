@@ -13,14 +13,14 @@ from PIL import Image
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.adapters import save_logit_scale
-from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.hub import card_publish, create_model_card
 from hf_tripletclip.hub.card_metadata import fields_of
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.hub.card_use import Use, use_section
 from hf_tripletclip.hub.eval_results import write_eval_results
+from hf_tripletclip.layouts.adapters import save_logit_scale
 from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.results import EvaluationResult
 from tests.checkpoints import small_processor, write_published
 from tests.hub import FAKE, adapted, scores, small_model
 from tests.hub.test_model_card import curve, python_of

@@ -8,12 +8,12 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from hf_tripletclip.evaluation import EvaluationResult
-from hf_tripletclip.evaluation.result import Mean
 from hf_tripletclip.hub import create_model_card
 from hf_tripletclip.hub.eval_results import eval_entries, model_index, results_of_model, write_eval_results
 from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
 from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.results import EvaluationResult
+from hf_tripletclip.results.result import Mean
 
 
 def sugarcrepe(macro: float = 0.74451, **changes) -> EvaluationResult:

@@ -14,10 +14,11 @@ from transformers.utils import logging
 
 from hf_tripletclip import push_model
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.openclip import WEIGHTS_FILES
-from hf_tripletclip.evaluation import EvaluationResult
-from hf_tripletclip.hub import create_model_card, push
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.hub import create_model_card
+from hf_tripletclip.hub.repository import Destination
+from hf_tripletclip.layouts.openclip import WEIGHTS_FILES
+from hf_tripletclip.push import push
+from hf_tripletclip.results import EvaluationResult
 from tests.checkpoints import small_processor, write_published
 from tests.hub import adapted, small_model, write_run
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 from datasets import load_dataset
 
+from hf_tripletclip.generation import push_dataset
 from hf_tripletclip.generation.run import generate
-from hf_tripletclip.hub import push_dataset
 from tests.generation.stages_for_tests import settings, write_source
 from tests.loopback_hub import LoopbackHub, run_command, run_python
 

@@ -12,10 +12,10 @@ import torch
 
 from hf_tripletclip import push_model
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.checkpoints.openclip import WEIGHTS_FILES
-from hf_tripletclip.hub import push
-from hf_tripletclip.hub.files import read_json, without_paths, without_tokens
 from hf_tripletclip.hub.model_files import check_model, pictures_of, stage_model
+from hf_tripletclip.layouts.openclip import WEIGHTS_FILES
+from hf_tripletclip.push import push
+from hf_tripletclip.utils.files import read_json, without_paths, without_tokens
 from tests.checkpoints import small_processor, write_published
 from tests.hub import FAKE, small_model, write_run
 from tests.loopback_hub import LoopbackHub, run_python
@@ -200,7 +200,7 @@ def test_pushes_need_no_extra(made, tmp_path):
 import sys
 for name in ("datatrove", "nltk", "diffusers", "matplotlib"):
     sys.modules[name] = None
-from hf_tripletclip.hub import push
+from hf_tripletclip.push import push
 print(push({str(made)!r}, "user/model"))
 try:
     push({str(tmp_path)!r}, "user/data")

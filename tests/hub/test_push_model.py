@@ -19,8 +19,8 @@ HEAD = """
 import sys
 from pathlib import Path
 from hf_tripletclip import TripletCLIPModel, load_processor, push_model
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
-from hf_tripletclip.hub import push
+from hf_tripletclip.checkpoints.load import load_clip_like
+from hf_tripletclip.push import push
 from tests.hub import adapted, scores, small_model, small_processor
 
 def failing(call):
@@ -121,7 +121,7 @@ with torch.no_grad():
 
 
 def adapted_as_saved(base: Path):
-    from hf_tripletclip.checkpoints.clip_like import load_clip_like
+    from hf_tripletclip.checkpoints.load import load_clip_like
 
     return load_clip_like(base.with_name("lora"))[0].eval()
 

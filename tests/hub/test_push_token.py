@@ -17,7 +17,7 @@ import pytest
 import torch
 from huggingface_hub.utils import logging as hub_logging
 
-from hf_tripletclip.hub.upload import Destination, Snapshot
+from hf_tripletclip.hub.repository import Destination, Snapshot
 from hf_tripletclip.training import TripletCLIPTrainingArguments
 from hf_tripletclip.training.pushing import _tokens_not_pickled
 from tests.hub import FAKE
@@ -97,8 +97,8 @@ def test_what_is_said_while_training_goes_on_has_no_token(strategy, monkeypatch,
         raise RuntimeError(f"refused to {SECRET}")
 
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", refuses)
-    monkeypatch.setattr("hf_tripletclip.hub.upload.Destination.look", lambda _: Snapshot(frozenset(), None))
-    monkeypatch.setattr("hf_tripletclip.hub.upload.Destination.prepare", lambda _: None)
+    monkeypatch.setattr("hf_tripletclip.hub.repository.Destination.look", lambda _: Snapshot(frozenset(), None))
+    monkeypatch.setattr("hf_tripletclip.hub.repository.Destination.prepare", lambda _: None)
     heard: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())

@@ -10,8 +10,8 @@ import torch
 from transformers import BertConfig, T5ForConditionalGeneration
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.hub.card_equation import describe_objective
 from hf_tripletclip.objectives import ReconstructionTerm, get_objective, reconstruction
+from hf_tripletclip.objectives.describe import describe_objective
 from tests.objectives.reference import Batch, make_batch, reference
 from tests.tiny import decoder_labels, further_texts, negatives, positives, tiny_config
 from tests.tiny_decoder import WIDTH, tiny_decoder

@@ -8,8 +8,8 @@ import dataclasses
 import pytest
 import torch
 
-from hf_tripletclip.hub.card_equation import describe_objective
 from hf_tripletclip.objectives import Embeddings, LocalOwnTerm, Tokens, get_objective, token_terms
+from hf_tripletclip.objectives.describe import describe_objective
 from tests.objectives.reference import Batch, local_own, make_batch, make_tokens, reference
 
 WEIGHT = 0.2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from hf_tripletclip.pages.markup import controls, table, text
+from hf_tripletclip.utils.pages.markup import controls, table, text
 
 
 def test_text_cannot_leave_its_place():

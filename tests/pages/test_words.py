@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_tripletclip.pages.words import differing_words, marked_captions
+from hf_tripletclip.utils.pages.words import differing_words, marked_captions
 
 
 def marked(words):

@@ -11,7 +11,7 @@ from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import tiny_config
-from tests.training.test_evaluating import rows
+from tests.training.test_evaluation import rows
 from tests.training.test_trainer import make_trainer
 
 VISION = {"train_vision": "frozen"}

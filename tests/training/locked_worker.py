@@ -18,7 +18,7 @@ from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import TripletCollator, build_processor
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import tiny_config
-from tests.training.test_evaluating import COLOURS, rows
+from tests.training.test_evaluation import COLOURS, rows
 from tests.training.test_trainer import DISTILLED, losses, make_trainer
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -19,7 +19,7 @@ from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
 from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.trainer import TripletCLIPTrainer
 from tests.tiny import tiny_config
-from tests.training.test_evaluating import COLOURS, rows
+from tests.training.test_evaluation import COLOURS, rows
 from tests.training.test_trainer import make_trainer
 
 EVALUATED = {"eval_strategy": "epoch", "per_device_eval_batch_size": 4}

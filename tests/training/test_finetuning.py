@@ -12,12 +12,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
+from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.data import build_processor, load_scenes
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.evaluation import Encoder
 from hf_tripletclip.objectives import get_objective
-from hf_tripletclip.training import pretraining
+from hf_tripletclip.training import run as pretraining
 from hf_tripletclip.training.benchmarks import blank_result, make_benchmarks
 from hf_tripletclip.training.finetuning import FinetuningArguments, _name_repositories, main
 from hf_tripletclip.training.script_arguments import parse_arguments

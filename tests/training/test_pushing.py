@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from transformers.trainer_utils import HubStrategy
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.hub.repository import Destination
 from hf_tripletclip.training import pushing
 from tests.loopback_hub import run_python
 from tests.tiny import tiny_config

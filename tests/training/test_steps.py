@@ -22,8 +22,8 @@ from hf_tripletclip.training.batches import KEYS, SharedBatches, first_rows, row
 from hf_tripletclip.training.callbacks import ClampLogitScale
 from hf_tripletclip.training.steps import Means, TrainingStoppedError
 from tests.tiny import captions, images, tiny_config
-from tests.training import test_evaluating
-from tests.training.test_evaluating import processor  # noqa: F401
+from tests.training import test_evaluation
+from tests.training.test_evaluation import processor  # noqa: F401
 from tests.training.test_trainer import Rows, losses, make_trainer
 
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
@@ -150,7 +150,7 @@ def make(tmp_path, processor):  # noqa: F811
         return make_trainer(
             tmp_path / "run",
             model=TripletCLIPModel(TripletCLIPConfig(**base)),
-            train_dataset=Dataset.from_list(test_evaluating.rows(rows, broken=broken)),
+            train_dataset=Dataset.from_list(test_evaluation.rows(rows, broken=broken)),
             data_collator=TripletCollator(processor, broken_rows=BrokenRows(tmp_path / "broken_rows.jsonl")),
             **{"per_device_train_batch_size": 3, "train_sampling_strategy": "sequential", **kwargs},
         )

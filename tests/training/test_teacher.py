@@ -20,7 +20,7 @@ from hf_tripletclip.training.locked import check_some_is_locked
 from hf_tripletclip.training.teacher import TEACHER_WEIGHTS, Teacher, teacher_of
 from tests.tiny import negatives, positives, tiny_config
 from tests.training.cached import VISION, make_cached  # noqa: F401
-from tests.training.test_evaluating import processor, rows  # noqa: F401
+from tests.training.test_evaluation import processor, rows  # noqa: F401
 from tests.training.test_trainer import LORA, losses, make_trainer, tuned
 
 MOVING = {

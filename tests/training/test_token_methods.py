@@ -12,7 +12,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.decoder_input import FILE
+from hf_tripletclip.modeling.decoder_input import FILE
 from hf_tripletclip.objectives import reconstruction
 from hf_tripletclip.training.checkpointing import mark_complete
 from hf_tripletclip.training.resuming import ResumingTrainer

@@ -17,7 +17,7 @@ from hf_tripletclip.training import tower_cache
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import tiny_config
 from tests.training.cached import BOTH, LORA, TEXT, TOWERS, VISION, make_cached  # noqa: F401
-from tests.training.test_evaluating import processor, rows  # noqa: F401
+from tests.training.test_evaluation import processor, rows  # noqa: F401
 from tests.training.test_trainer import DISTILLED, losses, make_trainer
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.data import TripletCollator
-from hf_tripletclip.training.evaluating import identities_of_tensors
+from hf_tripletclip.training.evaluation import identities_of_tensors
 from hf_tripletclip.training.tower_cache import TowerCache, fingerprint
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import captions, images, tiny_config
 from tests.training.cached import BOTH, LORA, VISION, config_for, make_cached  # noqa: F401
-from tests.training.test_evaluating import processor, rows  # noqa: F401
+from tests.training.test_evaluation import processor, rows  # noqa: F401
 
 
 def cache_for(core, folder, towers=("text", "vision"), precision="no") -> TowerCache:

@@ -12,7 +12,7 @@ from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import tiny_config
 from tests.training.cached import LORA, TEXT, VISION, make_cached  # noqa: F401
-from tests.training.test_evaluating import processor, rows  # noqa: F401
+from tests.training.test_evaluation import processor, rows  # noqa: F401
 from tests.training.test_trainer import DISTILLED, Rows, make_trainer
 
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.trainer_utils import unwrap_peft_model
+
+from hf_tripletclip.configuration import one_line
 
 LISTED = 3  # names in a message
 
@@ -60,3 +63,18 @@ def check_same_architecture(base: dict[str, torch.Tensor], tuned: dict[str, torc
             for name in different[:LISTED]
         )
         raise ValueError(f"The two models cannot be merged, their shapes differ: {listed}.")
+
+
+def merged(model: Any) -> Any:
+    """
+    The plain model that a `PeftModel` computes, its adapters merged into the weights; other models as they are.
+
+    Raises:
+        ValueError: It is of a kind that cannot be merged.
+    """
+    if unwrap_peft_model(model) is model:
+        return model
+    try:
+        return model.merge_and_unload()
+    except (NotImplementedError, AttributeError, ValueError) as error:
+        raise ValueError(f"the PEFT adapter cannot be merged into its model: {one_line(error)}.") from error

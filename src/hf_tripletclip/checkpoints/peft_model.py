@@ -14,8 +14,8 @@ from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import CLIPModel
 
-from hf_tripletclip.checkpoints.adapters import LOGIT_SCALE_FILE, read_logit_scale, write_logit_scale
-from hf_tripletclip.extras import optional_imports
+from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE, read_logit_scale, write_logit_scale
+from hf_tripletclip.utils.extras import optional_imports
 
 with optional_imports():
     from peft import PeftConfig, PeftModel
@@ -58,6 +58,8 @@ class TripletCLIPPeftModel(PeftModel):
     >>> base = TripletCLIPModel.from_pretrained("openai/clip-vit-base-patch32")
     >>> model = TripletCLIPPeftModel.from_pretrained(base, "adapter")
     ```"""
+
+    keeps_logit_scale = True  # which peft's own class does not
 
     def __init__(
         self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", **kwargs: Any
@@ -171,7 +173,7 @@ class TripletCLIPPeftModel(PeftModel):
         """
         # Imported here: `hub` is built on this package.
         from hf_tripletclip.hub.model_push import upload_model
-        from hf_tripletclip.hub.upload import Destination
+        from hf_tripletclip.hub.repository import Destination
 
         return upload_model(
             self,

@@ -20,7 +20,7 @@ from hf_tripletclip.comparison.scales import (
     scenes_runs,
 )
 from hf_tripletclip.comparison.summary import summarize, write_summary
-from hf_tripletclip.evaluation.plots import require_plots
+from hf_tripletclip.utils.plots import require_plots
 
 STEPS = {"scenes": 150, "photos": 300}
 SEEDS = {"scenes": (0, 1, 2), "photos": (0, 1, 2, 3, 4), "paper": (0,)}

@@ -18,7 +18,6 @@ from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import set_seed
 
 from hf_tripletclip.checkpoints.merging import interpolate
-from hf_tripletclip.checkpoints.processor import load_processor
 from hf_tripletclip.comparison.experiments import Experiment, arms_at
 from hf_tripletclip.comparison.photos import (
     CAPTIONS_FILE,
@@ -35,11 +34,12 @@ from hf_tripletclip.comparison.photos import (
 )
 from hf_tripletclip.comparison.runs import METRICS_FILE, Run, differences_from, folder_of, words_of
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.hub.files import replace_text
+from hf_tripletclip.layouts.processor import load_processor
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.training.checkpointing import file_digest
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
+from hf_tripletclip.utils.files import replace_text
 
 ROWS, QUESTIONS, PICTURES, START = "rows", "questions.json", "pictures.safetensors", "start"
 SOURCES, SOURCES_FILE = (CAPTIONS_FILE, SPLIT_FILE, LABELS_FILE), "sources.json"

@@ -15,8 +15,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hf_tripletclip.hub.files import replace_text
 from hf_tripletclip.training.variants import as_flags
+from hf_tripletclip.utils.files import replace_text
 
 METRICS_FILE = "metrics.json"
 LOG_FILE = "log.txt"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hf_tripletclip.comparison.runs import Run
-from hf_tripletclip.evaluation.plots import plot_comparison
+from hf_tripletclip.results.plots import plot_comparison
 
 CONFIDENCE = 0.95
 EQUAL = 1e-12  # what rounding leaves between equal gaps

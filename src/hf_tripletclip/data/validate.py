@@ -42,7 +42,7 @@ from hf_tripletclip.data.schema import (
     PARAPHRASE,
 )
 from hf_tripletclip.roles import BY_COLUMN
-from hf_tripletclip.worker_pool import worker_pool
+from hf_tripletclip.utils.worker_pool import worker_pool
 
 ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.1 MB
 LEFT_OUT = " (left out of rows that are used)"

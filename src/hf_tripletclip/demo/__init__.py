@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_tripletclip.lazy import lazy_exports
+from hf_tripletclip.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hf_tripletclip.demo.app import build_app, launch

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from hf_tripletclip.demo.scoring import Comparison, Composition, Trial, listed
-from hf_tripletclip.pages.markup import text
-from hf_tripletclip.pages.words import differing_words
+from hf_tripletclip.utils.pages.markup import text
+from hf_tripletclip.utils.pages.words import differing_words
 
 KINDS = {
     "replace_obj": "object replaced",

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from hf_tripletclip.checkpoints.clip_like import max_text_length
+from hf_tripletclip.checkpoints.load import max_text_length
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.demo.inputs import DemoError
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageFile
-from hf_tripletclip.evaluation.scoring import cosines
+from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.results.statistics import cosines
 
 DEFAULT_SCALE = 100.0  # of models that hold none: what CLIP's training ends with
 MAX_MODELS = 2
@@ -149,7 +149,7 @@ class DemoModels:
     @classmethod
     def from_pretrained(cls, sources: Sequence[str | os.PathLike[str]], *, device: str | None = None) -> DemoModels:
         """
-        Load models, see [`~hf_tripletclip.checkpoints.clip_like.load_clip_like`].
+        Load models, see [`~hf_tripletclip.checkpoints.load.load_clip_like`].
 
         Args:
             sources (`Sequence[str or os.PathLike]`): Directories or ids of Hub repositories, `ID@REVISION` for a

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES, get_benchmark
-from hf_tripletclip.lazy import lazy_exports
+from hf_tripletclip.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmarks.aro import ARO
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmarks.winoground import Winoground
     from hf_tripletclip.evaluation.benchmarks.zeroshot import ZeroShot
     from hf_tripletclip.evaluation.encoder import Encoder
-    from hf_tripletclip.evaluation.result import EvaluationResult, format_before_after
     from hf_tripletclip.evaluation.run import BenchmarksFailed, evaluate
     from hf_tripletclip.evaluation.triplets import triplet_metrics
+    from hf_tripletclip.results.result import EvaluationResult, format_before_after
 
 __all__ = [
     "ARO",
@@ -68,10 +68,8 @@ __getattr__, __dir__ = lazy_exports(
         **CLASSES,
         "BenchmarksFailed": "run",
         "Encoder": "encoder",
-        "EvaluationResult": "result",
         "evaluate": "run",
         "evaluate_triplets": "benchmarks.triplets",
-        "format_before_after": "result",
         "triplet_metrics": "triplets",
     },
 )

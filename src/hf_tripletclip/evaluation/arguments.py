@@ -14,13 +14,13 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from hf_tripletclip.config_parser import as_mapping, parse_with_config
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.kept import safe_name
 from hf_tripletclip.evaluation.processes import EXPECTED, in_all_processes, start_processes
 from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES
 from hf_tripletclip.evaluation.run import Outcome, choose, make_encoder, run_benchmarks
-from hf_tripletclip.evaluation.tables import format_result
+from hf_tripletclip.results.result import format_result
+from hf_tripletclip.utils.cli_arguments import as_mapping, parse_with_config
 
 NAMED = "one for all benchmarks (a benchmark's own is the folder of its name there, if it exists), or NAME=PLACE"
 
@@ -289,7 +289,7 @@ def _write_errors(outcome: Outcome, number: int) -> None:
     if not _is_main():
         return
     from hf_tripletclip.evaluation.report.errors import write_errors_page
-    from hf_tripletclip.evaluation.report.scores import is_raw
+    from hf_tripletclip.results.metrics import is_raw
 
     assert outcome.result is not None
     if not hasattr(outcome.benchmark, "checked_items") or is_raw(outcome.name):
@@ -303,7 +303,7 @@ def _write_errors(outcome: Outcome, number: int) -> None:
 def _check_leakage(outcome: Outcome, arguments: EvaluationArguments) -> None:
     if not _is_main():
         return
-    from hf_tripletclip.evaluation.leakage import check_leakage
+    from hf_tripletclip.evaluation.checks.leakage import check_leakage
 
     assert outcome.benchmark is not None
     report = check_leakage(

@@ -15,9 +15,9 @@ import transformers
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.scoring import TIE, intervals, tally
+from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import TIE, intervals, tally
 from hf_tripletclip.version import __version__
 
 logger = logging.get_logger(__name__)
@@ -36,7 +36,7 @@ class Benchmark(abc.ABC):
 
     Args:
         protocol (`"strict"` or `"official"`, defaults to `"strict"`): Our rules, see
-            [`~hf_tripletclip.evaluation.scoring`], or those of the benchmark's own script, where they differ:
+            [`~hf_tripletclip.results.statistics`], or those of the benchmark's own script, where they differ:
             `official_difference` says how. Then images and captions are prepared as there, too, see
             [`~hf_tripletclip.evaluation.official`].
         allow_missing (`bool`, defaults to `False`): Leave out rows whose images are missing or broken, and count them
@@ -79,7 +79,7 @@ class Benchmark(abc.ABC):
     def contents(self) -> Iterable[tuple[str, Sequence[ImageRef], Sequence[str]]]:
         """
         The key, the images and the captions of each row, for the check of a training set against them, see
-        [`~hf_tripletclip.evaluation.leakage`].
+        [`~hf_tripletclip.evaluation.checks.leakage`].
 
         Raises:
             ValueError: This benchmark does not say what is in it.
@@ -191,6 +191,7 @@ class Benchmark(abc.ABC):
             counts=dict(counts),
             settings=self.settings(encoder),
             predictions=predictions,
+            title=self.title,
             primary=self.primary if self.primary in values else next(iter(values), None),
             intervals=intervals(predictions, kept),
             baselines=dict(baselines or {}),

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_tripletclip.checkpoints.clip_like import (
+from hf_tripletclip.checkpoints.load import (
     check_two_towers,
     image_features,
     load_clip_like,
@@ -29,14 +29,14 @@ from hf_tripletclip.checkpoints.clip_like import (
     text_features,
     tokenize,
 )
-from hf_tripletclip.checkpoints.loading import loading, pick_device
-from hf_tripletclip.checkpoints.processor import check_processor
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.pixels import FastPixels, needless_steps
 from hf_tripletclip.data.tokenizer import tokenize_captions
-from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
 from hf_tripletclip.evaluation.processes import in_all_processes, start_processes
+from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.layouts.processor import check_processor
+from hf_tripletclip.utils.devices import loading, pick_device
 
 logger = logging.get_logger(__name__)
 
@@ -120,7 +120,7 @@ class Encoder:
         cls, source: str | os.PathLike[str], *, revision: str | None = None, device: str | None = None, **options: Any
     ) -> Encoder:
         """
-        Load a model and its processor, see [`~hf_tripletclip.checkpoints.clip_like.load_clip_like`].
+        Load a model and its processor, see [`~hf_tripletclip.checkpoints.load.load_clip_like`].
 
         Args:
             source (`str` or `os.PathLike`): A directory or the id of a Hub repository.

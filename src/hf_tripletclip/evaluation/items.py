@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_tripletclip.evaluation.images import ImageRef
+from hf_tripletclip.evaluation.readers.images import ImageRef
 
 # A pair is named by its two places: "i0c1" is the first image with the second caption, "c0c2" are two captions.
 # In a comparison the score of the first pair must be strictly greater than that of the second.

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.results.result import EvaluationResult
 
 STATE = "state"  # in `EvaluationResult.data`: the digest of `data_state`
 ROUNDING = ("batch_size",)  # settings that change no more than the rounding

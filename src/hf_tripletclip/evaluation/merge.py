@@ -8,20 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, read_base
-from hf_tripletclip.checkpoints.writing import check_target, whole_directory
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import Places
-from hf_tripletclip.evaluation.interpolation import (
-    CURVE_FILE,
-    PLOT_FILE,
-    Curve,
-    Interpolation,
-    Point,
-    plot_curve,
-)
-from hf_tripletclip.evaluation.plots import require_plots
 from hf_tripletclip.evaluation.run import choose
+from hf_tripletclip.evaluation.wise_ft import Interpolation
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, read_base
+from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point, plot_curve
+from hf_tripletclip.utils.plots import require_plots
+from hf_tripletclip.utils.writing import check_target, whole_directory
 
 DEFAULT_LOSS = 0.01  # of retention
 
@@ -94,8 +88,8 @@ def merge(
 
     # Imported here, as the command's last step: cards are made of what was measured, and know evaluation.
     from hf_tripletclip.hub.card_sections import Retention
-    from hf_tripletclip.hub.files import CARD_FILE
     from hf_tripletclip.hub.model_card import create_model_card
+    from hf_tripletclip.utils.files import CARD_FILE
 
     card = create_model_card(
         name=target.name,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.items import Item, places
-from hf_tripletclip.evaluation.scoring import CLUSTER, TIE, cosines, wins
+from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.results.statistics import CLUSTER, TIE, cosines, wins
 
 CATEGORY = "category"
 KEY = "key"

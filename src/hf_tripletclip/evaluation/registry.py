@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_tripletclip.named import load_class, make
+from hf_tripletclip.utils.registry import load_class, make
 
 if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmark import Benchmark

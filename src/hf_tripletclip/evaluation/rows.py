@@ -9,8 +9,8 @@ import torch
 
 from hf_tripletclip.evaluation.benchmark import Benchmark, missing_images
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.processes import in_all_processes
+from hf_tripletclip.evaluation.readers.images import ImageRef
 
 
 def encode_rows(

@@ -17,7 +17,7 @@ from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.kept import STATE, data_state, difference, read_result, safe_name
 from hf_tripletclip.evaluation.processes import EXPECTED, in_all_processes
 from hf_tripletclip.evaluation.registry import resolve
-from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.results.result import EvaluationResult
 
 Chosen = Mapping[str, "Benchmark | Exception"]
 

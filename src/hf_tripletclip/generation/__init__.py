@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_tripletclip.lazy import lazy_exports
+from hf_tripletclip.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hf_tripletclip.generation.captions.content import content_problem
@@ -41,6 +41,7 @@ __getattr__, __dir__ = lazy_exports(
         "filter_dataset": "filters",
         "generate": "run",
         "get_stage": "registry",
+        "push_dataset": "push",
         "row_seed": "stage",
     },
 )

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
 from hf_tripletclip.generation.filters import filters_of
 from hf_tripletclip.generation.registry import CAPTIONS, CHECKS, IMAGES, PARAPHRASES, get_stage
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.stage import Stage
 from hf_tripletclip.generation.wordnet import HOW
-from hf_tripletclip.named import fits
+from hf_tripletclip.utils.cli_arguments import as_columns, as_mapping, parse_with_config
+from hf_tripletclip.utils.registry import fits
 
 if TYPE_CHECKING:  # it needs datatrove, and `--help` does not
     from hf_tripletclip.generation.run import GenerationSettings

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hf_tripletclip.checkpoints.configs import read_config
-from hf_tripletclip.checkpoints.loading import loading, pick_device
+from hf_tripletclip.layouts.configs import read_config
+from hf_tripletclip.utils.devices import loading, pick_device
 
 Chat = list[dict[str, str]]  # turns of `role` and `content`
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.extras import optional_imports
 from hf_tripletclip.generation import local  # noqa: F401 - datatrove's own log is off
 from hf_tripletclip.generation.engine import Job, StageStep
 from hf_tripletclip.generation.filters import FilterSettings
@@ -26,6 +25,7 @@ from hf_tripletclip.generation.publish import GenerationReport, write_dataset
 from hf_tripletclip.generation.run import GenerationSettings, locked, prepare, run_here
 from hf_tripletclip.generation.stage import Stage
 from hf_tripletclip.generation.tasks import WRITE, recorded
+from hf_tripletclip.utils.extras import optional_imports
 
 with optional_imports():
     from datatrove.executor import slurm

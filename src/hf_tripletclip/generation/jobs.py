@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hf_tripletclip.redact import one_line
+from hf_tripletclip.utils.redact import one_line
 
 JOBS_FILE = "jobs.json"  # in the work folder
 ASK_SECONDS = 60  # for Slurm to answer

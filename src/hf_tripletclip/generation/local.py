@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hf_tripletclip.extras import optional_imports
+from hf_tripletclip.utils.extras import optional_imports
 
 with optional_imports():
     from datatrove.executor.local import LocalPipelineExecutor

@@ -128,7 +128,7 @@ def write_dataset(job: Job, filters: FilterSettings, *, progress: bool) -> Gener
         OSError: The disk is full; the units are kept.
         ValueError: No row is left.
     """
-    from hf_tripletclip.hub.dataset_card import write_dataset_card
+    from hf_tripletclip.generation.dataset_card import write_dataset_card
 
     source = job.source.open()
     units = list(job.plan.units())

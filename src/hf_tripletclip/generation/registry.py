@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_tripletclip.generation.stage import Stage
-from hf_tripletclip.named import make
+from hf_tripletclip.utils.registry import make
 
 CAPTIONS = {
     "llm": "captions.llm:LLMCaptions",

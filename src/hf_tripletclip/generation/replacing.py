@@ -22,7 +22,7 @@ from hf_tripletclip.generation.layout import (
     REPORT_FILE,
     WORK_FOLDER,
 )
-from hf_tripletclip.hub.files import CARD_FILE
+from hf_tripletclip.utils.files import CARD_FILE
 
 DATASET = (
     PLAN_FILE,

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 from hf_tripletclip.generation.answer_cache import AnswerCache, Request
-from hf_tripletclip.generation.requests import Outcome, Requests, remember_response
+from hf_tripletclip.generation.client import Outcome, Requests, remember_response
 from hf_tripletclip.generation.stage import Stage
-from hf_tripletclip.redact import printable, redact
+from hf_tripletclip.utils.redact import printable, redact
 
 MAX_CONCURRENCY = 100  # connections of huggingface_hub's client
 CONNECT_SECONDS = 10.0

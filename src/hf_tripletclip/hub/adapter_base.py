@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG
-from hf_tripletclip.checkpoints.published import CONFIG_FILE, TEXT_FOLDER
-from hf_tripletclip.hub.files import read_json
 from hf_tripletclip.hub.names import HubId, is_repo_id
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.hub.repository import Destination
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG
+from hf_tripletclip.layouts.published import CONFIG_FILE, TEXT_FOLDER
+from hf_tripletclip.utils.files import read_json
 
 PUSH_IT = (
     "push its base first (`tripletclip push BASE user/base`), and name that with `base_model` (`--base_model "
@@ -41,7 +41,7 @@ def find_base(folder: Path, base_model: str | None, destination: Destination, *,
     Args:
         folder (`Path`): The adapter's.
         base_model (`str`, *optional*): The base's id, where `adapter_config.json` does not say it.
-        destination ([`~hf_tripletclip.hub.upload.Destination`]): Where the adapter goes.
+        destination ([`~hf_tripletclip.hub.repository.Destination`]): Where the adapter goes.
         shown (`str`): What an error calls the adapter.
 
     Raises:

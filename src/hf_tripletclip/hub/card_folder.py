@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG
-from hf_tripletclip.evaluation.interpolation import CURVE_FILE, PLOT_FILE, Curve, Point
-from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.card_sections import Retention
-from hf_tripletclip.hub.files import read_json, read_text
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
+from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point
+from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.files import read_json, read_text
 
 LOSS_PLOT, EVALUATION_PLOT = "loss_curve.png", "evaluation.png"
 TRAINER_STATE = "trainer_state.json"

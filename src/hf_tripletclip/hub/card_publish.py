@@ -13,9 +13,9 @@ from hf_tripletclip.hub.card_folder import base_of_adapter, facts_of_folder, tel
 from hf_tripletclip.hub.card_metadata import body_of, fields_of, parse_card, with_fields, without_empty_metadata
 from hf_tripletclip.hub.card_use import OPENCLIP, PEFT, TRANSFORMERS, Use, has_markers, kind_of_folder, renamed
 from hf_tripletclip.hub.eval_results import TASK
-from hf_tripletclip.hub.files import CARD_FILE, read_text, without_tokens
 from hf_tripletclip.hub.model_card import MERGE, create_model_card, is_written, relation_to_base
 from hf_tripletclip.hub.names import HubId
+from hf_tripletclip.utils.files import CARD_FILE, read_text, without_tokens
 
 KEPT = ("license", "language")  # of the metadata of a card whose text is not
 KINDS = (TRANSFORMERS, PEFT, OPENCLIP)

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResultEntry
 
-from hf_tripletclip.evaluation.gains import format_gains
-from hf_tripletclip.evaluation.interpolation import Curve, Point
-from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
-from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics, table_rows
 from hf_tripletclip.hub.card_words import code, table, words
 from hf_tripletclip.hub.names import public_name
+from hf_tripletclip.results.curve import Curve, Point, format_gains
+from hf_tripletclip.results.result import EvaluationResult, main_metrics, table_rows
 
 SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")  # names of hyperparameters
 
@@ -53,9 +51,9 @@ class Retention:
     What a model gained and what it lost of what its base knew.
 
     Args:
-        curve ([`~hf_tripletclip.evaluation.interpolation.Curve`]): Models from the base (alpha 0) to the tuned (1).
+        curve ([`~hf_tripletclip.results.curve.Curve`]): Models from the base (alpha 0) to the tuned (1).
         alpha (`float`): The model that the card is of.
-        chosen ([`~hf_tripletclip.evaluation.interpolation.Point`], *optional*): The best that keeps enough.
+        chosen ([`~hf_tripletclip.results.curve.Point`], *optional*): The best that keeps enough.
         max_loss (`float`, *optional*): How much was enough.
         plot (`str`, *optional*): File of the curve's picture, beside the card.
     """
@@ -254,7 +252,7 @@ def _section(title: str, parts: Sequence[str | None]) -> str:
 
 
 def _title(result: EvaluationResult) -> str:
-    return benchmark_class(result.benchmark).title if result.benchmark in BENCHMARKS else result.benchmark
+    return result.title or result.benchmark
 
 
 def _number(value: Any) -> Any:

@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE
-from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.checkpoints.published import CONFIG_FILE, PUBLISHED_CHECKPOINTS, TEXT_FOLDER
 from hf_tripletclip.hub.card_words import code, in_python, words
 from hf_tripletclip.hub.names import HubId, is_repo_id, public_name
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE
+from hf_tripletclip.layouts.openclip import CONFIG_FILE as OPENCLIP_CONFIG
+from hf_tripletclip.layouts.published import CONFIG_FILE, PUBLISHED_CHECKPOINTS, TEXT_FOLDER
 
 TRANSFORMERS, PEFT, OPENCLIP = "transformers", "peft", "open_clip"  # kinds of models, by the Hub's `library_name`
 # How the text of a card begins.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hf_tripletclip.pages.markup import UNSHOWN, escape_markdown
+from hf_tripletclip.utils.pages.markup import UNSHOWN, escape_markdown
 
 INSIDE = re.compile(r"(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])")  # an underscore inside a word emphasises nothing
 

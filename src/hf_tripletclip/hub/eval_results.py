@@ -13,12 +13,11 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
-from hf_tripletclip.evaluation.report.scores import category_metrics, is_raw, overall_metrics
-from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.card_metadata import parse_card, with_fields
-from hf_tripletclip.hub.files import CARD_FILE, read_text, replace_text
 from hf_tripletclip.hub.names import is_repo_id, public_name
+from hf_tripletclip.results.metrics import category_metrics, is_raw, overall_metrics
+from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
 
 TASK = "zero-shot-image-classification"
 RETRIEVAL_TASK = "image-text-retrieval"
@@ -74,13 +73,12 @@ def model_index(results: Sequence[EvaluationResult], *, dataset: str | None = No
         official = result.settings.get("protocol") == "official"
         known = hub_data(result)
         name = dataset or (known.id if known else public_name(str(result.data.get("source") or result.benchmark)))
-        title = benchmark_class(result.benchmark).title if result.benchmark in BENCHMARKS else result.benchmark
         metrics = dict.fromkeys([*overall_metrics(result), *category_metrics(result).values()])
         found += [
             EvalResult(
                 task_type=RETRIEVAL_TASK if result.benchmark == "retrieval" else TASK,
                 dataset_type=name,
-                dataset_name=dataset or title,
+                dataset_name=dataset or result.title or result.benchmark,
                 metric_type=metric,
                 metric_name=f"{metric} (official protocol)" if official else None,
                 metric_value=round(result.metrics[metric], DIGITS),

@@ -9,8 +9,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 
-from hf_tripletclip.evaluation.result import EvaluationResult
-from hf_tripletclip.hub.card_equation import describe_objective
 from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
 from hf_tripletclip.hub.card_sections import (
     CITATION,
@@ -35,9 +33,11 @@ from hf_tripletclip.hub.card_use import (
 )
 from hf_tripletclip.hub.card_words import code, words
 from hf_tripletclip.hub.eval_results import TASK, model_index, same_result
-from hf_tripletclip.hub.files import without_tokens
 from hf_tripletclip.hub.names import is_repo_id, public_name
 from hf_tripletclip.objectives import Objective
+from hf_tripletclip.objectives.describe import describe_objective
+from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.files import without_tokens
 
 GAP = r"\[More Information Needed\]"
 # A card that peft or transformers left to fill in, which has 39 gaps, or one that `Trainer` asks to complete.

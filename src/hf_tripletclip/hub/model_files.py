@@ -15,14 +15,14 @@ from urllib.parse import unquote
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from safetensors import SafetensorError, safe_open
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
-from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.checkpoints.openclip import WEIGHTS_FILES as OPENCLIP_WEIGHTS
-from hf_tripletclip.checkpoints.published import TEXT_FOLDER
-from hf_tripletclip.evaluation.interpolation import CURVE_FILE, PLOT_FILE
 from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
 from hf_tripletclip.hub.card_use import OPENCLIP, PEFT, TRANSFORMERS, kind_of_folder
-from hf_tripletclip.hub.files import CARD_FILE, load_json, read_json, read_text, without_paths, without_tokens
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
+from hf_tripletclip.layouts.openclip import CONFIG_FILE as OPENCLIP_CONFIG
+from hf_tripletclip.layouts.openclip import WEIGHTS_FILES as OPENCLIP_WEIGHTS
+from hf_tripletclip.layouts.published import TEXT_FOLDER
+from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE
+from hf_tripletclip.utils.files import CARD_FILE, load_json, read_json, read_text, without_paths, without_tokens
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # The first and the last file that a training run of ours writes beside the model and its loss curve.

@@ -16,16 +16,9 @@ from huggingface_hub import CommitInfo
 from transformers import CLIPModel
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE, save_logit_scale
-from hf_tripletclip.checkpoints.loading import no_progress_bars
-from hf_tripletclip.checkpoints.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.checkpoints.openclip import TOKENIZER_FILES
-from hf_tripletclip.checkpoints.processor import PROCESSOR_FILES, check_processor, check_processor_beside
-from hf_tripletclip.evaluation.result import EvaluationResult
 from hf_tripletclip.hub.adapter_base import AdapterBase, find_base
 from hf_tripletclip.hub.card_publish import card_to_publish
 from hf_tripletclip.hub.card_use import OPENCLIP, PEFT, TRANSFORMERS, Use, has_markers
-from hf_tripletclip.hub.files import CARD_FILE, read_json, read_text
 from hf_tripletclip.hub.model_files import (
     CONFIG,
     EVALUATIONS,
@@ -36,7 +29,14 @@ from hf_tripletclip.hub.model_files import (
     stale_records,
 )
 from hf_tripletclip.hub.names import HubId, has_id_form
-from hf_tripletclip.hub.upload import Destination, Snapshot
+from hf_tripletclip.hub.repository import Destination, Snapshot
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE, save_logit_scale
+from hf_tripletclip.layouts.openclip import CONFIG_FILE as OPENCLIP_CONFIG
+from hf_tripletclip.layouts.openclip import TOKENIZER_FILES
+from hf_tripletclip.layouts.processor import PROCESSOR_FILES, check_processor, check_processor_beside
+from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.devices import no_progress_bars
+from hf_tripletclip.utils.files import CARD_FILE, read_json, read_text
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -89,7 +89,7 @@ def push_model(
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It holds no model, or one that is not finished or damaged; the processor does not fit the model,
-            see [`~hf_tripletclip.checkpoints.processor.check_processor`]; the base of an adapter is not on the Hub;
+            see [`~hf_tripletclip.layouts.processor.check_processor`]; the base of an adapter is not on the Hub;
             the repository holds an adapter and this is none, or the other way round; `repo_id` is no id; a revision
             is named for a pull request.
         TypeError: The object is no CLIP model.
@@ -131,7 +131,7 @@ def upload_model(
 
     Args:
         model, processor, base_model, license, commit_message: As in [`push_model`].
-        destination ([`~hf_tripletclip.hub.upload.Destination`]): Where to.
+        destination ([`~hf_tripletclip.hub.repository.Destination`]): Where to.
         commit_description (`str`, *optional*): Of the commit.
         tags (`Sequence[str]`): For the metadata of the card, also of one that the repository has.
         max_shard_size (`int` or `str`, defaults to `"50GB"`): Of a file of weights, for a model in memory.

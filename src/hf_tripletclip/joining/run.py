@@ -29,7 +29,7 @@ from hf_tripletclip.joining.pictures import each, is_wide
 from hf_tripletclip.joining.publish import dataset_features, number_of_rows, write_split
 from hf_tripletclip.joining.settings import JoinSettings
 from hf_tripletclip.mining.pairs import Pairs, counted, plan_of, read_pairs, stored_image, write_left_out
-from hf_tripletclip.worker_pool import worker_pool
+from hf_tripletclip.utils.worker_pool import worker_pool
 
 logger = logging.get_logger(__name__)
 
@@ -185,7 +185,7 @@ def _write(
     pool: ProcessPoolExecutor | None,
     progress: bool,
 ) -> None:
-    from hf_tripletclip.hub.dataset_card import write_dataset_card
+    from hf_tripletclip.generation.dataset_card import write_dataset_card
 
     work = target / WORK_FOLDER
     shutil.rmtree(work / STAGED_FOLDER, ignore_errors=True)

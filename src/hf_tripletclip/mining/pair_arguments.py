@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from hf_tripletclip.config_parser import as_columns, as_mapping, parse_with_config
+from hf_tripletclip.utils.cli_arguments import as_columns, as_mapping, parse_with_config
 
 
 @dataclass

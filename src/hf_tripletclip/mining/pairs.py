@@ -30,9 +30,15 @@ from hf_tripletclip.data.schema import (
     SEED,
     SOURCE,
 )
-from hf_tripletclip.evaluation.captioned import CAPTIONS, Captioned, pick_column, pick_image_column, read_captioned
-from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, content_digest
-from hf_tripletclip.evaluation.tar_sets import find_tar_set
+from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set
+from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, ImageRef, content_digest
+from hf_tripletclip.evaluation.readers.retrieval_sets import (
+    CAPTIONS,
+    Captioned,
+    pick_column,
+    pick_image_column,
+    read_captioned,
+)
 from hf_tripletclip.generation.captions.content import find_words
 from hf_tripletclip.generation.plan import Plan
 

@@ -227,7 +227,7 @@ def _write(
     samples: int,
     progress: bool,
 ) -> None:
-    from hf_tripletclip.hub.dataset_card import write_dataset_card
+    from hf_tripletclip.generation.dataset_card import write_dataset_card
 
     work = target / WORK_FOLDER
     shutil.rmtree(work / STAGED_FOLDER, ignore_errors=True)

@@ -170,7 +170,7 @@ def draw_objective(objective: Objective | type[Objective], path: str | os.PathLi
         ImportError: matplotlib is not installed.
         ValueError: It has a term of a class of one's own.
     """
-    from hf_tripletclip.evaluation.plots import new_figure
+    from hf_tripletclip.utils.plots import new_figure
 
     terms = [term for term in objective.terms if term.weight]
     pictures = [picture_of(term) for term in terms]

@@ -12,10 +12,10 @@ from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
+from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.evaluation.registry import BENCHMARKS
-from hf_tripletclip.evaluation.result import EvaluationResult, main_metrics
-from hf_tripletclip.training.evaluating import compositional_metric_names
+from hf_tripletclip.results.result import EvaluationResult, main_metrics
+from hf_tripletclip.training.evaluation import compositional_metric_names
 
 if TYPE_CHECKING:
     from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments

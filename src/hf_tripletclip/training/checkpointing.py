@@ -21,7 +21,7 @@ from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME, logging
 
-from hf_tripletclip.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
+from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
 
 logger = logging.get_logger(__name__)
 

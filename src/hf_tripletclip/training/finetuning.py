@@ -14,36 +14,28 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hf_tripletclip.checkpoints.clip_like import load_clip_like
-from hf_tripletclip.checkpoints.loading import loading
-from hf_tripletclip.config_parser import as_mapping
+from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.build import build_benchmark
-from hf_tripletclip.evaluation.gains import format_gains
-from hf_tripletclip.evaluation.interpolation import (
-    CURVE_FILE,
-    PLOT_FILE,
-    Interpolation,
-    Point,
-    metric_of,
-    parse_alphas,
-    plot_curve,
-)
 from hf_tripletclip.evaluation.merge import named_metric
 from hf_tripletclip.evaluation.registry import BENCHMARKS
+from hf_tripletclip.evaluation.wise_ft import Interpolation, parse_alphas
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Point, format_gains, metric_of, plot_curve
 from hf_tripletclip.training.agreement import output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
 from hf_tripletclip.training.locked import check_some_is_locked
-from hf_tripletclip.training.outputs import can_plot, check_push, push_run, write_card
-from hf_tripletclip.training.pretraining import hide_bars, require_writable, run_training
+from hf_tripletclip.training.record import can_plot, check_push, push_run, write_card
+from hf_tripletclip.training.run import hide_bars, require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs
+from hf_tripletclip.utils.cli_arguments import as_mapping
+from hf_tripletclip.utils.devices import loading
 
 TABLE_FILE = "finetuning.md"
 RESULTS_FILE = "finetuning.json"

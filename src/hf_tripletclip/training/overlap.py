@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the evaluation is in the training data, and what stands in the training data twice; looked up beforehand.
 
-Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.leakage` also finds resized copies. Of a
-stream only the beginning is looked at.
+Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.checks.leakage` also finds resized
+copies. Of a stream only the beginning is looked at.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hf_tripletclip.data.reading import BrokenValue, is_url, read_image_file
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS
 from hf_tripletclip.data.streaming import unshuffled
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.images import ImageCell, ImageFile
+from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile
 
 logger = logging.get_logger(__name__)
 

@@ -20,11 +20,11 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy, unwrap_peft_mo
 from transformers.utils import logging
 
 from hf_tripletclip.hub.model_push import upload_model
-from hf_tripletclip.hub.upload import Destination
+from hf_tripletclip.hub.repository import Destination
 from hf_tripletclip.modeling import TripletCLIPModel
-from hf_tripletclip.redact import redact
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.outputs import write_trainer_card
+from hf_tripletclip.training.record import write_trainer_card
+from hf_tripletclip.utils.redact import redact
 
 logger = logging.get_logger(__name__)
 

@@ -19,9 +19,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
-from hf_tripletclip.checkpoints.adapters import load_logit_scale
-from hf_tripletclip.checkpoints.writing import as_os_error
-from hf_tripletclip.decoder_input import load_decoder_input, save_decoder_input
+from hf_tripletclip.layouts.adapters import load_logit_scale
+from hf_tripletclip.modeling.decoder_input import load_decoder_input, save_decoder_input
 from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
 from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpoint_errors import UNWRITABLE, CheckpointNotWritten, reading_of
@@ -36,10 +35,11 @@ from hf_tripletclip.training.checkpointing import (
     step_of,
     unmark,
 )
-from hf_tripletclip.training.evaluating import compositional_metrics
+from hf_tripletclip.training.evaluation import compositional_metrics
 from hf_tripletclip.training.neighbours import NeighbourTrainer
 from hf_tripletclip.training.retention import StopAtRetentionLoss
 from hf_tripletclip.training.settings import FIXED, OF_ORDER, Course, differences, refusal, settings_of
+from hf_tripletclip.utils.writing import as_os_error
 
 logger = logging.get_logger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from transformers.utils import logging
 
-from hf_tripletclip.config_parser import as_columns, as_mapping, config_values, given_flags, parse_with_config
 from hf_tripletclip.data.scenes.start import START, start_folder
 from hf_tripletclip.generation.filters import filters_of
 from hf_tripletclip.training.argument_checks import check_data, check_numbers, settings_of_other_data
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.towers import TowerArguments
+from hf_tripletclip.utils.cli_arguments import as_columns, as_mapping, config_values, given_flags, parse_with_config
 
 logger = logging.get_logger(__name__)
 
@@ -121,7 +121,7 @@ def parse_arguments(
 
     Args:
         argv (`Sequence[str]`):
-            Command-line arguments, see [`~hf_tripletclip.config_parser.parse_with_config`].
+            Command-line arguments, see [`~hf_tripletclip.utils.cli_arguments.parse_with_config`].
             `--resume_from_checkpoint` without a value means the newest complete checkpoint.
         default_config (`str` or `Path`, *optional*):
             The YAML file to use without `--config`.

@@ -18,12 +18,12 @@ from transformers.trainer_utils import EvalLoopOutput, has_length, unwrap_peft_m
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
-from hf_tripletclip.checkpoints.adapters import save_logit_scale
-from hf_tripletclip.checkpoints.processor import LEGACY, check_processor
 from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, COLUMNS
+from hf_tripletclip.layouts.adapters import save_logit_scale
+from hf_tripletclip.layouts.processor import LEGACY, check_processor
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.roles import ROLES, TRIPLET
@@ -32,7 +32,7 @@ from hf_tripletclip.training.batches import first_rows, model_inputs, rows_in
 from hf_tripletclip.training.benchmarks import benchmark_metrics, make_benchmarks
 from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving
 from hf_tripletclip.training.drawing import columns_of, drawing_collator
-from hf_tripletclip.training.evaluating import (
+from hf_tripletclip.training.evaluation import (
     BROKEN,
     IDENTITIES,
     USABLE,

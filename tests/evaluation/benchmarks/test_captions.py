@@ -11,7 +11,7 @@ from datasets import Dataset
 from hf_tripletclip.evaluation.arguments import main
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.captions import Captions
-from hf_tripletclip.evaluation.tables import format_result
+from hf_tripletclip.results.result import format_result
 from tests.evaluation.benchmarks import HandEncoder, write_csv, write_images, write_table
 
 ROWS = [

@@ -15,8 +15,8 @@ from hf_tripletclip.evaluation.benchmarks.triplets import Triplets
 from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import get_benchmark
-from hf_tripletclip.evaluation.result import EvaluationResult
-from hf_tripletclip.evaluation.scoring import tally
+from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.results.statistics import tally
 from tests.evaluation.benchmarks import HandEncoder, picture
 
 CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog"]

@@ -15,11 +15,11 @@ from transformers.utils import logging
 
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.zeroshot import ZeroShot, same_names
-from hf_tripletclip.evaluation.labelled import LabelledSet
-from hf_tripletclip.evaluation.prompts import imagenet_classes, openai_templates, prompt, read_templates
+from hf_tripletclip.evaluation.readers.class_sets import LabelledSet
+from hf_tripletclip.evaluation.readers.prompts import imagenet_classes, openai_templates, prompt, read_templates
+from hf_tripletclip.evaluation.readers.set_names import VTAB18, locate, short_name
 from hf_tripletclip.evaluation.recall import first_hits
 from hf_tripletclip.evaluation.registry import get_benchmark
-from hf_tripletclip.evaluation.set_names import VTAB18, locate, short_name
 from tests.evaluation.benchmarks import Naive, picture, write_images
 from tests.loopback_hub import HubError, run_python
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_tripletclip.evaluation import EvaluationResult
-from hf_tripletclip.evaluation.result import Mean
-from hf_tripletclip.evaluation.scoring import intervals, tally
+from hf_tripletclip.results import EvaluationResult
+from hf_tripletclip.results.result import Mean
+from hf_tripletclip.results.statistics import intervals, tally
 
 KINDS = ("swap_obj", "add_att")
 MEANS = {

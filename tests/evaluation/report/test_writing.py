@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_tripletclip.evaluation import EvaluationResult
 from hf_tripletclip.evaluation.report import write_report
 from hf_tripletclip.evaluation.report.arguments import main
-from hf_tripletclip.evaluation.result import Mean
+from hf_tripletclip.results import EvaluationResult
+from hf_tripletclip.results.result import Mean
 from tests.evaluation.report.conftest import make_result
 from tests.pages.looking import browse, needs_browser, stands_alone, visit
 

@@ -17,8 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from hf_tripletclip.data.schema import CAPTION, ID, NEG_CAPTION, NEGATIVE_TYPE
 from hf_tripletclip.generation.captions.inference import InferenceCaptions
+from hf_tripletclip.generation.client import ServerError
 from hf_tripletclip.generation.registry import get_stage
-from hf_tripletclip.generation.requests import ServerError
 from hf_tripletclip.generation.stage import ERROR
 from tests.generation.asking import answered, expected, fails_at_bad, rows, stage_for, with_bad
 from tests.generation.captions.tiny_lm import save_chain_lm

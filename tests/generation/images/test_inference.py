@@ -11,9 +11,9 @@ from datasets import Dataset, Features
 from PIL import Image
 
 from hf_tripletclip.data.schema import ID, NEG_CAPTION, NEG_IMAGE, SEED
+from hf_tripletclip.generation.client import ServerError
 from hf_tripletclip.generation.images.inference import InferenceImages
 from hf_tripletclip.generation.registry import get_stage
-from hf_tripletclip.generation.requests import ServerError
 from hf_tripletclip.generation.stage import ERROR
 from tests.generation.servers import InferenceServer, Reply, answer, caption_of, picture
 

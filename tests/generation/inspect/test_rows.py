@@ -11,7 +11,7 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from hf_tripletclip.generation.inspect.rows import read_sample
-from hf_tripletclip.pages.pictures import THUMBNAIL, thumbnail
+from hf_tripletclip.utils.pages.pictures import THUMBNAIL, thumbnail
 from tests.data.test_tars import png, write_tar
 from tests.generation.inspect.datasets_to_look_at import scored_rows, write_dataset, write_rows
 

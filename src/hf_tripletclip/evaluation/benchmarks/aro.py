@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from hf_tripletclip.evaluation.images import ImageCell
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.parts import (
+from hf_tripletclip.evaluation.caption_choice import (
     ChoiceBenchmark,
     ImageFinder,
     check_text,
@@ -22,9 +20,11 @@ from hf_tripletclip.evaluation.parts import (
     read_rows,
     strings,
 )
+from hf_tripletclip.evaluation.items import Item
 from hf_tripletclip.evaluation.predictions import CATEGORY
-from hf_tripletclip.evaluation.result import Mean
-from hf_tripletclip.evaluation.sources import load_table, take
+from hf_tripletclip.evaluation.readers.images import ImageCell
+from hf_tripletclip.evaluation.readers.tables import load_table, take
+from hf_tripletclip.results.result import Mean
 
 RELATION, ATTRIBUTION = "vg_relation", "vg_attribution"
 KIND = "kind"  # the column of predictions: the relation, or the two attributes

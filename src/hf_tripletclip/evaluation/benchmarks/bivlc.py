@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from hf_tripletclip.evaluation.image_pairs import PairsBenchmark
 from hf_tripletclip.evaluation.items import CHANCE, CHOOSE_CAPTION, CHOOSE_IMAGE, Comparisons, Item
-from hf_tripletclip.evaluation.pairs import PairsBenchmark
-from hf_tripletclip.evaluation.result import Mean
+from hf_tripletclip.results.result import Mean
 
 # By the official script's names.
 DIRECTIONS: Comparisons = {

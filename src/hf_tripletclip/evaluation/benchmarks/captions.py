@@ -15,16 +15,16 @@ from datasets import Dataset, Image
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import ID
-from hf_tripletclip.evaluation.captioned import pick_column
+from hf_tripletclip.evaluation.caption_choice import OPTIONS, ImageFinder
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageCell, ImageRef
-from hf_tripletclip.evaluation.item_benchmark import ItemBenchmark
 from hf_tripletclip.evaluation.items import Item, choice
-from hf_tripletclip.evaluation.parts import OPTIONS, ImageFinder
 from hf_tripletclip.evaluation.predictions import CATEGORY
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.scoring import tally
-from hf_tripletclip.evaluation.sources import load_table, read_csv_rows
+from hf_tripletclip.evaluation.questions import ItemBenchmark
+from hf_tripletclip.evaluation.readers.images import ImageCell, ImageRef
+from hf_tripletclip.evaluation.readers.retrieval_sets import pick_column
+from hf_tripletclip.evaluation.readers.tables import load_table, read_csv_rows
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import tally
 
 IMAGE_NAMES = (
     "image",

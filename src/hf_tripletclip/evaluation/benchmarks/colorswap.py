@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hf_tripletclip.evaluation.pairs import PairsBenchmark
+from hf_tripletclip.evaluation.image_pairs import PairsBenchmark
 
 
 @dataclass(kw_only=True)

@@ -13,10 +13,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from hf_tripletclip.data.raw import check_there
-from hf_tripletclip.evaluation.images import ImageFile
-from hf_tripletclip.evaluation.item_benchmark import ItemBenchmark
 from hf_tripletclip.evaluation.items import CHANCE, CHOOSE_IMAGE, Comparisons, Item
-from hf_tripletclip.evaluation.sources import read_csv
+from hf_tripletclip.evaluation.questions import ItemBenchmark
+from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.readers.tables import read_csv
 
 FILE, IMAGES = "Questions.csv", "MLLM_VLM Images"
 COMPARISONS: Comparisons = {"accuracy": CHOOSE_IMAGE}

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, ImageFinder, check_text, question
 from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.parts import ChoiceBenchmark, ImageFinder, check_text, question
 from hf_tripletclip.evaluation.predictions import CATEGORY
-from hf_tripletclip.evaluation.result import Mean
-from hf_tripletclip.evaluation.sources import read_csv
+from hf_tripletclip.evaluation.readers.tables import read_csv
+from hf_tripletclip.results.result import Mean
 
 CAPTION = re.compile(r"caption_\d+")
 TEMPLATE = "template"  # the column of predictions: positive, negative or hybrid

@@ -13,15 +13,15 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 
 from hf_tripletclip.evaluation.benchmark import LISTED, Benchmark
-from hf_tripletclip.evaluation.captioned import Captioned, read_captioned
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.predictions import KEY
 from hf_tripletclip.evaluation.processes import in_all_processes
+from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.evaluation.readers.retrieval_sets import Captioned, read_captioned
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
 from hf_tripletclip.evaluation.rows import encode_rows
-from hf_tripletclip.evaluation.scoring import CLUSTER, TIE, thinned
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import CLUSTER, TIE, thinned
 
 RECALL_AT = (1, 5, 10)
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"

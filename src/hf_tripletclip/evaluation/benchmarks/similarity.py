@@ -17,13 +17,13 @@ from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageCell
-from hf_tripletclip.evaluation.item_benchmark import ItemBenchmark
 from hf_tripletclip.evaluation.items import Item
 from hf_tripletclip.evaluation.predictions import fingerprint, predict
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.scoring import TIE, cosines
-from hf_tripletclip.evaluation.sources import load_triplets
+from hf_tripletclip.evaluation.questions import ItemBenchmark
+from hf_tripletclip.evaluation.readers.images import ImageCell
+from hf_tripletclip.evaluation.readers.tables import load_triplets
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import TIE, cosines
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 GAP = "modality_gap"

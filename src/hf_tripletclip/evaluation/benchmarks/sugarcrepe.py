@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
+from hf_tripletclip.evaluation.caption_choice import ImageFinder, PartsBenchmark, image_cells, pair, read_rows, strings
 from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.parts import ImageFinder, PartsBenchmark, image_cells, pair, read_rows, strings
-from hf_tripletclip.evaluation.sources import load_table
+from hf_tripletclip.evaluation.readers.tables import load_table
 
 TYPE_COLUMNS = ("Negative_type", "negative_type", "category")  # of a table: which of the seven
 

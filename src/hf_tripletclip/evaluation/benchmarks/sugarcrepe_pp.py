@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from hf_tripletclip.evaluation.caption_choice import ImageFinder, PartsBenchmark, read_rows, strings
 from hf_tripletclip.evaluation.items import Comparisons, Item
-from hf_tripletclip.evaluation.parts import ImageFinder, PartsBenchmark, read_rows, strings
-from hf_tripletclip.evaluation.sources import load_table
+from hf_tripletclip.evaluation.readers.tables import load_table
 
 # The captions are both positives and the negative.
 OUTCOMES: Comparisons = {

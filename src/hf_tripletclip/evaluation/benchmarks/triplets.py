@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from hf_tripletclip.checkpoints.clip_like import max_text_length
+from hf_tripletclip.checkpoints.load import max_text_length
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, first_caption, is_several, known_reason, row_name
 from hf_tripletclip.data.loading import check_columns, undecoded
@@ -32,14 +32,12 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageCell, ImageRef
-from hf_tripletclip.evaluation.item_benchmark import ItemBenchmark
 from hf_tripletclip.evaluation.items import Item
 from hf_tripletclip.evaluation.predictions import CATEGORY, encode_images, encode_texts, fingerprint, predict
 from hf_tripletclip.evaluation.processes import in_all_processes
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.scoring import TIE
-from hf_tripletclip.evaluation.sources import load_triplets
+from hf_tripletclip.evaluation.questions import ItemBenchmark
+from hf_tripletclip.evaluation.readers.images import ImageCell, ImageRef
+from hf_tripletclip.evaluation.readers.tables import load_triplets
 from hf_tripletclip.evaluation.triplets import (
     chance_of,
     comparisons_of,
@@ -47,6 +45,8 @@ from hf_tripletclip.evaluation.triplets import (
     recalls,
     triplet_means,
 )
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import TIE
 
 ROW = "row"  # the column of predictions with the row's index in the dataset
 TEXT_COLUMNS = (CAPTION, NEG_CAPTION, NEGATIVE_TYPE, HELD_OUT, ERROR)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.parts import (
+from hf_tripletclip.evaluation.caption_choice import (
     ImageFinder,
     PartsBenchmark,
     check_text,
@@ -18,7 +17,8 @@ from hf_tripletclip.evaluation.parts import (
     read_rows,
     strings,
 )
-from hf_tripletclip.evaluation.sources import take
+from hf_tripletclip.evaluation.items import Item
+from hf_tripletclip.evaluation.readers.tables import take
 
 VOTES = 2  # of three annotators, for a foil to be valid
 

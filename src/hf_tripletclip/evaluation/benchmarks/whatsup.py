@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_tripletclip.evaluation.caption_choice import (
+    ChoiceBenchmark,
+    ImageFinder,
+    check_text,
+    listed_rows,
+    question,
+    read_rows,
+)
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.parts import ChoiceBenchmark, ImageFinder, check_text, listed_rows, question, read_rows
 from hf_tripletclip.evaluation.predictions import CATEGORY
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
-from hf_tripletclip.evaluation.scoring import CLUSTER
-from hf_tripletclip.evaluation.sources import take
+from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.evaluation.readers.tables import take
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import CLUSTER
 
 OPPOSITES = {"left": "right", "on": "under", "in-front": "behind"}  # in the names of the images
 RELATION, SET = "relation", "set"  # columns of predictions

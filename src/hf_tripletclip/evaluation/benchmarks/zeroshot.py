@@ -13,16 +13,16 @@ import torch
 
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.images import ImageRef
-from hf_tripletclip.evaluation.labelled import LabelledSet, read_labelled
 from hf_tripletclip.evaluation.predictions import KEY
 from hf_tripletclip.evaluation.processes import in_all_processes
-from hf_tripletclip.evaluation.prompts import class_embeddings, openai_templates, read_templates
+from hf_tripletclip.evaluation.readers.class_sets import LabelledSet, read_labelled
+from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.evaluation.readers.prompts import class_embeddings, openai_templates, read_templates
+from hf_tripletclip.evaluation.readers.set_names import COLLECTIONS, VTAB18, locate, short_name
 from hf_tripletclip.evaluation.recall import first_hits, rank, recall_by_chance, topk_hits
-from hf_tripletclip.evaluation.result import EvaluationResult, Mean
 from hf_tripletclip.evaluation.rows import encode_rows
-from hf_tripletclip.evaluation.scoring import CLUSTER, TIE, thinned
-from hf_tripletclip.evaluation.set_names import COLLECTIONS, VTAB18, locate, short_name
+from hf_tripletclip.results.result import EvaluationResult, Mean
+from hf_tripletclip.results.statistics import CLUSTER, TIE, thinned
 
 SET, CLASS, LABEL = "set", "class", "label"
 TOP1, TOP5, PER_CLASS = "top1", "top5", "mean_per_class"

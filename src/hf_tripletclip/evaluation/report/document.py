@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hf_tripletclip.pages.markup import Html, escape_markdown, figure, table, text
+from hf_tripletclip.utils.pages.markup import Html, escape_markdown, figure, table, text
 
 
 @dataclass(frozen=True)

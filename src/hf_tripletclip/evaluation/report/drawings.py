@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from hf_tripletclip.evaluation.plots import PALETTE, new_figure, require_plots
+from hf_tripletclip.utils.plots import PALETTE, new_figure, require_plots
 
 INK, RULE, PAPER = "#1c1e21", "#dcdfe3", "#ffffff"  # the page has its own for these, by day and by night
 FONT = 10  # points: a phone shows the figure about as wide as it is

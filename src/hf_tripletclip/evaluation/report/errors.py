@@ -13,10 +13,10 @@ from typing import Any
 from hf_tripletclip.evaluation.items import Item
 from hf_tripletclip.evaluation.report.match import Row, card
 from hf_tripletclip.evaluation.report.reading import short_name
-from hf_tripletclip.evaluation.report.scores import show
-from hf_tripletclip.evaluation.result import EvaluationResult
-from hf_tripletclip.pages.markup import controls, grid, table, text
-from hf_tripletclip.pages.page import write_page
+from hf_tripletclip.results.metrics import show
+from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.pages.markup import controls, grid, table, text
+from hf_tripletclip.utils.pages.page import write_page
 
 KEY, CATEGORY, ROW = "key", "category", "row"  # columns of predictions
 RIGHT, WRONG = "right", "wrong"

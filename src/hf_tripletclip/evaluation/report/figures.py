@@ -23,8 +23,8 @@ from hf_tripletclip.evaluation.report.drawings import (
 )
 from hf_tripletclip.evaluation.report.published import Published, published_beside
 from hf_tripletclip.evaluation.report.reading import Entry, title_of
-from hf_tripletclip.evaluation.report.scores import category_metrics, is_raw
-from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.results.metrics import category_metrics, is_raw
+from hf_tripletclip.results.result import EvaluationResult
 
 MAX_CATEGORIES = 24
 IMAGENET = "imagenet1k"  # what metrics of several sets call it

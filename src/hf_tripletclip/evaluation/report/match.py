@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hf_tripletclip.data.decoding import BrokenValue
-from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.items import Item, places
-from hf_tripletclip.pages.markup import text
-from hf_tripletclip.pages.pictures import thumbnail
-from hf_tripletclip.pages.words import marked_captions
+from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.utils.pages.markup import text
+from hf_tripletclip.utils.pages.pictures import thumbnail
+from hf_tripletclip.utils.pages.words import marked_captions
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.results.result import EvaluationResult
 
 
 @dataclass(frozen=True)

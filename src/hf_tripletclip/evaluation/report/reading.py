@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
-from hf_tripletclip.evaluation.result import EvaluationResult
+from hf_tripletclip.results.result import EvaluationResult
 
 
 @dataclass

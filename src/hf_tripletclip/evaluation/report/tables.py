@@ -9,7 +9,7 @@ from itertools import combinations
 from hf_tripletclip.evaluation.report.document import Block, CellValue, Folded, Heading, Note, Table, Value
 from hf_tripletclip.evaluation.report.published import Published, published_beside, published_of, rows_of
 from hf_tripletclip.evaluation.report.reading import Entry, by_data, short_name, title_of
-from hf_tripletclip.evaluation.report.scores import (
+from hf_tripletclip.results.metrics import (
     Draws,
     best,
     category_metrics,

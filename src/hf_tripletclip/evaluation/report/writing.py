@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_tripletclip.evaluation.plots import require_plots
 from hf_tripletclip.evaluation.registry import BENCHMARKS
 from hf_tripletclip.evaluation.report import tables
 from hf_tripletclip.evaluation.report.document import Heading, Note, Picture, Section
 from hf_tripletclip.evaluation.report.figures import category_bars, similarity_histograms, tradeoffs
 from hf_tripletclip.evaluation.report.reading import Entry, by_data, read_entries, title_of
-from hf_tripletclip.pages.markup import escape_markdown
-from hf_tripletclip.pages.page import write_page
+from hf_tripletclip.utils.pages.markup import escape_markdown
+from hf_tripletclip.utils.pages.page import write_page
+from hf_tripletclip.utils.plots import require_plots
 from hf_tripletclip.version import __version__
 
 HOW_TO_READ = (

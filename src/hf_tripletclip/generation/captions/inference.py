@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from hf_tripletclip.generation.answer_cache import Request
 from hf_tripletclip.generation.captions.instructed import Answer, InstructedCaptions, Question
 from hf_tripletclip.generation.captions.prompts import build_messages
-from hf_tripletclip.generation.requests import Failure
+from hf_tripletclip.generation.client import Failure
 from hf_tripletclip.generation.served import INT32, ServedModel
 
 
@@ -21,7 +21,7 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
     Any server with OpenAI's chat completions will do: vLLM, TGI, `transformers serve`, an Inference Endpoint; or an
     Inference Provider. Answers are kept in `cache_dir` as they come, so a run that is killed pays for none twice. What
     is retried, and how the fault of a row is told from that of the server, says
-    [`~hf_tripletclip.generation.requests.Requests`].
+    [`~hf_tripletclip.generation.client.Requests`].
 
     Whether the same seed gives the same caption again is up to the server; answers in `cache_dir` stay as they are.
 

@@ -16,7 +16,7 @@ from hf_tripletclip.generation.captions.parsing import parse_answer
 from hf_tripletclip.generation.captions.prompts import EXAMPLES, build_messages, check_kinds, choose_kind, instruction
 from hf_tripletclip.generation.captions.unwrapping import without_thoughts
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
-from hf_tripletclip.redact import one_line
+from hf_tripletclip.utils.redact import one_line
 
 logger = logging.get_logger(__name__)
 

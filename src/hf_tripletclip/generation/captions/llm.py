@@ -74,7 +74,7 @@ class LLMCaptions(InstructedCaptions):
     _kept: Loaded | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        from hf_tripletclip.checkpoints.loading import check_dtype
+        from hf_tripletclip.utils.devices import check_dtype
 
         super().__post_init__()
         check_dtype(self.dtype)
@@ -165,8 +165,8 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
     from jinja2 import TemplateError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hf_tripletclip.checkpoints.configs import read_config
-    from hf_tripletclip.checkpoints.loading import loading, pick_device
+    from hf_tripletclip.layouts.configs import read_config
+    from hf_tripletclip.utils.devices import loading, pick_device
 
     if device is not None:
         pick_device(device)

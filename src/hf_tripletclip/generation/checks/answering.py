@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_tripletclip.checkpoints.configs import read_config
-from hf_tripletclip.checkpoints.loading import loading, no_report_of_what_is_refused, pick_device, pick_dtype
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.generation.chat import sampling
 from hf_tripletclip.generation.checks.questions import NO, YES
+from hf_tripletclip.layouts.configs import read_config
+from hf_tripletclip.layouts.loading import no_report_of_what_is_refused
+from hf_tripletclip.utils.devices import loading, pick_device, pick_dtype
 
 MAX_NEW_TOKENS = 16  # of an answer
 SHORT = "{question} Answer yes or no."

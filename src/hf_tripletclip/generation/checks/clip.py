@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Features, Value
 
-from hf_tripletclip.checkpoints.clip_like import image_features, load_clip_like, text_features, tokenize
-from hf_tripletclip.checkpoints.loading import check_dtype, loading, pick_device, pick_dtype
+from hf_tripletclip.checkpoints.load import image_features, load_clip_like, text_features, tokenize
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, decode_image
 from hf_tripletclip.data.schema import (
     CAPTION,
@@ -29,6 +28,7 @@ from hf_tripletclip.data.schema import (
     NEG_IMAGE,
 )
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage
+from hf_tripletclip.utils.devices import check_dtype, loading, pick_device, pick_dtype
 
 # Score -> the two columns whose embeddings it compares.
 PAIRS = {

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 from PIL import Image
 
-from hf_tripletclip.checkpoints.loading import check_dtype
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, decode_image
 from hf_tripletclip.data.schema import ID, NEG_CAPTION, NEG_IMAGE, VQA_SCORE
 from hf_tripletclip.generation.checks.questions import Question, build_chat, parse_questions, read_answer
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
+from hf_tripletclip.utils.devices import check_dtype
 
 VQA_QUESTIONS = "vqa_questions"  # the questions about neg_caption
 VQA_EXPECTED = "vqa_expected"  # their right answers, yes or no

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from hf_tripletclip.data.schema import IMAGE, IMAGE_COLUMNS, NEG_IMAGE
 from hf_tripletclip.generation.inspect.measures import NO_KIND
 from hf_tripletclip.generation.inspect.sample import Look, Row
-from hf_tripletclip.pages.markup import text
-from hf_tripletclip.pages.words import marked_captions
+from hf_tripletclip.utils.pages.markup import text
+from hf_tripletclip.utils.pages.words import marked_captions
 
 MAX_NEGATIVES = 8  # of a row
 

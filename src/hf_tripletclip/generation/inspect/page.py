@@ -13,7 +13,7 @@ from hf_tripletclip.generation.inspect import sections
 from hf_tripletclip.generation.inspect.measures import left_out_reasons
 from hf_tripletclip.generation.inspect.rows import read_sample
 from hf_tripletclip.generation.inspect.sample import Row
-from hf_tripletclip.pages.page import write_page
+from hf_tripletclip.utils.pages.page import write_page
 
 MAX_KINDS = 20
 OTHER_KINDS = "other kinds"

@@ -33,7 +33,7 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.data.validate import UNREADABLE, _check_row, _number_of_rows
 from hf_tripletclip.generation.inspect.sample import Look, Row, SplitSample
-from hf_tripletclip.pages.pictures import THUMBNAIL, thumbnail
+from hf_tripletclip.utils.pages.pictures import THUMBNAIL, thumbnail
 
 AT_ONCE = 100  # rows read from a part of a stream before the next part's turn: a row group of ours
 

@@ -21,7 +21,7 @@ from hf_tripletclip.generation.inspect.measures import (
     true_negatives,
 )
 from hf_tripletclip.generation.inspect.sample import Row, SplitSample
-from hf_tripletclip.pages.markup import controls, figure, grid, table, text
+from hf_tripletclip.utils.pages.markup import controls, figure, grid, table, text
 
 MEANINGS = {
     "clip_score_mean": "mean of clip_score and neg_clip_score, by which the paper filters",

@@ -10,8 +10,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from hf_tripletclip.evaluation.result import Mean
-from hf_tripletclip.evaluation.scoring import tally, wins
+from hf_tripletclip.results.result import Mean
+from hf_tripletclip.results.statistics import tally, wins
 
 DESCRIPTION = """
 The share of rows whose right candidate scores strictly higher than every other: SugarCrepe's question with two

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leakage: what of a benchmark is in a training set.
+
+Three things are compared, each of which can miss what another finds:
+
+- image ids: numbers of COCO (`000000222235.jpg`, `COCO_val2014_000000222235.jpg`, a column `cocoid`), the same in its
+  editions of 2014 and 2017, and file names that are a number of six or more digits without leading zeros, as those of
+  Flickr and Visual Genome are;
+- images, by their perceptual hash (64 bits, from the low frequencies of the cosine transform): copies in another size
+  or compression differ in few bits. Crops and mirror images are not found;
+- captions, whatever their capitals, spaces and final full stop.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, DatasetDict
+
+from hf_tripletclip.data.decoding import is_several
+from hf_tripletclip.data.loading import load_tripletdata, undecoded
+from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE_COLUMNS, KEY_COLUMNS
+from hf_tripletclip.evaluation.checks.hashing import MAX_DISTANCE, check_distance, image_hashes, near
+from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, ImageRef
+
+if TYPE_CHECKING:
+    from hf_tripletclip.evaluation.benchmark import Benchmark
+
+IMAGE_ID, NEAR_DUPLICATE, CAPTION = "image id", "near duplicate", "caption"  # the kinds
+COCO = re.compile(r"(?<!\d)0{6}(\d{6})(?!\d)")  # their numbers have six digits at most and are padded to twelve
+NUMBER = re.compile(r"[1-9]\d{5,}")  # as a whole file name: counters start with zeros, or are shorter
+COCO_COLUMNS = ("cocoid", "coco_id")
+NAME_COLUMNS = (*KEY_COLUMNS, "filename", "file_name", "image_file_name", "filepath", "coco_url")
+MAX_PAIRS = 1_000  # that are listed of a kind
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    What is compared of a row.
+
+    Args:
+        key (`str`): Names it in the report.
+        images (`tuple[ImageRef, ...]`): Its images.
+        captions (`tuple[str, ...]`): Its captions.
+        names (`tuple[str, ...]`): Keys and file names that may hold the ids of its images.
+    """
+
+    key: str
+    images: tuple[ImageRef, ...]
+    captions: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeakedPair:
+    """
+    Args:
+        kind (`str`): `image id`, `near duplicate` or `caption`.
+        training, benchmark (`str`): The keys of the rows.
+        what (`str`): The id, the bits that differ, or the caption.
+    """
+
+    kind: str
+    training: str
+    benchmark: str
+    what: str
+
+
+@dataclass
+class LeakageReport:
+    """
+    Args:
+        training, benchmark (`str`): What was compared.
+        counts (`dict[str, int]`): `training_rows`, `benchmark_rows`, images whose hash could not be compared because
+            they are missing or broken (`unread_images`) or show next to nothing (`plain_images`).
+        found (`dict[str, dict[str, int]]`): Kind -> the numbers of `training_rows` and `benchmark_rows` that are in a
+            pair, and of `pairs`.
+        pairs (`list[LeakedPair]`): Up to 1,000 of each kind.
+        benchmark_keys (`list[str]`): The rows of the benchmark that are in a pair of any kind, in its order.
+        max_distance (`int`): Bits in which the hashes of near duplicates may differ.
+    """
+
+    training: str
+    benchmark: str
+    counts: dict[str, int]
+    found: dict[str, dict[str, int]]
+    pairs: list[LeakedPair] = field(repr=False)
+    benchmark_keys: list[str] = field(repr=False)
+    max_distance: int = MAX_DISTANCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    def format_table(self, examples: int = 3) -> str:
+        """A plain-text table, and the first pairs of each kind."""
+        rows = self.counts["benchmark_rows"]
+        lines = [
+            f"{self.training} ({self.counts['training_rows']:,} rows) against {self.benchmark} ({rows:,} rows): "
+            f"{len(self.benchmark_keys):,} rows of the benchmark are in the training set in some way",
+            f"{'':16}{'training rows':>15}{'benchmark rows':>16}{'pairs':>12}",
+        ]
+        for kind, numbers in self.found.items():
+            values = (numbers["training_rows"], numbers["benchmark_rows"], numbers["pairs"])
+            lines.append(f"{kind:16}{values[0]:15,}{values[1]:16,}{values[2]:12,}")
+        for kind in self.found:
+            shown = [pair for pair in self.pairs if pair.kind == kind][:examples]
+            lines += [f"  {kind}: {pair.training} = {pair.benchmark} ({pair.what})" for pair in shown]
+        if left := self.counts["unread_images"] + self.counts["plain_images"]:
+            lines.append(
+                f"Not compared by hash: {left:,} images ({self.counts['unread_images']:,} missing or broken, "
+                f"{self.counts['plain_images']:,} too plain)"
+            )
+        return "\n".join(lines)
+
+
+def check_leakage(
+    benchmark: Benchmark, training: str | os.PathLike[str] | Dataset, *, split: str | None = None, **options: Any
+) -> LeakageReport:
+    """
+    Look for a benchmark's rows in a training set.
+
+    Args:
+        benchmark ([`Benchmark`]): One that has images or captions of its own.
+        training (`str`, `os.PathLike` or `Dataset`): Anything that [`~hf_tripletclip.data.load_tripletdata`] loads, or
+            the dataset itself.
+        split (`str`, *optional*): Of the training set. Defaults to `train`, or the only one.
+        options: Of [`find_leakage`].
+
+    Raises:
+        FileNotFoundError: The training set or the benchmark's data is not there.
+        ValueError: There is no such split, or the data is not what it should be.
+        ImportError: `imagehash` is not installed.
+    """
+    if isinstance(training, Dataset):
+        return find_leakage(training, benchmark, name="the training set", **options)
+    name = os.fspath(training)
+    loaded = load_tripletdata(name, split=split)
+    if isinstance(loaded, DatasetDict):
+        if "train" not in loaded and len(loaded) > 1:
+            raise ValueError(f"{name} has no split train: say which of {', '.join(map(str, loaded))} to check")
+        loaded = loaded["train" if "train" in loaded else next(iter(loaded))]
+    assert isinstance(loaded, Dataset)  # not streaming
+    return find_leakage(loaded, benchmark, name=name, **options)
+
+
+def find_leakage(
+    training: Dataset,
+    benchmark: Benchmark,
+    *,
+    name: str = "the training set",
+    max_distance: int = MAX_DISTANCE,
+    hashes: bool = True,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> LeakageReport:
+    """
+    Look for a benchmark's rows in a training set.
+
+    Args:
+        training (`datasets.Dataset`): With `image`, `caption`, `neg_image`, `neg_caption`, or some of them.
+        benchmark ([`Benchmark`]): One that has images or captions of its own.
+        name (`str`): What the report calls the training set.
+        max_distance (`int`, defaults to 6): Bits of 64 in which the hashes of near duplicates may differ.
+        hashes (`bool`, defaults to `True`): Whether to compare the images; it takes a few milliseconds for each.
+        num_workers (`int`, defaults to 0): Processes that read the images.
+        progress (`bool`, defaults to `True`): Whether to show a progress bar.
+
+    Raises:
+        ValueError: `max_distance` is out of range, or the data is not what it should be.
+        OSError: The benchmark's data is not there.
+        ImportError: `imagehash` is not installed.
+    """
+    check_distance(max_distance)
+    ours, theirs = training_rows(training), benchmark_rows(benchmark)
+    groups = {
+        IMAGE_ID: _shared(_by(ours, _ids), _by(theirs, _ids)),
+        CAPTION: _shared(_by(ours, _captions), _by(theirs, _captions)),
+    }
+    counts = {"training_rows": len(ours), "benchmark_rows": len(theirs), "unread_images": 0, "plain_images": 0}
+    if hashes:
+        images = list(dict.fromkeys(image for row in (*ours, *theirs) for image in row.images))
+        known, unread, plain = image_hashes(images, num_workers=num_workers, progress=progress)
+        counts |= {"unread_images": unread, "plain_images": plain}
+        mine, other = (_by(rows, lambda row: map(known.get, row.images)) for rows in (ours, theirs))
+        for found in (mine, other):
+            found.pop(None, None)  # the images without a hash
+        groups[NEAR_DUPLICATE] = [
+            (mine[one], other[two], f"{bits} of 64 bits differ")
+            for one, two, bits in near(list(mine), list(other), max_distance)
+        ]
+    leaked = sorted({row for kind in groups.values() for _, rows, _ in kind for row in rows})
+    return LeakageReport(
+        training=name,
+        benchmark=benchmark.name,
+        counts=counts,
+        found={kind: _count(of) for kind, of in groups.items()},
+        pairs=[pair for kind, of in groups.items() for pair in _pairs(kind, of, ours, theirs)],
+        benchmark_keys=[theirs[row].key for row in leaked],
+        max_distance=max_distance,
+    )
+
+
+# ---- The two sides ----
+
+
+def training_rows(dataset: Dataset) -> list[Row]:
+    """The rows of a triplet dataset."""
+    columns = dataset.column_names
+    images = [name for name in IMAGE_COLUMNS if name in columns]
+    captions = [name for name in CAPTION_COLUMNS if name in columns]
+    if not images and not captions:
+        raise ValueError(f"The training set has none of {', '.join((*IMAGE_COLUMNS, *CAPTION_COLUMNS))}: {columns}")
+    raw: Any = undecoded(dataset, images)
+    cells = [ImageCell.of_column(raw, name) for name in images]
+    rows = []
+    known = [name for name in columns if name in (*captions, *COCO_COLUMNS, *NAME_COLUMNS)]
+    about: Any = raw.select_columns(known) if known else [{} for _ in range(len(raw))]
+    for number, row in enumerate(about):
+        key = next((str(row[name]) for name in KEY_COLUMNS if row.get(name) is not None), f"row {number}")
+        names = [str(row[name]) for name in NAME_COLUMNS if row.get(name) is not None]
+        names += [f"{int(row[name]):012}" for name in COCO_COLUMNS if str(row.get(name) or "").isdecimal()]
+        texts = [text for name in captions for text in (row[name] if is_several(row[name]) else [row[name]])]
+        rows.append(
+            Row(
+                key=key,
+                images=tuple(cell[number] for cell in cells),
+                captions=tuple(text for text in texts if isinstance(text, str)),
+                names=tuple(names),
+            )
+        )
+    return rows
+
+
+def benchmark_rows(benchmark: Benchmark) -> list[Row]:
+    """The rows of a benchmark."""
+    return [Row(key, tuple(images), tuple(captions), (key,)) for key, images, captions in benchmark.contents()]
+
+
+# ---- What is compared ----
+
+
+def _ids(row: Row) -> Iterable[str]:
+    for name in (*row.names, *filter(None, map(_path, row.images))):
+        stem = PurePath(name).stem
+        if NUMBER.fullmatch(stem):
+            yield stem
+        yield from COCO.findall(stem)
+
+
+def _path(image: ImageRef) -> str | None:
+    if isinstance(image, ImageFile):
+        return image.path
+    value = image.dataset[image.row][image.column]
+    return value.get("path") if isinstance(value, Mapping) else None
+
+
+def _captions(row: Row) -> Iterable[str]:
+    for caption in row.captions:
+        if same := " ".join(caption.casefold().split()).removesuffix(".").rstrip():
+            yield same
+
+
+# ---- Groups: rows of the training set, rows of the benchmark, and what they share ----
+
+Group = tuple[Sequence[int], Sequence[int], str]
+
+
+def _by(rows: Sequence[Row], values: Callable[[Row], Iterable[Any]]) -> dict[Any, list[int]]:
+    """Value -> the rows that have it."""
+    found: dict[Any, list[int]] = {}
+    for number, row in enumerate(rows):
+        for value in set(values(row)):
+            found.setdefault(value, []).append(number)
+    return found
+
+
+def _shared(ours: Mapping[str, list[int]], theirs: Mapping[str, list[int]]) -> list[Group]:
+    return [(ours[value], rows, value) for value, rows in theirs.items() if value in ours]
+
+
+def _count(groups: Sequence[Group]) -> dict[str, int]:
+    return {
+        "training_rows": len({row for rows, _, _ in groups for row in rows}),
+        "benchmark_rows": len({row for _, rows, _ in groups for row in rows}),
+        "pairs": sum(len(ours) * len(theirs) for ours, theirs, _ in groups),
+    }
+
+
+def _pairs(kind: str, groups: Sequence[Group], ours: Sequence[Row], theirs: Sequence[Row]) -> list[LeakedPair]:
+    every = (
+        LeakedPair(kind, ours[one].key, theirs[other].key, what)
+        for left, right, what in groups
+        for other in right
+        for one in left
+    )
+    return list(islice(every, MAX_PAIRS))

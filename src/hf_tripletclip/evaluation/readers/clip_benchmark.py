@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets in the layout of CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark), such as
+`clip-benchmark/wds_flickr30k` on the Hub:
+
+```
+test/0.tar, test/1.tar, ...                members KEY.jpg (webp, png) and KEY.cls (label) or KEY.txt (captions)
+classnames.txt                             one class a line, in the order of the labels
+zeroshot_classification_templates.txt      one prompt a line, {c} is the class name
+```
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Image, Value
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+)
+
+from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.data.raw import check_there
+from hf_tripletclip.data.schema import ERROR
+from hf_tripletclip.data.tars import KEY, READER, URL, read_tars
+from hf_tripletclip.evaluation.benchmark import LISTED
+from hf_tripletclip.evaluation.readers.images import ImageCell
+
+IMAGES = ("webp", "png", "jpg", "jpeg")  # in the order in which CLIP_benchmark looks for them
+TEXTS = "*.txt"
+SHARDS = "nshards.txt"  # beside the tars: how many there are
+
+
+def find_tar_set(source: str | os.PathLike[str], split: str, revision: str | None = None) -> Path | None:
+    """
+    The folder of a set in this layout; from the Hub only the tars of the split and the text files are downloaded.
+
+    Args:
+        source (`str` or `os.PathLike`): A folder, or the id of a Hub dataset.
+        split (`str`): The split, such as `test`.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+
+    Returns:
+        `Path`, or `None` where it is not of this layout, or cannot be reached.
+
+    Raises:
+        FileNotFoundError: It can only be meant as a local path, and there is nothing.
+        PermissionError: The Hub asks to accept conditions first.
+        ValueError: It has tars, but none of this split.
+    """
+    name = os.path.expanduser(os.fspath(source))
+    if os.path.exists(name):
+        splits = sorted({path.parent.name for path in Path(name).glob("*/*.tar")}) if os.path.isdir(name) else []
+        _check(name, split, splits)
+        return Path(name) if splits else None
+    check_there(name)
+    try:
+        # Unlike a listing of the files, this does not try again for half a minute where there is no network.
+        files = [file.rfilename for file in HfApi().dataset_info(name, revision=revision).siblings or ()]
+        splits = sorted({path.split("/")[0] for path in files if path.endswith(".tar") and path.count("/") == 1})
+        _check(name, split, splits)
+        if not splits:
+            return None
+        return _download(name, split, revision)
+    except GatedRepoError as error:
+        raise PermissionError(
+            f"{name} is a gated dataset: open https://huggingface.co/datasets/{name}, accept its conditions, and log "
+            "in with `hf auth login` (or set HF_TOKEN)."
+        ) from error
+    except HFValidationError:
+        return None
+    except (HTTPError, ConnectionError):  # not there, or out of reach
+        return _downloaded(name, split, revision)
+
+
+def _check(name: str, split: str, splits: Sequence[str]) -> None:
+    if splits and split not in splits:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+
+
+def _download(name: str, split: str, revision: str | None, *, local: bool = False) -> Path:
+    wanted = [f"{split}/*.tar", TEXTS]
+    return Path(
+        snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=wanted, local_files_only=local)
+    )
+
+
+def _downloaded(name: str, split: str, revision: str | None) -> Path | None:
+    """What an earlier run has downloaded."""
+    try:
+        folder = _download(name, split, revision, local=True)
+    except LocalEntryNotFoundError:
+        return None
+    return folder if any((folder / split).glob("*.tar")) else None
+
+
+def read_lines(path: Path) -> list[str] | None:
+    """
+    The lines of a text file, without white space around them; empty lines at its end do not count. `None` where there
+    is no such file.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().split("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: byte {error.start}: {error.reason}") from error
+
+
+def read_tar_set(folder: Path, split: str, member: str) -> tuple[list[str], list[ImageCell], list[Any]]:
+    """
+    The rows of a split.
+
+    Args:
+        folder (`Path`): From `find_tar_set`.
+        split (`str`): The split.
+        member (`str`): The member beside the image: `cls` or `txt`.
+
+    Returns:
+        `tuple`: Of each row its key, its image and the member's contents.
+
+    Raises:
+        ValueError: Tars are missing or damaged, or have no such member or no images.
+    """
+    where = f"{folder} (split {split!r})"
+    tars = sorted((folder / split).glob("*.tar"))
+    said = (read_lines(folder / split / SHARDS) or [""])[0]
+    if said.isdecimal() and len(tars) < int(said):
+        raise ValueError(f"{where} has {len(tars)} of {said} tars: download the others, or again")
+    texts = Features(dict.fromkeys((member, KEY, URL, ERROR), Value("string")))
+    table = Dataset.from_generator(
+        read_tars,
+        features=Features({**{name: Image() for name in IMAGES}, **texts}),
+        gen_kwargs={
+            "tars": [str(tar) for tar in tars],
+            "names": [tar.name for tar in tars],
+            "versions": [f"{READER} {tar.resolve()} {tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in tars],
+            "columns": {name: name for name in (*IMAGES, member)},
+        },
+    )
+    assert isinstance(table, Dataset)
+    if problems := [f"{key}: {what}" for key, what in zip(table[KEY], table[ERROR], strict=True) if what]:
+        raise ValueError(f"{where}: {'; '.join(problems[:LISTED])}")
+    pictures = [name for name in IMAGES if _occurs(table, name)]
+    if not pictures or not _occurs(table, member):
+        raise ValueError(f"{where}: no sample has a member {member} and one of {', '.join(IMAGES)}: it is no such set")
+    table = undecoded(table, pictures)
+    return table[KEY][:], _images(table, pictures), table[member][:]
+
+
+def _occurs(table: Dataset, column: str) -> bool:
+    return table.data.column(column).null_count < len(table)
+
+
+def _images(table: Dataset, columns: Sequence[str]) -> list[ImageCell]:
+    if len(columns) == 1:
+        return ImageCell.of_column(table, columns[0])
+    used = [  # a set may mix them
+        next((column for column in columns if row[column] is not None), columns[0])
+        for row in table.select_columns(list(columns))
+    ]
+    return [ImageCell.of(table, row, column) for row, column in enumerate(used)]

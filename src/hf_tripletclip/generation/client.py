@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to an inference server: many at once, with retries, kept on disk, and errors told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+from hf_tripletclip.generation.answer_cache import AnswerCache, Request
+from hf_tripletclip.utils.redact import one_line, redact
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = 60.0  # seconds between attempts, where the server does not say
+LONGEST_RETRY_AFTER = 900.0  # seconds; who asks for more is not waited for
+RETRIED = frozenset({408, 409, 425, 429})  # and 500 to 599
+TOO_MANY = 429
+OF_CONTENT = frozenset({400, 403, 413, 422})  # mostly about what a request holds
+MAX_DETAIL = 200  # characters of a server's message that an error tells
+
+
+class ServerError(OSError):
+    """The server, the key or the settings are at fault, not a row; the run must stop."""
+
+
+class Outcome(NamedTuple):
+    """An answer, as JSON, or the error of its row."""
+
+    value: Any
+    error: str | None = None
+
+
+class Failure(Exception):
+    """A request that failed: words for counting, a colon and detail."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        again: bool,
+        status: int | None = None,
+        after: float | None = None,
+        answered: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.again = again  # whether the same request may succeed later
+        self.answered = answered  # the server works, and what it answered is of no use: the row's own error
+        self.status = status
+        self.after = after  # seconds that the server asks to wait
+        self.successes_before = 0  # requests that had succeeded when this one was sent
+
+
+class Cancelled(Exception):
+    """Another request has shown that the run must stop."""
+
+
+class Requests:
+    """
+    Sends requests, at most `concurrency` at once.
+
+    What fails for a while (a lost or refused connection, a timeout, HTTP 408, 409, 425, 429 and 5xx, an answer that
+    cannot be read) is sent again after a wait that doubles, with jitter, or that the server's `Retry-After` says; a
+    429 holds back all requests, and its retries are counted only while no other gets through.
+
+    Whose fault a failure is shows in what else succeeds. HTTP 401 and 402 are always the key's. After any other
+    failure that is final, if no request succeeded since its last attempt began, a `probe` is sent once, a harmless
+    request with the same settings: if it fails too, then the server is gone, the model is unknown, the quota is used
+    up or a setting is refused, and a [`ServerError`] ends the run before a million rows get the same error. If it
+    succeeds, the failure is the row's own. What servers say of a row's content (HTTP 400, 403, 413 and 422) is
+    believed without a probe if a request succeeded since the last failure.
+
+    Keys do not leave it: what a server says is told without them (see [`~hf_tripletclip.utils.redact.redact`]), on one
+    line.
+
+    Args:
+        send (`Callable[[dict], Any]`): Sends the content of a request and returns the answer as JSON. It may raise a
+            `Failure` that says that the server has `answered` with something of no use, which is the row's own error.
+        probe (`dict`): The content of a request that nothing is wrong with.
+        server (`str`): What errors call the server.
+        concurrency (`int`): Requests at once.
+        max_retries (`int`): Times that a request is sent again.
+        backoff (`float`): Seconds before the first of them.
+        deadline (`float`, *optional*): Seconds after which a request is given up, however it is going: a server that
+            sends a byte now and then never times out otherwise. Its thread is left behind.
+        secrets (`Sequence[str]`): Keys that no message may hold.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[dict[str, Any]], Any],
+        probe: dict[str, Any],
+        *,
+        server: str,
+        concurrency: int,
+        max_retries: int,
+        backoff: float,
+        deadline: float | None = None,
+        secrets: Sequence[str | None] = (),
+    ) -> None:
+        self.send = send
+        self.probe = probe
+        self.server = redact(server, *secrets)
+        self.deadline = deadline
+        self.secrets = tuple(secrets)
+        self.concurrency = concurrency
+        self.max_retries = max_retries
+        self.backoff = backoff
+        self._lock = threading.Lock()
+        self._probing = threading.Lock()
+        self._stop = threading.Event()
+        self._successes = 0
+        self._successes_at_failure = 0  # at the last failure that was final
+        self._held_until = 0.0  # time.monotonic() before which nothing is sent
+
+    def __call__(self, requests: Sequence[Request], cache: AnswerCache) -> list[Outcome]:
+        """
+        The outcomes of requests, in their order.
+
+        Raises:
+            ServerError: It is not a row that is at fault.
+            OSError: An answer could not be kept.
+        """
+        outcomes: list[Outcome | None] = [Outcome(cache[item]) if item in cache else None for item in requests]
+        missing = [place for place, outcome in enumerate(outcomes) if outcome is None]
+        if not missing:
+            return [outcome for outcome in outcomes if outcome is not None]
+        self._stop.clear()
+        with ThreadPoolExecutor(min(self.concurrency, len(missing)), "inference") as pool:
+            futures = {pool.submit(self._fetch, requests[place], cache): place for place in missing}
+            try:
+                for future in as_completed(futures):
+                    outcomes[futures[future]] = future.result()
+            except BaseException as error:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                if not isinstance(error, Cancelled):
+                    raise
+                # The request that made this one give up comes to an end a moment later.
+                reasons = [future.exception() for future in futures if not future.cancelled()]
+                reason = next(reason for reason in reasons if reason and not isinstance(reason, Cancelled))
+                raise reason from reason.__cause__
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _fetch(self, request: Request, cache: AnswerCache) -> Outcome:
+        try:
+            value = self._attempts(request.content)
+        except Failure as failure:
+            if failure.answered:
+                with self._lock:
+                    self._successes += 1
+            else:
+                self._check_server(failure)
+            return Outcome(None, str(failure))
+        cache.add(request, value)
+        return Outcome(value)
+
+    def _attempts(self, content: dict[str, Any]) -> Any:
+        attempt, seen = 0, self._successes
+        while True:
+            self._wait_while_held()
+            before = self._successes
+            try:
+                value = self._once(content)
+            except Failure as failure:
+                failure.successes_before = before
+                others_got_through = failure.status == TOO_MANY and self._successes > seen
+                attempt, seen = (0 if others_got_through else attempt + 1), self._successes
+                if not failure.again or attempt > self.max_retries or (failure.after or 0) > LONGEST_RETRY_AFTER:
+                    raise
+                self._back_off(failure, attempt)
+                continue
+            with self._lock:
+                self._successes += 1
+            return value
+
+    def _once(self, content: dict[str, Any]) -> Any:
+        try:
+            return self.send(content) if self.deadline is None else within(self.deadline, self.send, content)
+        except Exception as error:  # clients and decoders raise all kinds on garbage
+            failure = as_failure(error, self.secrets)
+            told = "\n".join(map(str, _causes(error)))  # a traceback shows them all
+            raise failure from (error if redact(told, *self.secrets) == told else None)
+
+    def _back_off(self, failure: Failure, attempt: int) -> None:
+        wait = failure.after
+        if wait is None:
+            wait = min(LONGEST_WAIT, self.backoff * 2 ** max(attempt - 1, 0))
+        wait *= random.uniform(1.0, 1.25)  # never earlier than the server asks
+        logger.info(f"{self.server}: {failure}; again in {wait:.1f} s")
+        if failure.status == TOO_MANY:
+            with self._lock:
+                self._held_until = max(self._held_until, time.monotonic() + wait)
+        else:
+            self._sleep(wait)
+
+    def _wait_while_held(self) -> None:
+        while (wait := self._held_until - time.monotonic()) > 0:
+            self._sleep(wait)
+        if self._stop.is_set():
+            raise Cancelled
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Cancelled
+
+    def _check_server(self, failure: Failure) -> None:
+        """Returns if the failure is the row's own."""
+        if failure.status in (401, 402):
+            raise ServerError(f"{self.server}: {failure}. Check the API key and the account.") from failure
+        with self._probing:  # others that fail at the same time wait for the one answer
+            before = self._successes_at_failure if failure.status in OF_CONTENT else failure.successes_before
+            self._successes_at_failure = self._successes
+            if self._successes > before:
+                return
+            if self._stop.is_set():
+                raise Cancelled
+            try:
+                self._once(self.probe)
+            except Failure as second:
+                if second.answered:
+                    return
+                self._stop.set()
+                last = "" if str(second) == str(failure) else f", and for a test request: {second}"
+                raise ServerError(
+                    f"{self.server} fails for any row, so the run stops: {failure}{last}. "
+                    "Check the address, the model's name, the API key and the settings; answers so far are kept."
+                ) from second
+            with self._lock:
+                self._successes += 1
+
+
+def within(seconds: float, function: Callable[[Any], Any], argument: Any) -> Any:
+    """
+    What a function returns; `Failure` if it has not returned after so many seconds. The answer that it was reading is
+    then closed; a thread that does not notice ends with the process.
+    """
+    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((function(argument), None))
+        except Exception as error:
+            outcome.put((None, error))
+
+    thread = threading.Thread(target=run, name="inference request", daemon=True)
+    thread.start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        if (response := getattr(thread, "response", None)) is not None:
+            with contextlib.suppress(Exception):  # of what was being read just now
+                response.close()
+        raise Failure(f"timeout: no whole answer within {seconds:g} s", again=True) from None
+    if error is not None:
+        raise error
+    return value
+
+
+def remember_response(response: Any) -> None:
+    """A hook of the HTTP client: which answer this thread is about to read, for [`within`]."""
+    threading.current_thread().response = response  # type: ignore[attr-defined]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def as_failure(error: Exception, secrets: Sequence[str | None] = ()) -> Failure:
+    """What an exception of `InferenceClient`, or of reading its answer, means; without these keys."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError
+
+    def said(text: str) -> str:
+        return one_line(text, *secrets, longest=MAX_DETAIL)
+
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, HfHubHTTPError):
+        response = error.response
+        status = response.status_code
+        again = status in RETRIED or status >= 500
+        return Failure(
+            f"HTTP {status}: {said(_message(error))}",
+            again=again,
+            status=status,
+            after=_retry_after(response.headers),
+        )
+    if isinstance(error, InferenceTimeoutError):
+        return Failure(f"timeout: {said(str(error))}", again=True)
+    if isinstance(error, HTTPError):
+        return Failure(f"no connection: {said(str(error) or type(error).__name__)}", again=True)
+    if isinstance(error, UnicodeEncodeError) or type(error) is ValueError:
+        # What cannot be sent, or the client's own refusal, such as of a model that a provider does not have.
+        return Failure(f"request failed: {said(str(error))}", again=False)
+    return Failure(f"unreadable answer: {said(f'{type(error).__name__}: {error}')}", again=True)
+
+
+def _message(error: Any) -> str:
+    """The server's own message; `str(error)` leaves out FastAPI's `detail`."""
+    if error.server_message:
+        return error.server_message
+    try:
+        return error.response.text or str(error)
+    except RuntimeError:  # it was never read
+        return str(error)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that `Retry-After` asks to wait, which is a number or a date."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

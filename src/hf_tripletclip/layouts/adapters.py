@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PEFT adapters: what they adapt, the learned scale beside one, and the plain model that an adapter makes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer_utils import unwrap_peft_model
+
+from hf_tripletclip.layouts.configs import read_json_object
+from hf_tripletclip.layouts.published import CONFIG_FILE, find_file
+from hf_tripletclip.layouts.weights_check import check_weights
+from hf_tripletclip.layouts.weights_files import check_kind_of_file, damaged
+
+ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+LOGIT_SCALE = "logit_scale"
+LOGIT_SCALE_FILE = "logit_scale.safetensors"  # beside an adapter, which holds modules only
+
+
+def read_base(source: str | os.PathLike[str], config_file: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """
+    The model that an adapter adapts, a directory or Hub id, and its revision.
+
+    Args:
+        source (`str` or `os.PathLike`): The adapter, for messages.
+        config_file (`str` or `os.PathLike`): Its `adapter_config.json`.
+
+    Raises:
+        ValueError: The file is no JSON, or names no model, or the adapter itself.
+    """
+    config = read_json_object(config_file)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    for name, value in (("base_model_name_or_path", base), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{config_file}: `{name}` is {value!r:.60}, a text is needed.")
+    if not base:
+        raise ValueError(
+            f"{source} is a PEFT adapter whose {ADAPTER_CONFIG} does not say of which model: set "
+            "`base_model_name_or_path` in it to a directory or Hub id."
+        )
+    if base == os.fspath(source) or (os.path.isdir(base) and os.path.isdir(source) and os.path.samefile(base, source)):
+        raise ValueError(f"{source} is a PEFT adapter that names itself as the model that it adapts.")
+    return base, revision
+
+
+def check_base(source: str | os.PathLike[str], base: str, **kwargs: Any) -> None:
+    """
+    Check that what an adapter adapts is no adapter.
+
+    Args:
+        source (`str` or `os.PathLike`): The adapter, for messages.
+        base (`str`): What it adapts, a directory or Hub id.
+        kwargs: `from_pretrained`'s; those about the Hub are used.
+
+    Raises:
+        ValueError: It is one, of this adapter itself perhaps.
+        OSError: It cannot be reached.
+    """
+    try:
+        of_base = find_file(base, ADAPTER_CONFIG, kwargs)
+    except OSError as error:
+        raise OSError(cannot_load(source, base, error)) from error
+    if of_base and not find_file(base, CONFIG_FILE, kwargs):
+        raise ValueError(
+            f"{source} is a PEFT adapter of {base}, which is itself an adapter: write that as a whole model first "
+            f"(`tripletclip convert {base} MODEL`), and set `base_model_name_or_path` in the {ADAPTER_CONFIG} to it."
+        )
+
+
+def check_adapter_weights(source: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> None:
+    """
+    Check the weights of an adapter, see [`~hf_tripletclip.layouts.weights_check.check_weights`].
+
+    Raises:
+        OSError: There are none.
+        ValueError: They cannot be read without running code, or are not finite.
+    """
+    hub = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
+    path = next((path for name in ADAPTER_WEIGHTS if (path := find_file(source, name, hub))), None)
+    if path is None:
+        raise OSError(f"{source} has an {ADAPTER_CONFIG} but no {' or '.join(ADAPTER_WEIGHTS)}.")
+    try:
+        check_weights([Path(path)])
+    except ValueError as error:
+        raise ValueError(f"the weights of the PEFT adapter {source} cannot be read: {error}") from error
+
+
+def cannot_load(source: str | os.PathLike[str], base: str, error: Exception) -> str:
+    """What to say of an adapter whose base cannot be loaded."""
+    told = f"{source} is a PEFT adapter of {base}, which cannot be loaded: {error}"
+    if os.path.isabs(base) or os.path.exists(base):
+        return told
+    return (
+        f"{told} If {base!r} is a folder, its path was stored relative to the working directory of the training run: "
+        f"run the command there, or set `base_model_name_or_path` in the {ADAPTER_CONFIG} to the folder."
+    )
+
+
+def write_logit_scale(scale: torch.Tensor, folder: str | os.PathLike[str]) -> None:
+    """Write a scale beside an adapter."""
+    save_file({LOGIT_SCALE: scale.detach().cpu().clone()}, Path(folder) / LOGIT_SCALE_FILE)
+
+
+def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Tensor | None:
+    """
+    The scale beside an adapter, `None` where there is none.
+
+    Args:
+        source (`str` or `os.PathLike`): The adapter, a directory or Hub id.
+        kwargs: `from_pretrained`'s; those about the Hub are used.
+
+    Raises:
+        OSError: The Hub refuses access or answers with an error.
+        ValueError: The file holds no scale.
+    """
+    path = find_file(source, LOGIT_SCALE_FILE, kwargs)
+    if path is None:
+        return None
+    check_kind_of_file(Path(path))
+    try:
+        scale = load_file(path).get(LOGIT_SCALE)
+    except SafetensorError as error:
+        raise ValueError(damaged(Path(path), error)) from error
+    if scale is None or scale.numel() != 1 or not scale.isfinite().all():
+        raise ValueError(f"{path} must hold `{LOGIT_SCALE}`, one finite number.")
+    return scale.reshape(())
+
+
+def save_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """
+    Write `logit_scale` beside the adapter of a `PeftModel` of peft's own class where it was trained: peft saves
+    modules, and it is a bare parameter. [`TripletCLIPPeftModel`] does that itself.
+    """
+    core: Any = unwrap_peft_model(model)
+    if core is not model and not _keeps_scale(model) and core.logit_scale.requires_grad:
+        write_logit_scale(core.logit_scale, folder)
+
+
+def load_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Read what `save_logit_scale` wrote, where it did. [`TripletCLIPPeftModel`] does that itself."""
+    core: Any = unwrap_peft_model(model)
+    if core is not model and not _keeps_scale(model) and (scale := read_logit_scale(folder)) is not None:
+        with torch.no_grad():
+            core.logit_scale.copy_(scale)
+
+
+def _keeps_scale(model: nn.Module) -> bool:
+    return bool(getattr(model, "keeps_logit_scale", False))

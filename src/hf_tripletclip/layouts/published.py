@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout of the published TripletCLIP checkpoints: two encoders in two folders.
+
+```
+text-encoder/config.json       vision-encoder/config.json
+text-encoder/model.safetensors vision-encoder/model.safetensors
+```
+
+Each file holds a `CLIPTextModelWithProjection` or `CLIPVisionModelWithProjection` whose tensor names start with
+`model.`. Beside them lie Python files, which are never run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.file_download import repo_folder_name
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.utils import cached_file, logging
+
+from hf_tripletclip.configuration import TripletCLIPConfig, one_line, problem_of, without_implementations
+from hf_tripletclip.layouts.configs import read_json_object
+from hf_tripletclip.layouts.weights_files import WEIGHT_TYPES, check_kind_of_file
+
+logger = logging.get_logger(__name__)
+
+# All are ViT-B/32 in float32.
+PUBLISHED_CHECKPOINTS = tuple(
+    f"TripletCLIP/{name}_ViTB12"
+    for name in (
+        "CC3M_LaCLIP",
+        "CC3M_LaCLIP_Real_HN",
+        "CC3M_NegCLIP",
+        "CC3M_NegCLIPPP",
+        "CC3M_TripletCLIP",
+        "CC12M_LaCLIP",
+        "CC12M_NegCLIP",
+        "CC12M_NegCLIPPP",
+        "CC12M_TripletCLIP",
+    )
+)
+
+TEXT_FOLDER, VISION_FOLDER = "text-encoder", "vision-encoder"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+PREFIX = "model."
+DEFAULT_LOGIT_SCALE = math.log(100.0)
+
+# Where files come from; the rest of `from_pretrained`'s arguments say what is made of them.
+CONNECTION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+HUB_ARGUMENTS = (*CONNECTION_ARGUMENTS, "revision", "subfolder")
+# Arguments that choose among files or allow code, of which this layout has only one answer.
+MEANINGLESS_ARGUMENTS = ("trust_remote_code", "code_revision", "use_safetensors", "weights_only", "adapter_kwargs")
+
+
+def is_split_encoder_layout(source: str | os.PathLike[str], **kwargs: Any) -> bool:
+    """
+    Whether a directory or Hub repository has the published layout and no `config.json` at its root.
+
+    Args:
+        source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
+        kwargs: `from_pretrained`'s; those about the Hub are used.
+
+    Raises:
+        OSError: The repository is gated or does not exist.
+    """
+    return not find_file(source, CONFIG_FILE, kwargs) and bool(
+        find_file(source, f"{TEXT_FOLDER}/{CONFIG_FILE}", kwargs)
+    )
+
+
+def text_encoder_config(source: str | os.PathLike[str], **kwargs: Any) -> dict[str, Any]:
+    """The fields of `text-encoder/config.json`, among them `model_name`, the model that brings the processor."""
+    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+    return _read_config(source, TEXT_FOLDER, hub)
+
+
+def load_split_encoders(
+    source: str | os.PathLike[str], logit_scale: float | None = None, **kwargs: Any
+) -> tuple[TripletCLIPConfig, dict[str, torch.Tensor], dict[str, Any]]:
+    """
+    Read the published layout, from a directory or through the Hub's cache; only its four files are downloaded.
+
+    Args:
+        source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
+        logit_scale (`float`, *optional*):
+            Value of the parameter `logit_scale`, which the files do not hold. Defaults to ln(100), CLIP's bound, with
+            a warning.
+        kwargs: `from_pretrained`'s.
+
+    Returns:
+        The config, the state dict under `CLIPModel`'s names, and the arguments that `from_pretrained` has yet to use.
+
+    Raises:
+        OSError: A file is missing or cannot be reached.
+        ValueError: A tensor is missing, extra, misshaped, not floating or not finite, a weights file is corrupt, a
+            config does not describe a CLIP encoder, or `logit_scale` is not finite.
+    """
+    hub = {name: value for name in HUB_ARGUMENTS if (value := kwargs.pop(name, None)) is not None}
+    for name in MEANINGLESS_ARGUMENTS:
+        kwargs.pop(name, None)
+    config = kwargs.pop("config", None)
+    if config is None:
+        config = _config(source, hub)
+    elif not isinstance(config, TripletCLIPConfig):
+        raise ValueError("The published layout takes a `TripletCLIPConfig` as `config`, or none: it has its own.")
+    for name in [name for name in kwargs if hasattr(config, name) and name != "dtype"]:
+        setattr(config, name, kwargs.pop(name))  # as `from_pretrained` does with fields of the config
+
+    state_dict = {
+        **_read_weights(source, TEXT_FOLDER, CLIPTextModelWithProjection, config.text_config, hub),
+        **_read_weights(source, VISION_FOLDER, CLIPVisionModelWithProjection, config.vision_config, hub),
+    }
+    if logit_scale is None:
+        logit_scale = DEFAULT_LOGIT_SCALE
+        logger.warning(
+            f"{source} holds no `logit_scale`: it is set to ln(100). Rankings do not depend on it, probabilities do; "
+            "`from_pretrained(..., logit_scale=...)` sets another value."
+        )
+    elif not math.isfinite(logit_scale):
+        raise ValueError(f"`logit_scale` must be finite, it is {logit_scale}.")
+    state_dict["logit_scale"] = torch.tensor(float(logit_scale))
+    return config, state_dict, kwargs
+
+
+def find_file(source: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> str | None:
+    """
+    Local path of a file that may be missing, downloaded if need be. Without a connection the cache decides, and the
+    call that cannot do without the file reports it.
+
+    Raises:
+        OSError: The Hub refuses access or answers with an error: then nobody knows whether the file is missing, and
+            guessing would load another layout's weights or another model's processor.
+    """
+    hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if kwargs.get(argument) is not None}
+    try:
+        return cached_file(source, name, **hub)
+    except OSError as error:
+        cause = error.__cause__
+        if cause is None and error.errno is None:
+            return None  # `cached_file`'s own error for a missing file
+        if not isinstance(cause, LocalEntryNotFoundError):
+            raise
+        if isinstance(cause.__cause__, HfHubHTTPError) and not _known_to_be_missing(source, name, hub):
+            raise
+        if not _is_cached(source, hub):  # each further file would take the client's retries
+            raise OSError(f"There is no directory {source}, and the Hub cannot be reached to find it.") from error
+        return None
+
+
+def _is_cached(source: str | os.PathLike[str], hub: dict[str, Any]) -> bool:
+    """Whether anything of a repository is in the cache."""
+    folder = repo_folder_name(repo_id=os.fspath(source), repo_type="model")
+    return Path(hub.get("cache_dir") or HF_HUB_CACHE, folder).exists()
+
+
+def _known_to_be_missing(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> bool:
+    """Whether the cache remembers that the Hub does not have the file."""
+    path = "/".join(part for part in (hub.get("subfolder"), name) if part)
+    cached = try_to_load_from_cache(str(source), path, cache_dir=hub.get("cache_dir"), revision=hub.get("revision"))
+    return cached is _CACHED_NO_EXIST
+
+
+def _get(source: str | os.PathLike[str], folder: str, name: str, hub: dict[str, Any]) -> str:
+    hub = dict(hub)
+    subfolder = "/".join(part for part in (hub.pop("subfolder", ""), folder) if part)
+    path = cached_file(source, name, subfolder=subfolder, **hub)
+    if path is None:  # it raises for other missing files, but not for a config.json
+        raise OSError(f"{source} does not have a file named {subfolder}/{name}.")
+    return path
+
+
+def _read_config(source: str | os.PathLike[str], folder: str, hub: dict[str, Any]) -> dict[str, Any]:
+    return read_json_object(_get(source, folder, CONFIG_FILE, hub))
+
+
+def _config(source: str | os.PathLike[str], hub: dict[str, Any]) -> TripletCLIPConfig:
+    """The config of both encoders; what their files leave out has CLIP's default, ViT-B/32."""
+    towers = {}
+    for folder, config_class in ((TEXT_FOLDER, CLIPTextConfig), (VISION_FOLDER, CLIPVisionConfig)):
+        known = config_class().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+        fields = without_implementations(_read_config(source, folder, hub))
+        try:
+            towers[folder] = config_class(**{name: value for name, value in fields.items() if name in known})
+        except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder}/{CONFIG_FILE} of {source} does not describe an encoder: {one_line(error)}."
+            ) from error
+    text, vision = towers[TEXT_FOLDER], towers[VISION_FOLDER]
+    if text.projection_dim != vision.projection_dim:
+        raise ValueError(
+            f"{source}: the encoders do not fit each other, `projection_dim` is {text.projection_dim} in "
+            f"{TEXT_FOLDER} and {vision.projection_dim} in {VISION_FOLDER}."
+        )
+    config = TripletCLIPConfig(
+        text_config=text.to_dict(),
+        vision_config=vision.to_dict(),
+        projection_dim=text.projection_dim,
+        architectures=["TripletCLIPModel"],
+    )
+    if problem := problem_of(config):
+        raise ValueError(f"{source} does not describe two encoders: {problem}.")
+    return config
+
+
+def _read_weights(
+    source: str | os.PathLike[str], folder: str, model_class: type, config: Any, hub: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The tensors of one encoder under `CLIPModel`'s names, each checked against the encoder that the config says."""
+    path = _get(source, folder, WEIGHTS_FILE, hub)
+    where = f"{folder}/{WEIGHTS_FILE} of {source}"
+    check_kind_of_file(Path(path))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{where} is not a readable safetensors file: {error}. Download it again.") from error
+    with torch.device("meta"):
+        expected = model_class(config).state_dict()
+
+    state_dict: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith("embeddings.position_ids"):
+            continue  # a buffer that old versions of transformers wrote
+        key = name.removeprefix(PREFIX)
+        if not name.startswith(PREFIX) or key not in expected:
+            raise ValueError(f"{where} has a tensor {name!r} that is no part of the encoder.")
+        if tensor.shape != expected[key].shape:
+            raise ValueError(
+                f"{where}: {name!r} has shape {tuple(tensor.shape)}, the config says {tuple(expected[key].shape)}."
+            )
+        if tensor.dtype not in WEIGHT_TYPES:
+            raise ValueError(
+                f"{where}: {name!r} has the type {tensor.dtype}, weights are of 16, 32 or 64 bit floating point."
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"{where}: {name!r} has values that are not finite.")
+        state_dict[key] = tensor
+    if missing := expected.keys() - state_dict.keys():
+        raise ValueError(f"{where} lacks {', '.join(repr(PREFIX + name) for name in sorted(missing))}.")
+    return state_dict

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a [`TripletCLIPModel`] is loaded, saved and uploaded.
+
+What this needs of `checkpoints` and `hub` is imported where it is used: both are built on the model.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import CLIPModel, PreTrainedConfig
+
+from hf_tripletclip.configuration import TripletCLIPConfig
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from huggingface_hub import CommitInfo
+
+# Of `save_pretrained(..., push_to_hub=True)`, besides the directory.
+HUB_OPTIONS = (
+    "repo_id",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "commit_message",
+    "commit_description",
+    "tags",
+)
+
+
+class TripletCLIPPreTrainedModel(CLIPModel):
+    """`CLIPModel` that also opens the published layout, keeps the scale of adapters and is uploaded with a card."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> Self:
+        r"""
+        Load a model from a CLIP directory or Hub repository, or from one of the layout that TripletCLIP's authors
+        published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a `model.safetensors`).
+
+        What a `config.json` says of the implementation of attention is passed over: `attn_implementation` is an
+        argument.
+
+        Of the published layout only those four files are read or downloaded; code in the repository is never run
+        and nothing is unpickled, whatever the arguments. It holds no `logit_scale`: that is set to ln(100) with a
+        warning, or to the `logit_scale` given here.
+
+        Of a PEFT adapter, the model that it adapts is loaded with the adapter inside, as transformers does, and with
+        the `logit_scale` that was trained with it.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A directory or the id of a Hub repository.
+            logit_scale (`float`, *optional*):
+                Only for the published layout: the value of the parameter `logit_scale`, the natural logarithm of the
+                factor that multiplies cosines.
+            kwargs:
+                As in [`~transformers.PreTrainedModel.from_pretrained`]: `revision`, `token`, `cache_dir`,
+                `subfolder`, `local_files_only`, `force_download`, `dtype`, `device_map`, `attn_implementation`, ...
+
+        Raises:
+            OSError: The directory or repository holds neither layout nor an adapter, or cannot be reached.
+            ValueError: The config describes no CLIP; a tensor does not have the shape that the config says, is not
+                floating or not finite, or a weights file holds more than tensors or is none; or, in the published
+                layout, a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
+        """
+        from hf_tripletclip.layouts import adapters, published
+
+        # Where the caller brings the weights there is no layout to recognise.
+        source = pretrained_model_name_or_path
+        if source is None or kwargs.get("state_dict") is not None:
+            return super().from_pretrained(source, *model_args, **kwargs)
+        if published.find_file(source, published.CONFIG_FILE, kwargs):
+            cls._check_files(source, kwargs)
+            return cls._from_clip(source, *model_args, **kwargs)
+        if published.find_file(source, f"{published.TEXT_FOLDER}/{published.CONFIG_FILE}", kwargs):
+            config, state_dict, kwargs = published.load_split_encoders(source, **kwargs)
+            loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.name_or_path = model.config.name_or_path = os.fspath(source)  # transformers knows of no name
+            return loaded
+        if config_file := published.find_file(source, adapters.ADAPTER_CONFIG, kwargs):
+            base, revision = adapters.read_base(source, config_file)
+            of_base = {name: value for name, value in kwargs.items() if name in published.CONNECTION_ARGUMENTS}
+            of_base["revision"] = revision
+            adapters.check_base(source, base, **of_base)
+            adapters.check_adapter_weights(source, kwargs)
+            if published.is_split_encoder_layout(base, **of_base):
+                return cls._from_published_adapter(source, base, of_base, *model_args, **kwargs)
+            try:
+                cls._check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
+            except OSError as error:
+                raise OSError(adapters.cannot_load(source, base, error)) from error
+        return cls._from_clip(source, *model_args, **kwargs)
+
+    @classmethod
+    def _from_published_adapter(
+        cls, source: str | os.PathLike[str], base: str, of_base: dict[str, Any], *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load an adapter of a model of the published layout, in which transformers finds no model."""
+        from hf_tripletclip.layouts import adapters, published
+
+        hub = {name: kwargs.pop(name) for name in published.HUB_ARGUMENTS if name in kwargs}
+        if (scale := adapters.read_logit_scale(source, **hub)) is not None:
+            kwargs["logit_scale"] = scale.item()  # else it would warn that there is none
+        name, adapter_kwargs = kwargs.pop("adapter_name", "default"), kwargs.pop("adapter_kwargs", None) or {}
+        loaded: Any = cls.from_pretrained(base, *model_args, **of_base, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        info = model.load_adapter(source, name, adapter_kwargs={**hub, **adapter_kwargs}, dtype=model.dtype)
+        return (model, info.to_dict()) if isinstance(loaded, tuple) else model
+
+    @classmethod
+    def _check_files(cls, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+        """Look at the config and the weights of an ordinary CLIP before transformers reads them."""
+        from hf_tripletclip.layouts import published, weights_check
+
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            hub = {name: kwargs[name] for name in published.HUB_ARGUMENTS if kwargs.get(name) is not None}
+            config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub)
+        if kwargs.get("gguf_file") is None:
+            named = getattr(config, "transformers_weights", None)
+            weights_check.check_weights(weights_check.find_weights(source, kwargs, named))
+
+    @classmethod
+    def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+        """Load an ordinary CLIP, see `load_fitting`."""
+        from hf_tripletclip.layouts.loading import load_fitting
+
+        return load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
+
+    def load_adapter(  # type: ignore[override]
+        self, peft_model_id: str | os.PathLike[str] | None = None, adapter_name: str | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Load a PEFT adapter into the model as transformers does, with the `logit_scale` beside it. The model has one
+        scale: that of the adapter that was loaded last.
+
+        Args:
+            peft_model_id (`str` or `os.PathLike`, *optional*): A directory or the id of a Hub repository.
+            adapter_name (`str`, *optional*): Its name in the model, `"default"` by default.
+            kwargs: As of transformers' `load_adapter`; what concerns the Hub comes in `adapter_kwargs`.
+        """
+        from hf_tripletclip.layouts.adapters import read_logit_scale
+
+        info = super().load_adapter(peft_model_id, adapter_name, **kwargs)  # type: ignore[arg-type]
+        if peft_model_id is not None:
+            load_config = kwargs.get("load_config")
+            hub = dict(load_config.download_kwargs if load_config else {}) | (kwargs.get("adapter_kwargs") or {})
+            if (scale := read_logit_scale(peft_model_id, **hub)) is not None:
+                with torch.no_grad():
+                    self.logit_scale.copy_(scale)
+        return info
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Save the model as [`~transformers.PreTrainedModel.save_pretrained`] does; where an adapter was loaded into it
+        that is the adapter, here with the `logit_scale`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Made where it does not exist.
+            is_main_process (`bool`, defaults to `True`): Whether this process writes.
+            state_dict (`dict[str, torch.Tensor]`, *optional*): To save instead of the model's own.
+            push_to_hub (`bool`, defaults to `False`):
+                Whether to upload the directory too, as [`push_model`] does.
+            kwargs:
+                `max_shard_size` and what else transformers takes; for the upload `repo_id`, the directory's name by
+                default, and what [`TripletCLIPModel.push_to_hub`] takes.
+        """
+        upload = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        # Where the text tower takes embeddings: `Trainer` writes what the tokenizer calls its end into the config.
+        self.config.text_config.eos_token_id = self.text_model.eos_token_id  # type: ignore[union-attr]
+        # transformers sets the whole model's; in that of a tower `CLIPTextModel` and `CLIPVisionModel` open it.
+        for tower in (self.config.text_config, self.config.vision_config):
+            tower.dtype = self.dtype  # type: ignore[union-attr]
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if not self.should_save_on_this_rank(is_main_process):
+            return
+        if self._hf_peft_config_loaded:
+            from hf_tripletclip.layouts.adapters import write_logit_scale
+
+            write_logit_scale(self.logit_scale, save_directory)
+        if push_to_hub:
+            self._upload(save_directory, **{"repo_id": Path(save_directory).resolve().name, **upload})
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: str | list[str] | None = None,
+    ) -> CommitInfo:
+        """
+        Upload the model as [`~transformers.PreTrainedModel.push_to_hub`] does, with a card that says how it is opened.
+        A card that somebody wrote there is left as it is, but for the `tags`. [`push_model`] uploads a processor too,
+        or a whole folder, whose card says what it was trained with and what was measured.
+
+        Args:
+            repo_id (`str`): Such as `user/name`; made where it does not exist.
+            commit_message (`str`, *optional*): Of the commit.
+            commit_description (`str`, *optional*): Of the commit.
+            private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
+            token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
+            revision (`str`, *optional*): The branch to upload to, made where it does not exist.
+            create_pr (`bool`, defaults to `False`): Open a pull request against `main`.
+            max_shard_size (`int` or `str`, defaults to `"50GB"`): Of a file of weights.
+            tags (`str` or `list[str]`, *optional*): For the metadata of the card.
+
+        Returns:
+            `huggingface_hub.CommitInfo`.
+
+        Raises:
+            ValueError: `repo_id` is no id; a revision is named for a pull request; the repository holds an adapter.
+            OSError: The Hub cannot be reached or refuses the upload.
+        """
+        return self._upload(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            tags=tags,
+            max_shard_size="50GB" if max_shard_size is None else max_shard_size,
+        )
+
+    def _upload(
+        self,
+        content: CLIPModel | str | os.PathLike[str],
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: str | list[str] | None = None,
+        **options: Any,
+    ) -> CommitInfo:
+        """Upload the model, or a directory that it was saved to."""
+        from hf_tripletclip.hub.model_push import upload_model
+        from hf_tripletclip.hub.repository import Destination
+
+        given = [tags] if isinstance(tags, str) else tags or []
+        destination = Destination(repo_id, "model", private, revision, create_pr, token)
+        return upload_model(content, destination, tags=[*(self.model_tags or ()), *given], **options)

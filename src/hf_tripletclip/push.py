@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upload of a folder to the Hub, whatever this package has made there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hf_tripletclip.generation.layout import PLAN_FILE
+
+
+def push(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    license: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """
+    Upload a folder: a model or an adapter by [`push_model`], a dataset by [`push_dataset`].
+
+    Args:
+        folder (`str` or `os.PathLike`): What a training run, `tripletclip merge`, `convert` or `generate` wrote.
+        repo_id (`str`): Such as `user/name`; made where it does not exist.
+        base_model (`str`, *optional*): The Hub's id of what a model was made from; an adapter of a directory needs it.
+        license (`str`, *optional*): Of a model's weights, an identifier of the Hub for its card.
+        private, revision, create_pr, commit_message, token: As in [`push_model`].
+
+    Returns:
+        `str`: Address of the repository, its branch or the pull request.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It is neither a model nor a dataset, or not finished.
+        OSError: The Hub cannot be reached or refuses the upload.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    if (folder / PLAN_FILE).is_file():
+        from hf_tripletclip.generation.push import push_dataset
+
+        if base_model is not None:
+            raise ValueError(f"{folder} is a dataset, which has no base model: leave out `base_model`.")
+        if license is not None:
+            raise ValueError(f"{folder} is a dataset, whose license `tripletclip generate --license` sets.")
+        return push_dataset(
+            folder,
+            repo_id,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            token=token,
+        )
+    from hf_tripletclip.hub.model_push import push_model
+
+    return push_model(
+        folder,
+        repo_id,
+        base_model=base_model,
+        license=license,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+        token=token,
+    )

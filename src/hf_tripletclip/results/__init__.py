@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation found: results, their statistics and their numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_tripletclip.utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hf_tripletclip.results.result import EvaluationResult, format_before_after
+
+__all__ = ["EvaluationResult", "format_before_after"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {"EvaluationResult": "result", "format_before_after": "result"},
+)
