@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 from transformers.trainer_utils import has_length, unwrap_peft_model
@@ -32,9 +32,6 @@ from hf_tripletclip.training.settings import describe_changes
 from hf_tripletclip.training.towers import TowerArguments
 from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
 from hf_tripletclip.utils.plots import plot_loss_curve, require_plots
-
-if TYPE_CHECKING:
-    from hf_tripletclip.training.pushing import PushingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -144,7 +141,7 @@ def write_card(run: RunRecord) -> None:
 
 
 def write_trainer_card(
-    trainer: PushingTrainer,
+    trainer: Any,
     *,
     license: str | None = None,
     tags: Sequence[str] = (),

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from datasets import IterableDataset
@@ -20,9 +20,6 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.data.contents import contents
 from hf_tripletclip.data.schema import PARAPHRASE
-
-if TYPE_CHECKING:
-    from hf_tripletclip.training.resuming import ResumingTrainer
 
 RESUME_FILE = "resume.json"  # in a checkpoint
 
@@ -142,12 +139,12 @@ def of_scripts(*arguments: Any) -> dict[str, Any]:
     return found
 
 
-def settings_of(trainer: ResumingTrainer) -> dict[str, Any]:
+def settings_of(trainer: Any) -> dict[str, Any]:
     """
     Everything that determines the course of a run, as plain values by name. It looks at the data.
 
     Args:
-        trainer ([`ResumingTrainer`]): Before it trains.
+        trainer ([`TripletCLIPTrainer`]): Before it trains.
     """
     args, core = trainer.args, trainer.core
     found = {
@@ -259,7 +256,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _columns(trainer: ResumingTrainer) -> Sequence[str] | None:
+def _columns(trainer: Any) -> Sequence[str] | None:
     """The columns that the objective reads; all of data whose rows are tensors."""
     named = getattr(trainer.train_dataset, "column_names", None) or ()
     objective = trainer.core.objective
