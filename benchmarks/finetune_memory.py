@@ -31,7 +31,7 @@ from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 
 LENGTH = 77  # tokens of a caption
 DISTILLATION = {"kind": "similarity", "weight": 1.0}
-LORA = {"train_text": "lora", "train_vision": "lora", "lora_targets": ["all-linear"]}
+LORA = {"train_text": "lora", "train_vision": "lora", "lora_target_modules": ["all-linear"]}
 FROZEN = {"train_text": "frozen", "train_vision": "frozen", "train_projections": True}
 
 # What it is called -> what trains, and whether a teacher is asked.
@@ -134,7 +134,7 @@ def main() -> None:
         "Written by `python benchmarks/finetune_memory.py --output benchmarks/results/finetune_memory.md`.",
         "",
         f"`tripletclip` with AdamW on a ViT-B/32 of random weights, float32, {options.rows} rows (each two "
-        f"images and two captions of {LENGTH} tokens), LoRA of rank {TowerArguments.lora_rank} on all linear layers, "
+        f"images and two captions of {LENGTH} tokens), LoRA of rank {TowerArguments.lora_r} on all linear layers, "
         f"CPU, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}. MiB, counted: "
         "weights with the teacher's copy, what autograd keeps for the backward pass, gradients, optimizer. Reference, "
         "in the same run: both towers in full. Resident is the peak that the operating system saw over two steps.",

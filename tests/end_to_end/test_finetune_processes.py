@@ -120,9 +120,9 @@ def test_a_resumed_run_continues_the_exact_curve(example, base, tmp_path, launch
     for name in FILES:
         assert (cut / "lora" / name).read_bytes() == (whole / "lora" / name).read_bytes(), name
 
-    changed = ("--resume_from_checkpoint", "--lora_rank", "4")
+    changed = ("--resume_from_checkpoint", "--lora_r", "4")
     finished = finetune(example, base, cut, *arguments, *changed, launcher=launcher, status=1)
-    refused = "checkpoint-6 was trained with other settings: `lora_rank` was 16 and is 4. Resume with its settings"
+    refused = "checkpoint-6 was trained with other settings: `lora_r` was 16 and is 4. Resume with its settings"
     assert refused in finished.stderr
     assert (cut / "lora" / FILES[0]).read_bytes() == (whole / "lora" / FILES[0]).read_bytes()
 

@@ -17,7 +17,7 @@ from tests.training.test_trainer import make_trainer
 VISION = {"train_vision": "frozen"}
 TEXT = {"train_text": "frozen"}
 BOTH = {**VISION, **TEXT, "train_projections": True}
-LORA = {"train_text": "lora", "train_vision": "frozen", "lora_rank": 4}
+LORA = {"train_text": "lora", "train_vision": "frozen", "lora_r": 4}
 TOWERS = {"vision": VISION, "text": TEXT, "both": BOTH, "lora": LORA}
 
 

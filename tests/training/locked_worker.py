@@ -27,7 +27,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"train_vision": "frozen", "train_text": "frozen", "train_projections": True},
         {"mini_batch_size": 3},
     ),
-    "image tower, LoRA, distilled": ({"train_vision": "frozen", "train_text": "lora", "lora_rank": 4}, DISTILLED),
+    "image tower, LoRA, distilled": ({"train_vision": "frozen", "train_text": "lora", "lora_r": 4}, DISTILLED),
 }
 
 

@@ -64,11 +64,11 @@ def no_work(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--lora_targets", "query"], "matches no linear layer of text_model; there are k_proj"),
+        (["--lora_target_modules", "query"], "matches no linear layer of text_model; there are k_proj"),
         (["--train_text", "frozen", "--train_vision", "frozen"], "Nothing is left to train"),
         (
-            ["--variants", '{"a": {"lora_rnak": 3}}'],
-            r"sets `lora_rnak`, which is no flag \(did you mean lora_rank\?\)",
+            ["--variants", '{"a": {"lora_target_module": 3}}'],
+            r"sets `lora_target_module`, which is no flag \(did you mean lora_target_modules\?\)",
         ),
         (["--variants", '{"a": 3}'], "`variants` has 3 for a: give the flags that differ"),
         (["--composition", "sugar"], "unknown benchmark 'sugar'"),

@@ -83,7 +83,7 @@ OWN_DEFAULTS = {
     },
     ModelArguments: {
         "train_text": "full", "train_vision": "full", "train_projections": None, "train_logit_scale": None,
-        "lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_dora": False, "lora_rslora": False,
+        "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "use_dora": False, "use_rslora": False,
         "load_in_4bit": False, "model_name_or_path": None, "model_config": None, "processor_name_or_path": None,
         "attn_implementation": None,
     },

@@ -195,7 +195,7 @@ def test_where_nothing_is_learned_it_stays(make):
 
 @pytest.mark.parametrize(
     ("towers", "kwargs"),
-    [(VISION, {}), ({"train_text": "lora", "train_vision": "frozen", "lora_rank": 4}, {"mini_batch_size": 4})],
+    [(VISION, {}), ({"train_text": "lora", "train_vision": "frozen", "lora_r": 4}, {"mini_batch_size": 4})],
     ids=["plain", "lora by mini-batches"],
 )
 def test_of_locked_towers_it_takes_what_the_cache_has(make, towers, kwargs):

@@ -28,7 +28,7 @@ DISTILLED = {
     "objective": "fsc_clip",
     "objective_kwargs": json.dumps({"local_weight": 0.2, "distillation": {"kind": "embedding"}}),
 }
-LORA = {"train_text": "lora", "train_vision": "lora", "lora_targets": ["all-linear"]}
+LORA = {"train_text": "lora", "train_vision": "lora", "lora_target_modules": ["all-linear"]}
 
 
 def tuned(**towers):

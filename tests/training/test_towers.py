@@ -115,11 +115,11 @@ REFUSED = {
     "a mode": ({"train_text": "half"}, "`train_text` is 'half'; give full, lora, frozen"),
     "nothing": ({"train_text": "frozen", "train_vision": "frozen"}, "Nothing is left to train"),
     "no target": (
-        {"train_text": "lora", "train_vision": "frozen", "lora_targets": ["query"]},
+        {"train_text": "lora", "train_vision": "frozen", "lora_target_modules": ["query"]},
         "names query, which matches no linear layer of text_model; there are k_proj, v_proj, q_proj, out_proj, fc1, "
         "fc2, or all-linear",
     ),
-    "rank": ({"train_text": "lora", "lora_rank": 0}, "`lora_rank` is 0"),
+    "rank": ({"train_text": "lora", "lora_r": 0}, "`lora_r` is 0"),
     "dropout": ({"train_text": "lora", "lora_dropout": 1.0}, "`lora_dropout` is 1.0"),
     "4 bits in full": ({"load_in_4bit": True}, "`load_in_4bit` is for LoRA"),
 }
@@ -135,13 +135,13 @@ def test_what_is_refused(case):
 @pytest.mark.parametrize(
     ("argv", "settings", "named"),
     [
-        (["--lora_rank", "16"], {}, "lora_rank"),
-        (["--lora-dora"], {"train_text": "frozen"}, "lora_dora"),
-        ([], {"lora_rank": 4}, "lora_rank"),  # of a YAML file
-        (["--config", "a.yaml"], {"lora_targets": ["all-linear"]}, "lora_targets"),
-        (["--lora_rank", "4", "--train_text", "lora"], {"train_text": "lora", "lora_rank": 4}, None),
-        (["--train_text", "full", "--train_vision=full"], {"lora_rank": 4}, None),  # instead of what the file says
-        ([], {"train_vision": "lora", "lora_dora": True}, None),
+        (["--lora_r", "16"], {}, "lora_r"),
+        (["--use-dora"], {"train_text": "frozen"}, "use_dora"),
+        ([], {"lora_r": 4}, "lora_r"),  # of a YAML file
+        (["--config", "a.yaml"], {"lora_target_modules": ["all-linear"]}, "lora_target_modules"),
+        (["--lora_r", "4", "--train_text", "lora"], {"train_text": "lora", "lora_r": 4}, None),
+        (["--train_text", "full", "--train_vision=full"], {"lora_r": 4}, None),  # instead of what the file says
+        ([], {"train_vision": "lora", "use_dora": True}, None),
         ([], {}, None),
     ],
 )
@@ -165,10 +165,10 @@ def test_options_of_the_adapters():
     args = TowerArguments(
         train_text="lora",
         train_vision="lora",
-        lora_targets=["all-linear"],
-        lora_dora=True,
-        lora_rslora=True,
-        lora_rank=4,
+        lora_target_modules=["all-linear"],
+        use_dora=True,
+        use_rslora=True,
+        lora_r=4,
     )
     model = prepare_towers(make_model(), args)
     config = model.peft_config["default"]
@@ -277,18 +277,21 @@ def test_qlora_beside_a_tower_in_full(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"lora_rank": 8}, "`lora_rank` is 4 there, not 8"),
+        ({"lora_r": 8}, "`lora_r` is 4 there, not 8"),
         ({"lora_alpha": 7}, "`lora_alpha` is 32 there, not 7"),
         ({"lora_dropout": 0.1}, "`lora_dropout` is 0.0 there, not 0.1"),
-        ({"lora_targets": ["q_proj"]}, r"`lora_targets` is .*, not '\(text_model\|vision_model\).*q_proj"),
+        (
+            {"lora_target_modules": ["q_proj"]},
+            r"`lora_target_modules` is .*, not '\(text_model\|vision_model\).*q_proj",
+        ),
         ({"train_projections": True}, r"`train_projections` is None there, not \['text_projection'"),
-        ({"lora_dora": True}, "`lora_dora` is False there, not True"),
-        ({"lora_rslora": True}, "`lora_rslora` is False there, not True"),
+        ({"use_dora": True}, "`use_dora` is False there, not True"),
+        ({"use_rslora": True}, "`use_rslora` is False there, not True"),
         ({"train_text": "full", "train_vision": "full"}, "it was trained by LoRA, and this run trains in full"),
     ],
 )
 def test_a_checkpoint_of_other_adapters_is_not_continued(tmp_path, changed, message):
-    settings = {"train_text": "lora", "train_vision": "lora", "lora_rank": 4}
+    settings = {"train_text": "lora", "train_vision": "lora", "lora_r": 4}
     prepare_towers(make_model(), TowerArguments(**settings)).save_pretrained(tmp_path)
     check_same_towers(tmp_path, prepare_towers(make_model(), TowerArguments(**settings)))
     with pytest.raises(ValueError, match=message):
@@ -327,7 +330,7 @@ def test_what_is_said_of_the_precision_of_weights(caplog, held, dtype, said):
 
 @pytest.mark.parametrize(
     ("field", "value", "refused"),
-    [("lora_rank", 1, False), ("lora_alpha", 0, True), ("lora_alpha", 1, False), ("lora_dropout", -0.1, True)],
+    [("lora_r", 1, False), ("lora_alpha", 0, True), ("lora_alpha", 1, False), ("lora_dropout", -0.1, True)],
 )
 def test_bounds_of_the_adapters(field, value, refused):
     with pytest.raises(ValueError, match=f"`{field}` is") if refused else contextlib.nullcontext():

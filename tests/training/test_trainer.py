@@ -262,7 +262,7 @@ def test_errors_before_training(tmp_path):
         make_trainer(tmp_path, optim="lomo", mini_batch_size=2)
 
 
-LORA = {"train_text": "lora", "train_vision": "lora", "lora_rank": 4, "train_logit_scale": True}
+LORA = {"train_text": "lora", "train_vision": "lora", "lora_r": 4, "train_logit_scale": True}
 DISTILLED = {"objective_kwargs": {"distillation": {"kind": "similarity", "weight": 2.0}}, "objective": "tripletclip"}
 
 

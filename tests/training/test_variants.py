@@ -20,7 +20,11 @@ def test_each_has_its_flags_and_its_folder():
     made = runs(
         {
             "a": {},
-            "b c": {"lora_targets": ["q_proj", "v_proj"], "objective_kwargs": {"chunk_size": 2}, "use_cpu": True},
+            "b c": {
+                "lora_target_modules": ["q_proj", "v_proj"],
+                "objective_kwargs": {"chunk_size": 2},
+                "use_cpu": True,
+            },
             "3": {"mini_batch_size": None, "seed": 7},
         },
         *("--mini_batch_size", "2"),
@@ -30,7 +34,7 @@ def test_each_has_its_flags_and_its_folder():
         "b c": "out/b c",
         "3": "out/3",
     }
-    assert made["b c"][0].lora_targets == ["q_proj", "v_proj"]
+    assert made["b c"][0].lora_target_modules == ["q_proj", "v_proj"]
     assert made["b c"][2].objective_kwargs == {"chunk_size": 2}
     assert [args.mini_batch_size for _, _, args in made.values()] == [2, 2, None]
     assert made["3"][2].seed == 7

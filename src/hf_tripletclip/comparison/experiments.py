@@ -222,7 +222,7 @@ EXPERIMENTS = {
                         "objective": "tripletclip",
                         "train_text": "lora",
                         "train_vision": "lora",
-                        "lora_targets": "all-linear",
+                        "lora_target_modules": "all-linear",
                     },
                 ),
                 Arm(

@@ -299,11 +299,11 @@ def describe_lora(args: TowerArguments) -> str:
     """A sentence on the adapters, empty where there are none."""
     if not args.has_lora:
         return ""
-    kinds = [name for name, used in (("DoRA", args.lora_dora), ("rsLoRA", args.lora_rslora)) if used]
+    kinds = [name for name, used in (("DoRA", args.use_dora), ("rsLoRA", args.use_rslora)) if used]
     kinds += ["on weights of 4 bits (QLoRA)"] * args.load_in_4bit
     dropout = f", dropout {args.lora_dropout:g}" if args.lora_dropout else ""
-    targets = ", ".join(f"`{target}`" for target in args.lora_targets)
+    targets = ", ".join(f"`{target}`" for target in args.lora_target_modules)
     return (
-        f" LoRA of rank {args.lora_rank}, alpha {args.lora_alpha}{dropout}, on {targets}"
+        f" LoRA of rank {args.lora_r}, alpha {args.lora_alpha}{dropout}, on {targets}"
         f"{''.join(f', {kind}' for kind in kinds)}."
     )

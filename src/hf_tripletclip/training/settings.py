@@ -62,7 +62,7 @@ FIXED = _names(
     weight_decay adam_beta1 adam_beta2 adam_epsilon deepspeed fsdp fsdp_config
     objective objective_kwargs logit_scale_max retention_metric metric_for_best_model greater_is_better
     train_text train_vision train_projections train_logit_scale load_in_4bit
-    lora_rank lora_alpha lora_dropout lora_targets lora_dora lora_rslora
+    lora_r lora_alpha lora_dropout lora_target_modules use_dora use_rslora
     model_config vocabulary start_weights trained_in
     """
 )

@@ -28,6 +28,7 @@ MODES = ("full", "lora", "frozen")
 TOWERS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 ALL_LINEAR = "all-linear"
+KINDS = ("use_dora", "use_rslora")  # of LoRA; the other flags of it begin with `lora_`
 HALF = {torch.float16, torch.bfloat16}
 
 
@@ -44,15 +45,15 @@ class TowerArguments:
     train_logit_scale: bool | None = field(
         default=None, metadata={"help": "Train `logit_scale`. Default: yes, except where a tower trains by LoRA."}
     )
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters."})
-    lora_alpha: int = field(default=32, metadata={"help": "Their scale is lora_alpha / lora_rank."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Their scale is lora_alpha / lora_r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
-    lora_targets: list[str] = field(
+    lora_target_modules: list[str] = field(
         default_factory=lambda: list(DEFAULT_TARGETS),
         metadata={"help": "Names of the linear layers that get an adapter, or all-linear."},
     )
-    lora_dora: bool = field(default=False, metadata={"help": "DoRA: learn the weights' magnitude apart."})
-    lora_rslora: bool = field(default=False, metadata={"help": "rsLoRA: scale by lora_alpha / sqrt(lora_rank)."})
+    use_dora: bool = field(default=False, metadata={"help": "DoRA: learn the weights' magnitude apart."})
+    use_rslora: bool = field(default=False, metadata={"help": "rsLoRA: scale by lora_alpha / sqrt(lora_r)."})
     load_in_4bit: bool = field(
         default=False, metadata={"help": "QLoRA: keep the frozen weights in 4 bits; needs bitsandbytes."}
     )
@@ -83,8 +84,8 @@ class TowerArguments:
                 "Nothing is left to train: both towers are frozen and so are the projections. Give `--train_text` or "
                 "`--train_vision` full or lora, or `--train_projections true`."
             )
-        if self.lora_rank < 1:
-            raise ValueError(f"`lora_rank` is {self.lora_rank}; give at least 1.")
+        if self.lora_r < 1:
+            raise ValueError(f"`lora_r` is {self.lora_r}; give at least 1.")
         if self.lora_alpha <= 0:
             raise ValueError(f"`lora_alpha` is {self.lora_alpha}; give at least 1: adapters are scaled by it.")
         if not 0 <= self.lora_dropout < 1:
@@ -126,12 +127,12 @@ def check_lora_is_used(argv: Sequence[str], runs: Sequence[TowerArguments]) -> N
     """
     if any(run.has_lora for run in runs):
         return
+    of_lora = [entry.name for entry in fields(TowerArguments) if entry.name.startswith("lora_") or entry.name in KINDS]
     flags = [flag.lstrip("-").split("=")[0].replace("-", "_") for flag in argv if flag.startswith("--")]
-    given = [flag for flag in flags if flag.startswith("lora")]
+    given = [flag for flag in flags if flag in of_lora]
     if not {"train_text", "train_vision", "variants"} & set(flags):
         plain = TowerArguments()
-        names = [entry.name for entry in fields(plain) if entry.name.startswith("lora")]
-        given += [name for name in names if any(getattr(run, name) != getattr(plain, name) for run in runs)]
+        given += [name for name in of_lora if any(getattr(run, name) != getattr(plain, name) for run in runs)]
     if given:
         raise ValueError(
             f"`{given[0]}` is given, but no tower trains by LoRA: give `--train_text lora` or `--train_vision lora`."
@@ -189,13 +190,13 @@ def check_same_towers(checkpoint: str | os.PathLike[str], model: Any) -> None:
 # Field of an adapter's config -> our flag.
 ADAPTER_FIELDS = {
     "base_model_name_or_path": "model_name_or_path",
-    "r": "lora_rank",
+    "r": "lora_r",
     "lora_alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
-    "target_modules": "lora_targets",
+    "target_modules": "lora_target_modules",
     "modules_to_save": "train_projections",
-    "use_dora": "lora_dora",
-    "use_rslora": "lora_rslora",
+    "use_dora": "use_dora",
+    "use_rslora": "use_rslora",
 }
 
 
@@ -234,13 +235,13 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
             prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
             _keep_differentiable(model)
         config = LoraConfig(
-            r=args.lora_rank,
+            r=args.lora_r,
             lora_alpha=args.lora_alpha,
             lora_dropout=args.lora_dropout,
             target_modules=_target_pattern(model, args),
             modules_to_save=whole or None,
-            use_dora=args.lora_dora,
-            use_rslora=args.lora_rslora,
+            use_dora=args.use_dora,
+            use_rslora=args.use_rslora,
         )
         with warnings.catch_warnings():
             # peft asks for an attribute that transformers has renamed.
@@ -311,11 +312,11 @@ def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
         if isinstance(module, nn.Linear) and name.split(".")[0] in towers
     ]
     known = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-    wanted = known if args.lora_targets == [ALL_LINEAR] else args.lora_targets
+    wanted = known if args.lora_target_modules == [ALL_LINEAR] else args.lora_target_modules
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(
-            f"`lora_targets` names {', '.join(unknown)}, which matches no linear layer of {' and '.join(towers)}; "
-            f"there are {', '.join(known)}, or {ALL_LINEAR}."
+            f"`lora_target_modules` names {', '.join(unknown)}, which matches no linear layer of "
+            f"{' and '.join(towers)}; there are {', '.join(known)}, or {ALL_LINEAR}."
         )
     return rf"({'|'.join(towers)})\..*\.({'|'.join(map(re.escape, wanted))})"
 
@@ -323,7 +324,7 @@ def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
 def describe_towers(model: Any, args: TowerArguments) -> str:
     """A line on what trains, such as `text tower lora, image tower frozen; 0.3 of 151.3 million parameters train`."""
     total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))  # knows weights of 4 bits
-    rank = f" (rank {args.lora_rank})" if args.has_lora else ""
+    rank = f" (rank {args.lora_r})" if args.has_lora else ""
     return (
         f"Text tower {args.train_text}, image tower {args.train_vision}{rank}: "
         f"{trained:,} of {total:,} parameters train"
