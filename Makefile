@@ -1,4 +1,4 @@
-.PHONY: check format test test-slow
+.PHONY: check docs format test test-slow
 
 check:  ## what a pull request must pass
 	ruff check .
@@ -14,3 +14,6 @@ test:
 
 test-slow:
 	pytest -n auto --dist loadfile -m slow
+
+docs:  ## the site, into site/; `mkdocs serve` shows it while you write
+	mkdocs build --strict

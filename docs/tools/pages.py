@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of the site that lie elsewhere in the repository, and links that work here and there."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in RESULTS))
+LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)]*)?\)")
+CODE_OR_FORMULA = re.compile(r"`[^`]*`|\[(?P<inner>[^\[\]]*)\]\((?P<arguments>[^()]* [^()]*)\)")
+ENTRY = re.compile(r"^::: (\S+)$", re.MULTILINE)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages from outside, at the same path below the site."""
+    for path in OUTSIDE:
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """
+    Write links as the site has them. In the repository, pages link to each other and to source files where they lie.
+    On the site a source file is its entry in the reference, if there is one; other files have no link.
+    """
+    here = page.file.src_uri
+    folder = posixpath.dirname(here if here in OUTSIDE else posixpath.join("docs", here))
+
+    def link(match: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, match["target"]))
+        place = path.removeprefix("docs/")
+        if files.get_file_from_path(place) is not None:
+            return f"[{match['text']}]({posixpath.relpath(place, posixpath.dirname(here))}{match['anchor'] or ''})"
+        if not (ROOT / path).exists():
+            return match[0]  # mkdocs warns of it
+        module = path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+        return f"[{match['text']}][{module}]" if module in _entries(files) else match["text"]
+
+    return CODE_OR_FORMULA.sub(_unlinked, LINK.sub(link, markdown))
+
+
+def _unlinked(match: re.Match[str]) -> str:
+    """`own[s = 10](v | n)` outside of code, which is no link: its place has spaces."""
+    return match[0] if match["inner"] is None else rf"\[{match['inner']}\]({match['arguments']})"
+
+
+def _entries(files: Files) -> set[str]:
+    """What the reference has an entry of."""
+    pages = [file.abs_src_path for file in files if file.src_uri.startswith("reference/") and file.abs_src_path]
+    return {name for page in pages for name in ENTRY.findall(Path(page).read_text(encoding="utf-8"))}
