@@ -4,6 +4,7 @@ check:  ## what a pull request must pass
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 
 format:
 	ruff check --fix .
