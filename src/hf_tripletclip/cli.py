@@ -174,8 +174,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     import yaml
 
-    from hf_tripletclip.evaluation.merge import merge
-    from hf_tripletclip.evaluation.wise_ft import parse_alphas
+    from hf_tripletclip.evaluation.wise_ft import merge, parse_alphas
 
     curve, point = merge(
         options.base,

@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from hf_tripletclip.evaluation.items import CHANCE, WINOGROUND, Item, choice, places
-from hf_tripletclip.evaluation.predictions import fingerprint, predict
+from hf_tripletclip.evaluation.items import CHANCE, WINOGROUND, Item, choice, fingerprint, places, predict
 from hf_tripletclip.evaluation.readers.images import ImageFile
 
 ONE, TWO = ImageFile("one.png"), ImageFile("two.png")
@@ -23,7 +22,7 @@ def test_pairs_are_named_by_their_places():
     assert places("i0c1") == (("i", 0), ("c", 1))
     assert places("c2c10") == (("c", 2), ("c", 10))
     for wrong in ("i0", "x0c1", "i0c1 ", "icc", ""):
-        with pytest.raises(ValueError, match="names no pair"):
+        with pytest.raises(ValueError, match="is not the name of a pair"):
             places(wrong)
 
 

@@ -14,10 +14,15 @@ from PIL import Image
 
 from hf_tripletclip.evaluation import BenchmarksFailed, Encoder, SugarCrepe, Triplets, evaluate
 from hf_tripletclip.evaluation.arguments import benchmark_options, main, parse_evaluation_arguments
-from hf_tripletclip.evaluation.build import build_benchmark, by_benchmark, location_field, place_of
-from hf_tripletclip.evaluation.kept import safe_name
-from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
-from hf_tripletclip.evaluation.run import choose
+from hf_tripletclip.evaluation.registry import (
+    BENCHMARKS,
+    benchmark_class,
+    build_benchmark,
+    by_benchmark,
+    location_field,
+    place_of,
+)
+from hf_tripletclip.evaluation.run import choose, safe_name
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.result import format_result
 from tests.evaluation import CAPTIONS
@@ -148,7 +153,7 @@ def test_a_model_by_directory_or_as_an_object(model, processor, saved, sugarcrep
     assert by_name.model["name"] == saved
     for wrong, message in (
         ({"model": saved, "processor": processor}, "leave `processor` out"),
-        ({"model": model}, "give the processor"),
+        ({"model": model}, "also give its processor"),
         ({"model": Encoder(model, processor), "batch_size": 3}, "an Encoder has its processor and settings"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -13,8 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_tripletclip.cli import main
-from hf_tripletclip.evaluation.merge import merge, named_metric
-from hf_tripletclip.evaluation.wise_ft import Interpolation, parse_alphas
+from hf_tripletclip.evaluation.wise_ft import Interpolation, merge, named_metric, parse_alphas
 from hf_tripletclip.results.curve import Curve, Point, metric_of
 from hf_tripletclip.results.result import EvaluationResult
 from tests.evaluation.benchmarks import picture

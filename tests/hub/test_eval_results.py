@@ -20,6 +20,8 @@ def sugarcrepe(macro: float = 0.74451, **changes) -> EvaluationResult:
     fields = {
         "metrics": {"swap_obj": 0.6449, "macro": macro, "micro": 0.7664, "tie_rate": 0.01},
         "primary": "macro",
+        "title": "SugarCrepe",
+        "hub_dataset": "mteb/SUGARCREPE_fmt",
         "counts": {"rows": 7511, "missing": 2},
         "settings": {"scores": "cosine in float32, strictly greater wins"},
         "means": {
@@ -38,6 +40,8 @@ def winoground() -> EvaluationResult:
         "winoground",
         {"text_score": 0.3, "group_score": 0.0875},
         primary="group_score",
+        title="Winoground",
+        hub_dataset="facebook/winoground",
         model={"name": "/runs/mine"},
         data={"source": "other/winoground"},
     )
@@ -45,12 +49,19 @@ def winoground() -> EvaluationResult:
 
 def local() -> EvaluationResult:
     return EvaluationResult(
-        "triplets", {"group_score": 0.5}, primary="group_score", data={"source": "/home/me/x"}, model={"name": "m"}
+        "triplets",
+        {"group_score": 0.5},
+        primary="group_score",
+        title="Triplets",
+        data={"source": "/home/me/x"},
+        model={"name": "m"},
     )
 
 
 def similarity() -> EvaluationResult:
-    return EvaluationResult("similarity", {"modality_gap": 1.2}, primary="modality_gap", data={"source": "a/b"})
+    return EvaluationResult(
+        "similarity", {"modality_gap": 1.2}, primary="modality_gap", raw=True, data={"source": "a/b"}
+    )
 
 
 def test_model_index_has_the_metrics_of_each_benchmark():

@@ -100,6 +100,7 @@ def test_the_format_of_another_version_is_refused(tmp_path):
         ("[]", "a JSON object, not a list"),
         ("", "Expecting value"),
         ('{"benchmark": "x", "metrics": [0.5]}', "metrics of an evaluation result must be a JSON object"),
+        ('{"benchmark": "x", "metrics": {}, "tradeoff": "top1"}', "tradeoff of an evaluation result must be a list"),
         ('{"benchmark": "x", "metrics": {}, "intervals": {"a": [1]}}', "intervals or means"),
         ('{"benchmark": "x", "metrics": {}, "intervals": {"a": 1}}', "intervals or means"),
         ('{"benchmark": "x", "metrics": {}, "means": {"a": {"wrong": 1}}}', "intervals or means"),

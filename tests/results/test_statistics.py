@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import bootstrap, cosines, intervals, tally, thinned, wins
+from hf_tripletclip.results.statistics import bootstrap, cosines, intervals, sample_rows, tally, wins
 
 ROWS = {
     "right": [True, False, True, None, False],
@@ -176,8 +176,8 @@ def test_a_mean_of_means_of_means():
 
 
 def test_a_sample_is_of_all_kinds_and_always_the_same():
-    rows = thinned(2_100, 50)
-    assert rows == thinned(2_100, 50) == sorted(set(rows))
+    rows = sample_rows(2_100, 50)
+    assert rows == sample_rows(2_100, 50) == sorted(set(rows))
     assert {row % 7 for row in rows} == set(range(7))  # where kinds take turns, a fixed step would meet one of them
-    assert thinned(100, 4) == [5, 49, 53, 97]  # also in the next version: results of a part stay comparable
-    assert thinned(5, None) == thinned(5, 5) == thinned(5, 9) == [0, 1, 2, 3, 4]
+    assert sample_rows(100, 4) == [5, 49, 53, 97]  # also in the next version: results of a part stay comparable
+    assert sample_rows(5, None) == sample_rows(5, 5) == sample_rows(5, 9) == [0, 1, 2, 3, 4]

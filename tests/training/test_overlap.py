@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from hf_tripletclip.data import shuffled
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.evaluation.build import build_benchmark
+from hf_tripletclip.evaluation.registry import build_benchmark
 from hf_tripletclip.training.overlap import describe_twins, find_overlap, pictures_of
 
 FEATURES = Features(

@@ -14,11 +14,9 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.kept import safe_name
-from hf_tripletclip.evaluation.processes import EXPECTED, in_all_processes, start_processes
+from hf_tripletclip.evaluation.encoder import EXPECTED, Encoder, in_all_processes, start_processes
 from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES
-from hf_tripletclip.evaluation.run import Outcome, choose, make_encoder, run_benchmarks
+from hf_tripletclip.evaluation.run import Outcome, choose, run_benchmarks, safe_name
 from hf_tripletclip.results.result import format_result
 from hf_tripletclip.utils.cli_arguments import as_mapping, parse_with_config
 
@@ -248,7 +246,7 @@ def _name(arguments: EvaluationArguments, source: str) -> str:
 
 
 def _load(arguments: EvaluationArguments, source: str) -> Encoder:
-    return make_encoder(
+    return Encoder.of(
         source,
         name=_name(arguments, source),
         revision=arguments.revision,
@@ -289,10 +287,9 @@ def _write_errors(outcome: Outcome, number: int) -> None:
     if not _is_main():
         return
     from hf_tripletclip.evaluation.report.errors import write_errors_page
-    from hf_tripletclip.results.metrics import is_raw
 
     assert outcome.result is not None
-    if not hasattr(outcome.benchmark, "checked_items") or is_raw(outcome.name):
+    if not hasattr(outcome.benchmark, "checked_items") or outcome.result.raw:
         print(f"{outcome.name} has no page of errors: it does not consist of questions")
         return
     page = _beside(outcome, "errors.html")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark is: `Benchmark`."""
+"""`Benchmark`, the base class of all benchmarks: what a benchmark declares, and what all results share."""
 
 from __future__ import annotations
 
@@ -14,51 +14,71 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.readers.images import LISTED, ImageRef
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import TIE, intervals, tally
 from hf_tripletclip.version import __version__
 
 logger = logging.get_logger(__name__)
 
-LISTED = 5  # names in a message
+Family = Literal["composition", "retention", "embeddings"]
+# Class variables of a benchmark that each of its results carries, for reports and model cards.
+DECLARED = ("title", "hub_dataset", "task", "raw", "family", "tradeoff", "also_true")
 
 
 class MissingImages(FileNotFoundError):
-    """Images that the annotations name are not there."""
+    """Images that the annotations name do not exist."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Benchmark(abc.ABC):
     """
-    A benchmark, as a dataclass of its settings. A subclass is one file and one line of the registry.
+    A benchmark, as a dataclass of its settings. A subclass is one file in `benchmarks/` and one line of the registry.
+
+    Besides `name`, `title`, `reference` and `primary`, a subclass sets the class variables that differ from the
+    defaults:
+
+    - `official_difference`: what `protocol="official"` does differently;
+    - `hub_dataset`: the id of the Hub dataset with its data, if the data is a single dataset;
+    - `task`: the Hub's name of the task, for `model-index`;
+    - `raw`: the metrics are plain numbers, such as cosines: not shares, and the highest is not the best;
+    - `family`: `composition`, `retention` (what fine-tuning may lose) or `embeddings`;
+    - `tradeoff`: metrics that reports plot, those of composition benchmarks against those of retention benchmarks;
+    - `also_true`: pairs besides `i0c0`, `i1c1`, ... whose caption is true of the image.
 
     Args:
         protocol (`"strict"` or `"official"`, defaults to `"strict"`): Our rules, see
-            [`~hf_tripletclip.results.statistics`], or those of the benchmark's own script, where they differ:
-            `official_difference` says how. Then images and captions are prepared as there, too, see
+            [`~hf_tripletclip.results.statistics`], or those of the benchmark's own script: `official_difference` says
+            how they differ. Then images and captions are also prepared as that script does, see
             [`~hf_tripletclip.evaluation.official`].
-        allow_missing (`bool`, defaults to `False`): Leave out rows whose images are missing or broken, and count them
-            in the result, instead of refusing to go on.
-        max_rows (`int`, *optional*): Only so many rows, drawn at random, for a quick look; the result says so.
+        allow_missing (`bool`, defaults to `False`): Leave out rows whose images are missing or broken and count them
+            in the result. By default such rows are an error.
+        max_rows (`int`, *optional*): Evaluate only this many rows, drawn at random, for a quick look. The result says
+            so.
     """
 
     name: ClassVar[str]  # in the registry
     title: ClassVar[str]  # as people write it
     reference: ClassVar[str]  # paper, with arXiv id
-    primary: ClassVar[str]  # the metric that stands for the benchmark
-    official_difference: ClassVar[str] = ""  # what `protocol="official"` does otherwise; empty where nothing
+    primary: ClassVar[str]  # the metric to show when there is room for only one
+    official_difference: ClassVar[str] = ""
+    hub_dataset: ClassVar[str | None] = None
+    task: ClassVar[str] = "zero-shot-image-classification"
+    raw: ClassVar[bool] = False
+    family: ClassVar[Family] = "composition"
+    tradeoff: ClassVar[tuple[str, ...]] = ()
+    also_true: ClassVar[tuple[str, ...]] = ()
 
     protocol: Literal["strict", "official"] = "strict"
     allow_missing: bool = False
     max_rows: int | None = None
 
-    # Whether `images` was said of several benchmarks at once: one that does not need it then goes on without.
+    # Whether `images` was given for several benchmarks at once: a benchmark that does not need it then ignores it.
     images_for_all: bool = dataclasses.field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # paths are texts, as a result's file has them
+        for field in dataclasses.fields(self):  # paths become texts, as in a result's file
             if isinstance(value := getattr(self, field.name), os.PathLike):
                 setattr(self, field.name, os.fspath(value))
         if self.protocol not in ("strict", "official"):
@@ -72,26 +92,31 @@ class Benchmark(abc.ABC):
         Evaluate a model.
 
         Raises:
-            OSError: The data is not there.
-            ValueError: The data is not what it should be.
+            OSError: The data does not exist.
+            ValueError: The data does not have the expected form.
         """
 
     def contents(self) -> Iterable[tuple[str, Sequence[ImageRef], Sequence[str]]]:
         """
-        The key, the images and the captions of each row, for the check of a training set against them, see
-        [`~hf_tripletclip.evaluation.checks.leakage`].
+        The key, the images and the captions of each row, for
+        [`~hf_tripletclip.evaluation.checks.leakage`], which looks for them in a training set.
 
         Raises:
-            ValueError: This benchmark does not say what is in it.
+            ValueError: This benchmark does not list its contents.
         """
         raise ValueError(f"{self.title}: there is no leakage check for this benchmark.")
 
     def details(self) -> Iterable[Any]:
         """
-        What else decides the metrics, besides `contents`: categories, comparisons, class names, ... as JSON knows it.
-        A result in a folder is only kept where these are the same.
+        What else decides the metrics, besides `contents`: categories, comparisons, class names, ... as JSON values. A
+        result in a folder is used again only if these are the same.
         """
         return ()
+
+    @classmethod
+    def tradeoff_part(cls, result: EvaluationResult) -> EvaluationResult:
+        """The part of a result that the `tradeoff` plot shows: all of it, unless a subclass chooses."""
+        return result
 
     def __call__(self, model: Any, processor: Any = None, **options: Any) -> EvaluationResult:
         """
@@ -99,52 +124,87 @@ class Benchmark(abc.ABC):
 
         Args:
             model: An [`Encoder`], a model, or a directory or Hub id to load one from.
-            processor ([`~transformers.ProcessorMixin`], *optional*): Of a model that is given as an object.
-            options: Of [`Encoder`]: `batch_size`, `device`, `autocast`, `cache_dir`, ...
+            processor ([`~transformers.ProcessorMixin`], *optional*): The processor of a model that is given as an
+                object.
+            options: Arguments of [`Encoder`]: `batch_size`, `device`, `autocast`, `cache_dir`, ...
 
         Raises:
-            OSError: The model or the data is not there.
-            ValueError: The model or the data is not what it should be.
+            OSError: The model or the data does not exist.
+            ValueError: The model or the data does not have the expected form.
         """
-        if isinstance(model, Encoder):
-            if options or processor is not None:
-                raise ValueError("an Encoder has its processor and settings: give them where it is made.")
-            return self._run(model)
-        if isinstance(model, (str, os.PathLike)):
-            if processor is not None:
-                raise ValueError("a model that is loaded by name brings its processor: leave `processor` out.")
-            return self._run(Encoder.from_pretrained(model, **options))
-        if processor is None:
-            raise ValueError("give the processor of the model: benchmark(model, processor)")
-        return self._run(Encoder(model, processor, **options))
+        encoder = Encoder.of(model, processor, **options)
+        return self.run(encoder.as_official() if self.protocol == "official" else encoder)
 
     def check_images_used(self, images: Iterable[ImageRef], source: str) -> None:
         """
-        Check that a folder of images that the user said is one where images were looked for.
+        Check that the `images` folder that the user gave has an effect.
 
         Args:
-            images (`Iterable[ImageRef]`): The images of the benchmark; the first tells.
+            images (`Iterable[ImageRef]`): The images of the benchmark; only the first one is checked.
             source (`str`): Where the rows come from, for the message.
 
         Raises:
-            ValueError: The images are in the rows themselves, so that the folder would have no effect.
+            ValueError: The images are in the rows themselves, so the folder would have no effect.
         """
         folder = getattr(self, "images", None)
         first = next(iter(images), None)
         if folder is None or first is None or first.in_file():
             return
-        problem = f"{self.name}: the images are in {source} itself, so the folder {folder} (`images`) is not looked at"
+        problem = f"{self.name}: the images are in {source} itself, so the folder {folder} (`images`) is not used"
         if not self.images_for_all:
             raise ValueError(f"{problem}: leave it out")
         logger.warning(f"{problem}.")
 
-    def _run(self, encoder: Encoder) -> EvaluationResult:
-        return self.run(encoder.as_official() if self.protocol == "official" else encoder)
+    def encode_rows(
+        self, encoder: Encoder, images: Sequence[ImageRef], source: str
+    ) -> tuple[list[int], dict[ImageRef, torch.Tensor], dict[str, int]]:
+        """
+        The embeddings of the images of rows that have one image each. An image of several rows is encoded once.
+
+        Args:
+            encoder ([`Encoder`]): The model.
+            images (`Sequence[ImageRef]`): The image of each row.
+            source (`str`): Where the rows come from, for the message.
+
+        Returns:
+            `tuple`: The rows that remain, the embedding of each image, and the number of rows that are `missing` and
+            `broken`.
+
+        Raises:
+            MissingImages: An image is missing or broken, and `allow_missing` is not set.
+            ValueError: No row remains.
+        """
+        unique = list(dict.fromkeys(images))
+
+        def look() -> dict[ImageRef, bool]:
+            there = {image: image.exists() for image in unique}
+            missing = sum(not there[image] for image in images)
+            if missing and not self.allow_missing:
+                absent = [image for image in unique if not there[image]]
+                raise missing_images(self.title, missing, len(images), "are missing", absent)
+            return there
+
+        there = in_all_processes(look)
+        rows = [row for row, image in enumerate(images) if there[image]]
+        counts = {"missing": len(images) - len(rows)}
+        unique = [image for image in unique if there[image]]
+        embeddings, reasons = encoder.images(unique)
+        if reasons:
+            bad = {unique[index]: reason for index, reason in reasons.items()}
+            whole = [row for row in rows if images[row] not in bad]
+            counts["broken"] = len(rows) - len(whole)
+            if not self.allow_missing:
+                names = [f"{image.name} ({reason})" for image, reason in bad.items()]
+                raise missing_images(self.title, counts["broken"], len(images), "cannot be read", names)
+            rows = whole
+        if not rows:
+            raise ValueError(f"{self.title}: no row is left to evaluate in {source}.")
+        return rows, {image: embeddings[index] for index, image in enumerate(unique) if index not in reasons}, counts
 
     # ---- What results share ----
 
     def settings(self, encoder: Encoder) -> dict[str, Any]:
-        """What determines the numbers, apart from model and data: this benchmark's fields and the precision."""
+        """What decides the numbers, apart from model and data: this benchmark's fields and the precision."""
         plain = (str, int, float, bool, list, tuple, dict, NoneType)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         fields = {name: value for name, value in values.items() if isinstance(value, plain)}
@@ -167,15 +227,15 @@ class Benchmark(abc.ABC):
         metrics: Mapping[str, float] | None = None,
     ) -> EvaluationResult:
         """
-        A result with the metrics that `means` says how to take from the predictions, and their intervals.
+        A result: the metrics that `means` computes from the predictions, their intervals, and what the class declares.
 
         Args:
             encoder ([`Encoder`]): The model.
             predictions (`dict[str, list]`): Columns; `cluster` says which rows are drawn together.
-            means (`Mapping[str, Mean]`): The metrics. One that no row counts for is left out.
+            means (`Mapping[str, Mean]`): The metrics. A metric for which no row counts is left out.
             chance, counts, baselines: As in [`EvaluationResult`].
             source (`str`): Where the data came from.
-            fingerprint (`str`): Of the data.
+            fingerprint (`str`): The digest of the data.
             metrics (`Mapping[str, float]`, *optional*): More metrics, without intervals.
         """
         values = {name: tally(predictions, mean) for name, mean in means.items()}
@@ -191,7 +251,6 @@ class Benchmark(abc.ABC):
             counts=dict(counts),
             settings=self.settings(encoder),
             predictions=predictions,
-            title=self.title,
             primary=self.primary if self.primary in values else next(iter(values), None),
             intervals=intervals(predictions, kept),
             baselines=dict(baselines or {}),
@@ -203,7 +262,13 @@ class Benchmark(abc.ABC):
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
+            **self.declared(),
         )
+
+    @classmethod
+    def declared(cls) -> dict[str, Any]:
+        """The class variables that each result carries, by name."""
+        return {name: getattr(cls, name) for name in DECLARED}
 
 
 def missing_images(title: str, rows: int, total: int, problem: str, images: Sequence[ImageRef | str]) -> MissingImages:
@@ -214,7 +279,7 @@ def missing_images(title: str, rows: int, total: int, problem: str, images: Sequ
         title (`str`): The benchmark.
         rows, total (`int`): How many rows need these images, and how many rows there are.
         problem (`str`): Such as "are missing".
-        images (`Sequence[ImageRef | str]`): The images, or what to call them.
+        images (`Sequence[ImageRef | str]`): The images, or their names.
     """
     names = [image if isinstance(image, str) else getattr(image, "path", image.name) for image in images]
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

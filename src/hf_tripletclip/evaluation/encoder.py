@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -33,7 +34,6 @@ from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.pixels import FastPixels, needless_steps
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
-from hf_tripletclip.evaluation.processes import in_all_processes, start_processes
 from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.layouts.processor import check_processor
 from hf_tripletclip.utils.devices import loading, pick_device
@@ -43,6 +43,35 @@ logger = logging.get_logger(__name__)
 PRECISIONS = ("float32", "bfloat16", "float16")
 OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures", "objective", "objective_kwargs")
 EMBEDDINGS, DIGEST = "embeddings", "digest"  # the tensor in a cached file, and its metadata
+
+
+# What a user can act on; anything else is a mistake of the program and not caught.
+EXPECTED = (OSError, ValueError, ImportError, torch.OutOfMemoryError)
+
+
+def in_all_processes(function: Callable[[], Any]) -> Any:
+    """
+    What a function returns, which all processes call; if it fails in one with an expected error, it does so in all.
+
+    Raises:
+        ValueError: It failed in another process.
+    """
+    value, error = None, None
+    try:
+        value = function()
+    except EXPECTED as caught:
+        error = caught
+    messages = gather_object([None if error is None else f"{type(error).__name__}: {error}"])
+    if error is not None:
+        raise error
+    if other := [message for message in messages if message is not None]:
+        raise ValueError(f"in another process: {other[0]}")
+    return value
+
+
+def start_processes(device: str | None = None) -> PartialState:
+    """The processes that a launcher started; on CPUs they need to be told that they are to work there."""
+    return PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
 
 
 @contextlib.contextmanager
@@ -136,6 +165,33 @@ class Encoder:
             model, processor = load_clip_like(source, revision=revision)
         options.setdefault("name", os.fspath(source))
         return cls(model, processor, device=device or str(start_processes().device), **options)
+
+    @classmethod
+    def of(cls, model: Any, processor: Any = None, **options: Any) -> Encoder:
+        """
+        The encoder of whatever stands for a model.
+
+        Args:
+            model: An encoder, a model, or the directory or Hub id to load one from.
+            processor ([`~transformers.ProcessorMixin`], *optional*): The processor of a model that is given as an
+                object.
+            options: Arguments of the class.
+
+        Raises:
+            OSError: The model cannot be loaded.
+            ValueError: `processor` is missing for a model that is given as an object, or given for anything else.
+        """
+        if isinstance(model, Encoder):
+            if processor is not None or options:
+                raise ValueError("an Encoder has its processor and settings: give them when you make it.")
+            return model
+        if isinstance(model, (str, os.PathLike)):
+            if processor is not None:
+                raise ValueError("a model that is loaded by name brings its processor: leave `processor` out.")
+            return cls.from_pretrained(model, **options)
+        if processor is None:
+            raise ValueError("the model is given as an object: also give its processor (`processor`).")
+        return cls(model, processor, **options)
 
     def as_official(self) -> Encoder:
         """

@@ -11,36 +11,26 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_tripletclip.evaluation.benchmark import LISTED, Benchmark, missing_images
+from hf_tripletclip.evaluation.benchmark import Benchmark, missing_images
 from hf_tripletclip.evaluation.checks.blind import blind_baselines
 from hf_tripletclip.evaluation.checks.probe import probe_baseline
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.predictions import (
-    CATEGORY,
-    encode_images,
-    encode_texts,
-    fingerprint,
-    images_of,
-    outcomes_of,
-    predict,
-)
-from hf_tripletclip.evaluation.processes import in_all_processes
-from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, images_of, outcomes_of, predict
+from hf_tripletclip.evaluation.readers.images import LISTED, ImageRef
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import thinned
+from hf_tripletclip.results.statistics import sample_rows
 
-# Questions; image -> embedding; caption -> embedding; counts of what was left out.
+# Questions; image -> embedding; caption -> embedding; counts of the rows that were left out.
 Encoded = tuple[list[Item], dict[ImageRef, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]
 
 
 @dataclasses.dataclass(kw_only=True)
 class ItemBenchmark(Benchmark):
     """
-    A benchmark of questions: a subclass says what they are, in `items`, and where they came from, in `source`.
+    A benchmark of questions. A subclass returns them from `items`, and says where they come from in `source`.
 
-    Where the second image of each question was drawn by a model and the first is a photograph, it also sets
-    `drawn_images = True`: then results say how well the two are told apart by a linear classifier.
+    If the first image of each question is a photograph and a model drew the second one, the subclass also sets
+    `drawn_images = True`. Then results say how well a linear classifier tells the two apart.
     """
 
     drawn_images: ClassVar[bool] = False
@@ -53,8 +43,8 @@ class ItemBenchmark(Benchmark):
         All questions.
 
         Raises:
-            OSError: The data is not there.
-            ValueError: The data is not what it should be.
+            OSError: The data does not exist.
+            ValueError: The data does not have the expected form.
         """
 
     @property
@@ -63,14 +53,14 @@ class ItemBenchmark(Benchmark):
         """Where the questions come from, for the result."""
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
-        """Outcome -> what guessing reaches. Metrics that are means of the outcome inherit it."""
+        """Outcome -> the share that guessing gets right. It also holds for metrics that are means of the outcome."""
         return {}
 
     def means(self, predictions: Mapping[str, list[Any]], outcomes: Sequence[str]) -> dict[str, Mean]:
         """
-        The metrics. By default, of one outcome: its mean in each category under the category's name, `macro` (over the
-        categories) and `micro` (over the rows), or, without categories, the outcome's name alone. Of several: the
-        outcome (over the rows), `<outcome>_<category>` and `<outcome>_macro`.
+        The metrics. With one outcome, by default: its mean in each category under the category's name, `macro` (over
+        the categories) and `micro` (over the rows); without categories, only the outcome's name. With several
+        outcomes: the outcome (over the rows), `<outcome>_<category>` and `<outcome>_macro`.
         """
         categories = list(dict.fromkeys(value for value in predictions[CATEGORY] if value is not None))
         found: dict[str, Mean] = {}
@@ -87,7 +77,7 @@ class ItemBenchmark(Benchmark):
         return found
 
     def official_outcomes(self, item: Item, scores: Mapping[str, float]) -> dict[str, bool]:
-        """Outcome -> right or wrong, by the benchmark's own script; by our rules where it does not differ."""
+        """Outcome -> right or wrong, by the benchmark's own script. By default, by our rules."""
         return outcomes_of(item, scores)
 
     def baselines(
@@ -99,7 +89,7 @@ class ItemBenchmark(Benchmark):
         means: Mapping[str, Mean],
     ) -> dict[str, dict[str, float]]:
         """
-        What is reached without understanding: without looking at the image, see
+        What can be reached without understanding: without looking at the image, see
         [`~hf_tripletclip.evaluation.checks.blind`], and, with `drawn_images`, how well a linear classifier tells drawn
         images from real ones, see [`~hf_tripletclip.evaluation.checks.probe`].
 
@@ -146,14 +136,14 @@ class ItemBenchmark(Benchmark):
 
     def encoded(self, encoder: Encoder) -> Encoded:
         """
-        The questions whose images are there and can be read, the embedding of each of their images and captions, and
-        the numbers of those that were left out.
+        The questions whose images exist and can be read, the embedding of each of their images and captions, and how
+        many questions were left out.
 
         Raises:
-            MissingImages: There are such, and `allow_missing` is not set.
+            MissingImages: Images are missing or broken, and `allow_missing` is not set.
             ValueError: No question is left.
         """
-        items, absent = in_all_processes(self._there)
+        items, absent = in_all_processes(self._with_images)
         counts = {"missing": absent}
         images, reasons = encode_images(encoder, items)
         if broken := [item for item in items if any(image in reasons for image in item.images)]:
@@ -166,8 +156,8 @@ class ItemBenchmark(Benchmark):
             raise ValueError(f"{self.title}: no row is left to evaluate in {self.source}.")
         return items, images, encode_texts(encoder, items), counts
 
-    def _there(self) -> tuple[list[Item], int]:
-        """The questions whose images are there, and how many others there are."""
+    def _with_images(self) -> tuple[list[Item], int]:
+        """The questions whose images exist, and the number of other questions."""
         items = self.checked_items()
         absent = [item for item in items if not all(image.exists() for image in item.images)]
         if absent:
@@ -178,10 +168,10 @@ class ItemBenchmark(Benchmark):
 
     def checked_items(self) -> list[Item]:
         """
-        `items`, thinned out to `max_rows`. They are read once.
+        `items`, or a sample of `max_rows` of them. They are read once.
 
         Raises:
-            ValueError: There is none, or two have one key.
+            ValueError: There are no items, or two have the same key.
         """
         if self._checked is None:
             self._checked = self._check_items()
@@ -195,8 +185,22 @@ class ItemBenchmark(Benchmark):
         if len({item.key for item in items}) < len(items):
             twice = [key for key, number in Counter(item.key for item in items).items() if number > 1]
             raise ValueError(f"{self.title}: {self.source} has several rows of the keys {twice[:LISTED]}.")
-        return [items[index] for index in thinned(len(items), self.max_rows)]
+        return [items[index] for index in sample_rows(len(items), self.max_rows)]
 
     def _refuse(self, rows: Sequence[Item], total: int, problem: str, images: Sequence[Any]) -> None:
         if not self.allow_missing:
             raise missing_images(self.title, len(rows), total, problem, images)
+
+
+def encode_images(encoder: Encoder, items: Sequence[Item]) -> tuple[dict[ImageRef, torch.Tensor], dict[ImageRef, str]]:
+    """The embedding of each image of the items, and for the other images the reason why they have none."""
+    unique = images_of(items)
+    embeddings, reasons = encoder.images(unique)
+    found = {image: embeddings[index] for index, image in enumerate(unique) if index not in reasons}
+    return found, {unique[index]: reason for index, reason in reasons.items()}
+
+
+def encode_texts(encoder: Encoder, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+    """The embedding of each caption of the items."""
+    unique = list(dict.fromkeys(caption for item in items for caption in item.captions))
+    return dict(zip(unique, encoder.texts(unique), strict=True))

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +16,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.build import EVERY, Places, build_benchmark, by_benchmark
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.kept import STATE, data_state, difference, read_result, safe_name
-from hf_tripletclip.evaluation.processes import EXPECTED, in_all_processes
-from hf_tripletclip.evaluation.registry import resolve
+from hf_tripletclip.evaluation.encoder import EXPECTED, Encoder, in_all_processes
+from hf_tripletclip.evaluation.registry import EVERY, Places, build_benchmark, by_benchmark, resolve
 from hf_tripletclip.results.result import EvaluationResult
 
 Chosen = Mapping[str, "Benchmark | Exception"]
@@ -120,7 +121,7 @@ def evaluate(
                     "by a call of its own, with its own `output`."
                 )
             chosen[benchmark.name] = benchmark
-    encoder = make_encoder(model, processor, **encoder_options)
+    encoder = Encoder.of(model, processor, **encoder_options)
     outcomes = list(run_benchmarks(encoder, chosen, output=output, overwrite=overwrite))
     results = {outcome.name: outcome.result for outcome in outcomes if outcome.result is not None}
     if errors := {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}:
@@ -157,21 +158,6 @@ def choose(
         except EXPECTED as error:
             made[name] = error
     return made
-
-
-def make_encoder(model: Any, processor: Any = None, **options: Any) -> Encoder:
-    """An [`Encoder`] of a model, or of a directory or Hub id, or the encoder itself; raises as that does."""
-    if isinstance(model, Encoder):
-        if processor is not None or options:
-            raise ValueError("an Encoder has its processor and settings: give them where it is made.")
-        return model
-    if isinstance(model, (str, os.PathLike)):
-        if processor is not None:
-            raise ValueError("a model that is loaded by name brings its processor: leave `processor` out.")
-        return Encoder.from_pretrained(model, **options)
-    if processor is None:
-        raise ValueError("give the processor of the model: evaluate(model, ..., processor=processor)")
-    return Encoder(model, processor, **options)
 
 
 def run_benchmarks(
@@ -238,3 +224,71 @@ def _look(path: Path, benchmark: Benchmark, encoder: Encoder, state: str | None)
     except (OSError, ValueError) as error:
         return ValueError(str(error))
     return result and (result, difference(result, benchmark, encoder, state))
+
+
+# ---- Results in a folder: which file, and whether evaluating again would give the same ----
+
+STATE = "state"  # in `EvaluationResult.data`: the digest of `data_state`
+ROUNDING = ("batch_size",)  # settings that change no more than the rounding
+
+
+def safe_name(model: str) -> str:
+    """A model's name as the name of a folder: `someone/clip` -> `someone__clip`."""
+    parts = [part for part in Path(model).parts if part not in (".", "..", os.sep)]
+    return re.sub(r"[^\w.@=+-]+", "_", "__".join(parts)) or "model"
+
+
+def data_state(benchmark: Benchmark) -> str | None:
+    """
+    A digest of everything that a benchmark would read: its rows, captions and images. Images in files count as changed
+    where their path, size or time of change did.
+
+    Returns:
+        `str` or `None`: `None` where the benchmark does not tell.
+
+    Raises:
+        OSError: The data is not there.
+        ValueError: The data is not what it should be.
+    """
+    if type(benchmark).contents is Benchmark.contents:
+        return None
+    digest = hashlib.sha256()
+    for key, images, captions in benchmark.contents():
+        versions = [image.version() if image.exists() else f"no {image.name}" for image in images]
+        digest.update(json.dumps([key, versions, list(captions)]).encode("utf-8", "surrogatepass") + b"\n")
+    for detail in benchmark.details():
+        digest.update(json.dumps(detail, default=str).encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def difference(result: EvaluationResult, benchmark: Benchmark, encoder: Encoder, state: str | None) -> str | None:
+    """What makes a result another one than evaluating again would find, in words; `None` if nothing does."""
+    if result.benchmark != benchmark.name:
+        return f"it is of {result.benchmark}"
+    if result.model.get("fingerprint") != encoder.description()["fingerprint"]:
+        return "the model is another"
+    settings: dict[str, Any] = json.loads(json.dumps(benchmark.settings(encoder)))  # as a file has them
+    for name, value in settings.items():
+        if name not in ROUNDING and result.settings.get(name) != value:
+            return f"`{name}` was {result.settings.get(name)!r}"
+    for library, version in result.versions.items():
+        if getattr(sys.modules.get(library), "__version__", None) != version:
+            return f"{library} was {version}"
+    if state is None:
+        return f"{benchmark.name} does not tell whether its data changed"
+    return None if result.data.get(STATE) == state else "the data has changed"
+
+
+def read_result(path: Path, name: str) -> EvaluationResult | None:
+    """
+    The result in a file, with its predictions; `None` where there is none.
+
+    Raises:
+        ValueError: The file is no result, or one of another version.
+    """
+    if not path.exists():
+        return None
+    try:
+        return EvaluationResult.load(path)
+    except ValueError as error:
+        raise ValueError(f"{error} It is in the way of the result of {name}: --overwrite replaces it.") from error

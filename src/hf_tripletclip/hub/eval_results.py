@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
@@ -15,46 +15,24 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from hf_tripletclip.hub.card_metadata import parse_card, with_fields
 from hf_tripletclip.hub.names import is_repo_id, public_name
-from hf_tripletclip.results.metrics import category_metrics, is_raw, overall_metrics
+from hf_tripletclip.results.metrics import category_metrics, overall_metrics
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
 
-TASK = "zero-shot-image-classification"
-RETRIEVAL_TASK = "image-text-retrieval"
+TASK = "zero-shot-image-classification"  # of a model without results
+TASK_ID = "default"  # the task of a dataset's `eval.yaml`
 DIGITS = 4
 
 
-class HubData(NamedTuple):
-    """Where a benchmark is on the Hub; `task` as its `eval.yaml` names it, if it has one."""
-
-    id: str
-    task: str = "default"
-
-
-# Benchmarks whose data is one dataset of the Hub. Others have the data that they were evaluated on.
-HUB_DATA = {
-    "sugarcrepe": HubData("mteb/SUGARCREPE_fmt"),
-    "sugarcrepe_pp": HubData("Aman-J/SugarCrepe_pp"),
-    "valse": HubData("Mayfull/valse_vlms"),
-    "whatsup": HubData("Mayfull/whats_up_vlms"),
-    "bivlc": HubData("imirandam/BiVLC"),
-    "winoground": HubData("facebook/winoground"),
-    "colorswap": HubData("stanfordnlp/colorswap"),
-    "mmvp": HubData("MMVP/MMVP_VLM"),
-}
-
-
-def hub_data(result: EvaluationResult) -> HubData | None:
-    """The dataset of the Hub that a result is of; `None` where there is none that is known."""
+def hub_dataset(result: EvaluationResult) -> str | None:
+    """The dataset of the Hub that a result belongs to: its source, or that of its benchmark; `None` if unknown."""
     source = str(result.data.get("source", ""))
-    if is_repo_id(source):
-        return HubData(source)
-    return HUB_DATA.get(result.benchmark)
+    return source if is_repo_id(source) else result.hub_dataset
 
 
 def is_whole(result: EvaluationResult) -> bool:
     """Whether it is a score of the whole benchmark: no similarities, and no sample of its rows."""
-    return not is_raw(result.benchmark) and result.settings.get("max_rows") is None
+    return not result.raw and result.settings.get("max_rows") is None
 
 
 def model_index(results: Sequence[EvaluationResult], *, dataset: str | None = None) -> list[EvalResult]:
@@ -71,12 +49,12 @@ def model_index(results: Sequence[EvaluationResult], *, dataset: str | None = No
         if not is_whole(result):
             continue
         official = result.settings.get("protocol") == "official"
-        known = hub_data(result)
-        name = dataset or (known.id if known else public_name(str(result.data.get("source") or result.benchmark)))
+        known = hub_dataset(result)
+        name = dataset or known or public_name(str(result.data.get("source") or result.benchmark))
         metrics = dict.fromkeys([*overall_metrics(result), *category_metrics(result).values()])
         found += [
             EvalResult(
-                task_type=RETRIEVAL_TASK if result.benchmark == "retrieval" else TASK,
+                task_type=result.task,
                 dataset_type=name,
                 dataset_name=dataset or result.title or result.benchmark,
                 metric_type=metric,
@@ -101,7 +79,7 @@ def eval_entries(results: Sequence[EvaluationResult]) -> dict[str, list[EvalResu
     """
     found: dict[str, list[EvalResultEntry]] = {}
     for result in results:
-        data = hub_data(result)
+        data = hub_dataset(result)
         if data is None or result.primary not in result.metrics or not is_whole(result):
             continue
         scoring = result.settings.get("scores") or result.settings.get("protocol") or "strict"
@@ -109,8 +87,8 @@ def eval_entries(results: Sequence[EvaluationResult]) -> dict[str, list[EvalResu
         left_out = [f"{result.counts[name]:,} {name}" for name in ("missing", "broken") if result.counts.get(name)]
         found.setdefault(result.benchmark, []).append(
             EvalResultEntry(
-                dataset_id=data.id,
-                task_id=data.task,
+                dataset_id=data,
+                task_id=TASK_ID,
                 value=round(result.metrics[result.primary], DIGITS),
                 notes="; ".join(part for part in (result.primary, scoring, rows, *left_out) if part),
             )

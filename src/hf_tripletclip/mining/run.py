@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.run import make_encoder
 from hf_tripletclip.generation.holding import absolute, begin, locked
 from hf_tripletclip.generation.layout import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, WORK_FOLDER
 from hf_tripletclip.generation.plan import Plan
@@ -143,7 +142,7 @@ def mine(
         options = {"progress": progress, **(encoder_kwargs or {})} if not isinstance(model, Encoder) else {}
         if not isinstance(model, Encoder):
             options["cache_dir"] = work / EMBEDDINGS_FOLDER if cache_dir is None else cache_dir
-        encoder = make_encoder(model, processor, **options)
+        encoder = Encoder.of(model, processor, **options)
         if encoder.state.num_processes > 1:
             raise ValueError("`mine` runs in one process: start it without a launcher of several.")
         parts = read_pairs(

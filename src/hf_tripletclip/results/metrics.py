@@ -16,7 +16,6 @@ from hf_tripletclip.results.statistics import CLUSTER, all_alike, bootstrap
 KEYS = ("key", "row")  # columns of predictions that name the rows
 QUANTILE = re.compile(r"_(q\d\d|median)$")
 ASPECTS = {"direction", "held_out"}  # columns that divide the rows otherwise than by category
-RAW = ("similarity",)  # benchmarks whose metrics are no shares of anything
 
 
 def overall_metrics(result: EvaluationResult) -> list[str]:
@@ -42,11 +41,6 @@ def _category(result: EvaluationResult, name: str) -> str | None:
         return None
     where = [str(value) for value in mean.where.values()]
     return " ".join(where) if where and all(value in name for value in where) else None
-
-
-def is_raw(benchmark: str) -> bool:
-    """Whether its metrics are numbers rather than shares, of which the highest is no better."""
-    return benchmark in RAW
 
 
 def show(value: float, raw: bool = False) -> str:

@@ -46,7 +46,13 @@ class EvaluationResult:
         settings (`dict[str, Any]`): What else determines the numbers: protocol, precision, ...
         predictions (`dict[str, list]`): Columns of per-row keys, scores and outcomes; not in the JSON form.
         primary (`str`, *optional*): The metric that stands for the benchmark where there is room for one.
-        title (`str`, *optional*): What reports and cards call the benchmark.
+        title (`str`, *optional*): The benchmark's name in reports and cards.
+        hub_dataset (`str`, *optional*): The id of the Hub dataset with the benchmark's data, if it is a single one.
+        task (`str`): The Hub's name of the task, for `model-index`.
+        raw (`bool`): The metrics are plain numbers, such as cosines: not shares, and the highest is not the best.
+        family (`str`): `composition`, `retention` (what fine-tuning may lose) or `embeddings`.
+        tradeoff (`tuple[str, ...]`): The metrics that reports plot, composition against retention.
+        also_true (`tuple[str, ...]`): Pairs besides `i0c0`, `i1c1`, ... whose caption is true of the image.
         intervals (`dict[str, tuple[float, float]]`): 95 % bootstrap intervals of metrics.
         baselines (`dict[str, dict[str, float]]`): Baseline -> metric -> what it reaches: what a model that does not
             look at the image gets, and how well drawn images are told from real ones.
@@ -64,6 +70,12 @@ class EvaluationResult:
     predictions: dict[str, list[Any]] = field(default_factory=dict)
     primary: str | None = None
     title: str | None = None
+    hub_dataset: str | None = None
+    task: str = "zero-shot-image-classification"
+    raw: bool = False
+    family: str = "composition"
+    tradeoff: tuple[str, ...] = ()
+    also_true: tuple[str, ...] = ()
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     means: dict[str, Mean] = field(default_factory=dict)
@@ -111,13 +123,15 @@ class EvaluationResult:
                 f"An evaluation result has `benchmark`, `metrics` and no fields but {sorted(known)}; here are "
                 f"{sorted(values)}" + (f", of which {sorted(unknown)} are unknown." if unknown else ".")
             )
-        mappings = [name for name in known - {"benchmark", "primary", "title"} if name in values]
-        if wrong := sorted(name for name in mappings if not isinstance(values[name], Mapping)):
-            raise ValueError(f"{', '.join(wrong)} of an evaluation result must be a JSON object.")
+        kinds = {entry.name: str(entry.type).partition("[")[0] for entry in fields(cls) if entry.name in values}
+        for kind, form, words in (("dict", Mapping, "a JSON object"), ("tuple", (list, tuple), "a list")):
+            if wrong := sorted(name for name in values if kinds[name] == kind and not isinstance(values[name], form)):
+                raise ValueError(f"{', '.join(wrong)} of an evaluation result must be {words}.")
         _check_plain(values)
         try:
             values["intervals"] = {name: (low, high) for name, (low, high) in values.get("intervals", {}).items()}
             values["means"] = {name: Mean(**mean) for name, mean in values.get("means", {}).items()}
+            values |= {name: tuple(values[name]) for name, kind in kinds.items() if kind == "tuple"}
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"The intervals or means of this evaluation result are not what they are: {error}"

@@ -196,7 +196,7 @@ def _means(sums: _Sums, weights: np.ndarray) -> np.ndarray:
     return np.divide(means.sum(axis=1), groups, out=np.full(groups.shape, np.nan), where=groups > 0)
 
 
-def thinned(number: int, most: int | None) -> list[int]:
+def sample_rows(number: int, most: int | None) -> list[int]:
     """
     At most so many of this number of rows, in their order: drawn at random, because a fixed step would meet only some
     of the categories where these take turns; and the same ones each time.

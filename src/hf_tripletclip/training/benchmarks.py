@@ -10,10 +10,9 @@ import torch
 
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.readers.images import ImageRef
-from hf_tripletclip.evaluation.registry import BENCHMARKS
+from hf_tripletclip.evaluation.registry import BENCHMARKS, build_benchmark
 from hf_tripletclip.results.result import EvaluationResult, main_metrics
 from hf_tripletclip.training.evaluation import compositional_metric_names
 

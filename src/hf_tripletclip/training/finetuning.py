@@ -17,10 +17,8 @@ from accelerate import PartialState
 from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.build import build_benchmark
-from hf_tripletclip.evaluation.merge import named_metric
-from hf_tripletclip.evaluation.registry import BENCHMARKS
-from hf_tripletclip.evaluation.wise_ft import Interpolation, parse_alphas
+from hf_tripletclip.evaluation.registry import BENCHMARKS, build_benchmark
+from hf_tripletclip.evaluation.wise_ft import Interpolation, named_metric, parse_alphas
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Point, format_gains, metric_of, plot_curve

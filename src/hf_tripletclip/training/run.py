@@ -30,7 +30,7 @@ from hf_tripletclip.data.schema import DENSE_CAPTION, PARAPHRASE, TEXT_COLUMNS
 from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.processes import in_all_processes
+from hf_tripletclip.evaluation.encoder import in_all_processes
 from hf_tripletclip.generation.filters import filter_dataset, filters_of
 from hf_tripletclip.layouts import load_processor
 from hf_tripletclip.layouts.processor import PROCESSOR_FILES, check_processor

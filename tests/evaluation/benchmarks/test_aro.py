@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.aro import ARO, LEFT_OUT
-from hf_tripletclip.evaluation.predictions import fingerprint
+from hf_tripletclip.evaluation.items import fingerprint
 from tests.evaluation.benchmarks import HandEncoder, write_images, write_json, write_table
 from tests.loopback_hub import run_python
 

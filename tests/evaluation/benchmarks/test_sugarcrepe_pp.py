@@ -8,7 +8,7 @@ import json
 import pytest
 
 from hf_tripletclip.evaluation.benchmarks.sugarcrepe_pp import SugarCrepePP
-from hf_tripletclip.evaluation.predictions import fingerprint
+from hf_tripletclip.evaluation.items import fingerprint
 from tests.evaluation.benchmarks import HandEncoder, write_images, write_json
 from tests.loopback_hub import run_python
 

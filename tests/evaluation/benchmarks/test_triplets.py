@@ -12,9 +12,8 @@ from datasets import Image as ImageFeature
 from hf_tripletclip.data.broken import BrokenRows
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmarks.triplets import Triplets
-from hf_tripletclip.evaluation.build import build_benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.registry import get_benchmark
+from hf_tripletclip.evaluation.registry import build_benchmark, get_benchmark
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.results.statistics import tally
 from tests.evaluation.benchmarks import HandEncoder, picture

@@ -16,8 +16,8 @@ from transformers.utils import logging
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.zeroshot import ZeroShot, same_names
 from hf_tripletclip.evaluation.readers.class_sets import LabelledSet
+from hf_tripletclip.evaluation.readers.clip_benchmark import VTAB18, locate, short_name
 from hf_tripletclip.evaluation.readers.prompts import imagenet_classes, openai_templates, prompt, read_templates
-from hf_tripletclip.evaluation.readers.set_names import VTAB18, locate, short_name
 from hf_tripletclip.evaluation.recall import first_hits
 from hf_tripletclip.evaluation.registry import get_benchmark
 from tests.evaluation.benchmarks import Naive, picture, write_images

@@ -14,8 +14,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
-from hf_tripletclip.evaluation.checks.hashing import MAX_DISTANCE, image_hashes, near
-from hf_tripletclip.evaluation.checks.leakage import check_leakage, find_leakage
+from hf_tripletclip.evaluation.checks.leakage import MAX_DISTANCE, check_leakage, find_leakage, image_hashes, near
 from hf_tripletclip.evaluation.readers.images import ImageFile
 
 
@@ -180,7 +179,7 @@ def test_near_hashes_are_all_found(distance):
 def test_near_hashes_in_parts(monkeypatch):
     hashes = list(range(64))  # all in one bucket of most bands
     expected = sorted(near(hashes, hashes, 2))
-    monkeypatch.setattr("hf_tripletclip.evaluation.checks.hashing.CANDIDATES", 100)
+    monkeypatch.setattr("hf_tripletclip.evaluation.checks.leakage.CANDIDATES", 100)
     assert sorted(near(hashes, hashes, 2)) == expected
     assert len(expected) == sum((one ^ other).bit_count() <= 2 for one in hashes for other in hashes)
     assert near([], hashes, 2) == near(hashes, [], 2) == []

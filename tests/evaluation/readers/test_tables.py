@@ -16,11 +16,11 @@ from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.evaluation.benchmarks.captions import Captions
 from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
 from hf_tripletclip.evaluation.benchmarks.winoground import Winoground
-from hf_tripletclip.evaluation.build import EVERY, build_benchmark
 from hf_tripletclip.evaluation.readers.class_sets import read_labelled
 from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set
 from hf_tripletclip.evaluation.readers.retrieval_sets import read_captioned
 from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_csv, read_json, take
+from hf_tripletclip.evaluation.registry import EVERY, build_benchmark
 from tests.loopback_hub import HubError, LoopbackHub, run_python
 
 

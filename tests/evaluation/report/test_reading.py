@@ -68,3 +68,9 @@ def test_results_of_one_model_on_one_benchmark_are_told_apart():
 )
 def test_short_names(name, short):
     assert short_name(name) == short
+
+
+def test_a_result_of_an_older_version_gets_what_its_benchmark_declares(save):
+    (entry,) = read_entries([save(make_result([True, False]))])  # has no title
+    assert (entry.result.title, entry.result.hub_dataset) == ("SugarCrepe", "mteb/SUGARCREPE_fmt")
+    assert entry.result.tradeoff == ("macro",)

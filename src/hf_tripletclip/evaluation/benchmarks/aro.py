@@ -11,17 +11,9 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from hf_tripletclip.evaluation.caption_choice import (
-    ChoiceBenchmark,
-    ImageFinder,
-    check_text,
-    image_cells,
-    question,
-    read_rows,
-    strings,
-)
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.predictions import CATEGORY
+from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, question
+from hf_tripletclip.evaluation.items import CATEGORY, Item, settled
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text, image_cells, read_rows, strings
 from hf_tripletclip.evaluation.readers.images import ImageCell
 from hf_tripletclip.evaluation.readers.tables import load_table, take
 from hf_tripletclip.results.result import Mean
@@ -149,7 +141,7 @@ class ARO(ChoiceBenchmark):
             find = ImageFinder([base / self.FOLDERS[part], base])
             of_row = _relation if "vg" in part else _order
             rows = read_rows(file)
-            found += find.settled([of_row(f"{part}/{number}", part, row, where, find) for number, row, where in rows])
+            found += settled([of_row(f"{part}/{number}", part, row, where, find) for number, row, where in rows], find)
         return _grouped(found)
 
     def _tables(self) -> dict[str, str]:

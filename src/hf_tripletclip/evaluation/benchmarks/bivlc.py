@@ -42,6 +42,7 @@ class BiVLC(PairsBenchmark):
     name: ClassVar[str] = "bivlc"
     title: ClassVar[str] = "BiVLC"
     reference: ClassVar[str] = "Miranda et al. 2024, arXiv 2406.09952"
+    hub_dataset: ClassVar[str | None] = "imirandam/BiVLC"
     drawn_images: ClassVar[bool] = True
     image_columns: ClassVar[tuple[str, str]] = ("image", "negative_image")
     caption_columns: ClassVar[tuple[str, str]] = ("caption", "negative_caption")

@@ -15,11 +15,11 @@ from datasets import Dataset, Image
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import ID
-from hf_tripletclip.evaluation.caption_choice import OPTIONS, ImageFinder
+from hf_tripletclip.evaluation.caption_choice import OPTIONS
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.items import Item, choice
-from hf_tripletclip.evaluation.predictions import CATEGORY
+from hf_tripletclip.evaluation.items import CATEGORY, Item, choice, settled
 from hf_tripletclip.evaluation.questions import ItemBenchmark
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder
 from hf_tripletclip.evaluation.readers.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.readers.retrieval_sets import pick_column
 from hf_tripletclip.evaluation.readers.tables import load_table, read_csv_rows
@@ -139,7 +139,7 @@ class Captions(ItemBenchmark):
             )
         if all(ids) and len(set(ids)) == len(ids):
             found = [replace(item, key=name) for item, name in zip(found, ids, strict=True)]
-        return find.settled(found) if find is not None else found
+        return settled(found, find) if find is not None else found
 
     # ---- Reading ----
 

@@ -30,6 +30,7 @@ class ColorSwap(PairsBenchmark):
     name: ClassVar[str] = "colorswap"
     title: ClassVar[str] = "ColorSwap"
     reference: ClassVar[str] = "Burapacheep et al. 2024, arXiv 2402.04492"
+    hub_dataset: ClassVar[str | None] = "stanfordnlp/colorswap"
     image_columns: ClassVar[tuple[str, str]] = ("image_1", "image_2")
     caption_columns: ClassVar[tuple[str, str]] = ("caption_1", "caption_2")
     further: ClassVar[tuple[str, ...]] = ("image_source", "caption_source")

@@ -57,6 +57,7 @@ class MMVP(ItemBenchmark):
     name: ClassVar[str] = "mmvp"
     title: ClassVar[str] = "MMVP-VLM"
     reference: ClassVar[str] = "Tong et al. 2024, arXiv 2401.06209"
+    hub_dataset: ClassVar[str | None] = "MMVP/MMVP_VLM"
     primary: ClassVar[str] = "macro"
     official_difference: ClassVar[str] = (
         "statements begin with 'a photo of ', a tie chooses the pair's second image, two rows that follow each other "

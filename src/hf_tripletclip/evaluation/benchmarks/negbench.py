@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, ImageFinder, check_text, question
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.predictions import CATEGORY
+from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, question
+from hf_tripletclip.evaluation.items import CATEGORY, Item, settled
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text
 from hf_tripletclip.evaluation.readers.tables import read_csv
 from hf_tripletclip.results.result import Mean
 
@@ -63,7 +63,7 @@ class NegBench(ChoiceBenchmark):
         found: list[Item] = []
         for part, file in files.items():
             find = ImageFinder(folders)  # of each file its own: their authors' folders may be others
-            found += find.settled(_questions(part, file, find))
+            found += settled(_questions(part, file, find), find)
         return found
 
     def _one_file(self) -> dict[str, Path]:

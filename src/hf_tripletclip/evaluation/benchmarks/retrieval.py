@@ -12,16 +12,14 @@ from typing import Any, ClassVar, Final, Literal
 
 import torch
 
-from hf_tripletclip.evaluation.benchmark import LISTED, Benchmark
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.predictions import KEY
-from hf_tripletclip.evaluation.processes import in_all_processes
-from hf_tripletclip.evaluation.readers.images import ImageRef
+from hf_tripletclip.evaluation.benchmark import Benchmark, Family
+from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.items import KEY
+from hf_tripletclip.evaluation.readers.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.readers.retrieval_sets import Captioned, read_captioned
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
-from hf_tripletclip.evaluation.rows import encode_rows
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import CLUSTER, TIE, thinned
+from hf_tripletclip.results.statistics import CLUSTER, TIE, sample_rows
 
 RECALL_AT = (1, 5, 10)
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
@@ -69,6 +67,9 @@ class Retrieval(Benchmark):
     title: ClassVar[str] = "Retrieval"
     reference: ClassVar[str] = "Karpathy and Fei-Fei 2015, arXiv 1412.2306"
     primary: ClassVar[str] = MEAN_RECALL
+    task: ClassVar[str] = "image-text-retrieval"
+    family: ClassVar[Family] = "retention"
+    tradeoff: ClassVar[tuple[str, ...]] = (f"{IMAGE_TO_TEXT}_recall@5", f"{TEXT_TO_IMAGE}_recall@5")
     official_difference: ClassVar[str] = (
         "as CLIP_benchmark: float32 scores, of equal ones torch.topk takes some, equal captions of two images are "
         "different captions, and all captions of an image count"
@@ -113,7 +114,7 @@ class Retrieval(Benchmark):
             revision=self.revision,
         )
         self.check_images_used((row.image for row in rows), self.data)
-        rows = [rows[index] for index in thinned(len(rows), self.max_rows)]
+        rows = [rows[index] for index in sample_rows(len(rows), self.max_rows)]
         if twice := [key for key, number in Counter(row.key for row in rows).items() if number > 1]:
             raise ValueError(f"Retrieval: {self.data} has several images of the names {twice[:LISTED]}.")
         if not any(row.captions for row in rows):
@@ -133,7 +134,7 @@ class Retrieval(Benchmark):
 
     def run(self, encoder: Encoder) -> EvaluationResult:
         rows = in_all_processes(self.rows)
-        kept, images, counts = encode_rows(self, encoder, [row.image for row in rows], self.data)
+        kept, images, counts = self.encode_rows(encoder, [row.image for row in rows], self.data)
         rows = [rows[index] for index in kept]
         captions = [caption for row in rows for caption in row.captions]
         owners = [index for index, row in enumerate(rows) for _ in row.captions]

@@ -16,9 +16,9 @@ from datasets import Dataset
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, NEGATIVE_TYPE
+from hf_tripletclip.evaluation.benchmark import Family
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.predictions import fingerprint, predict
+from hf_tripletclip.evaluation.items import Item, fingerprint, predict
 from hf_tripletclip.evaluation.questions import ItemBenchmark
 from hf_tripletclip.evaluation.readers.images import ImageCell
 from hf_tripletclip.evaluation.readers.tables import load_triplets
@@ -55,6 +55,8 @@ class Similarity(ItemBenchmark):
     title: ClassVar[str] = "Similarity"
     reference: ClassVar[str] = "Liang et al. 2022, arXiv 2203.02053"
     primary: ClassVar[str] = GAP
+    raw: ClassVar[bool] = True
+    family: ClassVar[Family] = "embeddings"
 
     data: Any
     split: str | None = None

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
-from hf_tripletclip.evaluation.caption_choice import ImageFinder, PartsBenchmark, image_cells, pair, read_rows, strings
-from hf_tripletclip.evaluation.items import Item
+from hf_tripletclip.evaluation.caption_choice import PartsBenchmark, pair
+from hf_tripletclip.evaluation.items import Item, settled
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder, image_cells, read_rows, strings
 from hf_tripletclip.evaluation.readers.tables import load_table
 
 TYPE_COLUMNS = ("Negative_type", "negative_type", "category")  # of a table: which of the seven
@@ -37,7 +38,9 @@ class SugarCrepe(PartsBenchmark):
     name: ClassVar[str] = "sugarcrepe"
     title: ClassVar[str] = "SugarCrepe"
     reference: ClassVar[str] = "Hsieh et al. 2023, arXiv 2306.14610"
+    hub_dataset: ClassVar[str | None] = "mteb/SUGARCREPE_fmt"
     primary: ClassVar[str] = "macro"
+    tradeoff: ClassVar[tuple[str, ...]] = ("macro",)
     FILES: ClassVar[Mapping[str, str]] = {kind: f"{kind}.json" for kind in NEGATIVE_TYPES}
     WHERE: ClassVar[str] = "get them from the folder data/ of https://github.com/RAIVNLab/sugar-crepe"
 
@@ -50,7 +53,7 @@ class SugarCrepe(PartsBenchmark):
             for number, row, where in read_rows(file):  # ids have holes
                 image, *captions = strings(row, ("filename", "caption", "negative_caption"), where)
                 items.append(pair(f"{category}/{number}", find(image), captions, category))
-        return find.settled(items)
+        return settled(items, find)
 
     def _of_table(self) -> list[Item]:
         table = load_table(self.annotations, columns=("caption", "negative_caption"), images=self.images)

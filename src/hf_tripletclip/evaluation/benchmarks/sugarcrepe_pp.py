@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hf_tripletclip.evaluation.caption_choice import ImageFinder, PartsBenchmark, read_rows, strings
-from hf_tripletclip.evaluation.items import Comparisons, Item
+from hf_tripletclip.evaluation.caption_choice import PartsBenchmark
+from hf_tripletclip.evaluation.items import Comparisons, Item, settled
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder, read_rows, strings
 from hf_tripletclip.evaluation.readers.tables import load_table
 
 # The captions are both positives and the negative.
@@ -42,7 +43,9 @@ class SugarCrepePP(PartsBenchmark):
     name: ClassVar[str] = "sugarcrepe_pp"
     title: ClassVar[str] = "SugarCrepe++"
     reference: ClassVar[str] = "Dumpala et al. 2024, arXiv 2406.11171"
+    hub_dataset: ClassVar[str | None] = "Aman-J/SugarCrepe_pp"
     primary: ClassVar[str] = "itt_macro"
+    also_true: ClassVar[tuple[str, ...]] = ("i0c1",)
     CONFIGS: ClassVar[dict[str, str]] = {  # as the Hub's dataset spells them
         "swap_obj": "swap_object",
         "swap_att": "swap_atribute",
@@ -68,7 +71,7 @@ class SugarCrepePP(PartsBenchmark):
                     category=category,
                 )
             )
-        return find.settled(items)
+        return settled(items, find)
 
     def _rows(self) -> Iterator[tuple[str, str, Any, str]]:
         for category, file in (files := self.files()).items():

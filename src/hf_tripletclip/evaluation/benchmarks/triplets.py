@@ -31,11 +31,9 @@ from hf_tripletclip.data.schema import (
     NEGATIVE_TYPE,
 )
 from hf_tripletclip.data.tokenizer import tokenize_captions
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.predictions import CATEGORY, encode_images, encode_texts, fingerprint, predict
-from hf_tripletclip.evaluation.processes import in_all_processes
-from hf_tripletclip.evaluation.questions import ItemBenchmark
+from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, predict
+from hf_tripletclip.evaluation.questions import ItemBenchmark, encode_images, encode_texts
 from hf_tripletclip.evaluation.readers.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.readers.tables import load_triplets
 from hf_tripletclip.evaluation.triplets import (
@@ -83,6 +81,7 @@ class Triplets(ItemBenchmark):
     title: ClassVar[str] = "Triplets"
     reference: ClassVar[str] = "Patel et al. 2024, arXiv 2411.02545"
     primary: ClassVar[str] = "group_score"
+    tradeoff: ClassVar[tuple[str, ...]] = ("group_score",)
 
     data: str | Dataset = "scenes"
     split: str | None = None

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_tripletclip.evaluation.caption_choice import (
-    ImageFinder,
-    PartsBenchmark,
-    check_text,
-    listed_rows,
-    pair,
-    read_rows,
-    strings,
-)
-from hf_tripletclip.evaluation.items import Item
+from hf_tripletclip.evaluation.caption_choice import PartsBenchmark, pair
+from hf_tripletclip.evaluation.items import Item, settled
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text, listed_rows, read_rows, strings
 from hf_tripletclip.evaluation.readers.tables import take
 
 VOTES = 2  # of three annotators, for a foil to be valid
@@ -49,6 +42,7 @@ class VALSE(PartsBenchmark):
     name: ClassVar[str] = "valse"
     title: ClassVar[str] = "VALSE"
     reference: ClassVar[str] = "Parcalabescu et al. 2022, arXiv 2112.07566"
+    hub_dataset: ClassVar[str | None] = "Mayfull/valse_vlms"
     primary: ClassVar[str] = "macro"
     FILES: ClassVar[Mapping[str, str]] = {
         piece: f"{piece}.json"
@@ -78,7 +72,7 @@ class VALSE(PartsBenchmark):
                 if _votes(row, where) >= VOTES:
                     image, *captions = strings(row, ("image_file", "caption", "foil"), where)
                     items.append(pair(f"{piece}/{key}", find(image), captions, piece))
-        return find.settled(items)
+        return settled(items, find)
 
     def _of_table(self) -> list[Item]:
         items = []

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_tripletclip.evaluation.caption_choice import (
-    ChoiceBenchmark,
-    ImageFinder,
-    check_text,
-    listed_rows,
-    question,
-    read_rows,
-)
+from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, question
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.predictions import CATEGORY
+from hf_tripletclip.evaluation.items import CATEGORY, Item, settled
+from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text, listed_rows, read_rows
 from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.evaluation.readers.tables import take
 from hf_tripletclip.results.result import EvaluationResult, Mean
@@ -56,6 +49,7 @@ class WhatsUp(ChoiceBenchmark):
     name: ClassVar[str] = "whatsup"
     title: ClassVar[str] = "What's Up"
     reference: ClassVar[str] = "Kamath et al. 2023, arXiv 2310.19785"
+    hub_dataset: ClassVar[str | None] = "Mayfull/whats_up_vlms"
     primary: ClassVar[str] = "macro"
     official_difference: ClassVar[str] = (
         "of equal scores the first caption wins (argmax), which is always the true one"
@@ -85,7 +79,7 @@ class WhatsUp(ChoiceBenchmark):
             for number, row, where in read_rows(file):
                 image, captions = _controlled(row, where) if "controlled" in part else _two(part, row, where)
                 of_part.append(_question(f"{part}/{number}", find(image), image, captions, part))
-            items += find.settled(of_part)
+            items += settled(of_part, find)
         return items
 
     def _of_table(self) -> list[Item]:

@@ -31,6 +31,7 @@ class Winoground(PairsBenchmark):
     name: ClassVar[str] = "winoground"
     title: ClassVar[str] = "Winoground"
     reference: ClassVar[str] = "Thrush et al. 2022, arXiv 2204.03162"
+    hub_dataset: ClassVar[str | None] = "facebook/winoground"
     image_columns: ClassVar[tuple[str, str]] = ("image_0", "image_1")
     caption_columns: ClassVar[tuple[str, str]] = ("caption_0", "caption_1")
     further: ClassVar[tuple[str, ...]] = ("tag", "secondary_tag", "num_main_preds", "collapsed_tag")

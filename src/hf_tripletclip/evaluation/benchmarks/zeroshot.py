@@ -6,23 +6,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.predictions import KEY
-from hf_tripletclip.evaluation.processes import in_all_processes
+from hf_tripletclip.evaluation.benchmark import Benchmark, Family
+from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.items import KEY
 from hf_tripletclip.evaluation.readers.class_sets import LabelledSet, read_labelled
+from hf_tripletclip.evaluation.readers.clip_benchmark import COLLECTIONS, VTAB18, locate, short_name
 from hf_tripletclip.evaluation.readers.images import ImageRef
-from hf_tripletclip.evaluation.readers.prompts import class_embeddings, openai_templates, read_templates
-from hf_tripletclip.evaluation.readers.set_names import COLLECTIONS, VTAB18, locate, short_name
+from hf_tripletclip.evaluation.readers.prompts import (
+    IMAGENET,
+    imagenet_classes,
+    openai_templates,
+    prompt,
+    read_templates,
+)
 from hf_tripletclip.evaluation.recall import first_hits, rank, recall_by_chance, topk_hits
-from hf_tripletclip.evaluation.rows import encode_rows
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import CLUSTER, TIE, thinned
+from hf_tripletclip.results.statistics import CLUSTER, TIE, sample_rows
 
 SET, CLASS, LABEL = "set", "class", "label"
 TOP1, TOP5, PER_CLASS = "top1", "top5", "mean_per_class"
@@ -73,6 +77,8 @@ class ZeroShot(Benchmark):
     title: ClassVar[str] = "Zero-shot classification"
     reference: ClassVar[str] = "Radford et al. 2021, arXiv 2103.00020"
     primary: ClassVar[str] = TOP1
+    family: ClassVar[Family] = "retention"
+    tradeoff: ClassVar[tuple[str, ...]] = (TOP1,)
     official_difference: ClassVar[str] = (
         "as CLIP_benchmark: float32 scores, of equal ones torch.topk takes some and, for the mean per class, argmax "
         "the first, classes of the same name compete, and five classes have a top5"
@@ -117,7 +123,7 @@ class ZeroShot(Benchmark):
 
     def read(self, source: str) -> LabelledSet:
         """
-        The images of a set, thinned out to `max_rows`. They are read once.
+        The images of a set, or a sample of `max_rows` of them. They are read once.
 
         Raises:
             OSError: The data is not there.
@@ -136,7 +142,7 @@ class ZeroShot(Benchmark):
             images=self.images,
         )
         self.check_images_used(() if source == "scenes" else found.images, source)
-        self._read[source] = found.select(thinned(len(found.images), self.max_rows))
+        self._read[source] = found.select(sample_rows(len(found.images), self.max_rows))
         return self._read[source]
 
     def contents(self) -> Iterable[tuple[str, Sequence[ImageRef], Sequence[str]]]:
@@ -185,10 +191,20 @@ class ZeroShot(Benchmark):
             fingerprint=digest.hexdigest()[:16],
         )
 
+    @classmethod
+    def tradeoff_part(cls, result: EvaluationResult) -> EvaluationResult:
+        """ImageNet, if it is one of several sets: that is what figures are published of."""
+        names = {metric: f"{IMAGENET}_{metric}" for metric in (TOP1, TOP5)}
+        metrics = {metric: value for metric, name in names.items() if (value := result.metrics.get(name))}
+        if not metrics:
+            return result
+        counts = {"rows": result.counts.get(IMAGENET, 0), "classes": len(imagenet_classes())}
+        return replace(result, metrics=metrics, counts=counts, data={"source": IMAGENET})
+
     def _evaluate(
         self, encoder: Encoder, found: LabelledSet, templates: Sequence[str], source: str, name: str, *, alone: bool
     ) -> _Part:
-        rows, images, counts = encode_rows(self, encoder, found.images, source)
+        rows, images, counts = self.encode_rows(encoder, found.images, source)
         found = found.select(rows)
         classes = class_embeddings(encoder, found.classnames, templates)
         queries = torch.stack([images[image] for image in found.images])
@@ -250,6 +266,22 @@ def _joined(parts: Sequence[_Part]) -> tuple[dict[str, list[Any]], dict[str, int
         for name, number in part.counts.items():
             counts[name] = counts.get(name, 0) + number
     return columns, counts
+
+
+def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
+    """
+    The embedding of each class: the mean of the L2-normalised embeddings of its prompts, normalised again (Radford et
+    al. 2021, arXiv 2103.00020). Each prompt is encoded once.
+
+    Returns:
+        `torch.Tensor` of shape `(classes, dim)`, float32.
+    """
+    prompts = [[prompt(template, name) for template in templates] for name in names]
+    unique = list(dict.fromkeys(text for texts in prompts for text in texts))
+    places = {text: place for place, text in enumerate(unique)}
+    embeddings = encoder.texts(unique)
+    means = torch.stack([embeddings[[places[text] for text in texts]].double().mean(dim=0) for texts in prompts])
+    return torch.nn.functional.normalize(means, dim=-1).float()
 
 
 def same_names(found: LabelledSet) -> list[list[int]]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from hf_tripletclip.data.decoding import decode_image, is_several
 
+LISTED = 5  # names in a message
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # by archives and file managers
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class names and prompt templates for zero-shot classification, and the embeddings of classes."""
+"""Class names and prompt templates for zero-shot classification."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.readers.clip_benchmark import read_lines
 
 FOLDER = Path(__file__).parent / "classnames"  # its LICENSE.txt says where the lists come from
@@ -81,19 +78,3 @@ def _lines(given: str | Sequence[str], what: str, instead: str) -> list[str]:
 def prompt(template: str, name: str) -> str:
     """The template with the class name in its place."""
     return template.replace(PLACES[0], name) if PLACES[0] in template else template.replace(PLACES[1], name)
-
-
-def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
-    """
-    The embedding of each class: the mean of the L2-normalised embeddings of its prompts, normalised again (Radford et
-    al. 2021, arXiv 2103.00020). Each prompt is encoded once.
-
-    Returns:
-        `torch.Tensor` of shape `(classes, dim)`, float32.
-    """
-    prompts = [[prompt(template, name) for template in templates] for name in names]
-    unique = list(dict.fromkeys(text for texts in prompts for text in texts))
-    places = {text: place for place, text in enumerate(unique)}
-    embeddings = encoder.texts(unique)
-    means = torch.stack([embeddings[[places[text] for text in texts]].double().mean(dim=0) for texts in prompts])
-    return torch.nn.functional.normalize(means, dim=-1).float()

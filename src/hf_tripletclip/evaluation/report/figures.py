@@ -7,11 +7,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.evaluation.items import places
+from hf_tripletclip.evaluation.items import SCORE, places
+from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
 from hf_tripletclip.evaluation.report.document import Picture
 from hf_tripletclip.evaluation.report.drawings import (
     Bar,
@@ -23,21 +23,10 @@ from hf_tripletclip.evaluation.report.drawings import (
 )
 from hf_tripletclip.evaluation.report.published import Published, published_beside
 from hf_tripletclip.evaluation.report.reading import Entry, title_of
-from hf_tripletclip.results.metrics import category_metrics, is_raw
+from hf_tripletclip.results.metrics import category_metrics
 from hf_tripletclip.results.result import EvaluationResult
 
 MAX_CATEGORIES = 24
-IMAGENET = "imagenet1k"  # what metrics of several sets call it
-SCORE = "score_"
-# Captions beside the first that are true of the first image.
-ALSO_TRUE = {"sugarcrepe_pp": ("i0c1",)}
-# What stands for composition, and for what is left of everything else.
-COMPOSITION = (("sugarcrepe", "macro"), ("triplets", "group_score"))
-RETENTION = (
-    ("zeroshot", "top1"),
-    ("retrieval", "image_to_text_recall@5"),
-    ("retrieval", "text_to_image_recall@5"),
-)
 
 
 def save_picture(figure: Any, folder: str | os.PathLike[str], name: str, caption: str) -> Picture:
@@ -71,7 +60,7 @@ def category_bars(
     }
     benchmark = entries[0].result.benchmark
     some = f", the {MAX_CATEGORIES} of most rows" if len(everything) > MAX_CATEGORIES else ""
-    caption = f"{' '.join(filter(None, (title_of(benchmark), where)))} by category{some}. Black lines: 95 % intervals."
+    caption = f"{' '.join(filter(None, (title_of(entries), where)))} by category{some}. Black lines: 95 % intervals."
     return [
         save_picture(
             draw_bars(rows, _outcome(next(entry.result for entry in entries if entry.label in rows))),
@@ -90,7 +79,7 @@ def _outcome(result: EvaluationResult) -> str:
 def similarity_histograms(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> list[Picture]:
     """How the scores of true and of false pairs lie, for each model that has predictions."""
     benchmark = entries[0].result.benchmark
-    if is_raw(benchmark):
+    if entries[0].result.raw:
         return [
             picture
             for across, what in ((True, "of images with captions"), (False, "within a modality"))
@@ -102,7 +91,7 @@ def similarity_histograms(entries: Sequence[Entry], folder: str | os.PathLike[st
             )
         ]
     panels = {entry.label: _scores(entry.result) for entry in entries}
-    caption = f"{title_of(benchmark)}: cosines of pairs that belong together and of those that do not."
+    caption = f"{title_of(entries)}: cosines of pairs that belong together and of those that do not."
     return _histograms(panels, folder, f"{benchmark}_similarities", caption)
 
 
@@ -130,7 +119,7 @@ def _scores(result: EvaluationResult) -> dict[str, list[float]]:
         if not re.fullmatch(rf"{SCORE}i\d+c\d+", name):
             continue
         (_, image), (_, caption) = places(name.removeprefix(SCORE))
-        true = image == caption or name.removeprefix(SCORE) in ALSO_TRUE.get(result.benchmark, ())
+        true = image == caption or name.removeprefix(SCORE) in result.also_true
         found.setdefault("true pairs" if true else "false pairs", []).extend(_numbers(values))
     return {name: values for name, values in found.items() if values}
 
@@ -142,11 +131,11 @@ def _numbers(values: Sequence[Any]) -> list[float]:
 def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLike[str]) -> list[Picture]:
     """Composition against retention, for each pair of benchmarks that a model was evaluated on."""
     pictures = []
-    for composition, score in COMPOSITION:
-        ups = {e.label: e.result for e in benchmarks.get(composition, ()) if score in e.result.metrics}
-        for retention, metric in RETENTION:
-            found = {e.label: _of_imagenet(e.result) for e in benchmarks.get(retention, ())}
-            kept = {label: result for label, result in found.items() if metric in result.metrics}
+    for composition, score in _tradeoff_metrics(benchmarks, "composition"):
+        ups = {e.label: e.result for e in benchmarks[composition] if score in e.result.metrics}
+        for retention, metric in _tradeoff_metrics(benchmarks, "retention"):
+            parts = {entry.label: _tradeoff_part(entry.result) for entry in benchmarks[retention]}
+            kept = {label: result for label, result in parts.items() if metric in result.metrics}
             both = [label for label in kept if label in ups]
             if not both:
                 continue
@@ -154,7 +143,7 @@ def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLi
                 Point(label, kept[label].metrics[metric], ups[label].metrics[score], 0, "models of this report")
                 for label in both
             ]
-            # Of the same rows, of both benchmarks and all models, or none.
+            # Only figures of the same rows as all these models, in both benchmarks.
             beside = [published_beside([results[label] for label in both]) for results in (ups, kept)]
             others, data = _published(beside[0], score, beside[1], metric)
             caption = "Composition against what is left of everything else: up and to the right is better."
@@ -162,25 +151,31 @@ def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLi
                 caption += " No figures are published of this pair on the same data."
             drawing = draw_scatter(
                 [*own, *others],
-                f"{title_of(retention)}{f' ({data})' if data else ''}: {_words(metric)}, %",
-                f"{title_of(composition)}: {_words(score)}, %",
+                f"{title_of(benchmarks[retention])}{f' ({data})' if data else ''}: {_words(metric)}, %",
+                f"{title_of(benchmarks[composition])}: {_words(score)}, %",
             )
             name = f"tradeoff_{composition}_{re.sub('[^a-z0-9]+', '_', f'{retention}_{metric}')}"
             pictures.append(save_picture(drawing, folder, name, caption))
     return pictures
 
 
+def _tradeoff_metrics(benchmarks: Mapping[str, Sequence[Entry]], family: str) -> list[tuple[str, str]]:
+    """The benchmarks of a family with the metrics that they put into trade-off plots."""
+    return [
+        (name, metric)
+        for name, entries in benchmarks.items()
+        if entries[0].result.family == family
+        for metric in entries[0].result.tradeoff
+    ]
+
+
+def _tradeoff_part(result: EvaluationResult) -> EvaluationResult:
+    known = result.benchmark in BENCHMARKS
+    return benchmark_class(result.benchmark).tradeoff_part(result) if known else result
+
+
 def _words(metric: str) -> str:
     return metric.replace("_", " ")
-
-
-def _of_imagenet(result: EvaluationResult) -> EvaluationResult:
-    """Of several sets of images with classes, the part of a result that is of ImageNet; any other result as it is."""
-    metrics = {metric: value for metric in ("top1", "top5") if (value := result.metrics.get(f"{IMAGENET}_{metric}"))}
-    if result.benchmark != "zeroshot" or not metrics:
-        return result
-    counts = {"rows": result.counts.get(IMAGENET, 0), "classes": 1000}
-    return replace(result, metrics=metrics, counts=counts, data={"source": IMAGENET})
 
 
 def _published(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -59,7 +60,14 @@ def read_entries(paths: Sequence[str | os.PathLike[str]]) -> list[Entry]:
         else:
             raise FileNotFoundError(f"there is no evaluation result {path}")
         files |= dict.fromkeys(file.resolve() for file in found)
-    return label_entries([Entry("", EvaluationResult.load(file), file) for file in files])
+    return label_entries([Entry("", _completed(EvaluationResult.load(file)), file) for file in files])
+
+
+def _completed(result: EvaluationResult) -> EvaluationResult:
+    """The result, with what its benchmark declares if it comes from a version that did not store this."""
+    if result.title is None and result.benchmark in BENCHMARKS:
+        return dataclasses.replace(result, **benchmark_class(result.benchmark).declared())
+    return result
 
 
 def _is_result(file: Path) -> bool:
@@ -143,6 +151,6 @@ def _qualify(group: Sequence[Entry], benchmark: str, label: str) -> None:
     )
 
 
-def title_of(benchmark: str) -> str:
-    """As people write it; its name where it is none of ours."""
-    return benchmark_class(benchmark).title if benchmark in BENCHMARKS else benchmark
+def title_of(entries: Sequence[Entry]) -> str:
+    """The title of the benchmark of these results; its name if it has none."""
+    return entries[0].result.title or entries[0].result.benchmark

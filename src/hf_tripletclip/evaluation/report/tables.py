@@ -15,7 +15,6 @@ from hf_tripletclip.results.metrics import (
     category_metrics,
     differences,
     different_settings,
-    is_raw,
     shared,
     show,
     why_not_paired,
@@ -45,32 +44,31 @@ def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
     labels = list(dict.fromkeys(entry.label for entries in benchmarks.values() for entry in entries))
     columns: list[dict[str, Value]] = []
     for benchmark, name in shown.items():
-        raw = is_raw(benchmark)
+        raw = benchmarks[benchmark][0].result.raw
         column: dict[str, Value] = {}
         for group in by_data(benchmarks[benchmark]).values():
             there = {entry.label: entry.result.metrics[name] for entry in group if name in entry.result.metrics}
             for (label, value), flag in zip(there.items(), best(list(there.values())), strict=True):
                 column[label] = Value(show(value, raw), best=flag and not raw)
         columns.append(column)
-    head = ["model", *(f"{title_of(benchmark)}: {_words(name)}" for benchmark, name in shown.items())]
+    head = ["model", *(f"{title_of(benchmarks[benchmark])}: {_words(name)}" for benchmark, name in shown.items())]
     rows: list[list[CellValue]] = [[label, *(column.get(label) for column in columns)] for label in labels]
     return Table(head, rows)
 
 
 def scores(entries: Sequence[Entry]) -> list[Block]:
     """The overall metrics of the models, their baselines and chance."""
-    benchmark = entries[0].result.benchmark
     metrics = shared([entry.result for entry in entries])
     if len(metrics) <= MAX_COLUMNS:
         return [*_scores(entries, metrics), *_other_baselines(entries)]
     main = {entry.result.primary for entry in entries}
     chosen = [name for name in metrics if name in main]
-    blocks = _scores(entries, chosen) if chosen and not is_raw(benchmark) else []
+    blocks = _scores(entries, chosen) if chosen and not entries[0].result.raw else []
     return [*blocks, *_other_baselines(entries), *_all(entries, metrics, bool(blocks))]
 
 
 def _scores(entries: Sequence[Entry], metrics: Sequence[str]) -> list[Block]:
-    raw = is_raw(entries[0].result.benchmark)
+    raw = entries[0].result.raw
     flags = {name: best([entry.result.metrics.get(name) for entry in entries]) for name in metrics}
     rows: list[list[CellValue]] = []
     quiet: list[bool] = []
@@ -97,7 +95,7 @@ def _value(entry: Entry, name: str, is_best: bool) -> Value | None:
     value = entry.result.metrics.get(name)
     if value is None:
         return None
-    raw = is_raw(entry.result.benchmark)
+    raw = entry.result.raw
     low, high = entry.result.intervals.get(name, (None, None))
     detail = "" if low is None or high is None else f"{show(low, raw)}–{show(high, raw)}"
     return Value(show(value, raw), detail, is_best)
@@ -183,7 +181,7 @@ def _of(figures: Sequence[Published]) -> str:
 
 def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> list[Block]:
     """Metrics below each other, where they are too many for columns."""
-    raw = is_raw(entries[0].result.benchmark)
+    raw = entries[0].result.raw
     chance = {name: value for entry in entries for name, value in entry.result.chance.items()}
     rows: list[list[CellValue]] = []
     for name in metrics:
@@ -233,7 +231,7 @@ def categories(entries: Sequence[Entry], where: str = "") -> list[Block]:
 
 def comparison(entries: Sequence[Entry]) -> list[Block]:
     """Of each two models, whether they differ by more than chance on the same rows."""
-    if len(entries) < 2 or is_raw(entries[0].result.benchmark):
+    if len(entries) < 2 or entries[0].result.raw:
         return []
     draws = Draws()
     rows: list[list[CellValue]] = []

@@ -88,7 +88,7 @@ def by_benchmark(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 def benchmark_section(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> Section:
     """What a report says of a benchmark. Results on several data sets stand in tables of their own."""
-    section = Section(title_of(entries[0].result.benchmark))
+    section = Section(title_of(entries))
     groups = by_data(entries)
     several = len(groups) > 1
     for data, group in groups.items():
