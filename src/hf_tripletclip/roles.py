@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of what an image or a text may be in a row: its column, its model inputs, its symbol and its words."""
+"""The roles of images and texts in a row: each with its dataset column, model inputs, symbol and name in messages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Role:
     """
-    What an image or a text is in a row.
+    The role of an image or a text in a row.
 
     Args:
         name (`str`): Name of its embeddings, as in `Embeddings(negative_text=...)`.
-        column (`str`): The dataset column that it comes from.
-        prefix (`str`): What the names of its model inputs begin with: `negative_input_ids`.
+        column (`str`): Its dataset column.
+        prefix (`str`): Prefix of its model inputs, such as `negative_` in `negative_input_ids`.
         output (`str`): Its field of `TripletCLIPOutput`.
         symbol (`str`): Its letter in equations.
-        words (`str`): What a message calls it, in the plural.
-        mask (`str`, *optional*): For a role that a row may have any number of: the model input that tells whose each
-            is, bool `(B, K)`.
-        is_image (`bool`, defaults to `False`): Whether it is an image; a text otherwise.
+        words (`str`): Its name in messages, in the plural.
+        mask (`str`, *optional*): For a role of which a row may have any number: the model input that tells which row
+            each one belongs to, bool `(B, K)`.
+        is_image (`bool`, defaults to `False`): Whether it is an image, not a text.
     """
 
     name: str
@@ -34,24 +34,24 @@ class Role:
 
     @property
     def model_input(self) -> str:
-        """The model input that holds its pixels or token ids."""
+        """The model input with its pixels or token ids."""
         return f"{self.prefix}{'pixel_values' if self.is_image else 'input_ids'}"
 
     @property
     def model_inputs(self) -> tuple[str, ...]:
-        """All model inputs that hold something for each of its images or texts."""
+        """All model inputs with one entry for each of its images or texts."""
         of_text = ("input_ids", "attention_mask", "position_ids", "decoder_targets")
         names = ("pixel_values",) if self.is_image else of_text
         return tuple(f"{self.prefix}{name}" for name in names)
 
     @property
     def attention_mask(self) -> str:
-        """The model input that tells tokens from padding; for texts."""
+        """For texts: the model input that tells tokens from padding."""
         return f"{self.prefix}attention_mask"
 
     @property
     def decoder_targets(self) -> str:
-        """What of a batch an objective's decoder must write: token ids of its own, -100 for padding; for texts."""
+        """For texts: the batch's token ids that an objective's decoder must write, -100 for padding."""
         return f"{self.prefix}decoder_targets"
 
 
@@ -80,6 +80,6 @@ ROLES = {
     )
 }
 BY_COLUMN = {role.column: role for role in ROLES.values()}
-# A triplet: what evaluation compares, and what a row has one of each of.
+# A triplet: what evaluation compares.
 TRIPLET = ("image", "text", "negative_image", "negative_text")
 MASKS = {role.mask: role for role in ROLES.values() if role.mask is not None}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_tripletclip.demo.app import build_app, launch
-from hf_tripletclip.demo.negatives import NegativeWriter
+from hf_tripletclip.demo.inputs import NegativeWriter
 from hf_tripletclip.demo.scoring import DemoModels
 from tests.demo.browsing import Visit, running_chromium
 from tests.doors import save_model

@@ -19,8 +19,7 @@ from PIL import Image
 
 from hf_tripletclip.cli import main
 from hf_tripletclip.demo.app import build_app, launch, require_gradio
-from hf_tripletclip.demo.inputs import MAX_BYTES
-from hf_tripletclip.demo.negatives import NegativeWriter
+from hf_tripletclip.demo.inputs import MAX_BYTES, NegativeWriter
 
 # ---- The server ----
 

@@ -103,7 +103,7 @@ def test_errors_are_messages(visit, text_file, tmp_path):
     page.get_by_role("button", name="Compare").click()
     assert "no picture yet" in visit.wait("#tc-compared [role=alert]").inner_text()
     visit.upload(text_file)
-    assert "no picture that can be read" in visit.wait("#tc-status [role=alert]").inner_text()
+    assert "cannot be read as a picture" in visit.wait("#tc-status [role=alert]").inner_text()
     assert page.locator("#tc-picture img").count() == 0
     large = tmp_path / "large.png"
     large.write_bytes(bytes(MAX_BYTES + 1))

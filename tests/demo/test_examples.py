@@ -11,7 +11,7 @@ from PIL import Image
 from hf_tripletclip import TripletCLIPModel, load_processor
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
-from hf_tripletclip.demo.examples import SIZE, draw_examples
+from hf_tripletclip.demo.app import EXAMPLE_SIZE, draw_examples
 
 
 def test_one_of_each_kind_as_the_test_split_has_them(tmp_path):
@@ -20,7 +20,7 @@ def test_one_of_each_kind_as_the_test_split_has_them(tmp_path):
         pytest.skip("the fonts of the extra `scenes` are not installed")
     assert [example.kind for example in examples] == list(NEGATIVE_TYPES)
     for example in examples:
-        assert Image.open(example.path).size == (SIZE, SIZE)
+        assert Image.open(example.path).size == (EXAMPLE_SIZE, EXAMPLE_SIZE)
         assert example.caption != example.negative
 
 

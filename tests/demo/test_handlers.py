@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_tripletclip.demo.handlers import Handlers
-from hf_tripletclip.demo.negatives import NegativeWriter
+from hf_tripletclip.demo.app import Handlers
+from hf_tripletclip.demo.inputs import NegativeWriter
 from tests.generation.needs import needs_wordnet
 
 CAPTION = "a red cat above a blue dog"
@@ -42,7 +42,7 @@ def test_a_file_is_checked_when_it_comes(handlers, picture, text_file):
     assert handlers.check({"path": picture}) == ""
     message = handlers.check({"path": text_file})
     assert 'role="alert"' in message
-    assert "no picture that can be read" in message
+    assert "cannot be read as a picture" in message
 
 
 def test_typed_negatives_are_tested_without_wordnet(handlers, picture):
@@ -91,7 +91,7 @@ def test_words_that_a_model_does_not_know_are_no_verdict(handlers, picture):
     assert "Right on" not in page
     assert "1 not tested" in page
     page = handlers.compare({"path": picture}, f"{CAPTION}\na zebra")
-    assert "first does not know “zebra”: the score of “a zebra” tells nothing." in page
+    assert "first does not know “zebra”: the score of “a zebra” means nothing." in page
 
 
 @needs_wordnet

@@ -45,14 +45,14 @@ def test_a_picture_elsewhere_is_as_one_that_does_not_exist(picture, uploads, tmp
 
 
 def test_a_renamed_text_file(text_file):
-    with pytest.raises(DemoError, match="no picture that can be read: give a JPEG, PNG"):
+    with pytest.raises(DemoError, match="cannot be read as a picture: give a JPEG, PNG"):
         check_image({"path": text_file}, [Path(text_file).parent])
 
 
 def test_a_truncated_picture(picture, tmp_path):
     path = tmp_path / "cut.png"
     path.write_bytes(Path(picture).read_bytes()[:90])
-    with pytest.raises(DemoError, match="no picture that can be read"):
+    with pytest.raises(DemoError, match="cannot be read as a picture"):
         check_image({"path": str(path)}, [tmp_path])
 
 

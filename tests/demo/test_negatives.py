@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from hf_tripletclip.demo.inputs import DemoError
-from hf_tripletclip.demo.negatives import NegativeWriter
+from hf_tripletclip.demo.inputs import DemoError, NegativeWriter
 from hf_tripletclip.generation.captions.rules import KINDS
 from hf_tripletclip.generation.wordnet import load_wordnet
 from tests.generation.needs import needs_wordnet

@@ -78,7 +78,7 @@ def test_some_roles_only(kind, roles):
     found = objective(Embeddings(**student, teacher=held), scale).parts["distillation"].item()
     assert found == pytest.approx(naive(kind, student, teacher, tuple(roles), 7.0), rel=1e-9)
     assert objective.settings == {"distillation": {"kind": kind, "weight": 1.0, "roles": roles}}
-    assert set(objective.taught) == set(roles)
+    assert set(objective.teacher_roles) == set(roles)
     again = get_objective("tripletclip", **objective.settings)
     assert again.settings == objective.settings
 
@@ -141,7 +141,7 @@ def test_the_scale_does_not_learn_from_it():
     ("settings", "message"),
     [
         ({"kind": "feature"}, "the kind 'feature'; give embedding or similarity"),
-        ({"weight": 0}, "the weight 0; give a number of more than 0"),
+        ({"weight": 0}, "the weight 0; give a number greater than 0"),
         ({"weight": "1"}, "the weight '1'; give a number"),
         ({"weight": float("inf")}, "the weight inf"),
         ({"weight": float("nan")}, "the weight nan"),
@@ -154,7 +154,7 @@ def test_the_scale_does_not_learn_from_it():
         ({"roles": ["text"]}, r"similarity compares images with texts, but its roles are \['text'\]"),
         (
             {"kind": "embedding", "roles": ["text", "paraphrase"]},
-            "to hold paraphrase, which the objective does not use",
+            "has the role paraphrase, which the objective does not use",
         ),
         ({"temperature": 2}, "takes `kind`, `weight` and `roles`, not 'temperature'"),
         ("similarity", "takes `kind`, `weight` and `roles`, not 'similarity'"),
@@ -175,7 +175,7 @@ def test_settings_that_are_taken():
 def test_a_teacher_that_is_missing_or_of_another_shape():
     objective = get_objective("negclip", distillation={})
     student, scale = random_embeddings(0), torch.tensor(7.0, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"teacher's image embeddings of shape \(5, 6\); there are none"):
+    with pytest.raises(ValueError, match=r"teacher's image embeddings of shape \(5, 6\), but there are none"):
         objective(Embeddings(**student), scale)
-    with pytest.raises(ValueError, match=r"teacher's image embeddings of shape \(5, 6\); there are \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"teacher's image embeddings of shape \(5, 6\), but their shape is \(4, 6\)"):
         objective(Embeddings(**student, teacher=random_embeddings(1, rows=4)), scale)

@@ -64,7 +64,7 @@ def test_terms_that_weigh_nothing_ask_for_nothing():
     assert get_objective("pairwise", text_weight=0).columns == ("image", "caption", "neg_caption")
     assert get_objective("pairwise", others="dense_caption").columns[-1] == "dense_caption"
     assert not get_objective("pairwise", prior_weight=0).needs_teacher
-    assert get_objective("pairwise", prior_weight=0.3).taught == ("text",)
+    assert get_objective("pairwise", prior_weight=0.3).teacher_roles == ("text",)
 
 
 def test_what_every_query_likes_is_no_answer_without_the_prior():

@@ -146,7 +146,7 @@ def test_rows_without_paraphrases():
 
 def test_errors_say_what_is_missing(tmp_path):
     batch, objective = make_batch(), make_objective()
-    with pytest.raises(ValueError, match=r"has a decoder: it needs `Embeddings\(states=\{'text'.*there are none"):
+    with pytest.raises(ValueError, match=r"has a decoder: it needs `Embeddings\(states=\{'text'.*given: none"):
         objective(batch.embeddings(masks=False), 7.0)
     fine = given(batch, make_states(batch), False)
     for labels, said in (
@@ -154,7 +154,7 @@ def test_errors_say_what_is_missing(tmp_path):
         ({"paraphrase": torch.ones(5, 3).long()}, r"torch.int64 of shape \(5, 3\)"),
         ({"paraphrase": torch.ones(6, 3)}, r"torch.float32 of shape \(6, 3\)"),
     ):
-        with pytest.raises(ValueError, match=rf"labels=\{{'paraphrase'.*of shape \(6, length\); there are {said}"):
+        with pytest.raises(ValueError, match=rf"labels=\{{'paraphrase'.*of shape \(6, length\); given: {said}"):
             objective(dataclasses.replace(fine, labels=labels), 7.0)
     for decoder in ("", " ", 3, ["t5"]):
         with pytest.raises(ValueError, match=r"`decoder` is .*; give the directory of a T5"):

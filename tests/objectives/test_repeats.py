@@ -127,12 +127,12 @@ def test_numbers_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"hard negative captions row by row.*6 rows.*`masks=\{'negative_text'"):
         objective(Embeddings(**values, masks={"paraphrase": masks["paraphrase"]}), SCALE)
     for wrong in (masks["negative_text"].long(), masks["negative_text"][:, :1], masks["negative_text"][0]):
-        with pytest.raises(ValueError, match="The mask of negative_text tells whose its"):
+        with pytest.raises(ValueError, match="The mask of negative_text tells which row each of its"):
             objective(Embeddings(**values, masks={**masks, "negative_text": wrong}), SCALE)
-    with pytest.raises(ValueError, match="A row has one text"):
+    with pytest.raises(ValueError, match="Each row has one text"):
         objective(Embeddings(**values, masks={**masks, "text": torch.ones(6, 1, dtype=torch.bool)}), SCALE)
     uneven = make_batch("tsvlc", ragged=True)
-    with pytest.raises(ValueError, match="one by one, but some row has more"):
+    with pytest.raises(ValueError, match="one by one, but some row does not have as many"):
         get_objective("tripletclip")(uneven.embeddings(), SCALE)
 
 

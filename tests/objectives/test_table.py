@@ -11,7 +11,7 @@ import pytest
 
 from hf_tripletclip import objectives
 from hf_tripletclip.objectives import OBJECTIVES, available_objectives, get_objective, terms_table
-from hf_tripletclip.objectives.table import BEGIN, END, with_table
+from hf_tripletclip.objectives.describe import BEGIN, END, with_table
 
 
 def test_documented_table_is_the_generated_one(pytestconfig):
@@ -37,7 +37,7 @@ def test_table_has_a_row_per_objective_and_each_term():
 def test_generator_rewrites_the_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n", encoding="utf-8")
-    command = [sys.executable, "-W", "error", "-m", "hf_tripletclip.objectives.table"]
+    command = [sys.executable, "-W", "error", "-m", "hf_tripletclip.objectives.describe"]
     subprocess.run([*command, str(page)], check=True, timeout=120)
     assert page.read_text(encoding="utf-8") == f"before\n{BEGIN}\n{terms_table()}\n{END}\nafter\n"
     without = subprocess.run(command, capture_output=True, text=True, timeout=120)

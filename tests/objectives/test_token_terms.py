@@ -114,15 +114,15 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_errors_say_what_is_missing():
     batch, objective = make_batch(), get_objective("fsc_clip", local_weight=WEIGHT)
     tokens = make_tokens(batch)
-    with pytest.raises(ValueError, match=r"'fsc_clip' looks at patches.*\{'image': Tokens.*there are none"):
+    with pytest.raises(ValueError, match=r"'fsc_clip' uses patches.*\{'image': Tokens.*given: none"):
         objective(batch.embeddings(masks=False), 7.0)
     image, text = tokens["image"], tokens["text"]
     wrong = {
-        "words.*'text'.*there are torch.float64 of shape \\(5, 4, 4\\)": Tokens(text.values[:5], text.mask[:5]),
+        "words.*'text'.*given: torch.float64 of shape \\(5, 4, 4\\)": Tokens(text.values[:5], text.mask[:5]),
         "and torch.int64 of shape": Tokens(text.values, text.mask.long()),
         "and torch.bool of shape \\(6, 3\\)": Tokens(text.values, text.mask[:, :3]),
         "torch.int64 of shape": Tokens(text.values.long(), text.mask),
-        r"of one dimension; they have \{'image': 4, 'text': 3": Tokens(text.values[..., :3], text.mask),
+        r"of equal dimension, but they have \{'image': 4, 'text': 3": Tokens(text.values[..., :3], text.mask),
     }
     for message, given in wrong.items():
         with pytest.raises(ValueError, match=message):

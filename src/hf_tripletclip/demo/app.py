@@ -6,29 +6,157 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_tripletclip.data.scenes.build import make_example
+from hf_tripletclip.data.scenes.drawing import require_fonts
+from hf_tripletclip.data.scenes.vocabulary import choose_nouns
+from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEGATIVE_TYPE, NEGATIVE_TYPES
 from hf_tripletclip.demo import rendering
-from hf_tripletclip.demo.examples import Example, draw_examples
-from hf_tripletclip.demo.handlers import Handlers
-from hf_tripletclip.demo.inputs import FORMATS, MAX_BYTES, MAX_MEGABYTES, NO_PICTURE, either
-from hf_tripletclip.demo.negatives import NegativeWriter
+from hf_tripletclip.demo.inputs import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_MEGABYTES,
+    NO_PICTURE,
+    DemoError,
+    NegativeWriter,
+    check_image,
+    either,
+    read_captions,
+)
 from hf_tripletclip.demo.scoring import DemoModels
 
-MAX_WAITING = 32  # questions in the queue; more are told to come back
+MAX_WAITING = 32  # questions in the queue; further visitors are asked to come back later
 KEEP_UPLOADS = 3_600  # seconds
 STYLE = Path(__file__).with_name("style.css")
 MODELS = "models"  # the queue that all questions to the models share
+EXAMPLE_SIZE = 256  # pixels of a side of an example picture
+EXAMPLE_NOUNS = 24  # the default of `load_scenes`, on which models are trained
+EXAMPLE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """
+    An example picture with its caption and its hard negative.
+
+    Args:
+        path (`str`): File of the picture.
+        caption (`str`): The caption, which is true of the picture.
+        negative (`str`): The hard negative, which is false of it.
+        kind (`str`): What was changed, one of `NEGATIVE_TYPES`.
+    """
+
+    path: str
+    caption: str
+    negative: str
+    kind: str
+
+
+def draw_examples(folder: Path) -> list[Example]:
+    """
+    Draw the first rows of the test split of `scenes`, one of each kind of negative.
+
+    Args:
+        folder (`Path`): Where the pictures are written.
+
+    Returns:
+        `list[Example]`: Empty if the fonts of the extra `scenes` are not installed.
+    """
+    try:
+        require_fonts()
+    except ImportError:  # the extra `scenes`
+        return []
+    nouns, columns = choose_nouns(EXAMPLE_NOUNS), (IMAGE, CAPTION, NEG_CAPTION, NEGATIVE_TYPE)
+    examples = []
+    for index in range(len(NEGATIVE_TYPES)):
+        row = make_example("test", index, EXAMPLE_SEED, nouns, EXAMPLE_SIZE, columns=columns)
+        path = folder / f"scene-{index + 1}.png"
+        path.write_bytes(row[IMAGE]["bytes"])
+        examples.append(Example(str(path), row[CAPTION], row[NEG_CAPTION], row[NEGATIVE_TYPE]))
+    return examples
+
+
+class Handlers:
+    """
+    What the page's buttons do, as plain methods that know nothing of Gradio.
+
+    Args:
+        models ([`DemoModels`]): The models to ask.
+        writer (`NegativeWriter`): Writes hard negatives by rules.
+        folders (`Sequence[str or os.PathLike]`): Folders in which pictures may lie, see
+            [`~hf_tripletclip.demo.inputs.check_image`]: the folder of uploads and the folder of the examples. If there
+            are none, every picture is refused.
+    """
+
+    def __init__(
+        self, models: DemoModels, writer: NegativeWriter, folders: Sequence[str | os.PathLike[str]] = ()
+    ) -> None:
+        self.models = models
+        self.writer = writer
+        self.folders = list(folders)
+
+    def check(self, upload: Any) -> str:
+        """The message about a picture that was uploaded; empty if the picture can be used."""
+        try:
+            self._picture(upload)
+        except DemoError as error:
+            return rendering.problem(str(error))
+        return ""
+
+    def compare(self, upload: Any, typed: str) -> str:
+        """The answer of the tab "Compare captions"."""
+        try:
+            return rendering.comparisons(self.models.compare(self._picture(upload), read_captions(typed)))
+        except ValueError as error:  # also of a model whose embeddings are not finite
+            return rendering.problem(str(error))
+
+    def write(self, typed: str, seed: int) -> tuple[str | None, dict[str, str], int, str]:
+        """Hard negatives by rules: the text field's new content, their kinds, the next seed, and a message."""
+        try:
+            made = self.writer.write(_one_caption(typed), seed)
+        except DemoError as error:
+            return None, {}, seed, rendering.problem(str(error))
+        hint = "The rules do not see the picture: remove the lines that are true of it, then test."
+        return "\n".join(made), made, seed + 1, rendering.hint(hint)
+
+    def compose(
+        self, upload: Any, typed: str, negatives: str, kinds: Mapping[str, str], seed: int
+    ) -> tuple[str | None, dict[str, str], int, str]:
+        """The answer of the tab "Composition". If no negatives were typed, the rules write them."""
+        try:
+            path, caption = self._picture(upload), _one_caption(typed)
+            texts = read_captions(negatives, "hard negative")
+            if not texts:
+                kinds = self.writer.write(caption, seed)
+                texts, seed = list(kinds), seed + 1
+            answers = self.models.compose(path, caption, {text: kinds.get(text) for text in texts})
+        except ValueError as error:
+            return None, dict(kinds), seed, rendering.problem(str(error))
+        return "\n".join(texts), dict(kinds), seed, rendering.compositions(answers)
+
+    def _picture(self, upload: Any) -> str:
+        return check_image(upload, self.folders)
+
+
+def _one_caption(typed: str) -> str:
+    captions = read_captions(typed)
+    if not captions:
+        raise DemoError("There is no caption: type what the picture shows.")
+    if len(captions) > 1:
+        raise DemoError("There are several captions: type one, and its hard negatives in their own field.")
+    return captions[0]
 
 
 def require_gradio() -> Any:
     """
-    Gradio, without its telemetry.
+    Import Gradio, with its telemetry switched off.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: Gradio is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
@@ -40,13 +168,12 @@ def require_gradio() -> Any:
 
 def build_app(models: DemoModels, *, writer: NegativeWriter | None = None, examples: bool = True) -> Any:
     """
-    The app.
+    Build the app.
 
     Args:
         models ([`DemoModels`]): One or two models.
         writer (`NegativeWriter`, *optional*): Writes hard negatives by rules.
-        examples (`bool`, defaults to `True`): Whether to draw example pictures, where the extra `scenes` is
-            installed.
+        examples (`bool`, defaults to `True`): Whether to draw example pictures, if the extra `scenes` is installed.
 
     Returns:
         `gradio.Blocks`: Serve it with [`launch`], which sets limits and the style.
@@ -66,7 +193,7 @@ def build_app(models: DemoModels, *, writer: NegativeWriter | None = None, examp
         delete_cache=(KEEP_UPLOADS, KEEP_UPLOADS),
         fill_width=True,
     ) as app:
-        app.example_folder = folder  # it goes when the app goes
+        app.example_folder = folder  # removed together with the app
         gr.HTML(_heading(models.names))
         with gr.Row(elem_id="tc-main"):
             with gr.Column(scale=3, min_width=300):
@@ -81,7 +208,7 @@ def build_app(models: DemoModels, *, writer: NegativeWriter | None = None, examp
 
         quiet: dict[str, Any] = {"api_visibility": "private"}
         asked = quiet | {"concurrency_id": MODELS, "concurrency_limit": 1}
-        # Gradio would decode pictures itself, by other rules, and fail without a message: `check_image` does it.
+        # `check_image` decodes pictures: Gradio itself would apply other rules and fail without a message.
         image.upload(_refusing(gr, handlers.check), [image], [image, status], preprocess=False, **quiet)
         image.clear(lambda: "", None, [status], **quiet)
         compare.click(handlers.compare, [image, captions], [compared], preprocess=False, **asked)
@@ -106,7 +233,7 @@ def build_app(models: DemoModels, *, writer: NegativeWriter | None = None, examp
 
 
 def _forbid_downloads(gr: Any, block: Any) -> None:
-    """Let a component take no address for a file: Gradio would download whatever a request names, for any field."""
+    """Make a component refuse addresses in place of files: Gradio would download whatever a request names."""
     move = block.async_move_resource_to_block_cache
 
     async def move_local(path: Any) -> Any:
@@ -118,7 +245,7 @@ def _forbid_downloads(gr: Any, block: Any) -> None:
 
 
 class _NoRelay:
-    """ASGI middleware that refuses addresses of other servers, whose files Gradio would fetch and pass on."""
+    """ASGI middleware that refuses paths that name other servers: Gradio would fetch their files and pass them on."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -132,7 +259,7 @@ class _NoRelay:
 
 
 def _refusing(gr: Any, check: Callable[[Any], str]) -> Callable[[Any], tuple[Any, str]]:
-    """The check, which takes a picture away that cannot be used."""
+    """Wrap the check so that it clears the picture field if the picture cannot be used."""
 
     def checked(upload: Any) -> tuple[Any, str]:
         message = check(upload)
@@ -142,7 +269,7 @@ def _refusing(gr: Any, check: Callable[[Any], str]) -> Callable[[Any], tuple[Any
 
 
 def _keeping(gr: Any, function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """The function, with what the text field holds kept where it returns `None` for it."""
+    """Wrap the function so that the text field keeps its content if the function returns `None` for it."""
 
     def kept(*inputs: Any) -> tuple[Any, ...]:
         first, *others = function(*inputs)
@@ -194,7 +321,7 @@ def _gallery(gr: Any, drawn: Sequence[Example]) -> Any:
 
 
 def _labels(names: Sequence[str]) -> str:
-    """JavaScript that names the buttons of the examples, which have a picture only, for screen readers."""
+    """JavaScript that names the buttons of the examples for screen readers: they show only a picture."""
     return f"""() => {{
   const names = {json.dumps(list(names))};
   document.querySelectorAll("#tc-examples button").forEach((button, place) => {{
@@ -226,7 +353,7 @@ def _composition_tab(gr: Any, writer: NegativeWriter) -> tuple[Any, Any, Any, An
     negatives = gr.Textbox(
         label="Hard negatives, one per line",
         info="Almost the caption, but false of the picture." if writer.problem else
-        "Almost the caption, but false of the picture. Left empty, they are written by rules.",
+        "Almost the caption, but false of the picture. If the field is empty, rules write them.",
         lines=4,
         max_lines=12,
         elem_id="tc-negatives",
@@ -240,7 +367,7 @@ def _composition_tab(gr: Any, writer: NegativeWriter) -> tuple[Any, Any, Any, An
 
 
 def _theme(gr: Any) -> Any:
-    """Gradio's own, with the system's fonts and with contrasts that are easy to read."""
+    """Gradio's default theme, with the system's fonts and with contrasts that are easy to read."""
     theme = gr.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
@@ -262,13 +389,13 @@ def launch(
     app: Any, *, host: str | None = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True
 ) -> str:
     """
-    Serve the app, with limits on uploads and without telemetry or anything else from the network.
+    Serve the app, with limits on uploads, and without telemetry or other files from the network.
 
     Args:
-        app (`gradio.Blocks`): What [`build_app`] made.
+        app (`gradio.Blocks`): The result of [`build_app`].
         host (`str`, *optional*, defaults to `"127.0.0.1"`): The address to listen at: `"0.0.0.0"` for the whole
-            network, `None` for what `GRADIO_SERVER_NAME` says, which a Hub Space sets.
-        port (`int`, *optional*): Defaults to the first that is free from 7860 on.
+            network, `None` for the value of `GRADIO_SERVER_NAME`, which a Hub Space sets.
+        port (`int`, *optional*): Defaults to the first free port from 7860 on.
         share (`bool`, defaults to `False`): Whether to open a public address through Gradio's server.
         block (`bool`, defaults to `True`): Whether to wait until the server is stopped.
 

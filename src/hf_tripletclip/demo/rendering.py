@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's answers as HTML. Everything that a visitor typed is escaped."""
+"""The demo's answers as HTML. All text that a visitor typed is escaped."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ UNKNOWN_KIND = "your own"
 
 
 def problem(message: str) -> str:
-    """A message of what went wrong."""
+    """A message that says what went wrong."""
     return f'<div class="tc-problem" role="alert"><strong>Not done.</strong> {text(message)}</div>'
 
 
 def hint(message: str) -> str:
-    """A message that asks for nothing."""
+    """A message that is no error."""
     return f'<p class="tc-hint" role="status">{text(message)}</p>'
 
 
 def comparisons(answers: Sequence[Comparison]) -> str:
-    """The scores of captions: a panel for each model."""
+    """The scores of captions, in a panel for each model."""
     return _panels([_comparison(answer) for answer in answers])
 
 
 def compositions(answers: Sequence[Composition]) -> str:
-    """The caption against its hard negatives: a panel for each model."""
+    """The caption against its hard negatives, in a panel for each model."""
     return _panels([_composition(answer) for answer in answers])
 
 
@@ -84,10 +84,10 @@ def _comparison(answer: Comparison) -> str:
 def _composition(answer: Composition) -> str:
     total = answer.tested
     wrong = total - answer.right
-    told = "it confuses none" if not wrong else f"it confuses {wrong}"
-    summary = f"<strong>Right on {answer.right} of {total}</strong>: {told}."
-    if strange := len(answer.trials) - total:
-        summary = f"{summary if total else ''} {strange} not tested: this model does not know all the words.".strip()
+    confused = "none" if not wrong else str(wrong)
+    summary = f"<strong>Right on {answer.right} of {total}</strong>: it confuses {confused}."
+    if untested := len(answer.trials) - total:
+        summary = f"{summary if total else ''} {untested} not tested: this model does not know all the words.".strip()
     rows = "".join(_trial(answer.caption, trial) for trial in answer.trials)
     cosine = answer.trials[0].caption_cosine
     table = (
@@ -95,8 +95,8 @@ def _composition(answer: Composition) -> str:
         f'<span class="tc-quiet">cosine {_number(cosine)}</span></p>'
         '<table><thead><tr><th scope="col">Hard negative</th><th scope="col">Verdict</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
-        '<p class="tc-foot">Lead: cosine of the caption less cosine of the negative. The caption must score strictly '
-        "more; a tie is wrong.</p>"
+        '<p class="tc-foot">Lead: cosine of the caption minus cosine of the negative. The caption must score strictly '
+        "higher; a tie is wrong.</p>"
     )
     return _panel(answer.model, summary, table, answer.notes)
 
@@ -126,7 +126,7 @@ def _number(value: float, how: str = ".4f") -> str:
 
 
 def marked(caption: str, negative: str) -> str:
-    """The negative as HTML, with the words marked that the caption does not have there."""
+    """The negative as HTML. Words that differ from the caption's are marked."""
     parts = []
     for differs, words in groupby(differing_words(caption, negative)[1], key=lambda word: word[1]):
         run = " ".join(text(word) for word, _ in words)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo computes: scores of captions for a picture, and which hard negatives a model confuses."""
+"""The demo's computations: scores of captions for a picture, and which hard negatives a model confuses."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.readers.images import ImageFile
 from hf_tripletclip.results.statistics import cosines
 
-DEFAULT_SCALE = 100.0  # of models that hold none: what CLIP's training ends with
+DEFAULT_SCALE = 100.0  # for models without a scale: the value at the end of CLIP's training
 MAX_MODELS = 2
 WORD = re.compile(r"[^\W\d_]+")
 FIRST_IDEOGRAPH = "\u2e80"
-SPELT = 2  # lone letters of a word: one is an ending, such as the "s" of a word that is known
+SPELT = 2  # single letters of a word that is spelt out; one alone is an ending, such as the "s" of a known word
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class CaptionScore:
 
     Args:
         caption (`str`): The caption.
-        cosine (`float`): Of the embeddings of picture and caption.
-        probability (`float`): Softmax of cosine times scale over the captions that were given.
+        cosine (`float`): Cosine of the picture's and the caption's embeddings.
+        probability (`float`): Softmax of cosine times scale over all captions that were given.
     """
 
     caption: str
@@ -46,13 +46,13 @@ class CaptionScore:
 @dataclass(frozen=True)
 class Comparison:
     """
-    What a model makes of a picture and captions.
+    A model's scores of captions for a picture.
 
     Args:
-        model (`str`): Its name.
-        scale (`float`): What it multiplies cosines with.
-        scores (`Sequence[CaptionScore]`): In the order of the captions.
-        notes (`Sequence[str]`): What a reader must know, such as that a caption was cut.
+        model (`str`): The model's name.
+        scale (`float`): The model's factor on cosines.
+        scores (`Sequence[CaptionScore]`): The scores, in the order of the captions.
+        notes (`Sequence[str]`): Remarks for the reader, such as that a caption was cut.
     """
 
     model: str
@@ -62,11 +62,11 @@ class Comparison:
 
     @property
     def best(self) -> int | None:
-        """The number of the caption that strictly beats all others; `None` where several tie or there is only one."""
-        found = [score.cosine for score in self.scores]
-        if len(found) < 2 or found.count(max(found)) > 1:
+        """The index of the caption that strictly beats all others; `None` if several tie or there is only one."""
+        values = [score.cosine for score in self.scores]
+        if len(values) < 2 or values.count(max(values)) > 1:
             return None
-        return found.index(max(found))
+        return values.index(max(values))
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Trial:
 
     Args:
         negative (`str`): The hard negative.
-        kind (`str`, *optional*): What was changed, one of `NEGATIVE_TYPES`, where that is known.
-        caption_cosine, negative_cosine (`float`): Of the picture with each.
-        unknown (`Sequence[str]`): Words of the two that the model does not know, see [`unknown_words`]. With any,
-            the scores tell nothing, and the model is neither right nor wrong.
+        kind (`str`, *optional*): What was changed, one of `NEGATIVE_TYPES`, if that is known.
+        caption_cosine, negative_cosine (`float`): Cosines of the picture with the caption and with the negative.
+        unknown (`Sequence[str]`): Words of the two that the model does not know, see [`unknown_words`]. If there are
+            any, the scores mean nothing, and the model is neither right nor wrong.
     """
 
     negative: str
@@ -90,7 +90,7 @@ class Trial:
 
     @property
     def right(self) -> bool:
-        """Whether the caption scores strictly more: a tie is wrong."""
+        """Whether the caption scores strictly higher: a tie is wrong."""
         return not self.unknown and self.caption_cosine > self.negative_cosine
 
     @property
@@ -105,13 +105,13 @@ class Trial:
 @dataclass(frozen=True)
 class Composition:
     """
-    What a model makes of a caption and its hard negatives.
+    A model's scores of a caption and its hard negatives.
 
     Args:
-        model (`str`): Its name.
+        model (`str`): The model's name.
         caption (`str`): The caption that is true of the picture.
-        trials (`Sequence[Trial]`): One for each negative.
-        notes (`Sequence[str]`): What a reader must know, such as that a caption was cut.
+        trials (`Sequence[Trial]`): One trial for each negative.
+        notes (`Sequence[str]`): Remarks for the reader, such as that a caption was cut.
     """
 
     model: str
@@ -125,26 +125,26 @@ class Composition:
 
     @property
     def tested(self) -> int:
-        """Trials whose words the model knows: only these are right or wrong."""
+        """Number of trials whose words the model knows: only these are right or wrong."""
         return sum(not trial.unknown for trial in self.trials)
 
 
 class DemoModels:
     r"""
-    One or two models to ask. They answer one question at a time, whoever asks.
+    One or two models to ask. They answer one question at a time, however many visitors ask.
 
     Args:
-        encoders (`Sequence[Encoder]`): The models, with the names that are shown.
+        encoders (`Sequence[Encoder]`): The models, with the names that the page shows.
 
     Raises:
-        ValueError: There is none, or there are more than two.
+        ValueError: There are no models, or more than two.
     """
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         if not 1 <= len(encoders) <= MAX_MODELS:
             raise ValueError(f"there are {len(encoders)} models: give one, or two to compare.")
         self.encoders = list(encoders)
-        self._lock = threading.Lock()  # tokenizers keep the settings of a call, and are not for two threads
+        self._lock = threading.Lock()  # a tokenizer keeps the settings of a call: two threads must not share it
 
     @classmethod
     def from_pretrained(cls, sources: Sequence[str | os.PathLike[str]], *, device: str | None = None) -> DemoModels:
@@ -152,13 +152,13 @@ class DemoModels:
         Load models, see [`~hf_tripletclip.checkpoints.load.load_clip_like`].
 
         Args:
-            sources (`Sequence[str or os.PathLike]`): Directories or ids of Hub repositories, `ID@REVISION` for a
+            sources (`Sequence[str or os.PathLike]`): Directories or ids of Hub repositories; `ID@REVISION` names a
                 branch, tag or commit.
-            device (`str`, *optional*): The machine's accelerator, or its CPU, by default.
+            device (`str`, *optional*): Defaults to the machine's accelerator if it has one, else the CPU.
 
         Raises:
-            OSError: A model is not there or cannot be reached.
-            ValueError: There are more than two, one does not embed images and captions, or lacks weights.
+            OSError: A model does not exist or cannot be reached.
+            ValueError: There are more than two models, or one does not embed images and captions or lacks weights.
         """
         if not 1 <= len(sources) <= MAX_MODELS:
             raise ValueError(f"there are {len(sources)} models: give one, or two to compare.")
@@ -176,10 +176,10 @@ class DemoModels:
 
     def compare(self, path: str, captions: Sequence[str]) -> list[Comparison]:
         """
-        The scores of captions for a picture, of each model.
+        Each model's scores of captions for a picture.
 
         Args:
-            path (`str`): The picture, see [`~hf_tripletclip.demo.inputs.check_image`].
+            path (`str`): File of the picture, see [`~hf_tripletclip.demo.inputs.check_image`].
             captions (`Sequence[str]`): The captions, all different.
 
         Raises:
@@ -190,12 +190,12 @@ class DemoModels:
             raise DemoError("There are no captions: type some, one per line.")
         comparisons = []
         for encoder in self.encoders:
-            found = self._cosines(encoder, path, captions)
+            values = self._cosines(encoder, path, captions)
             scale = scale_of(encoder.model)
-            probabilities = torch.softmax(found.double() * scale, dim=0)
-            rows = zip(captions, found.tolist(), probabilities.tolist(), strict=True)
+            probabilities = torch.softmax(values.double() * scale, dim=0)
+            rows = zip(captions, values.tolist(), probabilities.tolist(), strict=True)
             scores = tuple(CaptionScore(*row) for row in rows)
-            notes = (*self._strange(encoder, captions), *self._cuts(encoder, captions))
+            notes = (*self._notes_on_unknown_words(encoder, captions), *self._notes_on_cuts(encoder, captions))
             comparisons.append(Comparison(encoder.name, scale, scores, notes))
         return comparisons
 
@@ -204,12 +204,12 @@ class DemoModels:
         Whether each model prefers a caption to its hard negatives.
 
         Args:
-            path (`str`): The picture.
-            caption (`str`): What is true of it.
-            negatives (`Mapping[str, str]`): Hard negative -> its kind, or `None`. The caption itself is no negative.
+            path (`str`): File of the picture.
+            caption (`str`): The caption that is true of the picture.
+            negatives (`Mapping[str, str]`): Hard negative -> its kind, or `None`. The caption itself is skipped.
 
         Raises:
-            DemoError: There are no negatives.
+            DemoError: There are no negatives that differ from the caption.
             ValueError: A model's embeddings are not finite.
         """
         texts = [negative for negative in negatives if negative != caption]
@@ -222,18 +222,19 @@ class DemoModels:
             with self._lock:
                 unknown = [unknown_words(tokenizer, f"{caption} {negative}") for negative in texts]
             trials = tuple(
-                Trial(negative, negatives[negative], own, other, strange)
-                for negative, other, strange in zip(texts, others, unknown, strict=True)
+                Trial(negative, negatives[negative], own, other, words)
+                for negative, other, words in zip(texts, others, unknown, strict=True)
             )
-            compositions.append(Composition(encoder.name, caption, trials, self._cuts(encoder, [caption, *texts])))
+            notes = self._notes_on_cuts(encoder, [caption, *texts])
+            compositions.append(Composition(encoder.name, caption, trials, notes))
         return compositions
 
     def _cosines(self, encoder: Encoder, path: str, captions: Sequence[str]) -> torch.Tensor:
         with self._lock, torch.inference_mode():
             image, broken = encoder.images([ImageFile(path)])
             if broken:
-                raise DemoError(f"The file is no picture that can be read: {broken[0]}.")
-            # What the model reads the same, such as "Cat" and "cat", is one text: rounding must not break a tie.
+                raise DemoError(f"The file cannot be read as a picture: {broken[0]}.")
+            # Captions with the same tokens, such as "Cat" and "cat", are embedded once: rounding must not break a tie.
             limit = max_text_length(encoder.model, encoder.processor)
             tokens = tokenize_captions(encoder.processor.tokenizer, captions, truncation=True, max_length=limit)[
                 "input_ids"
@@ -243,18 +244,18 @@ class DemoModels:
             texts = encoder.texts([captions[places.index(place)] for place in range(len(first))])
             return cosines(texts, image)[places]
 
-    def _strange(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
+    def _notes_on_unknown_words(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
         """A note for each caption with words that the model does not know."""
         with self._lock:
-            found = [(caption, unknown_words(encoder.processor.tokenizer, caption)) for caption in captions]
+            unknown = [(caption, unknown_words(encoder.processor.tokenizer, caption)) for caption in captions]
         return tuple(
-            f"{encoder.name} does not know {listed(words)}: the score of “{_shortened(caption)}” tells nothing."
-            for caption, words in found
+            f"{encoder.name} does not know {listed(words)}: the score of “{_shortened(caption)}” means nothing."
+            for caption, words in unknown
             if words
         )
 
-    def _cuts(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
-        """A note for each caption that is longer than the text tower takes, with what the model does not see."""
+    def _notes_on_cuts(self, encoder: Encoder, captions: Sequence[str]) -> tuple[str, ...]:
+        """A note for each caption that is too long for the text tower, with the part that the model does not see."""
         limit = max_text_length(encoder.model, encoder.processor)
         tokenizer = encoder.processor.tokenizer
         notes = []
@@ -274,33 +275,33 @@ class DemoModels:
 
 def unknown_words(tokenizer: Any, caption: str) -> tuple[str, ...]:
     """
-    Words of a caption that a model cannot know: its tokenizer has no token for them, or spells them, letter by letter,
-    as one that was trained on few words does with all others. A model learns nothing from single letters.
+    Words of a caption that a model cannot know: its tokenizer has no token for them, or spells them letter by letter.
+    A tokenizer that was trained on few words spells all others, and a model learns nothing from single letters.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer.
         caption (`str`): The caption.
 
     Returns:
-        `tuple[str, ...]`: Each once, in their order.
+        `tuple[str, ...]`: Each word once, in their order.
     """
-    found: dict[str, None] = {}
+    unknown: dict[str, None] = {}
     for word in WORD.findall(caption):
         pieces = tokenizer.tokenize(word)
         letters = sum(_is_letter(piece) for piece in pieces)
         if tokenizer.unk_token in pieces or letters >= SPELT:
-            found[word] = None
-    return tuple(found)
+            unknown[word] = None
+    return tuple(unknown)
 
 
 def _is_letter(piece: str) -> bool:
-    """Whether a token is a lone letter or byte; one of a script in which a letter is a word does not count."""
+    """Whether a token is a single letter or byte. Letters of scripts in which a letter is a word do not count."""
     core = piece.removesuffix("</w>").removeprefix("##").strip("▁Ġ")
     return (len(core) == 1 and core < FIRST_IDEOGRAPH) or core.startswith("<0x")
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words in quotation marks, as a sentence lists them."""
+    """Words in quotation marks, as a list in a sentence."""
     quoted = [f"“{_shortened(word)}”" for word in words]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
@@ -310,13 +311,13 @@ def _shortened(caption: str, length: int = 60) -> str:
 
 
 def scale_of(model: Any) -> float:
-    """The factor of a model's cosines in its softmax."""
+    """A model's factor on cosines, `exp(logit_scale)`."""
     scale = getattr(model, "logit_scale", None)
     return float(scale.detach().float().exp()) if isinstance(scale, torch.Tensor) else DEFAULT_SCALE
 
 
 def _split_revision(source: str) -> tuple[str, str | None]:
-    """`ID@REVISION` of the Hub; a folder may have an @ in its name."""
+    """Split `ID@REVISION` of the Hub into both. A folder is not split: its name may hold an @."""
     if os.path.exists(source) or "@" not in source:
         return source, None
     where, _, revision = source.rpartition("@")
@@ -324,7 +325,7 @@ def _split_revision(source: str) -> tuple[str, str | None]:
 
 
 def display_names(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """What the page calls models: a folder's name, a repository's id; all different."""
+    """The models' names on the page: a folder's name or a repository's id, made different if they are equal."""
     given = [os.fspath(source) for source in sources]
     short = [Path(source).resolve().name if os.path.isdir(source) else source for source in given]
     names = short if len(set(short)) == len(short) else given

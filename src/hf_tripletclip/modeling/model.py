@@ -333,7 +333,7 @@ class TripletCLIPModel(TripletCLIPPreTrainedModel):
             for role, (ids, mask, _) in texts.items():
                 inputs |= {ROLES[role].model_input: ids, ROLES[role].attention_mask: mask}
             numbers = input_contents(
-                {**inputs, "contents": contents}, [role for role in self.objective.told_apart if role in embeds]
+                {**inputs, "contents": contents}, [role for role in self.objective.content_roles if role in embeds]
             )
             embeddings = Embeddings(
                 **{role: values.to(device) for role, values in embeds.items()},

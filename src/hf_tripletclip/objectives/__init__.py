@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training objectives: one file per method, found by its name in the registry below."""
+"""Training objectives: one file per method. The registry below finds a method by its name."""
 
 from __future__ import annotations
 
@@ -96,67 +96,71 @@ __all__ = [
 
 
 def available_objectives() -> tuple[str, ...]:
-    """Names of the training objectives."""
+    """Names of all registered objectives."""
     return tuple(OBJECTIVES)
 
 
 def register_objective(objective: type[Objective]) -> type[Objective]:
     """
-    Make an objective of one's own known by its name, for [`get_objective`], `set_objective` and `--objective`. To be
-    called, or used as a decorator of the class, before a model that names it is trained.
+    Register your own objective, so that [`get_objective`], `set_objective` and `--objective` find it by its name. Call
+    it, or use it as a class decorator, before you train a model that names the objective.
 
     Args:
-        objective (`type[Objective]`): A subclass of [`Objective`] with a `name` and `terms` of its own.
+        objective (`type[Objective]`): A subclass of [`Objective`] with its own `name` and `terms`.
 
     Returns:
         The class.
 
     Raises:
-        TypeError: It is no such class.
-        ValueError: Another objective has the name, or a term has a role that there is not.
+        TypeError: `objective` is not such a class.
+        ValueError: Another objective has the same name, or a term uses an unknown role.
     """
     if not (isinstance(objective, type) and issubclass(objective, Objective)):
         raise TypeError(f"An objective is a subclass of `Objective`, not {objective!r}.")
     name, terms = getattr(objective, "name", None), getattr(objective, "terms", None)
     if not isinstance(name, str) or not name or not terms or not all(isinstance(term, LossTerm) for term in terms):
-        raise TypeError(f"{objective.__name__} needs a `name` and `terms`, a tuple of `Term` and its like.")
-    if strange := sorted({role for term in terms for role in term.roles} - ROLES.keys()):
-        raise ValueError(f"The terms of {name!r} have the roles {', '.join(strange)}; there are {', '.join(ROLES)}.")
+        raise TypeError(
+            f"{objective.__name__} needs a `name`, and `terms`: a tuple of `Term`s or other subclasses of `LossTerm`."
+        )
+    if unknown := sorted({role for term in terms for role in term.roles} - ROLES.keys()):
+        raise ValueError(
+            f"The terms of {name!r} use the unknown roles {', '.join(unknown)}; the roles are {', '.join(ROLES)}."
+        )
     known = OBJECTIVES.get(name)
-    # The same class once more, such as that of a notebook's cell that is run again, takes its place.
+    # A class of the same name replaces the old one, such as when a notebook's cell is run again.
     if known is not None and (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
-        raise ValueError(f"{known.__qualname__} has the name {name!r}: give {objective.__name__} another.")
+        raise ValueError(f"{known.__qualname__} has the name {name!r} already: rename {objective.__name__}.")
     OBJECTIVES[name] = objective
     return objective
 
 
 def get_objective(name: str, **kwargs: Any) -> Objective:
     """
-    The objective of that name.
+    Make an objective by its name.
 
     Args:
         name (`str`): One of `available_objectives`.
-        kwargs: Its arguments: `negatives_across_devices`, `chunk_size` and what the objective has of its own.
+        kwargs: The objective's arguments: those of [`Objective`], and the ones of its own class.
 
     Raises:
-        ValueError: The name or an argument is unknown, one that has no default is missing, or one does not fit.
+        ValueError: The name or an argument is unknown, a required argument is missing, or a value is not allowed.
     """
     if name not in OBJECTIVES:
         raise ValueError(
-            f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}, and those of your own once "
-            "`register_objective` has been called with the class"
+            f"unknown objective {name!r}; give one of {', '.join(OBJECTIVES)}, or register your own class with "
+            "`register_objective` first"
         )
     accepted = OBJECTIVES[name].arguments()
     if unknown := sorted(kwargs.keys() - accepted.keys()):
         raise ValueError(f"the objective {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
     for one, value in kwargs.items():  # "false" would count as true
         if isinstance(accepted[one].default, bool) and not isinstance(value, bool):
-            raise ValueError(f"`{one}` of the objective {name!r} is {value!r}; it can be true or false")
+            raise ValueError(f"`{one}` of the objective {name!r} is {value!r}; give true or false")
     missing = [one for one, argument in accepted.items() if argument.default is argument.empty and one not in kwargs]
     try:
         objective = OBJECTIVES[name](**kwargs)
     except TypeError as error:
-        # Those that a class gives to the class above are not missing, though its arguments name them.
+        # Arguments that a class passes to its base class are not missing, though `arguments` lists them.
         if not missing or "required" not in str(error):
             raise
         raise ValueError(
@@ -170,7 +174,7 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
 def terms_table() -> str:
     """
     A Markdown table of the registered objectives: the dataset columns that each needs, and its terms with their
-    weights by default; symbols as in `docs/objectives.md`.
+    default weights. `docs/objectives.md` explains the symbols.
     """
     lines = ["| objective | columns | loss |", "| --- | --- | --- |"]
     for name, objective in OBJECTIVES.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an objective is: terms over embeddings, and the loss that they add up to."""
+"""The base class of objectives: terms over embeddings, and the loss that they add up to."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ REPEATS = ("negative", "mask")
 class Objective:
     """
     A contrastive training objective. A subclass names its `terms`; roles, columns, computation and documentation
-    follow from them. One with further terms overrides `compute`, where the rows are checked and gathered already, and
-    adds to what this class returns.
+    follow from them. A subclass with other terms overrides `compute`, which receives rows that are checked and
+    gathered already, and adds to the result of this class.
 
     Args:
         negatives_across_devices (`bool`, defaults to `True`):
-            Whether the denominators run over the rows of all processes. The mean of the processes' losses, and the
-            gradients after DDP has averaged them, are then those of one process with the concatenated batch.
+            Whether the denominators run over the rows of all processes. If so, the mean of the processes' losses, and
+            the gradients after DDP has averaged them, equal those of one process with the concatenated batch.
         chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
         distillation ([`~hf_tripletclip.objectives.distillation.Distillation`] or `Mapping`, *optional*):
-            Adds a term that holds the model to a teacher: `{"kind": "similarity" or "embedding", "weight": 1}`,
-            and by `"roles": ["text"]` some embeddings only.
+            Adds a term that keeps the model close to a teacher: `{"kind": "similarity" or "embedding", "weight": 1}`.
+            With `"roles": ["text"]` it applies to some embeddings only.
         teacher_decay (`float`, *optional*):
-            The teacher is a moving average of the model: after each optimizer step each of its weights is
-            `teacher_decay` times what it was, and the rest the model's (Tarvainen and Valpola 2017, arXiv 1703.01780).
-            `None` and 1: it stays the model as it was before training.
+            Makes the teacher a moving average of the model: after each optimizer step a weight of the teacher becomes
+            `teacher_decay` times itself plus `1 - teacher_decay` times the model's weight (Tarvainen and Valpola 2017,
+            arXiv 1703.01780). With `None` or 1 the teacher stays the model as it was before training.
         repeats (`str`, defaults to `"negative"`):
-            What a key is that is right for a query though it stands in another row: the same picture or text as the
-            query's target, or a partner of the same picture or text as the query, such as another caption of one
-            photograph. `"negative"`: a wrong answer, as in the published methods. `"mask"`: left out of the
+            How to treat a key of another row that is a right answer too: it is the same picture or text as the query's
+            target, or it belongs to the same picture or text as the query, such as another caption of the same
+            photograph. `"negative"`: as a wrong answer, like the published methods. `"mask"`: it is left out of the
             denominators.
 
     Raises:
-        ValueError: `chunk_size` is not positive, `repeats` is neither of both, or a setting of `distillation` or
+        ValueError: `chunk_size` is not positive, `repeats` is neither of the two, or a setting of `distillation` or
             `teacher_decay` is out of range.
     """
 
     name: ClassVar[str]
     terms: tuple[LossTerm, ...]
-    # Whether a row's caption is drawn from its caption and its paraphrases, anew in each pass over the data.
+    # Whether each pass over the data draws a row's caption at random from its caption and its paraphrases.
     draws_captions: ClassVar[bool] = False
-    # The optimizer step that is taken, from 0; `None` in evaluation. The trainer sets it.
+    # The current optimizer step, from 0; `None` in evaluation. The trainer sets it.
     step: int | None = None
-    # Whether batches must be filled with nearest neighbours of their rows.
+    # Whether batches must be filled with the nearest neighbours of their rows.
     needs_neighbours: ClassVar[bool] = False
 
     def __init__(
@@ -94,17 +94,17 @@ class Objective:
         return tuple(ROLES[role].column for role in self.roles)
 
     def active_terms(self) -> tuple[LossTerm, ...]:
-        """The terms of this `step`: all of them, unless an objective takes turns."""
+        """The terms of this `step`: all of them, unless the objective alternates between terms."""
         return self.terms
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it compares the model with a teacher."""
-        return self.distillation is not None or any(term.of_teacher for term in self.terms)
+        """Whether the objective compares the model with a teacher."""
+        return self.distillation is not None or any(term.teacher_roles for term in self.terms)
 
     @property
     def token_roles(self) -> tuple[str, ...]:
-        """The roles of which it needs the patches or words."""
+        """The roles whose patches or words the objective needs."""
         return self._needed("needs_tokens")
 
     @property
@@ -122,29 +122,30 @@ class Objective:
         return tuple(role for role in ROLES if role in needed)
 
     @property
-    def taught(self) -> tuple[str, ...]:
+    def teacher_roles(self) -> tuple[str, ...]:
         """
         The roles whose embeddings are compared with a teacher's.
 
         Raises:
-            ValueError: `distillation` names one that the objective has not.
+            ValueError: `distillation` names a role that the objective does not use.
         """
-        held = () if self.distillation is None else self.distillation.of(self.roles)
-        used = {*held, *(role for term in self.terms for role in term.of_teacher)}
+        distilled = () if self.distillation is None else self.distillation.select(self.roles)
+        used = {*distilled, *(role for term in self.terms for role in term.teacher_roles)}
         return tuple(role for role in self.roles if role in used)
 
     def check_teacher(self) -> None:
         """
-        Check the teacher's settings against the terms, which are whole once the objective is made.
+        Check the teacher's settings against the terms, which are complete once the objective is made.
 
         Raises:
-            ValueError: `distillation` names a role that the objective has not, or there is no teacher that could move.
+            ValueError: `distillation` names a role that the objective does not use, or `teacher_decay` is given though
+                there is no teacher.
         """
-        _ = self.taught
+        _ = self.teacher_roles
         if self.teacher_decay is not None and not self.needs_teacher:
             raise ValueError(
-                f"`teacher_decay` moves a teacher, and the objective {self.name!r} with its settings has none: give "
-                "`distillation` too, or leave it out."
+                f"`teacher_decay` moves a teacher, but the objective {self.name!r} with these settings has none: give "
+                "`distillation` too, or leave `teacher_decay` out."
             )
 
     @property
@@ -154,107 +155,113 @@ class Objective:
 
     @property
     def decoder_width(self) -> int | None:
-        """How many numbers the decoder reads per text; `None` without one. Raises `ValueError` if it is not there."""
+        """
+        How many numbers the decoder reads per text; `None` if the objective has no decoder. Raises `ValueError` if the
+        decoder cannot be loaded.
+        """
         return None
 
     def prepare_collator(self, collator: Any) -> Any:
-        """The collator of a trainer's raw rows, with what the objective needs in batches beside its columns."""
+        """Extend the trainer's collator of raw rows by other inputs that the objective needs in a batch."""
         return collator
 
     @property
     def masks_repeats(self) -> bool:
-        """Whether it needs to know which rows hold the same pictures and texts."""
+        """Whether the objective needs to know which rows hold the same pictures and texts."""
         return self.repeats == "mask"
 
     @property
-    def told_apart(self) -> tuple[str, ...]:
-        """The roles of which it needs to know which rows hold the same."""
+    def content_roles(self) -> tuple[str, ...]:
+        """The roles of which the objective needs to know which rows hold the same content."""
         return self.roles if self.masks_repeats else ()
 
     @classmethod
     def arguments(cls) -> dict[str, inspect.Parameter]:
-        """The arguments by name, with those that `**kwargs` hands on to the classes above."""
-        found: dict[str, inspect.Parameter] = {}
+        """The arguments by name, with those that `**kwargs` passes on to the base classes."""
+        arguments: dict[str, inspect.Parameter] = {}
         for one in cls.__mro__:
             if "__init__" not in vars(one):
                 continue
             _, *own = inspect.signature(one.__init__).parameters.values()  # type: ignore[misc]
             kinds = {parameter.kind for parameter in own}
-            found |= {
+            arguments |= {
                 parameter.name: parameter
                 for parameter in own
                 if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-                and parameter.name not in found
+                and parameter.name not in arguments
             }
             if inspect.Parameter.VAR_KEYWORD not in kinds:
                 break
-        return found
+        return arguments
 
     @property
     def settings(self) -> dict[str, Any]:
         """
         The arguments that differ from their defaults, as `objective_kwargs` of a config holds them. Each is read from
-        the attribute of its name.
+        the attribute with its name.
 
         Raises:
-            ValueError: There is no such attribute.
+            ValueError: An argument has no such attribute.
         """
-        found: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         for name, parameter in self.arguments().items():
             if not hasattr(self, name):
-                raise ValueError(f"{type(self).__name__} takes `{name}`: keep it as `self.{name}`.")
+                raise ValueError(f"{type(self).__name__} takes `{name}`: store it as `self.{name}`.")
             if (value := getattr(self, name)) != parameter.default:
-                found[name] = value.settings if isinstance(value, Distillation) else value
-        return found
+                changed[name] = value.settings if isinstance(value, Distillation) else value
+        return changed
 
     def __call__(self, embeddings: Embeddings, scale: torch.Tensor | float) -> ObjectiveOutput:
         """
         Args:
-            embeddings ([`Embeddings`]): Of this process's rows. Roles that no term uses are ignored.
+            embeddings ([`Embeddings`]): The embeddings of this process's rows. Roles that no term uses are ignored.
             scale (`float` or `torch.Tensor` of one element): `exp(logit_scale)`.
 
+        Returns:
+            [`ObjectiveOutput`]: The loss, and its terms.
+
         Raises:
-            TypeError: The embeddings are no [`Embeddings`].
+            TypeError: `embeddings` is not an [`Embeddings`].
             ValueError: A role is missing, rows are not L2-normalised, shapes or dtypes do not fit, queries and targets
-                differ in number, there are no rows, or the scale is no positive number.
+                differ in number, there are no rows, or the scale is not a positive number.
         """
         if not isinstance(embeddings, Embeddings):
             raise TypeError(
                 f"An objective takes `Embeddings(image=..., text=...)` and a scale, not a {type(embeddings).__name__}."
             )
         own = self.check(embeddings)
-        teacher = self._of_teacher(embeddings, own)
+        teacher = self._teacher_embeddings(embeddings, own)
         rows = self.gather(own, embeddings, teacher)
         scale = as_scale(scale, next(iter(rows.own.values())))
         output = self.compute(rows, scale)
         if self.distillation is None:
             return output
-        held = {role: teacher[role] for role in self.distillation.of(self.roles)}
-        value = self.distillation(rows, self.gather(held, embeddings, {}), scale)
+        distilled = {role: teacher[role] for role in self.distillation.select(self.roles)}
+        value = self.distillation(rows, self.gather(distilled, embeddings, {}), scale)
         return ObjectiveOutput(
             loss=output.loss + self.distillation.weight * value,
             parts={**output.parts, "distillation": value.detach()},
         )
 
-    def _of_teacher(self, embeddings: Embeddings, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _teacher_embeddings(self, embeddings: Embeddings, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The teacher's embeddings of the roles that are compared with it, without gradients."""
-        roles, teacher = self.taught, embeddings.teacher or {}
+        roles, teacher = self.teacher_roles, embeddings.teacher or {}
         for role in roles:
             if role not in teacher or teacher[role].shape != own[role].shape:
-                found = tuple(teacher[role].shape) if role in teacher else "none"
+                given = f"their shape is {tuple(teacher[role].shape)}" if role in teacher else "there are none"
                 raise ValueError(
-                    f"Distillation needs the teacher's {role} embeddings of shape {tuple(own[role].shape)}; there are "
-                    f"{found}. `TripletCLIPTrainer` makes them; otherwise give `teacher_embeds`."
+                    f"Distillation needs the teacher's {role} embeddings of shape {tuple(own[role].shape)}, but "
+                    f"{given}. `TripletCLIPTrainer` makes them; without it, give `teacher_embeds`."
                 )
-        taught = {role: teacher[role].detach().to(own[role]) for role in roles}
-        check_lengths(taught, "the teacher's ")
-        return taught
+        values = {role: teacher[role].detach().to(own[role]) for role in roles}
+        check_lengths(values, "the teacher's ")
+        return values
 
     def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
         """The terms and their weighted sum; `scale` as in `__call__`."""
         for role in ("image", "text"):
             if role in rows.everyone and len(rows.everyone[role]) == 0:
-                raise ValueError(f"The objective {self.name!r} got no rows: there is no {role} embedding.")
+                raise ValueError(f"The objective {self.name!r} received no rows: there is no {role} embedding.")
         losses: list[torch.Tensor] = []
         parts: dict[str, torch.Tensor] = {}
         for term in self.active_terms():
@@ -262,12 +269,12 @@ class Objective:
             parts[term.name] = value.detach()
             losses.append(term.weight * value)
         for role, mask in rows.masks.items():
-            # Of all processes: what the log shows is the mean of what they count.
+            # Times the number of processes, because the log shows the mean over processes.
             parts[f"rows_without_{role}"] = (~mask.any(dim=1)).sum().to(losses[0].dtype) * rows.processes
         return ObjectiveOutput(loss=torch.stack(losses).sum(), parts=parts)
 
     def gather(self, own: dict[str, torch.Tensor], embeddings: Embeddings, teacher: dict[str, torch.Tensor]) -> Rows:
-        """The embeddings by role together with those of the other processes, each gathered once."""
+        """The embeddings by role, together with those of the other processes. Each is gathered once."""
         # Cast first: gradients of several terms and processes then add up in float32.
         dtype = common_dtype(list(own.values()))
         own = {role: value.to(dtype) for role, value in own.items()}
@@ -276,7 +283,7 @@ class Objective:
         if self.masks_repeats and embeddings.contents is not None:
             contents = {role: embeddings.contents[role] for role in own}
             identities = identities_of(contents, masks, embeddings.owners)
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "own": own,
             "masks": masks,
             "owner_rows": {role: embeddings.owners[role] for role in masks},
@@ -293,11 +300,11 @@ class Objective:
         }
         if not self.negatives_across_devices or world_size() == 1:
             return Rows(
-                everyone=own, starts=dict.fromkeys(own, 0), processes=1, identities_of_everyone=identities, **found
+                everyone=own, starts=dict.fromkeys(own, 0), processes=1, identities_of_everyone=identities, **fields
             )
         # Distillation compares all rows with all.
-        held = () if self.distillation is None else self.distillation.of(self.roles)
-        needed = {*held, *(role for term in self.terms for role in term.gathered)}
+        distilled = () if self.distillation is None else self.distillation.select(self.roles)
+        needed = {*distilled, *(role for term in self.terms for role in term.gathered)}
         key_roles = [role for role in own if role in needed] or list(own)
         gathered, starts = gather_with_gradients([own[role] for role in key_roles])
         of_all = dict(zip(identities, gather_rows(list(identities.values())), strict=True))
@@ -306,31 +313,31 @@ class Objective:
             starts=dict(zip(key_roles, starts, strict=True)),
             processes=world_size(),
             identities_of_everyone=of_all,
-            **found,
+            **fields,
         )
 
     def check(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        """The embeddings that the terms use, by role; raises `ValueError` if something is wrong with them."""
+        """The embeddings that the terms use, by role; raises `ValueError` if they are unusable."""
         own: dict[str, torch.Tensor] = {}
         for role in self.roles:
             value = getattr(embeddings, role)
             if value is None:
                 raise ValueError(
-                    f"The objective {self.name!r} needs {role} embeddings, those of {ROLES[role].words}: give them as "
-                    f"`Embeddings({role}=...)`, or to the model as `{ROLES[role].model_input}` (dataset column "
+                    f"The objective {self.name!r} needs {role} embeddings (of {ROLES[role].words}): give them as "
+                    f"`Embeddings({role}=...)`, or give the model `{ROLES[role].model_input}` (dataset column "
                     f"{ROLES[role].column!r})."
                 )
             if not isinstance(value, torch.Tensor) or value.ndim != 2 or not value.is_floating_point():
                 tensor = isinstance(value, torch.Tensor)
-                found = f"{tuple(value.shape)}, {value.dtype}" if tensor else f"a {type(value).__name__}"
+                given = f"{value.dtype} of shape {tuple(value.shape)}" if tensor else f"a {type(value).__name__}"
                 raise ValueError(
-                    f"The objective {self.name!r} needs {role} embeddings of shape (rows, dim), floating; they are "
-                    f"{found}."
+                    f"The objective {self.name!r} needs {role} embeddings of a floating dtype and shape (rows, dim), "
+                    f"but they are {given}."
                 )
             own[role] = value
         dims = {role: value.shape[1] for role, value in own.items()}
         if len(set(dims.values())) > 1:
-            raise ValueError(f"The objective {self.name!r} needs embeddings of one dimension; they have {dims}.")
+            raise ValueError(f"The objective {self.name!r} needs embeddings of equal dimension, but they have {dims}.")
         self._check_numbers(own, embeddings)
         if self.masks_repeats:
             self._check_contents(own, embeddings)
@@ -341,16 +348,17 @@ class Objective:
         return own
 
     def _check_numbers(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
-        """What a term takes row by row is there as often as there are rows, or a mask tells whose it is."""
+        """Check that a role that a term takes row by row has one embedding per row, or a mask."""
         masks = embeddings.masks or {}
         for role in own.keys() & masks.keys():
             mask, wanted = masks[role], len(own[role])
             if ROLES[role].mask is None:
-                raise ValueError(f"A row has one {role} embedding: leave out the mask of it.")
+                raise ValueError(f"Each row has one {role} embedding: leave out the mask of {role}.")
             if mask.dtype != torch.bool or mask.ndim != 2 or len(embeddings.owners[role]) != wanted:
                 raise ValueError(
-                    f"The mask of {role} tells whose its {wanted} embeddings are: give bool of shape (rows, K) with "
-                    f"as many `True`; it is {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())}."
+                    f"The mask of {role} tells which row each of its {wanted} embeddings belongs to: give a bool "
+                    f"tensor of shape (rows, K) with {wanted} `True` values; it is {mask.dtype} of shape "
+                    f"{tuple(mask.shape)} with {int(mask.sum())}."
                 )
         for term in self.terms:
             first, *others = sorted(term.by_row, key=list(ROLES).index)
@@ -358,42 +366,45 @@ class Objective:
             for role in others:
                 number = len(masks.get(role, own[role]))
                 several = ROLES[role].mask is not None and role not in masks
-                hint = f" If rows have any number of the latter, give `masks={{{role!r}: ...}}`." if several else ""
+                hint = (
+                    f" If a row may have any number of the latter, give `masks={{{role!r}: ...}}`." if several else ""
+                )
                 if number != rows:
                     raise ValueError(
                         f"The objective {self.name!r} pairs {ROLES[first].words} with {ROLES[role].words} row by row, "
-                        f"but there are {rows} rows of the one and {number} of the other.{hint}"
+                        f"but there are {rows} rows of the first and {number} of the second.{hint}"
                     )
             for role in term.one_per_row:
                 if role in masks and embeddings.owners[role].tolist() != list(range(len(masks[role]))):
                     raise ValueError(
-                        f"The term {term.name} of the objective {self.name!r} needs one of the {ROLES[role].words} in "
-                        "each row, but some row has more or none."
+                        f"The term {term.name} of the objective {self.name!r} needs exactly one {role} in each row, "
+                        "but some row has several or none."
                     )
             if isinstance(term, Term) and all(role in masks for role in term.by_row):
                 one, other = (embeddings.owners[role] for role in term.by_row)
                 if not torch.equal(one, other):
                     raise ValueError(
                         f"The objective {self.name!r} pairs {ROLES[term.by_row[0]].words} with "
-                        f"{ROLES[term.by_row[1]].words} one by one, but some row has more of one than of the other."
+                        f"{ROLES[term.by_row[1]].words} one by one, but some row does not have as many of the one as "
+                        "of the other."
                     )
 
     def _check_tokens(self, own: dict[str, torch.Tensor], given: Mapping[str, Tokens]) -> None:
-        found = {}
+        dims = {}
         for role in self.token_roles:
             tokens, number = given.get(role), len(own[role])
-            if tokens is None or not tokens.are_of(number):
+            if tokens is None or not tokens.fit(number):
                 parts = () if tokens is None else (tokens.values, tokens.mask)
                 shown = " and ".join(f"{part.dtype} of shape {tuple(part.shape)}" for part in parts) or "none"
                 raise ValueError(
-                    f"The objective {self.name!r} looks at {'patches' if ROLES[role].is_image else 'words'}: it needs "
+                    f"The objective {self.name!r} uses {'patches' if ROLES[role].is_image else 'words'}: it needs "
                     f"`Embeddings(tokens={{{role!r}: Tokens(values, mask)}})`, floating of shape ({number}, "
-                    f"length, dim) and bool of shape ({number}, length); there are {shown}. The model makes them of "
+                    f"length, dim) and bool of shape ({number}, length); given: {shown}. The model makes them from "
                     "pixels and token ids."
                 )
-            found[role] = tokens.values.shape[2]
-        if len(set(found.values())) > 1:
-            raise ValueError(f"The objective {self.name!r} needs tokens of one dimension; they have {found}.")
+            dims[role] = tokens.values.shape[2]
+        if len(set(dims.values())) > 1:
+            raise ValueError(f"The objective {self.name!r} needs tokens of equal dimension, but they have {dims}.")
 
     def _check_decoded(self, own: dict[str, torch.Tensor], embeddings: Embeddings) -> None:
         for what, roles in (("states", self.state_roles), ("labels", self.label_roles)):
@@ -401,11 +412,11 @@ class Objective:
                 value = (getattr(embeddings, what) or {}).get(role)
                 fits = value is not None and value.ndim == 2 and len(value) == len(own[role])
                 if value is None or not fits or value.is_floating_point() != (what == "states"):
-                    found = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
+                    given = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
                     wanted, width = ("int64", "length") if what == "labels" else ("floating", "width of the decoder")
                     raise ValueError(
                         f"The objective {self.name!r} has a decoder: it needs `Embeddings({what}={{{role!r}: ...}})`, "
-                        f"{wanted} of shape ({len(own[role])}, {width}); there are {found}. The model makes states, "
+                        f"{wanted} of shape ({len(own[role])}, {width}); given: {given}. The model makes states, "
                         f"and `TripletCLIPTrainer` adds `{ROLES[role].decoder_targets}` to batches of raw rows."
                     )
 
@@ -415,12 +426,12 @@ class Objective:
             if role not in contents or contents[role].shape != (len(value),):
                 raise ValueError(
                     f'`repeats="mask"` needs to know which {ROLES[role].words} are the same: give '
-                    f"`Embeddings(contents={{{role!r}: ...}})`, int64 of shape ({len(value)},). The model does so."
+                    f"`Embeddings(contents={{{role!r}: ...}})`, int64 of shape ({len(value)},). The model makes them."
                 )
 
 
 def check_weight(name: str, value: float) -> float:
-    """The value of a setting; raises `ValueError` unless it is a finite number of at least 0."""
+    """Return the value of a setting; raises `ValueError` unless it is a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ValueError(f"`{name}` is {value!r}; give a number of at least 0.")
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ce_clip`: CLIP with an intra-modal term and an adaptive margin."""
+"""`ce_clip`: CLIP with an intra-modal term and an adaptive margin term."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _terms(within: float, margin: float, largest: float, negatives_in_batch: boo
 
 class CECLIPObjective(Objective):
     r"""
-    CLIP, each caption apart from the hard negative captions of the batch, and each image closer to its caption than to
-    its own negatives by a margin that adapts:
+    CLIP with two more terms: each caption must stay apart from the hard negative captions of the batch, and each image
+    must be closer to its caption than to its own negatives by an adaptive margin:
 
     ``1/2 [CE(v -> T) + CE(t -> V)] + within_weight W(v, t | T') + margin_weight M(v, t | t')``
 
     with `CE` as in [`CLIPObjective`],
     ``W = mean_i [log(e^(s v_i.t_i) + sum_k e^(s t_i.t'_k)) - s v_i.t_i]`` and
     ``M = mean_ik relu(margin + s v_i.t'_ik - s v_i.t_i)``. The margin is the mean of ``s v_i.t_i - s v_i.t'_ik``
-    over the batch, as a constant; the released code takes that of the batch before.
+    over the batch, as a constant; the released code uses the margin of the previous batch.
 
     Args:
         within_weight (`float`, defaults to 0.2): Weight of the intra-modal term.
@@ -66,7 +66,7 @@ class CECLIPObjective(Objective):
 
     References:
         Zhang et al. 2023, "Contrasting Intra-Modal and Ranking Cross-Modal Hard Negatives to Enhance Visio-Linguistic
-        Compositional Understanding", arXiv 2306.08832, section 3, as in the code released with it.
+        Compositional Understanding", arXiv 2306.08832, section 3, and the released code.
     """
 
     name = "ce_clip"

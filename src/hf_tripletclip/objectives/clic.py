@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clic`: several positives per image, own negatives, and captions that agree."""
+"""`clic`: two positives per image, own negatives, and a distance between the positives."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def _terms(batch: float, own: float, close: float) -> tuple[LossTerm, ...]:
 
 class CLICObjective(Objective):
     r"""
-    Two positives per image, the caption and a paraphrase of it; both against the row's own hard negative captions; and
-    both close to each other:
+    Each image has two positives, its caption and a paraphrase. Both compete with the row's own hard negative captions,
+    and both must be close to each other:
 
     ``batch_weight 1/2 [clip(V, T) + clip(V, P)] + own_weight 1/2 [own(v -> t | t') + own(v -> p | t')]
     + close_weight Δ(t, p)``
 
     with ``clip(V, T) = 1/2 [CE(v -> T) + CE(t -> V)]``, `CE` as in [`CLIPObjective`], ``own`` as in
-    [`TSVLCObjective`] and ``Δ(t, p) = mean_i |t_i - p_i|^2``. In the paper an image is two photographs side by side,
-    its caption both captions joined, and the negative has a word of each exchanged (`tripletclip join` makes such
+    [`TSVLCObjective`] and ``Δ(t, p) = mean_i |t_i - p_i|^2``. In the paper, an image is two photographs side by side,
+    its caption joins both captions, and the negative exchanges a word between them (`tripletclip join` makes such
     data); every second batch is plain CLIP.
 
     Args:
@@ -69,7 +69,7 @@ class CLICObjective(Objective):
 
     References:
         Peleg et al. 2025, "Advancing Compositional Awareness in CLIP with Efficient Fine-Tuning", arXiv 2505.24424,
-        equations 4 to 7, with the settings of the code released with it.
+        equations 4 to 7, with the settings of the released code.
     """
 
     name = "clic"

@@ -13,8 +13,8 @@ class CLIPObjective(Objective):
 
     ``1/2 [CE(v -> T) + CE(t -> V)]``
 
-    where ``CE(q -> K)`` is the mean over the queries of ``logsumexp_k(s q.k) - s q.k_target``, v and t are
-    L2-normalised embeddings, T and V all of them, and s the scale.
+    ``CE(q -> K)`` is the mean over the queries of ``logsumexp_k(s q.k) - s q.k_target``. v and t are L2-normalised
+    embeddings of an image and a caption, V and T the embeddings of all images and captions, and s is the scale.
 
     Args:
         negatives_across_devices (`bool`, defaults to `True`):
@@ -34,8 +34,8 @@ class CLIPObjective(Objective):
     | `text` | `caption` | `input_ids` | B |
 
     Relations:
-        What `CLIPModel(..., return_loss=True)` computes, over all processes and without the B x B matrix. Every other
-        objective adds hard negatives to it.
+        The loss of `CLIPModel(..., return_loss=True)`, but over all processes and without the B x B matrix. The other
+        objectives extend it.
 
     Example:
 

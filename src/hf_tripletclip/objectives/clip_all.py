@@ -9,7 +9,7 @@ from hf_tripletclip.objectives.terms import Term
 
 class CLIPAllObjective(Objective):
     r"""
-    Positive and negative pairs make one CLIP batch of 2B pairs, the symmetric loss over the 2B x 2B matrix:
+    Positive and negative pairs form one CLIP batch of 2B pairs, with the symmetric loss over the 2B x 2B matrix:
 
     ``1/2 [CE([v;v'] -> T ∪ T') + CE([t;t'] -> V ∪ V')]``
 
@@ -34,8 +34,9 @@ class CLIPAllObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | B |
 
     Relations:
-        `clip` on a batch that holds both pairs of each triplet. It sees the rows that `tripletclip` sees, so it is the
-        control for it; there, images of the two pairs never share a denominator, and the two halves are summed.
+        `clip` on a batch that holds both pairs of each triplet. It sees the same rows as `tripletclip`, and so serves
+        as its control. In `tripletclip`, images of the two pairs never share a denominator, and the two halves are
+        summed.
 
     Example:
 
@@ -53,11 +54,11 @@ class CLIPAllObjective(Objective):
 
     References:
         Miranda et al. 2024, "BiVLC: Extending Vision-Language Compositionality Evaluation with Text-to-Image
-        Retrieval", arXiv 2406.09952: TROHN-Img is trained so.
+        Retrieval", arXiv 2406.09952: their model TROHN-Img is trained this way.
     """
 
     name = "clip_all"
-    # A mean over 2B queries is the mean of two means over B.
+    # A mean over 2B queries is the mean of two means over B queries.
     terms = (
         Term("image", ("text", "negative_text"), 0.25),
         Term("negative_image", ("negative_text", "text"), 0.25),

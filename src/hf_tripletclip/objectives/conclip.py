@@ -9,18 +9,19 @@ from hf_tripletclip.objectives.terms import Term
 
 class CoNCLIPObjective(Objective):
     r"""
-    Negated captions n and distractor images d: each image must find its caption among captions and negations, each
-    caption its image among images and distractors, each distractor the negated caption, which is true of it:
+    CLIP with negated captions n and distractor images d. Each image must find its caption among captions and negated
+    captions, each caption its image among images and distractors, and each distractor its negated caption, which is
+    true of it:
 
     ``1/3 [CE(v -> T ∪ N) + CE(t -> V ∪ D) + CE(d -> N ∪ T)]``
 
-    with `CE` as in [`CLIPObjective`]; n is the role `negative_text`, d is `negative_image`.
+    with `CE` as in [`CLIPObjective`]; n has the role `negative_text`, d has the role `negative_image`.
 
     Args:
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
-        Triplets whose negative caption negates the caption, and whose negative image is one of which that is true.
+        Triplets whose negative caption negates the caption, and whose negative image shows what the negation says.
 
     Inputs:
 
@@ -32,7 +33,7 @@ class CoNCLIPObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | B |
 
     Relations:
-        Three of the four terms of `tripletclip`; here distractors stand in the denominator of the captions.
+        Three of the four terms of `tripletclip`; but here distractors stand in the denominator of the captions.
 
     Example:
 
@@ -48,7 +49,7 @@ class CoNCLIPObjective(Objective):
 
     References:
         Singh et al. 2024, "Learn "No" to Say "Yes" Better: Improving Vision-Language Models via Negations",
-        arXiv 2403.20312, in the scale of the code released with it.
+        arXiv 2403.20312, in the scale of the released code.
     """
 
     name = "conclip"

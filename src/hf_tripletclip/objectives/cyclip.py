@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cyclip`: CLIP whose similarities are consistent."""
+"""`cyclip`: CLIP with two terms that make similarities consistent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def cyclic_terms(within: float, across: float) -> tuple[CyclicTerm, ...]:
 
 class CyCLIPObjective(Objective):
     r"""
-    CLIP, and two terms that hold similarities to be consistent: images are like each other as their captions are, and
-    image i is like caption j as image j is like caption i:
+    CLIP with two terms that make similarities consistent: two images must be as similar as their captions, and image i
+    must be as similar to caption j as image j is to caption i:
 
     ``1/2 [CE(v -> T) + CE(t -> V)] + within mean_i sum_j (v_i.v_j - t_i.t_j)^2
     + across mean_i sum_j (v_i.t_j - v_j.t_i)^2``
 
-    with `CE` as in [`CLIPObjective`], on cosines without the scale. The sum over j is what the released code does: the
-    mean over all pairs, times the batch.
+    with `CE` as in [`CLIPObjective`]. The two terms use cosines without the scale. Like the released code, they sum
+    over j: the mean over all pairs, times the batch size.
 
     Args:
         within (`float`, defaults to 0.25): Weight of the term within each modality.
@@ -59,7 +59,7 @@ class CyCLIPObjective(Objective):
 
     References:
         Goel et al. 2022, "CyCLIP: Cyclic Contrastive Language-Image Pretraining", arXiv 2205.14459, equations 2 to 4,
-        in the scale of the code released with it.
+        in the scale of the released code.
     """
 
     name = "cyclip"

@@ -12,7 +12,7 @@ from hf_tripletclip.objectives.tripletclip import TripletCLIPObjective
 
 class CyCLIPTripletObjective(Objective):
     r"""
-    TripletCLIP, and the two consistency terms of CyCLIP on the positive pairs:
+    TripletCLIP with the two consistency terms of CyCLIP on the positive pairs:
 
     ``tripletclip + within mean_i sum_j (v_i.v_j - t_i.t_j)^2 + across mean_i sum_j (v_i.t_j - v_j.t_i)^2``
 

@@ -18,24 +18,24 @@ def _terms(negative_weight: float) -> tuple[LossTerm, ...]:
 
 class DACObjective(Objective):
     r"""
-    CLIP on the caption, and dense captions d of which some must fit (MIL-NCE), in the batch and against the row's
-    own hard negative captions:
+    CLIP on the caption, and two MIL-NCE terms on dense captions d: at least one of a row's dense captions must fit the
+    image, compared with those of the batch, and compared with the row's own hard negative captions:
 
     ``1/2 [CE(v -> T) + CE(t -> V)] + MIL(v -> D) + negative_weight MIL_own(v -> d | t')``
 
     with `CE` as in [`CLIPObjective`],
     ``MIL = -log [sum_m e^(s v_i.d_im) / (sum_jm e^(s v_i.d_jm) + sum_jm e^(s v_j.d_im))]`` and
-    ``MIL_own = -log [sum_m e^(s v_i.d_im) / (sum_m e^(s v_i.d_im) + sum_m e^(s v_i.t'_im))]``, means over the rows
-    that have what they need. As in the released code, the row's own captions stand in both sums of MIL's denominator.
-    A negative that is missing is left out here; there it counts with a logit of 0.
+    ``MIL_own = -log [sum_m e^(s v_i.d_im) / (sum_m e^(s v_i.d_im) + sum_m e^(s v_i.t'_im))]``, each averaged over the
+    rows that have the captions it needs. As in the released code, the row's own captions stand in both sums of MIL's
+    denominator. A missing negative is left out; in the released code it counts with a logit of 0.
 
     Args:
-        negative_weight (`float`, defaults to 1.0): Weight of the own negatives; with 0 none are needed.
+        negative_weight (`float`, defaults to 1.0): Weight of the own negatives; with 0, no negatives are needed.
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
-        Dense captions, any number per row, each of a part of the image; hard negatives of them in `neg_caption`, any
-        number.
+        Dense captions, any number per row, each of which describes a part of the image; their hard negatives in
+        `neg_caption`, any number.
 
     Inputs:
 
@@ -47,8 +47,8 @@ class DACObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
 
     Relations:
-        `clip` without dense captions. With one dense caption and one negative per row MIL_own is the own term of
-        `tsvlc`.
+        Without dense captions it is `clip`. With one dense caption and one negative per row, MIL_own is the own term
+        of `tsvlc`.
 
     Example:
 
@@ -71,7 +71,7 @@ class DACObjective(Objective):
 
     References:
         Doveh et al. 2023, "Dense and Aligned Captions (DAC) Promote Compositional Reasoning in VL Models",
-        arXiv 2305.19595, section 3, as in the code released with it.
+        arXiv 2305.19595, section 3, and the released code.
     """
 
     name = "dac"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`degla`: NegCLIP with own terms of both modalities, held to a teacher."""
+"""`degla`: NegCLIP with own negatives for images and captions, and a teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_tripletclip.objectives.own_terms import OwnTerm
 from hf_tripletclip.objectives.teacher_terms import TeacherTerm
 from hf_tripletclip.objectives.terms import LossTerm
 
-FACTOR = 10.0  # of the released code, on the cosines of captions with captions
+FACTOR = 10.0  # on the cosines of captions with captions, as in the released code
 
 
 def _terms(own_weight: float, teacher_weight: float) -> tuple[LossTerm, ...]:
@@ -25,26 +25,26 @@ def _terms(own_weight: float, teacher_weight: float) -> tuple[LossTerm, ...]:
 
 class DeGLAObjective(Objective):
     r"""
-    NegCLIP, each image and each caption against the hard negative captions of its own row, and all embeddings held to
-    those of a teacher that follows the model slowly:
+    NegCLIP with two more parts: each image and each caption competes with the hard negative captions of its own row,
+    and all embeddings stay close to those of a teacher that slowly follows the model:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + own_weight [own(v -> t | t') + own_10(t -> t* | t')]
     + teacher_weight [Δ*(v) + Δ*(t) + Δ*(t')]``
 
-    with `CE` as in [`CLIPObjective`], ``own`` as in [`TSVLCObjective`]; the caption's own term has the factor 10 in
-    place of the scale and the teacher's caption t* as its target; ``Δ*(e) = sum_i |e_i - e*_i|^2`` is a sum over the
-    batch. The teacher begins as the model before training and then is its moving average, of both towers and their
+    with `CE` as in [`CLIPObjective`] and ``own`` as in [`TSVLCObjective`]. The caption's own term uses the factor 10
+    instead of the scale, and the teacher's caption t* as its target. ``Δ*(e) = sum_i |e_i - e*_i|^2`` is a sum over
+    the batch. The teacher starts as the model before training, and then is the moving average of its towers and their
     projections: after each optimizer step ``θ* <- teacher_decay θ* + (1 - teacher_decay) θ``.
 
     Args:
         own_weight (`float`, defaults to 0.1): Weight of both own terms.
         teacher_weight (`float`, defaults to 0.005): Weight of the distance to the teacher.
-        teacher_decay (`float`, *optional*, defaults to 0.9996): How much of the teacher stays at each step. `None` and
-            1: all of it, a frozen teacher, which can be cached and takes no memory beside adapters.
+        teacher_decay (`float`, *optional*, defaults to 0.9996): Share of the teacher that each step keeps. With `None`
+            or 1 the teacher is frozen: it can be cached, and takes no more memory if adapters are trained.
         kwargs: As in [`Objective`], such as `distillation` and `repeats`.
 
     Requirements:
-        Hard negative captions, any number per row or none; a model that is trained already.
+        Hard negative captions, any number per row or none; a pretrained model.
 
     Inputs:
 
@@ -55,7 +55,7 @@ class DeGLAObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
 
     Relations:
-        `negclip` if both weights are 0. Any objective can be held to a teacher by `distillation`, as a mean.
+        `negclip` if both weights are 0. `distillation` adds a teacher to any objective, as a mean instead of a sum.
 
     Example:
 
@@ -77,7 +77,7 @@ class DeGLAObjective(Objective):
 
     References:
         Hu et al. 2025, "Decoupled Global-Local Alignment for Improving Compositional Understanding",
-        arXiv 2504.16801, with the settings of the code released with it.
+        arXiv 2504.16801, with the settings of the released code.
     """
 
     name = "degla"

@@ -1,23 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The equation of an objective, from its own terms, as the Hub renders LaTeX: `$$ ... $$` and `\\\\( ... \\\\)`."""
+"""
+An objective in words and equations, made from its terms.
+
+[`describe_objective`] writes the equation for a model card, as the Hub renders LaTeX: `$$ ... $$` and
+`\\\\( ... \\\\)`. `python -m hf_tripletclip.objectives.describe docs/objectives.md` writes the table of all objectives
+into the documentation.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from pathlib import Path
 
-from hf_tripletclip.objectives import LossTerm, Objective
+from hf_tripletclip.objectives import LossTerm, Objective, terms_table
 from hf_tripletclip.objectives.distillation import OTHER_MODALITY, Distillation
 from hf_tripletclip.objectives.terms import symbol, union
 from hf_tripletclip.roles import ROLES
 
+BEGIN, END = "<!-- terms:begin -->", "<!-- terms:end -->"
+
 
 def describe_objective(objective: Objective) -> str:
     """
-    An objective as Markdown: its name, its equation, and what the symbols are.
+    An objective as Markdown: its name, its equation, and the meaning of the symbols.
 
     Args:
-        objective ([`~hf_tripletclip.objectives.Objective`]): With its settings, such as `distillation`.
+        objective ([`~hf_tripletclip.objectives.Objective`]): The objective with its settings, such as `distillation`.
     """
     distilled = objective.distillation
     own_terms = type(objective).compute is Objective.compute
@@ -31,7 +42,8 @@ def describe_objective(objective: Objective) -> str:
         _symbols(objective),
     ]
     if distilled is not None:
-        parts += [_shown(_distillation(distilled, distilled.of(objective.roles))), _meaning_of_distillation(distilled)]
+        equation = _distillation(distilled, distilled.select(objective.roles))
+        parts += [_shown(equation), _meaning_of_distillation(distilled)]
     if objective.needs_teacher:
         parts.append(_teacher(objective))
     if not own_terms:
@@ -40,7 +52,7 @@ def describe_objective(objective: Objective) -> str:
 
 
 def _weighted(terms: Sequence[LossTerm]) -> str:
-    """The terms, those of one weight under one factor."""
+    """The sum of the terms. Terms of equal weight share one factor."""
     by_weight: dict[float, list[str]] = {}
     for term in terms:
         if term.weight:
@@ -62,11 +74,11 @@ def _factor(weight: float) -> str:
 
 
 def _distillation(distillation: Distillation, roles: Iterable[str]) -> str:
-    """As `objectives/distillation.py` computes it."""
+    """The equation of what `objectives/distillation.py` computes."""
     present = list(roles)
     if distillation.kind == "embedding":
         means = " + ".join(
-            # In braces: a prime and an asterisk would be two superscripts of one letter.
+            # Braces, because LaTeX refuses a prime and an asterisk as two superscripts of one letter.
             rf"\frac{{1}}{{n}} \sum_i \lVert {{{symbol}}}_i - {{{symbol}}}^{{*}}_i \rVert^2"
             for symbol in (ROLES[role].symbol for role in present)
         )
@@ -94,8 +106,8 @@ def _meaning_of_distillation(distillation: Distillation) -> str:
 def _teacher(objective: Objective) -> str:
     teacher = "the model as it was before training"
     if objective.teacher_moves:
-        teacher += f" and then its moving average, of which a part of {objective.teacher_decay:g} stays at each step"
-    return f"An asterisk marks what is of the teacher: {teacher}."
+        teacher += f" and then its moving average, which keeps a share of {objective.teacher_decay:g} at each step"
+    return f"An asterisk marks the teacher's embeddings. The teacher is {teacher}."
 
 
 def _symbols(objective: Objective) -> str:
@@ -110,3 +122,22 @@ def _symbols(objective: Objective) -> str:
 
 def _shown(formula: str) -> str:
     return f"$$\n{formula}\n$$"
+
+
+def with_table(page: str) -> str:
+    """Replace the table between the markers of a page; raises `ValueError` if a marker is missing."""
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{terms_table()}\n{END}", page, flags=re.DOTALL)
+
+
+def main(arguments: list[str]) -> None:
+    """Rewrite the page that the command line names."""
+    if len(arguments) != 1:
+        raise SystemExit("usage: python -m hf_tripletclip.objectives.describe PAGE.md")
+    page = Path(arguments[0])
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws which pairs enter which denominator: `python -m hf_tripletclip.objectives.drawing docs/images/methods`."""
+"""
+Drawings that show which pairs enter which denominator.
+
+`python -m hf_tripletclip.objectives.drawing docs/images/methods` draws all objectives.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +29,15 @@ from hf_tripletclip.objectives.terms import (
 )
 from hf_tripletclip.objectives.token_terms import LocalOwnTerm
 
-ROWS = 3  # of the batch that is drawn
-EACH = 2  # of what a row has several of
+ROWS = 3  # rows of the drawn batch
+EACH = 2  # embeddings per row, for roles of which a row may have several
 NOTHING, TARGET, WRONG, COMPARED = range(4)
 COLOURS = ("#f4f4f4", "#009E73", "#D55E00", "#0072B2")
 MEANINGS = ("not used", "right answer", "wrong answer", "compared")
 INCHES_PER_CELL = 0.26
 MARGIN = 3  # cells between terms
 WIDEST = 30  # cells in a line
-# Parts that are drawn though they are off by default.
+# Settings of the drawings: they switch on terms that are off by default.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fsc_clip": {"local_weight": 0.2},
     "read_alignment": {"decoder": "google/t5-v1_1-large"},
@@ -46,8 +50,8 @@ class Picture:
     A term as a grid.
 
     Args:
-        queries, keys (`list[str]`): What stands at its rows and its columns.
-        cells (`list[list[int]]`): `NOTHING`, `TARGET`, `WRONG` or `COMPARED`.
+        queries, keys (`list[str]`): Labels of the rows and of the columns.
+        cells (`list[list[int]]`): For each row and column `NOTHING`, `TARGET`, `WRONG` or `COMPARED`.
     """
 
     queries: list[str]
@@ -60,7 +64,10 @@ def _names(role: str, each: int = 1, star: str = "") -> list[str]:
 
 
 def _grid(query: str, blocks: Sequence[tuple[str, int, Callable[[int, int], int]]], star: str = "") -> Picture:
-    """Queries of a role against blocks of keys: a role, how many a row has, and what row i is to row j."""
+    """
+    Queries of a role against blocks of keys. A block is a role, the number of its embeddings per row, and a function
+    that gives the cell of query i and a key of row j.
+    """
     keys = [name for role, each, _ in blocks for name in _names(role, each, star if role == blocks[0][0] else "")]
     cells = [
         [meaning(i, j) for _, each, meaning in blocks for j in range(ROWS) for _ in range(each)] for i in range(ROWS)
@@ -90,7 +97,7 @@ def _term(term: Term) -> Picture:
 
 
 def _own(term: OwnTerm | MarginTerm | PairwiseTerm | LocalOwnTerm) -> Picture:
-    star = "*" if term.of_teacher else ""
+    star = "*" if term.teacher_roles else ""
     return _grid(term.query, [(term.target, 1, _own_target), *((role, EACH, _own_wrong) for role in term.keys)], star)
 
 
@@ -148,10 +155,10 @@ DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
 
 def picture_of(term: LossTerm) -> Picture:
     """
-    The grid of a term, for a batch of three rows and two of what a row may have several of.
+    The grid of a term, for a batch of three rows, with two embeddings per row for roles that allow several.
 
     Raises:
-        ValueError: It is a term of a class of one's own.
+        ValueError: The term's class is not one of this package's.
     """
     if type(term) not in DRAWN:
         raise ValueError(f"There is no drawing of a {type(term).__name__}.")
@@ -163,12 +170,12 @@ def draw_objective(objective: Objective | type[Objective], path: str | os.PathLi
     Draw an objective's terms side by side.
 
     Args:
-        objective ([`Objective`] or its class): With its settings, or with those by default.
+        objective ([`Objective`] or its class): The objective with its settings, or its class for the default settings.
         path (`str` or `os.PathLike`): The PNG file to write.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: It has a term of a class of one's own.
+        ValueError: A term's class is not one of this package's.
     """
     from hf_tripletclip.utils.plots import new_figure
 
@@ -190,7 +197,7 @@ def draw_objective(objective: Objective | type[Objective], path: str | os.PathLi
 
 
 def _lines(widths: Sequence[int]) -> list[list[int]]:
-    """Which terms stand beside each other, so that a line is not too wide to read."""
+    """Arrange the terms in lines that are not too wide to read: the indices of each line's terms."""
     lines: list[list[int]] = [[]]
     for place, width in enumerate(widths):
         if lines[-1] and sum(widths[other] + MARGIN for other in lines[-1]) + width > WIDEST:
@@ -206,7 +213,7 @@ def _draw(panel: Any, picture: Picture, title: str) -> None:
     panel.set_xticks(range(len(picture.keys)), picture.keys, fontsize=6, rotation=90)
     panel.set_yticks(range(len(picture.queries)), picture.queries, fontsize=6)
     panel.set_title(title, fontsize=7, loc="left")
-    # As wide as its place, with nothing at its end: so all cells have one size, and titles their room.
+    # An empty margin at the right end gives all cells the same size, and leaves room for titles.
     panel.set_xlim(-0.5, len(picture.keys) + MARGIN - 0.5)
     panel.set_xticks([place + 0.5 for place in range(len(picture.keys) - 1)], minor=True)
     panel.set_yticks([place + 0.5 for place in range(len(picture.queries) - 1)], minor=True)

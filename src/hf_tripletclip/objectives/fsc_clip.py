@@ -20,28 +20,28 @@ def _terms(weight: float, gamma: float, smoothing: float, local_weight: float) -
 
 class FSCCLIPObjective(Objective):
     r"""
-    CLIP, and each image against the hard negative captions of its own row, with a focal loss on smoothed labels, so
-    that easy rows and negatives that are hardly false pull less:
+    CLIP, and each image against the hard negative captions of its own row, with a focal loss on smoothed labels. Easy
+    rows, and negatives that are almost true, then weigh less:
 
     ``1/2 [CE(v -> T) + CE(t -> V)] + negative_weight own_(gamma, smoothing)(v -> t | t')
     + local_weight local_(gamma, smoothing)(v -> t | t')``
 
-    with `CE` as in [`CLIPObjective`] and ``own = - sum_c y_c (1 - p_c)^gamma log p_c`` over ``{t_i, its own t'}``, the
-    mean over rows with negatives. `local`, the local part of FSC-CLIP, is `own` on local scores: with patches v_p and
-    words t_w, as the towers put them out and projected into the common space,
+    with `CE` as in [`CLIPObjective`] and ``own = - sum_c y_c (1 - p_c)^gamma log p_c`` over ``{t_i, its own t'}``,
+    averaged over rows with negatives. `local`, the local part of FSC-CLIP, is `own` on local scores. v_p and t_w are
+    the towers' outputs for patches and words, projected into the common space;
 
-    ``log sum_w e^(s cos(sum_p a_wp v_p, t_w))`` in place of ``s v . t``, where
+    ``log sum_w e^(s cos(sum_p a_wp v_p, t_w))`` replaces ``s v . t``, where
     ``a_wp = (t_w . v_p - min_r t_w . v_r) / sum_p (t_w . v_p - min_r t_w . v_r)`` is a constant.
 
-    The words are the tokens after the first up to the end of text, which counts too. Patches and words need both
-    towers' whole output: `cache_locked_towers`, which keeps pooled outputs, is refused with a local part.
+    The words are the tokens from the second one up to and including the end of text. Patches and words need both
+    towers' whole output: a local part cannot be combined with `cache_locked_towers`, which keeps pooled outputs only.
 
     Args:
         negative_weight (`float`, defaults to 0.5): Weight of the own negatives.
         gamma (`float`, defaults to 2.0): Exponent of the focal loss; 0, or at least 1.
         smoothing (`float`, defaults to 0.02): Share of the label that is spread over the row's captions.
-        local_weight (`float`, defaults to 0): Weight of the local part; without one no patches and words are looked
-            at. The authors have 0.2 for ViT-B/32, and 0.5 for ViT-B/16 and ViT-L/14.
+        local_weight (`float`, defaults to 0): Weight of the local part; with 0 no patches and words are used. The
+            authors use 0.2 for ViT-B/32, and 0.5 for ViT-B/16 and ViT-L/14.
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
@@ -56,7 +56,7 @@ class FSCCLIPObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
 
     Relations:
-        With `gamma`, `smoothing` and `local_weight` 0, `tsvlc` without paraphrases and with negatives in own terms
+        If `gamma`, `smoothing` and `local_weight` are 0: `tsvlc` without paraphrases, and with negatives in own terms
         only.
 
     Example:
@@ -82,7 +82,7 @@ class FSCCLIPObjective(Objective):
 
     References:
         Oh et al. 2024, "Preserving Multi-Modal Capabilities of Pre-trained VLMs for Improving Vision-Linguistic
-        Compositionality", arXiv 2410.05210, section 3, with the settings of the code released with it.
+        Compositionality", arXiv 2410.05210, section 3, with the settings of the released code.
     """
 
     name = "fsc_clip"

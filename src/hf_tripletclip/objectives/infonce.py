@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one softmax kernel that every objective calls: InfoNCE, streaming over keys and distributed over processes."""
+"""The softmax kernel of all objectives: InfoNCE, streamed over keys and distributed over processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 CHUNK_SIZE = 2048  # keys
-# torch 2.13 names them so and warns of the names before.
+# torch 2.13 introduced the first names and warns about the older ones.
 all_gather_single: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
 reduce_scatter_single: Any = getattr(dist, "reduce_scatter_single", None) or getattr(
     dist, "reduce_scatter_tensor", None
@@ -22,12 +22,12 @@ reduce_scatter_single: Any = getattr(dist, "reduce_scatter_single", None) or get
 
 
 def world_size() -> int:
-    """Number of processes; 1 where `torch.distributed` is not in use."""
+    """Number of processes; 1 if `torch.distributed` is not in use."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def common_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
-    """The dtype that losses are computed in: float32, or float64 if any tensor is."""
+    """The dtype in which losses are computed: float32, or float64 if any tensor is float64."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -36,7 +36,8 @@ def common_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
 
 def as_scale(scale: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
     """
-    The factor on cosines as a tensor of shape `()` on the device of `like`, from a number or a tensor of one element.
+    Convert the factor on cosines, a number or a tensor of one element, to a tensor of shape `()` on the device of
+    `like`.
 
     Raises:
         ValueError: It is neither, or a number that is not positive or not finite.
@@ -46,9 +47,9 @@ def as_scale(scale: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
             return scale.reshape(()).to(like.device)
     elif isinstance(scale, Real) and not isinstance(scale, bool) and 0 < scale < math.inf:
         return torch.tensor(float(scale), dtype=like.dtype, device=like.device)
-    found = f"a tensor of shape {tuple(scale.shape)}" if isinstance(scale, torch.Tensor) else repr(scale)
+    given = f"a tensor of shape {tuple(scale.shape)}" if isinstance(scale, torch.Tensor) else repr(scale)
     raise ValueError(
-        f"`scale` is {found}: give the factor on the cosines, `exp(logit_scale)`, as a positive number such as 14.3 "
+        f"`scale` is {given}: give the factor on the cosines, `exp(logit_scale)`, as a positive number such as 14.3 "
         "or as a tensor of one element."
     )
 
@@ -56,7 +57,8 @@ def as_scale(scale: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class Codes:
     """
-    Which keys are left out of the denominators: key j for query i if they have the same number in some column.
+    Which keys are left out of the denominators: key j is left out for query i if both have the same number in some
+    column.
 
     Args:
         queries (`torch.Tensor` of shape `(rows, columns)`): int64.
@@ -66,8 +68,8 @@ class Codes:
     queries: torch.Tensor
     keys: Sequence[torch.Tensor]
 
-    def of(self, queries: torch.Tensor) -> Codes:
-        """Those of some queries; bool `(rows,)`."""
+    def select(self, queries: torch.Tensor) -> Codes:
+        """The codes of selected queries, bool `(rows,)`."""
         return Codes(self.queries[queries], self.keys)
 
 
@@ -86,27 +88,27 @@ def info_nce(
     The InfoNCE loss, ``mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_(first_target + i)]``
     (van den Oord et al. 2018, arXiv 1807.03748, equation 4).
 
-    Keys are visited in chunks with a running logsumexp and visited again in the backward pass, so memory is
-    O(rows x chunk_size) and never O(rows x keys). Products and sums are float32 (float64 if an input is float64) in
-    both passes, whatever autocast says. There is no second derivative.
+    The forward pass visits keys in chunks and keeps a running logsumexp; the backward pass visits them again. Memory
+    is therefore O(rows x chunk_size), never O(rows x keys). Both passes compute in float32 (float64 if an input is
+    float64), also under autocast. There is no second derivative.
 
     Args:
         queries (`torch.Tensor` of shape `(rows, dim)`): L2-normalised embeddings.
-        keys (`Sequence[torch.Tensor]`, each of shape `(n, dim)`): Blocks of keys. Targets lie in the first.
+        keys (`Sequence[torch.Tensor]`, each of shape `(n, dim)`): Blocks of keys. The targets lie in the first.
         scale (`float` or `torch.Tensor` of one element): Factor on the cosines, `exp(logit_scale)`.
         first_target (`int`, defaults to 0): Row of the first block that is the target of query 0.
         chunk_size (`int`, defaults to 2048): Keys per chunk.
         reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the queries, or `"none"`.
         targets (`torch.Tensor` of shape `(rows,)`, *optional*): int64, the row of the first block that is the target
-            of each query, if they do not follow each other.
-        excluded ([`Codes`], *optional*): Keys to leave out. A query's target stays.
+            of each query. Defaults to consecutive rows from `first_target`.
+        excluded ([`Codes`], *optional*): Keys to leave out. A query's own target always stays.
 
     Returns:
         `torch.Tensor` of shape `()`, or `(rows,)` for `"none"`, float32 or float64.
 
     Raises:
-        ValueError: The first block has no target for some query, there is no list of blocks, or `scale`, `reduction`
-            or `chunk_size` is impossible.
+        ValueError: The first block has no target for some query, `keys` is not a list of blocks, or the value of
+            `scale`, `reduction` or `chunk_size` is not allowed.
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"`reduction` is {reduction!r}; it can be 'mean', 'sum' or 'none'.")
@@ -114,8 +116,8 @@ def info_nce(
     if targets is None:
         if not 0 <= first_target <= len(blocks[0]) - len(queries):
             raise ValueError(
-                f"{len(queries)} queries have their targets in rows {first_target} and following of the first block "
-                f"of keys, but that has {len(blocks[0])} rows."
+                f"The targets of {len(queries)} queries start at row {first_target} of the first block of keys, but "
+                f"that block has only {len(blocks[0])} rows."
             )
         targets = torch.arange(first_target, first_target + len(queries), device=queries.device)
     losses = _over_keys(queries, blocks, scale, targets, chunk_size, excluded)
@@ -133,8 +135,8 @@ def logsumexp_over(
     excluded: Codes | None = None,
 ) -> torch.Tensor:
     """
-    ``logsumexp_j(s q_i . k_j)`` of each query over all keys that are not left out, in the memory and the precision of
-    [`info_nce`], with the same arguments.
+    ``logsumexp_j(s q_i . k_j)`` of each query over all keys that are not left out. Memory, precision and arguments are
+    those of [`info_nce`].
 
     Returns:
         `torch.Tensor` of shape `(rows,)`; minus infinity if no key is left.
@@ -146,7 +148,7 @@ def _blocks(keys: Sequence[torch.Tensor], chunk_size: int) -> Sequence[torch.Ten
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}; give at least 1.")
     if isinstance(keys, torch.Tensor) or not keys:
-        raise ValueError("`keys` is a list of blocks of keys: give `[keys]` if there is only one.")
+        raise ValueError("`keys` must be a list of blocks of keys: give `[keys]` if there is only one block.")
     return keys
 
 
@@ -170,7 +172,7 @@ def _over_keys(
 
 
 class _OverKeys(torch.autograd.Function):
-    """`logsumexp_j(s q_i . k_j)` of each query, less its target's logit if there are targets."""
+    """`logsumexp_j(s q_i . k_j)` of each query, minus its target's logit if there are targets."""
 
     @staticmethod
     def forward(
@@ -196,7 +198,7 @@ class _OverKeys(torch.autograd.Function):
                 logits.masked_fill_(_left_out(codes, start, len(block), place), -torch.inf)
             part = torch.logsumexp(logits, dim=1)
             logsumexp = part if logsumexp is None else torch.logaddexp(logsumexp, part)
-            # A single chunk is within the promised memory, and spares the backward pass the product.
+            # A single chunk fits the promised memory; keeping it saves the backward pass the product.
             kept = logits if single else None
         if logsumexp is None:
             logsumexp = queries.new_full((len(queries),), -torch.inf)
@@ -207,14 +209,14 @@ class _OverKeys(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # Autocast of the forward pass does not reach here, that of the caller of `backward()` does.
+        # The autocast of the forward pass does not apply here, but that of the caller of `backward()` does.
         with torch.autocast(grad.device.type, enabled=False):
             return _OverKeys.gradients(ctx, grad)
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         queries, scale, targets, logsumexp, kept, query_codes, key_codes, *blocks = ctx.saved_tensors
-        # Of a query that no key is left for: its softmax is 0 everywhere, not infinity less infinity.
+        # For a query without any key left: its softmax is 0 everywhere, not infinity minus infinity.
         logsumexp = logsumexp.masked_fill(logsumexp == -torch.inf, 0)
         needs_queries, needs_scale, _, _, _, _, *needs_blocks = ctx.needs_input_grad
         codes = None if query_codes is None else (query_codes, key_codes)
@@ -248,7 +250,7 @@ class _OverKeys(torch.autograd.Function):
 
 
 def _chunks(blocks: Sequence[torch.Tensor], chunk_size: int) -> Iterator[tuple[int, slice, int]]:
-    """Pieces of at most `chunk_size` rows: which block, which of its rows, and the number of rows before them."""
+    """Chunks of at most `chunk_size` rows: index of the block, slice of its rows, and number of rows before them."""
     before = 0
     for index, block in enumerate(blocks):
         for start in range(0, len(block), chunk_size):
@@ -258,10 +260,10 @@ def _chunks(blocks: Sequence[torch.Tensor], chunk_size: int) -> Iterator[tuple[i
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the targets of queries stand in a chunk."""
+    """The places of the queries' targets in a chunk."""
 
-    column: torch.Tensor  # (rows, 1); the nearest one if the target is not here
-    here: torch.Tensor  # (rows,), bool
+    column: torch.Tensor  # (rows, 1); the nearest column if the target is not in this chunk
+    here: torch.Tensor  # (rows,), bool: whether the target is in this chunk
 
 
 def _place(targets: torch.Tensor | None, start: int, length: int) -> _Place | None:
@@ -274,26 +276,27 @@ def _place(targets: torch.Tensor | None, start: int, length: int) -> _Place | No
 def _left_out(codes: tuple[torch.Tensor, torch.Tensor], start: int, length: int, place: _Place | None) -> torch.Tensor:
     """Which keys of a chunk are left out, bool `(rows, keys)`."""
     queries, keys = codes[0], codes[1][start : start + length]
-    found = queries[:, :1] == keys[:, 0]
+    equal = queries[:, :1] == keys[:, 0]
     for column in range(1, queries.shape[1]):
-        found |= queries[:, column : column + 1] == keys[:, column]
+        equal |= queries[:, column : column + 1] == keys[:, column]
     if place is not None:
-        found.scatter_(1, place.column, found.gather(1, place.column) & ~place.here[:, None])
-    return found
+        equal.scatter_(1, place.column, equal.gather(1, place.column) & ~place.here[:, None])
+    return equal
 
 
 def gather_with_gradients(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
     """
-    Concatenate each tensor over all processes, with gradients: each process's rows get the sum of what all processes
-    send back. One collective forward and one backward, however many tensors, and one more for the row counts.
+    Concatenate each tensor over all processes, with gradients: the rows of a process get the sum of the gradients of
+    all processes. However many tensors there are, it takes one collective forward and one backward, and one more for
+    the row counts.
 
     Args:
         tensors (`Sequence[torch.Tensor]`, each of shape `(n, dim)`):
-            The same tensors in the same order on every process, of one dtype and `dim`; n may differ between
-            processes: rows travel padded to the largest n.
+            The same tensors in the same order on every process, of one dtype and `dim`. n may differ between
+            processes; rows are padded to the largest n on the way.
 
     Returns:
-        The concatenated tensors, in rank order, and for each the row at which this process's rows start.
+        The concatenated tensors, in rank order, and the row at which this process's rows start in each.
     """
     ranks, rank = world_size(), dist.get_rank()
     lengths = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)
@@ -318,7 +321,7 @@ def gather_rows(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
     Args:
         tensors (`Sequence[torch.Tensor]`, each of shape `(n, ...)`):
-            The same tensors in the same order on every process, of one dtype and trailing shape; n may differ.
+            The same tensors in the same order on every process, of one dtype and trailing shape. n may differ.
     """
     if not tensors or world_size() == 1:
         return list(tensors)
@@ -340,10 +343,10 @@ def gather_rows(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 class _Gather(torch.autograd.Function):
     """
-    all_gather forward, reduce_scatter backward.
+    all_gather in the forward pass, reduce_scatter in the backward pass.
 
-    `torch.distributed.nn.functional.all_gather` is not used: on gloo its backward is one scatter per rank, on NCCL it
-    returns a list where one tensor is wanted.
+    It replaces `torch.distributed.nn.functional.all_gather`, whose backward pass on gloo is one scatter per rank, and
+    which on NCCL returns a list instead of one tensor.
     """
 
     @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`laclip`: CLIP on captions that are drawn anew in each pass."""
+"""`laclip`: CLIP on captions that are drawn at random in each pass."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from hf_tripletclip.objectives.clip import CLIPObjective
 
 class LaCLIPObjective(Objective):
     r"""
-    The loss of `clip`, on a caption that is drawn at random, anew in each pass over the data, from the row's own and
-    its rewrites:
+    The loss of `clip`, on a caption that each pass over the data draws at random from the row's caption and its
+    rewrites:
 
     ``1/2 [CE(v -> R) + CE(r -> V)]``,  `r_i` drawn from `t_i` and its paraphrases
 
-    with `CE` as in [`CLIPObjective`]. The draw is made when the batch is collated
-    ([`~hf_tripletclip.data.TripletCollator`], `draw_captions`); a resumed run draws what the whole run would have.
+    with `CE` as in [`CLIPObjective`]. The collator draws ([`~hf_tripletclip.data.TripletCollator`], `draw_captions`).
+    A resumed run draws the same captions as an uninterrupted one.
 
     Args:
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
         Pairs, and rewrites in the column `paraphrase`, one or a list per row; `caption` may be a list too. A row
-        without rewrites keeps its caption. If rewrites stand in `caption` alone, as in the TripletCLIP paper's
-        baseline, `clip` does the same.
+        without rewrites keeps its caption. If `caption` holds only rewrites, as in the TripletCLIP paper's baseline,
+        `clip` does the same.
 
     Inputs:
 
@@ -33,7 +33,7 @@ class LaCLIPObjective(Objective):
     | `text` | `caption` | `input_ids` | B |
 
     Relations:
-        `clip` where nothing is drawn. `laclip_hn` is the same on batches of nearest neighbours.
+        `clip` if no row has rewrites. `laclip_hn` is the same on batches of nearest neighbours.
 
     Example:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`laclip_hn`: LaCLIP on batches of nearest neighbours, real hard negatives."""
+"""`laclip_hn`: LaCLIP on batches of nearest neighbours, which are real hard negatives."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from hf_tripletclip.objectives.laclip import LaCLIPObjective
 
 class LaCLIPHNObjective(LaCLIPObjective):
     r"""
-    The loss of `laclip`, on batches that are filled with nearest neighbours of their rows:
+    The loss of `laclip`, on batches that are filled with the nearest neighbours of their rows:
 
     ``1/2 [CE(v -> R) + CE(r -> V)]``,  `r_i` drawn from `t_i` and its paraphrases
 
-    with `CE` as in [`CLIPObjective`]. The TripletCLIP paper has the baseline "LaCLIP + real hard negatives" and says
-    no more of it than that; the mining is this package's reading.
+    with `CE` as in [`CLIPObjective`]. The TripletCLIP paper names the baseline "LaCLIP + real hard negatives" without
+    details; mining neighbours is this package's interpretation.
 
     Args:
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
-        As `laclip`, and the neighbours of each row: train on what `tripletclip mine` wrote, with `batch_neighbours`.
+        As for `laclip`, and the neighbours of each row: train on the output of `tripletclip mine`, with
+        `batch_neighbours`.
 
     Inputs:
 
@@ -29,7 +30,7 @@ class LaCLIPHNObjective(LaCLIPObjective):
     | `text` | `caption` | `input_ids` | B |
 
     Relations:
-        `laclip` on random batches. Any other objective takes such batches too.
+        On random batches it is `laclip`. Any other objective can use batches of neighbours too.
 
     Example:
 

@@ -9,8 +9,8 @@ from hf_tripletclip.objectives.terms import Term
 
 class NegCLIPObjective(Objective):
     r"""
-    Each image must find its caption among the captions *and the hard negative captions* of the batch; each caption
-    its image as in CLIP:
+    Each image must find its caption among the captions *and the hard negative captions* of the batch, and each caption
+    must find its image as in CLIP:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)]``
 
@@ -34,8 +34,8 @@ class NegCLIPObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
 
     Relations:
-        `clip` without the T'. With captions that an LLM wrote it is the TripletCLIP paper's NegCLIP++: the difference
-        is in the data. `tripletclip` is this loss on both pairs of a triplet.
+        `clip` without the T'. With negatives that an LLM wrote it is the TripletCLIP paper's NegCLIP++: only the data
+        differ. `tripletclip` is this loss on both pairs of a triplet.
 
     Example:
 

@@ -9,8 +9,8 @@ from hf_tripletclip.objectives.terms import Term
 
 class NegCLIPImageObjective(Objective):
     r"""
-    Each caption must find its image among the images *and the hard negative images* of the batch; each image its
-    caption as in CLIP:
+    Each caption must find its image among the images *and the hard negative images* of the batch, and each image must
+    find its caption as in CLIP:
 
     ``1/2 [CE(v -> T) + CE(t -> V ∪ V')]``
 
@@ -34,8 +34,8 @@ class NegCLIPImageObjective(Objective):
     | `negative_image` | `neg_image` | `negative_pixel_values` | any |
 
     Relations:
-        The mirror image of `negclip`. `tripletclip` uses the negative images as queries too, and never as negatives
-        of a positive caption.
+        `negclip` with images and captions exchanged. `tripletclip` uses the negative images as queries instead, and by
+        default never as negatives of a positive caption.
 
     Example:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms that compare a row with its own hard negatives only. A row without one is left out, and counted."""
+"""The terms that compare a row only with its own hard negatives. A row without any is left out, and counted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ MISSING = -1  # no index
 @dataclass(frozen=True)
 class OwnLogits:
     """
+    Logits of pairs and of the hard negatives in the same row.
+
     Args:
-        target (`torch.Tensor` of shape `(n,)`): Logit of each pair of a row.
-        negatives (`torch.Tensor` of shape `(n, K)`): Those of the row's own negatives, minus infinity if there are
-            fewer.
+        target (`torch.Tensor` of shape `(n,)`): Logit of each pair.
+        negatives (`torch.Tensor` of shape `(n, K)`): Logits of the row's own negatives, filled with minus infinity if
+            the row has fewer than K.
     """
 
     target: torch.Tensor
@@ -29,7 +31,7 @@ class OwnLogits:
 
 
 def own_negatives(rows: Rows, query: str, keys: Sequence[str], scale: torch.Tensor) -> torch.Tensor:
-    """Logits of each row with its own negatives, `(B, K)`, minus infinity if it has fewer."""
+    """Logits of each row with its own negatives, `(B, K)`, filled with minus infinity if a row has fewer."""
     queries = rows.own[query]
     return torch.cat(
         [rows.by_row(role, scale * (queries[rows.owners(role)] * rows.own[role]).sum(dim=-1)) for role in keys], dim=1
@@ -37,24 +39,24 @@ def own_negatives(rows: Rows, query: str, keys: Sequence[str], scale: torch.Tens
 
 
 def own_logits(
-    rows: Rows, query: str, target: str, keys: Sequence[str], scale: torch.Tensor, of_teacher: bool = False
+    rows: Rows, query: str, target: str, keys: Sequence[str], scale: torch.Tensor, teacher: bool = False
 ) -> OwnLogits:
-    """Logits of the pairs whose row has a negative of its own, and of these negatives."""
-    targets = rows.teacher[target] if of_teacher else rows.own[target]
+    """Logits of the pairs whose row has negatives, and of these negatives."""
+    targets = rows.teacher[target] if teacher else rows.own[target]
     pairs = scale * (rows.own[query][rows.owners(target)] * targets).sum(dim=-1)
     return with_negatives(rows, target, pairs, own_negatives(rows, query, keys, scale))
 
 
 def with_negatives(rows: Rows, target: str, pairs: torch.Tensor, negatives: torch.Tensor) -> OwnLogits:
-    """Of the pairs of a row's targets, `(n,)`, those whose row has a negative, of all rows' `(B, K)`."""
+    """Select the pairs whose row has a negative, from all pairs' logits, `(n,)`, and all rows' negatives, `(B, K)`."""
     owners = rows.owners(target)
     there = negatives.isfinite().any(dim=1)[owners]
     return OwnLogits(pairs[there], negatives[owners][there])
 
 
-def own_losses(found: OwnLogits, gamma: float, smoothing: float) -> torch.Tensor:
+def own_losses(own: OwnLogits, gamma: float, smoothing: float) -> torch.Tensor:
     """The focal, smoothed cross-entropy of each pair against its row's negatives, `(n,)`, as in [`OwnTerm`]."""
-    logits = torch.cat([found.target[:, None], found.negatives], dim=1)
+    logits = torch.cat([own.target[:, None], own.negatives], dim=1)
     there = logits.isfinite()
     costs = torch.where(there, -torch.log_softmax(logits, dim=1), 0)
     if gamma:
@@ -66,7 +68,7 @@ def own_losses(found: OwnLogits, gamma: float, smoothing: float) -> torch.Tensor
 
 
 def settings_of(gamma: float, smoothing: float, factor: float | None = None, latex: bool = False) -> str:
-    """What differs from plain cross-entropy, for a formula."""
+    """The settings that differ from plain cross-entropy, for a formula."""
     named = {r"\gamma" if latex else "γ": gamma, r"\varepsilon" if latex else "ε": smoothing, "s": factor}
     is_, between = ("=", ",") if latex else (" = ", ", ")
     return between.join(f"{name}{is_}{value:g}" for name, value in named.items() if value)
@@ -75,11 +77,10 @@ def settings_of(gamma: float, smoothing: float, factor: float | None = None, lat
 @dataclass(frozen=True)
 class OwnTerm(LossTerm):
     """
-    Each query against its own hard negatives only: cross-entropy over ``{s q_i . k_i, s q_i . n_i1, ...}``, the mean
-    over the pairs whose row has a negative. With `gamma` it is focal (Lin et al. 2017, arXiv 1708.02002), with
-    `smoothing` the labels are smoothed (Szegedy et al. 2016, arXiv 1512.00567):
-    ``- sum_c y_c (1 - p_c)^gamma log p_c``, with ``y_c = smoothing / (K + 1)``, and ``1 - smoothing`` more for the
-    target.
+    Each query against the hard negatives of its own row: the cross-entropy over ``{s q_i . k_i, s q_i . n_i1, ...}``,
+    averaged over the pairs whose row has a negative. With `gamma` the loss is focal (Lin et al. 2017,
+    arXiv 1708.02002), with `smoothing` the labels are smoothed (Szegedy et al. 2016, arXiv 1512.00567):
+    ``- sum_c y_c (1 - p_c)^gamma log p_c``, with ``y_c = smoothing / (K + 1)``, plus ``1 - smoothing`` for the target.
 
     Args:
         query, target (`str`): Roles of the queries and of their targets.
@@ -114,7 +115,7 @@ class OwnTerm(LossTerm):
         return tuple(dict.fromkeys((self.query, self.target, *self.keys)))
 
     @property
-    def of_teacher(self) -> tuple[str, ...]:
+    def teacher_roles(self) -> tuple[str, ...]:
         return (self.target,) if self.teacher else ()
 
     @property
@@ -131,7 +132,7 @@ class OwnTerm(LossTerm):
     @property
     def latex(self) -> str:
         settings = settings_of(self.gamma, self.smoothing, self.factor, latex=True)
-        # In braces: a prime and an asterisk would be two superscripts of one letter.
+        # Braces, because LaTeX refuses a prime and an asterisk as two superscripts of one letter.
         target = f"{{{symbol(self.target)}}}^{{*}}" if self.teacher else symbol(self.target)
         keys = ", ".join(map(symbol, self.keys))
         index = f"_{{{settings}}}" if settings else ""
@@ -140,16 +141,16 @@ class OwnTerm(LossTerm):
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
         if self.factor is not None:
             scale = torch.full_like(scale, self.factor)
-        found = own_logits(rows, self.query, self.target, self.keys, scale, self.teacher)
-        return rows.mean(own_losses(found, self.gamma, self.smoothing))
+        own = own_logits(rows, self.query, self.target, self.keys, scale, self.teacher)
+        return rows.mean(own_losses(own, self.gamma, self.smoothing))
 
 
 @dataclass(frozen=True)
 class MarginTerm(LossTerm):
     """
-    ``weight * mean_ik relu(margin + s q_i . n_ik - s q_i . k_i)`` over the rows' own negatives, with an adaptive
-    margin: the mean of ``s q_i . k_i - s q_i . n_ik`` over the batch, as a constant, at most `largest` (Zhang et al.
-    2023, arXiv 2306.08832, equations 5 and 6).
+    ``weight * mean_ik relu(margin + s q_i . n_ik - s q_i . k_i)`` over the rows' own negatives. The margin adapts: it
+    is the mean of ``s q_i . k_i - s q_i . n_ik`` over the batch, as a constant, at most `largest` (Zhang et al. 2023,
+    arXiv 2306.08832, equations 5 and 6).
 
     Args:
         query, target (`str`): Roles of the queries and of their targets.
@@ -190,8 +191,8 @@ class MarginTerm(LossTerm):
         return rf"\mathrm{{M}}({symbol(self.query)}, {symbol(self.target)} \mid {', '.join(map(symbol, self.keys))})"
 
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
-        found = own_logits(rows, self.query, self.target, self.keys, scale)
-        gaps = (found.target[:, None] - found.negatives)[found.negatives.isfinite()]
+        own = own_logits(rows, self.query, self.target, self.keys, scale)
+        gaps = (own.target[:, None] - own.negatives)[own.negatives.isfinite()]
         total, number = rows.sum_of_all(gaps.sum(), torch.tensor(len(gaps), device=gaps.device))
         margin = (total / number.clamp(min=1)).clamp(max=self.largest).to(gaps)
         return rows.mean(torch.relu(margin - gaps))
@@ -200,17 +201,17 @@ class MarginTerm(LossTerm):
 @dataclass(frozen=True)
 class PairwiseTerm(LossTerm):
     """
-    Each query must rank its row's target before each of the row's own hard negatives, one at a time:
+    Each query must rank its row's target above each of the row's own hard negatives, one at a time:
     ``weight * mean log(1 + e^(-s (q - prior * mean q) . (k_i - n_im)))`` over all queries and negatives of a row, the
-    pairwise logistic loss of RankNet (Burges et al. 2005). `prior` takes away what every query of the batch has in
-    common: what is left is what this one knows and another does not.
+    pairwise logistic loss of RankNet (Burges et al. 2005). `prior` subtracts a share of the batch's mean query, so
+    that the ranking depends on what distinguishes this query from the others.
 
     Args:
         query (`str`): Role of the queries, any number per row.
         target (`str`): Role of their targets, one per row.
         keys (`tuple[str, ...]`): Roles of the hard negatives, any number per row.
         weight (`float`): Factor in the loss.
-        prior (`float`, defaults to 0): Share of the mean query, of all processes, that is taken away from each.
+        prior (`float`, defaults to 0): Share of the mean query over all processes that is subtracted from each query.
     """
 
     definition: ClassVar[str] = (
@@ -267,8 +268,8 @@ class PairwiseTerm(LossTerm):
 @dataclass(frozen=True)
 class AnyOwnTerm(LossTerm):
     """
-    ``-log [sum_m e^(s q_i . d_im) / (sum_m e^(s q_i . d_im) + sum_m e^(s q_i . n_im))]``, the mean over the rows that
-    have both: some of a row's targets must stand out from its own hard negatives (Doveh et al. 2023,
+    ``-log [sum_m e^(s q_i . d_im) / (sum_m e^(s q_i . d_im) + sum_m e^(s q_i . n_im))]``, averaged over the rows that
+    have both d and n: at least one of a row's targets must stand out from its own hard negatives (Doveh et al. 2023,
     arXiv 2305.19595).
 
     Args:

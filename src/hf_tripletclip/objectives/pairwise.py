@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pairwise`: CLIP whose images and other captions rank a caption before its own negatives."""
+"""`pairwise`: CLIP whose images and further captions rank a caption above its own negatives."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ def _terms(
 
 class PairwiseObjective(Objective):
     r"""
-    CLIP, and each image must rank its caption before each of the row's own hard negatives by what this image likes and
-    others do not, and so must another caption of the image:
+    CLIP, and each image must rank its caption above each of the row's own hard negatives, by what distinguishes the
+    image from others. Another caption of the same image must do so too:
 
     ``1/2 [CE(v -> T) + CE(t -> V)] + own_weight rank(v, t | t') + text_weight rank(p, t | t')
     + prior_weight prior(v, t)``
 
     with `CE` as in [`CLIPObjective`]; ``rank(q, t | t') = mean log(1 + e^(-s (q - debias m) . (t - t')))`` over all
-    queries and negatives of a row, with m the mean query of the batch; and ``prior(v, t) = mean (s m . (t - t*))^2``,
-    with m the mean image and t* the caption by a frozen teacher, the model as it was before training. Scores with m
-    are the language prior, what a text is liked for whatever the picture: it earns nothing in the rankings, and the
-    caption's own stays as it was.
+    queries and negatives of a row, where m is the mean query of the batch; and
+    ``prior(v, t) = mean (s m . (t - t*))^2``, where m is the mean image and t* the caption's embedding by a frozen
+    teacher, the model as it was before training. A text's score with m is its language prior: its score whatever the
+    picture. The rankings do not reward it, and the prior of the caption stays as it was.
 
-    This is a combination of this package: RankNet's loss on own hard negatives as in [`TSVLCObjective`], another
-    caption of the image as a query in place of one more target, and a language prior that is taken away from scores,
-    here in training. What it gains, and what of that is knowledge of captions alone, is in `docs/reproduction.md`.
+    This combination is this package's own: RankNet's loss on own hard negatives as in [`TSVLCObjective`], another
+    caption of the image as a query instead of one more target, and a language prior that is subtracted from scores,
+    here in training. `docs/reproduction.md` shows what it gains, and how much of that is knowledge of captions alone.
 
     Args:
         own_weight (`float`, defaults to 10.0): Weight of the images' ranking.
-        text_weight (`float`, defaults to 10.0): Weight of the other captions' ranking; 0 needs none of them.
-        prior_weight (`float`, defaults to 0.3): Weight of the prior; 0 needs no teacher.
-        debias (`float`, defaults to 0.8): Share of the mean query of the batch that is taken away from each query of
-            the rankings, from 0 to 1.
+        text_weight (`float`, defaults to 10.0): Weight of the other captions' ranking; with 0 none are needed.
+        prior_weight (`float`, defaults to 0.3): Weight of the prior; with 0 no teacher is needed.
+        debias (`float`, defaults to 0.8): Share of the batch's mean query that is subtracted from each query of the
+            rankings, from 0 to 1.
         others (`str`, defaults to `"paraphrase"`): Column of the other captions, or `"dense_caption"`.
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
-        Hard negative captions and other captions of the image, any number per row or none; a model that is trained
-        already.
+        Hard negative captions and other captions of the image, any number per row or none; a pretrained model.
 
     Inputs:
 
@@ -64,11 +63,11 @@ class PairwiseObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
     | `paraphrase` | `paraphrase` | `paraphrase_input_ids` | any |
 
-    or, with `others="dense_caption"`, `dense_text` of that column in place of the last.
+    With `others="dense_caption"` the last role is `dense_text`, from that column.
 
     Relations:
-        `clip` if all weights are 0. With one negative per row and `debias=0` rank is [`TSVLCObjective`]'s own
-        term.
+        `clip` if all weights are 0. With one negative per row and `debias=0`, rank is the own term of
+        [`TSVLCObjective`].
 
     Example:
 

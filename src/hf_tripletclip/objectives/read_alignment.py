@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`read_alignment`: NegCLIP whose paraphrases find their captions, and are written from them."""
+"""`read_alignment`: NegCLIP with paraphrases that must find their captions, and can be reconstructed from them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def _terms(weight: float, negatives: bool, reconstruction: float, decoder: str |
 
 class ReadAlignmentObjective(Objective):
     r"""
-    NegCLIP, and each paraphrase must find its caption among the captions of the batch; with a decoder, that must also
-    write the paraphrases from the caption's embedding:
+    NegCLIP, and each paraphrase must find its caption among the captions of the batch. If there is a decoder, it must
+    also write the paraphrases from the caption's embedding:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + paraphrase_weight CE(p -> T) + reconstruction_weight R(t -> p)``
 
     with `CE` as in [`CLIPObjective`]: the sentence-level alignment of READ-CLIP. `R` is its token-level
-    reconstruction, ``- mean log P(p_l | p_1 ... p_(l-1), W h)`` over all tokens of all paraphrases, with `P` a frozen
-    T5 whose one encoder state is ``W h``: the text tower's pooled output before its projection, times a matrix.
+    reconstruction, ``- mean log P(p_l | p_1 ... p_(l-1), W h)`` over all tokens of all paraphrases. `P` is a frozen
+    T5 whose only encoder state is ``W h``: the text tower's pooled output before its projection, times a matrix.
 
-    The T5 runs without dropout. It stays as it is, so it is loaded by its name and saved nowhere. `W` trains along,
-    with the model's optimizer: checkpoints keep it (`decoder_input.safetensors`) and resuming restores it; saved
-    models are without it, for it has no part in embeddings. With DeepSpeed a decoder is refused.
+    The T5 runs without dropout. It never changes, so it is loaded by its name and not saved. The model's optimizer
+    trains `W` too: checkpoints keep it (`decoder_input.safetensors`) and resuming restores it, but saved models do not
+    contain it, because embeddings do not need it. A decoder cannot be combined with DeepSpeed.
 
     Args:
         paraphrase_weight (`float`, defaults to 0.5): Weight of the alignment.
         negatives_in_alignment (`bool`, defaults to `False`): Whether T' enters the paraphrases' denominators.
-        decoder (`str`, *optional*): A T5, a directory or a name on the Hub; the authors have
-            `"google/t5-v1_1-large"`. Without one nothing is reconstructed.
-        reconstruction_weight (`float`, defaults to 0.1): Weight of the reconstruction; of no matter without a decoder.
+        decoder (`str`, *optional*): A T5, as a directory or a name on the Hub; the authors use
+            `"google/t5-v1_1-large"`. Without a decoder there is no reconstruction.
+        reconstruction_weight (`float`, defaults to 0.1): Weight of the reconstruction; unused without a decoder.
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
@@ -52,8 +52,8 @@ class ReadAlignmentObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | any |
     | `paraphrase` | `paraphrase` | `paraphrase_input_ids` | any |
 
-    With a decoder batches hold `paraphrase_decoder_targets` too: its token ids of the paraphrases, at most 77 of each.
-    `TripletCLIPTrainer` adds them to raw rows; rows that are tensors must have them.
+    With a decoder, batches also hold `paraphrase_decoder_targets`: the decoder's token ids of the paraphrases, at most
+    77 of each. `TripletCLIPTrainer` adds them to raw rows; rows that are tensors already must have them.
 
     Relations:
         `negclip` if the weight is 0 and there is no decoder.
@@ -85,7 +85,7 @@ class ReadAlignmentObjective(Objective):
 
     References:
         Kwon et al. 2025, "Enhancing Compositional Reasoning in CLIP via Reconstruction and Alignment of Text
-        Descriptions", arXiv 2510.16540, with the settings of the code released with it.
+        Descriptions", arXiv 2510.16540, with the settings of the released code.
     """
 
     name = "read_alignment"
@@ -113,9 +113,9 @@ class ReadAlignmentObjective(Objective):
         return None if self.decoder is None else decoder_width(self.decoder)
 
     def prepare_collator(self, collator: Any) -> Any:
-        from hf_tripletclip.data.decoder_labels import with_labels  # which is built on the objectives' tables
+        from hf_tripletclip.data.decoder_labels import with_labels  # here: only training needs it
 
         if self.decoder is None:
             return collator
-        load_decoder(self.decoder)  # now, that training need not stop at its first step
+        load_decoder(self.decoder)  # loaded now, so that an error appears before the first step
         return with_labels(collator, load_tokenizer(self.decoder), self.label_roles)

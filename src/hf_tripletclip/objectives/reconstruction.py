@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The term whose frozen decoder writes a text from the embedding of another."""
+"""The term whose frozen decoder writes a text from the embedding of another text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoTokenizer, T5Config, T5ForConditionalGe
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.objectives.terms import LossTerm, symbol
 
-IGNORED = -100  # a label that is padding
-TEXTS_AT_A_TIME = 64  # that the decoder writes: their logits are `texts x length x vocabulary`
-PROBE = "a photo of the cat on one dog"  # some of these words every tokenizer knows
+IGNORED = -100  # the label of padding
+TEXTS_AT_A_TIME = 64  # that the decoder writes: their logits have the size texts x length x vocabulary
+PROBE = "a photo of the cat on one dog"  # every tokenizer knows some of these words
 LOADING = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError)
 
 
@@ -29,7 +29,7 @@ def decoder_width(name: str) -> int:
         name (`str`): A directory or the id of a Hub repository.
 
     Raises:
-        ValueError: There is no T5.
+        ValueError: `name` is not a T5, or cannot be loaded.
     """
     config = _loaded(AutoConfig, name)
     if not isinstance(config, T5Config):
@@ -40,14 +40,14 @@ def decoder_width(name: str) -> int:
 @functools.lru_cache(maxsize=1)
 def load_decoder(name: str) -> T5ForConditionalGeneration:
     """
-    A T5, frozen and without dropout; its encoder is left out. One is held in memory, for all models of a process: it
-    is no part of them.
+    Load a T5, frozen, without dropout and without its encoder. It is part of no model: all models of a process share
+    the last one that was loaded.
 
     Args:
         name (`str`): A directory or the id of a Hub repository.
 
     Raises:
-        ValueError: There is no T5.
+        ValueError: `name` is not a T5, or cannot be loaded.
     """
     decoder_width(name)
     decoder = _loaded(T5ForConditionalGeneration, name, dtype=torch.float32)
@@ -57,14 +57,14 @@ def load_decoder(name: str) -> T5ForConditionalGeneration:
 
 @functools.lru_cache(maxsize=1)
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a decoder; raises `ValueError` if there is none, or that of another."""
+    """The tokenizer of a decoder; raises `ValueError` if it is missing, or belongs to another model."""
     tokenizer, config = _loaded(AutoTokenizer, name), _loaded(AutoConfig, name)
-    # Without its files transformers makes one that knows no words.
+    # If its files are missing, transformers makes a tokenizer that knows no words.
     known = set(tokenizer(PROBE)["input_ids"]) - {*tokenizer.all_special_ids}
     if len(known) < 2 or len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"`decoder` is {name!r}, whose tokenizer {'knows no words' if len(known) < 2 else 'has too many tokens'}: "
-            "put that which the T5 was trained with beside its weights."
+            "put the tokenizer with which the T5 was trained into the folder of its weights."
         )
     return tokenizer
 
@@ -85,13 +85,13 @@ def _loaded(kind: Any, name: str, **kwargs: Any) -> Any:
 class ReconstructionTerm(LossTerm):
     """
     ``- mean log P(y_l | y_1 ... y_(l-1), W h_i)`` over all tokens of all texts y of row i: a frozen decoder must write
-    them from the embedding of another text of the row (Kwon et al. 2025, arXiv 2510.16540, with the settings of the
-    code released with it). `h` is the text tower's pooled output before its projection, the one place that the decoder
-    attends to; `W` is a matrix that trains along.
+    these texts from the embedding of another text of the row (Kwon et al. 2025, arXiv 2510.16540, with the settings of
+    the released code). `h` is the text tower's pooled output before its projection, the only state that the decoder
+    attends to; `W` is a matrix that is trained together with the model.
 
     Args:
-        source (`str`): Role of the texts that are read.
-        target (`str`): Role of the texts that are written, any number per row.
+        source (`str`): Role of the texts that the decoder reads.
+        target (`str`): Role of the texts that it must write, any number per row.
         weight (`float`): Factor in the loss.
         decoder (`str`): The T5: a directory or the id of a Hub repository.
     """
@@ -142,16 +142,16 @@ class ReconstructionTerm(LossTerm):
         total = 0 * states.sum()
         for start in range(0, len(labels), TEXTS_AT_A_TIME):
             texts = slice(start, start + TEXTS_AT_A_TIME)
-            # What a part needs for its backward pass is made again there.
+            # The backward pass computes each part again, to save memory.
             total = total + checkpoint(_cost, decoder, states[texts], labels[texts], use_reentrant=False)
         (number,) = rows.sum_of_all((labels != IGNORED).sum())
         return total * (rows.processes / number.clamp(min=1))
 
 
 def _cost(decoder: T5ForConditionalGeneration, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The sum of `-log P` of all labels, of texts that are each written from one state."""
+    """The sum of `-log P` over all labels. Each text is written from one state."""
     read, device = decoder.prepare_decoder_input_ids_from_labels(labels), states.device.type
-    # Inside a T5 float16 overflows; bfloat16 does not.
+    # float16 overflows inside a T5; bfloat16 does not.
     overflows = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     with torch.autocast(device, enabled=False) if overflows else contextlib.nullcontext():
         logits = decoder(encoder_outputs=(states[:, None],), decoder_input_ids=read, use_cache=False).logits

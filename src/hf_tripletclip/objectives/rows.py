@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a batch as the terms of an objective see them: this process's, and those of all."""
+"""The rows of a batch as the terms of an objective see them: those of this process, and those of all processes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ UNKNOWN = -1  # contents are not negative
 @dataclass(frozen=True)
 class Rows:
     """
-    What an objective computes with, each embedding float32 (float64 if one of them was float64).
+    The input of an objective's terms. Embeddings are float32, or float64 if one of them was float64.
 
     Args:
         own (`dict[str, torch.Tensor]`): This process's embeddings by role, `(rows, dim)`: the queries.
         everyone (`dict[str, torch.Tensor]`):
-            The embeddings of all processes, `(rows of all, dim)`, with gradients: the keys. Those of `own` if there
+            The embeddings of all processes, `(rows of all, dim)`, with gradients: the keys. They equal `own` if there
             is one process or negatives are not shared.
         starts (`dict[str, int]`): Row of `everyone` at which `own` starts.
         processes (`int`): Number of processes that share their rows.
-        masks (`dict[str, torch.Tensor]`): Whose each of this process's embeddings is, bool `(B, K)`, for roles that a
-            row may have any number of.
-        owner_rows (`dict[str, torch.Tensor]`): The same as int64 `(rows,)`: the row that each belongs to.
-        identities (`dict[str, torch.Tensor]`): By role, if repeats are masked, of this process: int64 `(rows, 3)`, see
-            [`identities_of`].
-        identities_of_everyone (`dict[str, torch.Tensor]`): Those of all processes.
-        teacher (`dict[str, torch.Tensor]`): This process's embeddings by a frozen teacher.
+        masks (`dict[str, torch.Tensor]`): For roles of which a row may have any number: which row each of this
+            process's embeddings belongs to, bool `(B, K)`.
+        owner_rows (`dict[str, torch.Tensor]`): The same as int64 `(rows,)`: the row that each embedding belongs to.
+        identities (`dict[str, torch.Tensor]`): If repeats are masked, what this process's embeddings stand for, int64
+            `(rows, 3)` by role, see [`identities_of`].
+        identities_of_everyone (`dict[str, torch.Tensor]`): The same for all processes.
+        teacher (`dict[str, torch.Tensor]`): A frozen teacher's embeddings of this process's inputs.
         tokens (`dict[str, Tokens]`): Patches and words of this process's images and texts, in the dtype of `own`.
-        states, labels (`dict[str, torch.Tensor]`): What a decoder reads of this process's texts, and must write.
+        states, labels (`dict[str, torch.Tensor]`): What a decoder reads for this process's texts, and must write.
         chunk_size (`int`): Keys per chunk of the kernel.
     """
 
@@ -54,20 +54,20 @@ class Rows:
     chunk_size: int = CHUNK_SIZE
 
     def owners(self, role: str) -> torch.Tensor:
-        """The row of the batch that each of this process's embeddings of a role belongs to, int64 `(n,)`."""
+        """For a role, the row of the batch that each of this process's embeddings belongs to, int64 `(n,)`."""
         if role not in self.masks:
             return torch.arange(len(self.own[role]), device=self.own[role].device)
         return self.owner_rows[role]
 
     def by_row(self, role: str, values: torch.Tensor, fill: float = -torch.inf) -> torch.Tensor:
-        """Values of this process's embeddings of a role, `(n,)`, as `(B, K)`, with `fill` if a row has fewer."""
+        """Arrange values of a role's embeddings, `(n,)`, by row as `(B, K)`; rows with fewer get `fill`."""
         mask = self.masks.get(role)
         if mask is None:
             return values[:, None]
         return values.new_full(mask.shape, fill).masked_scatter(mask, values)
 
     def sum_of_all(self, *values: torch.Tensor) -> torch.Tensor:
-        """Numbers, added up over the processes that share rows, without gradients; `(len(values),)`."""
+        """Each value summed over the processes that share rows, without gradients; `(len(values),)`."""
         dtype = next(iter(self.own.values())).dtype
         total = torch.stack([value.detach().to(dtype) for value in values])
         if self.processes > 1:
@@ -76,23 +76,23 @@ class Rows:
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """
-        The mean of values over all processes' rows, however many each has: the mean of what the processes get is
-        that mean. Zero, with gradients, if nobody has any.
+        The mean of values over the rows of all processes. Each process gets its share times the number of processes,
+        so that the mean over the processes is the mean over all rows. Zero, with gradients, if there are no rows.
         """
         if self.processes == 1:
             return values.sum() / max(len(values), 1)
         (number,) = self.sum_of_all(torch.tensor(len(values), device=values.device))
-        return values.sum() * (self.processes / number.clamp(min=1))  # a tensor: nobody waits for the device
+        return values.sum() * (self.processes / number.clamp(min=1))  # a tensor, which does not wait for the device
 
     def mean_of_everyone(self, role: str) -> torch.Tensor:
-        """The mean embedding of a role over all processes, with gradients, `(dim,)`; zero if there is none."""
+        """A role's mean embedding over all processes, with gradients, `(dim,)`; zero if there are no embeddings."""
         return self.everyone[role].sum(dim=0) / max(len(self.everyone[role]), 1)
 
     def pairs(self, query: str, target: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
-        Which query and which target make each pair: int64 indices into `own`, or `None` for all in their order. If a
-        row has several of one role, each makes a pair with the row's one of the other; if it has several of both, the
-        first belongs to the first.
+        Which query and which target form each pair: int64 indices into `own`, or `None` for all in their order. If a
+        row has several embeddings of one role, each forms a pair with the row's one embedding of the other role. If it
+        has several of both, the first query belongs to the first target, and so on.
         """
         several = [role for role in (query, target) if role in self.masks]
         if len(several) != 1:
@@ -102,12 +102,12 @@ class Rows:
 
     def codes_of_any(self, query: str, target: str) -> Codes | None:
         """
-        The same for queries with any number of targets, which are left out too: what is one of the row's targets, and
-        those of a row with the query's picture or caption.
+        As [`codes`], for queries with any number of targets. The kernel leaves out all keys that equal one of the
+        row's targets (also the targets themselves), and the keys of rows with the query's picture or caption.
 
         Args:
             query (`str`): Role of the queries, one per row.
-            target (`str`): Role of their targets, and of the keys.
+            target (`str`): Role of their targets and of the keys.
         """
         if not self.identities:
             return None
@@ -119,11 +119,11 @@ class Rows:
 
     def codes(self, query: str, target: str, keys: Sequence[str]) -> Codes | None:
         """
-        What tells the kernel which keys are left out for which pairs: those that are what the pair's target is, and
-        those of a row with the query's picture or caption.
+        Which keys the kernel leaves out for each pair: keys that equal the pair's target, and keys of rows with the
+        query's picture or caption. `None` if repeats are not masked.
 
         Args:
-            query, target (`str`): Role of the queries and of their targets.
+            query, target (`str`): Role of the queries and role of their targets.
             keys (`Sequence[str]`): Roles of the keys.
         """
         if not self.identities:
@@ -133,7 +133,7 @@ class Rows:
         asked = asked if of_query is None else asked[of_query]
         wanted = wanted if of_target is None else wanted[of_target]
         queries = torch.stack([wanted[:, 0], asked[:, 1], asked[:, 2]], dim=1)
-        queries = queries.masked_fill(queries == UNKNOWN, UNKNOWN - 1)  # what is not known is like nothing
+        queries = queries.masked_fill(queries == UNKNOWN, UNKNOWN - 1)  # an unknown content equals nothing
         return Codes(queries, [self.identities_of_everyone[role] for role in keys])
 
 
@@ -141,17 +141,17 @@ def identities_of(
     contents: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor], owners: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """
-    What each embedding is, and which picture and caption it belongs to.
+    The content of each embedding, and the contents of the picture and the caption that it belongs to.
 
     Args:
-        contents (`Mapping[str, torch.Tensor]`): int64 `(rows,)` by role, not negative: the same number for the same.
+        contents (`Mapping[str, torch.Tensor]`): int64 `(rows,)` by role, at least 0: equal numbers for equal contents.
         masks, owners (`Mapping[str, torch.Tensor]`): As in [`Embeddings`].
 
     Returns:
-        `dict[str, torch.Tensor]`: int64 `(rows, 3)` by role: its content, that of its picture and that of its caption;
-        `UNKNOWN` if it has none. A picture is its own, and so is a text.
+        `dict[str, torch.Tensor]`: int64 `(rows, 3)` by role: the embedding's content, its picture's and its caption's,
+        `UNKNOWN` if there is none. A picture belongs to itself, and so does a text.
     """
-    found = {}
+    identities = {}
     for role, own in contents.items():
         side = "negative_" if role.startswith("negative_") else ""
         partner = contents.get(f"{side}{'text' if role.endswith('image') else 'image'}")
@@ -160,5 +160,5 @@ def identities_of(
         if partner is None or len(partner) != len(own):
             partner = torch.full_like(own, UNKNOWN)
         picture, caption = (own, partner) if role.endswith("image") else (partner, own)
-        found[role] = torch.stack([own, picture, caption], dim=1)
-    return found
+        identities[role] = torch.stack([own, picture, caption], dim=1)
+    return identities

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms that hold the model to a teacher."""
+"""The terms that keep the model close to a teacher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hf_tripletclip.objectives.terms import LossTerm, symbol
 @dataclass(frozen=True)
 class TeacherTerm(LossTerm):
     """
-    ``weight * sum |e_i - e*_i|^2`` over the rows of all processes, with `e*` a frozen teacher's embedding of the same.
+    ``weight * sum |e_i - e*_i|^2`` over the rows of all processes. `e*` is a frozen teacher's embedding of the same
+    input.
 
     Args:
         role (`str`): Role of e.
@@ -36,7 +37,7 @@ class TeacherTerm(LossTerm):
         return (self.role,)
 
     @property
-    def of_teacher(self) -> tuple[str, ...]:
+    def teacher_roles(self) -> tuple[str, ...]:
         return (self.role,)
 
     @property
@@ -54,12 +55,12 @@ class TeacherTerm(LossTerm):
 @dataclass(frozen=True)
 class PriorTerm(LossTerm):
     """
-    ``weight * mean_i (s m . (e_i - e*_i))^2``, with `m` the mean query of the batch of all processes and `e*` a frozen
-    teacher's embedding of the same: how well a text is liked whatever the picture, its language prior (Lin et al.
-    2024, arXiv 2306.01879), stays as it was.
+    ``weight * mean_i (s m . (e_i - e*_i))^2``, where `m` is the mean query over all processes and `e*` a frozen
+    teacher's embedding of the same input. It preserves a text's language prior: its score whatever the picture (Lin et
+    al. 2024, arXiv 2306.01879).
 
     Args:
-        query (`str`): Role of the queries that m is the mean of.
+        query (`str`): Role of the queries whose mean is m.
         role (`str`): Role of e.
         weight (`float`): Factor in the loss.
     """
@@ -89,7 +90,7 @@ class PriorTerm(LossTerm):
         return (self.role,)
 
     @property
-    def of_teacher(self) -> tuple[str, ...]:
+    def teacher_roles(self) -> tuple[str, ...]:
         return (self.role,)
 
     @property

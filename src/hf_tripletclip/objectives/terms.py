@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms that compare a row with the whole batch: what a loss, its columns and its documentation follow from."""
+"""The base class of terms, and the terms that compare a row with the whole batch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from hf_tripletclip.roles import ROLES
 
 class LossTerm:
     """
-    A term of a loss: a frozen dataclass that names the roles that it uses, and computes its value from the rows.
+    A term of a loss: a frozen dataclass that names the roles that it uses, and computes its value from the rows. The
+    loss, the dataset columns and the documentation of an objective follow from its terms.
 
     Attributes:
         weight (`float`): Factor in the loss.
-        definition (`str`): LaTeX of what its symbol means, for a model's card.
+        definition (`str`): LaTeX that defines the term's symbol, for a model's card.
     """
 
     definition: ClassVar[str] = ""
@@ -29,67 +30,67 @@ class LossTerm:
 
     @property
     def name(self) -> str:
-        """What the log calls it, such as `image_to_text`."""
+        """The term's name in the log, such as `image_to_text`."""
         raise NotImplementedError
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that it uses."""
+        """The roles that the term uses."""
         raise NotImplementedError
 
     @property
     def gathered(self) -> tuple[str, ...]:
-        """The roles of which it uses the rows of all processes."""
+        """The roles of which the term uses the rows of all processes."""
         return ()
 
     @property
     def by_row(self) -> tuple[str, ...]:
-        """The roles that it takes row by row: each has one embedding per row, or a mask that tells whose they are."""
+        """The roles that the term takes row by row: each has one embedding per row, or a mask."""
         return self.roles
 
     @property
     def one_per_row(self) -> tuple[str, ...]:
-        """The roles of which each row must have one, for others of the row are compared with it."""
+        """The roles of which each row must have exactly one embedding, with which the row's others are compared."""
         return ()
 
     @property
     def pairs(self) -> tuple[str, ...]:
-        """The roles of the pairs that it sets against the batch; what stands in it twice counts as wrong there."""
+        """The roles of the pairs that the term compares with the batch, where a repeated content counts as wrong."""
         return ()
 
     @property
-    def of_teacher(self) -> tuple[str, ...]:
-        """The roles of which it uses a frozen teacher's embeddings."""
+    def teacher_roles(self) -> tuple[str, ...]:
+        """The roles of which the term uses a frozen teacher's embeddings."""
         return ()
 
     @property
     def needs_tokens(self) -> tuple[str, ...]:
-        """The roles of which it uses the patches or words, `rows.tokens`."""
+        """The roles whose patches or words the term uses, `rows.tokens`."""
         return ()
 
     @property
     def needs_states(self) -> tuple[str, ...]:
-        """The roles of which its decoder reads the texts, `rows.states`."""
+        """The roles whose texts the term's decoder reads, `rows.states`."""
         return ()
 
     @property
     def needs_labels(self) -> tuple[str, ...]:
-        """The roles of which its decoder must write the texts, `rows.labels`."""
+        """The roles whose texts the term's decoder must write, `rows.labels`."""
         return ()
 
     @property
     def formula(self) -> str:
-        """Its symbols, as in `docs/objectives.md`."""
+        """The term in symbols, as in `docs/objectives.md`."""
         raise NotImplementedError
 
     @property
     def latex(self) -> str:
-        """Its symbols, as on a model card."""
+        """The term as LaTeX, as on a model card."""
         raise NotImplementedError
 
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
         """
-        The term, unweighted, `()`. The mean of what all processes get is the term over the rows of all.
+        The unweighted value of the term, `()`. The mean of this value over the processes is the term over all rows.
 
         Args:
             rows ([`Rows`]): The embeddings.
@@ -99,17 +100,17 @@ class LossTerm:
 
 
 def symbol(role: str) -> str:
-    """The letter of a role: one embedding."""
+    """The letter for one embedding of a role."""
     return ROLES[role].symbol
 
 
 def whole(role: str) -> str:
-    """The capital letter of a role: all embeddings of the batch."""
+    """The capital letter for all embeddings of a role in the batch."""
     return symbol(role).upper()
 
 
 def union(roles: Iterable[str], sign: str = " ∪ ") -> str:
-    """All embeddings of some roles."""
+    """The union of all embeddings of some roles, in symbols."""
     return sign.join(map(whole, roles))
 
 
@@ -117,8 +118,8 @@ def union(roles: Iterable[str], sign: str = " ∪ ") -> str:
 class Term(LossTerm):
     """
     ``weight * mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_i]``: each query must find its own row of the first block
-    of keys among all keys. If a row has several targets or queries of a role, each makes a pair of its own; a row
-    without one makes none.
+    of keys among all keys. If a row has several targets or queries of a role, each forms its own pair; a row without
+    any forms none.
 
     Args:
         query (`str`): Role of the queries.
@@ -178,11 +179,12 @@ class Term(LossTerm):
             reduction="none",
             excluded=rows.codes(self.query, target, self.keys),
         )
-        # What rows may have several of makes the pairs. All processes must choose alike: one may have no masks.
+        # The role of which rows may have several determines the number of pairs. The choice depends on the role alone,
+        # because it must be the same on all processes, and one of them may have no masks.
         counted = self.query if ROLES[self.query].mask is not None else target
         if counted not in rows.everyone:
             return rows.mean(losses)
-        # Over processes the *mean* of the losses is the mean over all rows, however many each process has.
+        # Scaled so that the mean over processes is the mean over all rows, however many each process has.
         return losses.sum() * (rows.processes / max(len(rows.everyone[counted]), 1))
 
 
@@ -194,7 +196,7 @@ class WithinTerm(LossTerm):
 
     Args:
         pair (`tuple[str, str]`): Roles of v and t.
-        keys (`tuple[str, ...]`): Roles of the keys, those of the whole batch.
+        keys (`tuple[str, ...]`): Roles of the keys, which are taken from the whole batch.
         weight (`float`): Factor in the loss.
     """
 
@@ -244,9 +246,9 @@ class WithinTerm(LossTerm):
 @dataclass(frozen=True)
 class AnyTerm(LossTerm):
     """
-    MIL-NCE over several targets of a row (Miech et al. 2020, arXiv 1912.06430, equation 1), as DAC has it:
-    ``-log [sum_m e^(s v_i . d_im) / (sum_jm e^(s v_i . d_jm) + sum_jm e^(s v_j . d_im))]``, the mean over rows that
-    have a d: some of the row's targets must stand out.
+    MIL-NCE over several targets of a row (Miech et al. 2020, arXiv 1912.06430, equation 1), as DAC uses it: the mean
+    over rows that have a d of ``-log [sum_m e^(s v_i . d_im) / (sum_jm e^(s v_i . d_jm) + sum_jm e^(s v_j . d_im))]``.
+    At least one of the row's targets must stand out.
 
     Args:
         query (`str`): Role of v.
@@ -295,9 +297,9 @@ class AnyTerm(LossTerm):
         of_pairs = scale * (queries[owners] * targets).sum(dim=-1)
         own = rows.by_row(self.target, of_pairs)[there].logsumexp(dim=1)
         codes = rows.codes_of_any(self.query, self.target)
-        forth = self._over(rows, queries[there], self.target, scale, None if codes is None else codes.of(there))
+        forth = self._over(rows, queries[there], self.target, scale, None if codes is None else codes.select(there))
         back = self._over(rows, targets, self.query, scale, rows.codes(self.target, self.query, (self.query,)))
-        if codes is not None:  # which leave the row's own out too
+        if codes is not None:  # the codes left the row's own targets out too: add them again
             forth, back = torch.logaddexp(forth, own), torch.logaddexp(back, of_pairs)
         return rows.mean(torch.logaddexp(forth, rows.by_row(self.target, back)[there].logsumexp(dim=1)) - own)
 
@@ -353,7 +355,7 @@ class CyclicTerm(LossTerm):
         total = one.new_zeros(())
         for start in range(0, len(all_ones), rows.chunk_size):
             part = slice(start, start + rows.chunk_size)
-            # The matrices of a chunk are made again in the backward pass: memory is as in the kernel.
+            # The backward pass computes a chunk's matrices again, so memory is as in the kernel.
             total = total + checkpoint(
                 self._squares, one, other, all_ones[part], all_others[part], use_reentrant=False
             )
@@ -371,7 +373,7 @@ class CyclicTerm(LossTerm):
 @dataclass(frozen=True)
 class CloseTerm(LossTerm):
     """
-    ``weight * mean |a_i - b_i|^2`` over the pairs of a row; if a row has several of one, each makes a pair.
+    ``weight * mean |a_i - b_i|^2`` over the pairs of all rows; if a row has several b, each forms a pair.
 
     Args:
         query, target (`str`): Roles of a and b.
@@ -410,6 +412,6 @@ class CloseTerm(LossTerm):
 
 
 def roles_of(terms: Iterable[LossTerm]) -> tuple[str, ...]:
-    """Roles of the embeddings that the terms use, in the order of `ROLES`."""
+    """The roles that the terms use, in the order of `ROLES`."""
     used = {role for term in terms for role in term.roles}
     return tuple(role for role in ROLES if role in used)

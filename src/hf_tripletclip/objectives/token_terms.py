@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms that look at the patches of images and the words of captions."""
+"""The terms that compare patches of images with words of captions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hf_tripletclip.objectives.terms import LossTerm, symbol
 @torch.no_grad()
 def patch_shares(patches: Tokens, words: Tokens) -> torch.Tensor:
     """
-    Which patches a word means: ``a_wp = (t_w . v_p - min_r t_w . v_r) / sum_p (t_w . v_p - min_r t_w . v_r)``, equal
-    shares if the word is as close to all patches. They are constants.
+    The share of each patch in a word: ``a_wp = (t_w . v_p - min_r t_w . v_r) / sum_p (t_w . v_p - min_r t_w . v_r)``.
+    Shares are equal if the word is equally close to all patches. They are constants, without gradients.
 
     Returns:
         `torch.Tensor` of shape `(n, words, patches)`: each word's shares add up to 1.
@@ -34,11 +34,11 @@ def patch_shares(patches: Tokens, words: Tokens) -> torch.Tensor:
 
 def local_scores(patches: Tokens, words: Tokens, scale: torch.Tensor) -> torch.Tensor:
     """
-    How well each caption's words are found in an image: ``log sum_w e^(s cos(sum_p a_wp v_p, t_w))``, with `a` as in
-    [`patch_shares`].
+    How well an image's patches match the words of its caption: ``log sum_w e^(s cos(sum_p a_wp v_p, t_w))``, with `a`
+    as in [`patch_shares`].
 
     Args:
-        patches, words ([`Tokens`]): Of n images, and of as many captions.
+        patches, words ([`Tokens`]): Tokens of n images and of their n captions.
         scale (`torch.Tensor` of shape `()`): `exp(logit_scale)`.
 
     Returns:
@@ -53,9 +53,9 @@ def local_scores(patches: Tokens, words: Tokens, scale: torch.Tensor) -> torch.T
 @dataclass(frozen=True)
 class LocalOwnTerm(LossTerm):
     """
-    [`OwnTerm`] on local scores: each image against the hard negative captions of its own row, by how well their words
-    are found in its patches, see [`local_scores`] (Oh et al. 2024, arXiv 2410.05210, section 3.2, as in the code
-    released with it: shares of patches are constants, the first token of a caption does not count and the last does).
+    [`OwnTerm`] on local scores: each image against the hard negative captions of its own row, by how well its patches
+    match their words, see [`local_scores`] (Oh et al. 2024, arXiv 2410.05210, section 3.2). It follows the released
+    code: shares of patches are constants, the first token of a caption does not count, and the last one does.
 
     Args:
         query, target (`str`): Roles of the images and of their captions.
@@ -108,8 +108,8 @@ class LocalOwnTerm(LossTerm):
 
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
         negatives = torch.cat([rows.by_row(role, self._scores(rows, role, scale)) for role in self.keys], dim=1)
-        found = with_negatives(rows, self.target, self._scores(rows, self.target, scale), negatives)
-        return rows.mean(own_losses(found, self.gamma, self.smoothing))
+        own = with_negatives(rows, self.target, self._scores(rows, self.target, scale), negatives)
+        return rows.mean(own_losses(own, self.gamma, self.smoothing))
 
     def _scores(self, rows: Rows, role: str, scale: torch.Tensor) -> torch.Tensor:
         images, owners = rows.tokens[self.query], rows.owners(role)

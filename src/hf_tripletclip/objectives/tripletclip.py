@@ -21,14 +21,14 @@ def _terms(weight: float, cross_images: bool) -> tuple[Term, ...]:
 
 class TripletCLIPObjective(Objective):
     r"""
-    NegCLIP on both pairs: the negative pair (v', t') is a pair of its own, whose hard negative captions are the
-    positive ones:
+    NegCLIP on both pairs of a triplet: the negative pair (v', t') is treated as a pair too, and the positive captions
+    are its hard negatives:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + 1/2 [CE(v' -> T' ∪ T) + CE(t' -> V')]``
 
-    with `CE` as in [`CLIPObjective`]. It is a sum, not a mean, of two NegCLIP losses, and the images of the two
-    halves never share a denominator. The paper's equations carry no 1/2; the code released with it does, and so does
-    this class.
+    with `CE` as in [`CLIPObjective`]. It is a sum, not a mean, of two NegCLIP losses, and by default the images of the
+    two halves never share a denominator. The paper's equations have no factor 1/2; the released code has it, and so
+    does this class.
 
     Args:
         negatives_across_devices (`bool`, defaults to `True`):
@@ -42,12 +42,12 @@ class TripletCLIPObjective(Objective):
         repeats (`str`, defaults to `"negative"`): As in [`Objective`].
         teacher_decay (`float`, *optional*): As in [`Objective`].
         alternate (`bool`, defaults to `False`):
-            Whether training steps take turns: the first half of the loss in one, the second half in the next. The
-            paper's text says so; its equations and the code released with it sum both in each step.
+            Whether training steps alternate: the first half of the loss in one step, the second half in the next. The
+            paper's text says so; its equations and the released code sum both halves in each step.
 
     Requirements:
-        Triplets with images and captions on both sides; one negative pair per pair, or lists of as many negative
-        captions as negative images.
+        Triplets with images and captions on both sides: one negative pair per pair, or a list of negative captions and
+        an equally long list of negative images.
 
     Inputs:
 
@@ -59,8 +59,8 @@ class TripletCLIPObjective(Objective):
     | `negative_text` | `neg_caption` | `negative_input_ids` | B |
 
     Relations:
-        `negclip` on the positive pairs plus `negclip` on the negative ones. `clip_all` puts the same pairs into one
-        plain softmax, images included, and takes the mean.
+        `negclip` on the positive pairs plus `negclip` on the negative pairs. `clip_all` puts the same pairs into one
+        plain softmax, images included, and averages.
 
     Example:
 
@@ -77,7 +77,7 @@ class TripletCLIPObjective(Objective):
 
     References:
         Patel et al. 2024, "TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language
-        Negatives", arXiv 2411.02545, equations 3 and 4, in the scale of the code released with it.
+        Negatives", arXiv 2411.02545, equations 3 and 4, in the scale of the released code.
     """
 
     name = "tripletclip"

@@ -22,11 +22,12 @@ def _terms(negative_weight: float, negatives_in_batch: bool, paraphrases: bool) 
 
 class TSVLCObjective(Objective):
     r"""
-    CLIP, each image against the hard negative captions of its own row, and paraphrases as further positives:
+    CLIP with two more parts: each image competes with the hard negative captions of its own row, and paraphrases are
+    further positives:
 
     ``1/2 [CE(v -> T ∪ T') + CE(t -> V)] + negative_weight own(v -> t | t') + 1/2 [CE(v -> P) + CE(t -> P)]``
 
-    with `CE` as in [`CLIPObjective`] and ``own(v -> t | t')`` the mean over rows with negatives of
+    with `CE` as in [`CLIPObjective`]. ``own(v -> t | t')`` is the mean over rows with negatives of
     ``-log softmax over {t_i, its own t'} at t_i``.
 
     Args:
@@ -36,8 +37,8 @@ class TSVLCObjective(Objective):
         kwargs: As in [`Objective`], such as `distillation`, `teacher_decay` and `repeats`.
 
     Requirements:
-        Hard negative captions, any number per row or none; paraphrases, likewise. The paper makes both by rules, by a
-        language model, or by both: the difference is in the data.
+        Hard negative captions and paraphrases, any number of each per row or none. The paper makes them by rules, by a
+        language model, or by both; only the data differ.
 
     Inputs:
 
@@ -65,7 +66,7 @@ class TSVLCObjective(Objective):
 
     References:
         Doveh et al. 2023, "Teaching Structured Vision & Language Concepts to Vision & Language Models",
-        arXiv 2211.11733, section 3, as in the code released with it.
+        arXiv 2211.11733, section 3, and the released code.
     """
 
     name = "tsvlc"

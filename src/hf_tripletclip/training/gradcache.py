@@ -59,7 +59,9 @@ class WholeBatch:
 def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBatch]:
     """The batch without what cannot be cut into mini-batches, and that."""
     batch = {name: value for name, value in batch.items() if value is not None}
-    contents = input_contents(batch, [role for role in core.objective.told_apart if ROLES[role].model_input in batch])
+    contents = input_contents(
+        batch, [role for role in core.objective.content_roles if ROLES[role].model_input in batch]
+    )
     masks = {role.name: batch.pop(mask) for mask, role in MASKS.items() if mask in batch}
     texts = [role for role in ROLES.values() if not role.is_image]
     labels = {role.name: batch.pop(role.decoder_targets) for role in texts if role.decoder_targets in batch}

@@ -71,7 +71,7 @@ class Teacher:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
             inputs (`dict`): Model inputs. What the objective does not compare with it is not embedded.
         """
-        roles = unwrap_peft_model(model).objective.taught
+        roles = unwrap_peft_model(model).objective.teacher_roles
         inputs = _compared(inputs, roles)
         if self.moves:
             weights = {name: value.to(model.get_parameter(name).dtype) for name, value in self.weights.items()}
