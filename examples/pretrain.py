@@ -3,8 +3,7 @@
 
     accelerate launch examples/pretrain.py                      # TripletCLIP on the embedded data, minutes on a CPU
     accelerate launch examples/pretrain.py --objective negclip  # another objective
-    accelerate launch examples/pretrain.py --config examples/configs/cc3m_vit_b32.yaml \
-        --dataset_name_or_path DIR                              # the paper's setting, on your triplets
+    accelerate launch examples/pretrain.py --config cc3m_vit_b32 --data DIR   # the paper's setting, on your triplets
 
 Flags are those of transformers' `TrainingArguments`, by their own names, and ours: `--help` lists them. A YAML file
 given with `--config` holds the same names; flags win.
@@ -13,12 +12,11 @@ given with `--config` holds the same names; flags win.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from hf_tripletclip.cli import run_reporting_errors
 from hf_tripletclip.training.run import main
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "scenes_cpu.yaml"
+DEFAULT_CONFIG = "scenes"  # of the package; `--print_config` shows it
 
 if __name__ == "__main__":
     sys.exit(run_reporting_errors(lambda: main(sys.argv[1:], DEFAULT_CONFIG)))

@@ -135,7 +135,7 @@ def test_their_help_is_theirs(command, capsys):
     assert "usage:" in shown
     assert {
         "train": "--objective",
-        "generate": "--captions",
+        "generate": "--neg_captions",
         "evaluate": "evaluate MODEL [MODEL ...] ",
         "report": "RESULT",
     }[command] in shown
@@ -155,7 +155,7 @@ assert not {"torch", "transformers", "datasets"} & sys.modules.keys()
 """
     out = run_python(code, None, tmp_path).stdout
     assert "convert" in out
-    assert "--logit-scale" in out
+    assert "--logit_scale" in out
     assert out.endswith(f"tripletclip {hf_tripletclip.__version__}\n")
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hf_tripletclip.utils.cli_arguments import FlagParser
 from hf_tripletclip.version import __version__
 
 
@@ -76,12 +77,34 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"wrote {target}")
 
 
-def _train(options: argparse.Namespace) -> None:
-    if not any(argument.split("=")[0] in ("--config", "--help", "-h") for argument in options.arguments):
-        raise ValueError("name a configuration: tripletclip train --config FILE.yaml; examples/configs has some")
-    from hf_tripletclip.training.run import main as pretrain
+def _require_config(command: str, argv: Sequence[str]) -> None:
+    """Training from the defaults of transformers alone is not what anybody means."""
+    from hf_tripletclip.utils.cli_arguments import ready_configs
 
-    pretrain(options.arguments, prog="tripletclip train")
+    names = {argument.split("=")[0].replace("-", "_") for argument in argv}
+    if not names & {"__config", "__help", "_h", "__print_config"}:
+        raise ValueError(
+            f"name a configuration: tripletclip {command} --config NAME_OR_FILE, with a YAML file or "
+            f"{ready_configs(has='objective')}"
+        )
+
+
+def _train(options: argparse.Namespace) -> None:
+    _require_config("train", options.arguments)
+    from hf_tripletclip.utils.cli_arguments import config_values
+
+    if {"variants", "composition", "retention"} & config_values(options.arguments).keys():
+        return _finetune(options)  # the configuration compares runs
+    from hf_tripletclip.training.run import main as train
+
+    train(options.arguments, prog="tripletclip train")
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    _require_config("finetune", options.arguments)
+    from hf_tripletclip.training.finetuning import main as finetune
+
+    finetune(options.arguments, prog="tripletclip finetune")
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -197,12 +220,17 @@ def _merge(options: argparse.Namespace) -> None:
     print(f"wrote alpha {point.alpha:g} to {options.output}")
 
 
-# Commands that read their flags themselves: what runs, the line in the list of commands, and what it is.
+# Commands that read their flags themselves: the function, the line in the list of commands, and the description.
 OWN_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], Any], str, str]] = {
     "train": (
         _train,
-        "pretrain a model; several processes: accelerate launch -m hf_tripletclip.cli train ...",
-        "Pretrain a model: the flags of examples/pretrain.py, `tripletclip train --help` lists them.",
+        "train a model: tripletclip train --config scenes",
+        "Train a model; `tripletclip train --help` lists the flags.",
+    ),
+    "finetune": (
+        _finetune,
+        "fine-tune a model, and measure what it gains and loses: tripletclip finetune --config finetune_lora",
+        "Fine-tune a model; `tripletclip finetune --help` lists the flags.",
     ),
     "generate": (
         _generate,
@@ -211,7 +239,7 @@ OWN_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], Any], str, str]] = {
     ),
     "mine": (
         _mine,
-        "mine a dataset for its nearest images and captions: tripletclip mine DATASET --model MODEL --output DIR",
+        "find hard negatives in a dataset itself, its nearest images and captions: tripletclip mine DATASET",
         "Mine hard negatives; `tripletclip mine --help` lists the flags.",
     ),
     "join": (
@@ -234,7 +262,7 @@ OWN_FLAGS: dict[str, tuple[Callable[[argparse.Namespace], Any], str, str]] = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(prog="tripletclip", description="CLIP models that understand composition.")
+    parser = FlagParser(prog="tripletclip", description="CLIP models that understand composition.")
     parser.add_argument("--version", action="version", version=f"tripletclip {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -259,8 +287,8 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--revision", help="branch, tag or commit of the source")
     which = convert.add_mutually_exclusive_group()
     which.add_argument("--processor", help="directory or Hub id of the processor (default: the source's)")
-    which.add_argument("--no-processor", action="store_true", help="write the model only")
-    convert.add_argument("--logit-scale", type=float, help="the parameter `logit_scale`, where the source has none")
+    which.add_argument("--no_processor", action="store_true", help="write the model only")
+    convert.add_argument("--logit_scale", type=float, help="the parameter `logit_scale`, where the source has none")
     convert.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     convert.set_defaults(run=_convert)
 

@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from hf_tripletclip.comparison.experiments import CAPTION_ONLY, EXPERIMENTS, RECIPE, arms_at, find_experiment
 from hf_tripletclip.comparison.main import main
@@ -20,6 +19,7 @@ from hf_tripletclip.mining.neighbours import captions_digest, find_neighbours
 from hf_tripletclip.objectives import available_objectives, get_objective
 from hf_tripletclip.training.run import load_splits
 from hf_tripletclip.training.script_arguments import parse_arguments
+from hf_tripletclip.utils.cli_arguments import config_values
 
 SCRIPT = Path("examples/pretrain.py")
 
@@ -44,7 +44,7 @@ def test_all_start_from_what_the_package_has(tmp_path):
     runs = scenes_runs(EXPERIMENTS["locked"], SCRIPT, tmp_path, seeds=[3], max_steps=10)
     assert [run.label for run in runs] == [arm.label for arm in EXPERIMENTS["locked"].arms]
     for run in runs:
-        model_args, _, _ = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+        model_args, _, _ = parse_arguments(list(run.command[2:]), "scenes")
         assert model_args.model_name_or_path == str(start_folder())
     assert flags_of(runs[1].command)["train_vision"] == "frozen"
 
@@ -74,7 +74,7 @@ def test_flags_that_are_given_stand_above_ours(tmp_path):
     run, *_ = scenes_runs(
         EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, extra=["--dataloader_num_workers", "2"]
     )
-    _, _, args = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+    _, _, args = parse_arguments(list(run.command[2:]), "scenes")
     assert (args.eval_strategy, args.dataloader_num_workers) == ("no", 2)
 
 
@@ -82,7 +82,7 @@ def test_filtered_rows_are_as_many_as_random_ones(tmp_path):
     runs = scenes_runs(EXPERIMENTS["filtered"], SCRIPT, tmp_path, seeds=[0], max_steps=10)
     data = {}
     for run in runs:
-        _, data[run.label], _ = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+        _, data[run.label], _ = parse_arguments(list(run.command[2:]), "scenes")
     assert data["tripletclip, none faulty"].dataset_name_or_path == data["clip"].dataset_name_or_path == "scenes"
     faulty = [data[f"tripletclip, {what}"] for what in ("unfiltered", "filtered", "as few at random")]
     assert {one.dataset_name_or_path for one in faulty} == {str(tmp_path / "faulty")}
@@ -106,7 +106,7 @@ def test_filtered_rows_are_as_many_as_random_ones(tmp_path):
 @pytest.mark.parametrize("experiment", [name for name, one in EXPERIMENTS.items() if "scenes" in one.scales])
 def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
     for run in scenes_runs(EXPERIMENTS[experiment], SCRIPT, tmp_path, seeds=[0], max_steps=10):
-        model_args, data_args, args = parse_arguments(list(run.command[2:]), "examples/configs/scenes_cpu.yaml")
+        model_args, data_args, args = parse_arguments(list(run.command[2:]), "scenes")
         assert data_args.dataset_name_or_path in ("scenes", str(tmp_path / "faulty"))
         get_objective(args.objective, **args.objective_arguments)
         assert args.seed == 0
@@ -118,7 +118,7 @@ def test_neighbours_are_those_of_the_rows_that_are_trained_on(tmp_path):
     runs = scenes_runs(EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, only=["laclip_hn"], extra=sizes)
     clip, run = runs
     assert "neighbours" not in flags_of(clip.command)
-    config = Path("examples/configs/scenes_cpu.yaml")
+    config = "scenes"
     mine_neighbours(run, config, progress=False)
     model_args, data_args, args = parse_arguments(list(run.command[2:]), config)
     rows = load_splits(data_args, model_args, ["image", "caption"])["train"]
@@ -155,13 +155,13 @@ def test_the_paper_mines_before_it_trains_on_neighbours():
         extra=["--dataset_name_or_path", "data/mine"],
     )
     assert shlex.split(other[0])[:3] == ["tripletclip", "mine", "data/mine"]
-    assert yaml.safe_load(Path(PAPER_CONFIGS["cc3m"]).read_text())["dataset_name_or_path"] == first[2]
+    assert config_values([], PAPER_CONFIGS["cc3m"])["dataset_name_or_path"] == first[2]
 
 
 def test_the_paper_is_repeated_by_commands():
     commands = [shlex.split(line) for line in paper_commands(EXPERIMENTS["controls"], data="cc12m", seeds=[0])]
     assert all(command[:3] == ["accelerate", "launch", "examples/pretrain.py"] for command in commands)
-    assert all("examples/configs/cc12m_vit_b32.yaml" in command for command in commands)
+    assert all("cc12m_vit_b32" in command for command in commands)
     found = {flags["output_dir"].split("/")[-1]: flags for flags in map(flags_of, commands)}
     assert found["clip-2x-steps-seed-0"]["max_steps"] == "460000"
     assert found["clip-2x-batch-seed-0"]["per_device_train_batch_size"] == "2048"
@@ -242,9 +242,8 @@ def test_find_experiment_knows_its_scales():
             assert experiment.baseline in {arm.label for arm in arms_at(experiment, scale)}
 
 
-def test_the_configuration_of_the_recipe_is_what_was_compared(pytestconfig):
-    config = pytestconfig.rootpath / "examples" / "configs" / "finetune_captions.yaml"
-    model_args, _, args = parse_arguments(["--model_name_or_path", "M", "--dataset_name_or_path", "D"], config)
+def test_the_configuration_of_the_recipe_is_what_was_compared():
+    model_args, _, args = parse_arguments(["--model", "M", "--data", "D"], "finetune_captions")
     assert args.objective == RECIPE["objective"]
     assert args.objective_arguments == RECIPE["objective_kwargs"]
     assert args.learning_rate == RECIPE["learning_rate"]

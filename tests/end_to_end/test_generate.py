@@ -173,7 +173,7 @@ def test_a_killed_worker_is_one_clear_error(pairs, home, whole, tmp_path):
     failed = run(command(pairs, output, **dying), home, status=1, timeout=60)
     (line,) = failed.stderr.strip().splitlines()
     assert line.startswith("error: A worker process ended with exit code -9")
-    assert "--workers" in line
+    assert "--num_workers" in line
     done = units(output)
     assert len(done) >= UNITS
     run(command(pairs, output), home)
@@ -255,17 +255,17 @@ def test_sources_and_outputs_that_are_wrong(home, tmp_path):
     (tmp_path / "uncaptioned" / "train.csv").write_text("image,text\na.png,a cat\n")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("mine")
-    uncaptioned = ["--source", "uncaptioned", "--output", "uncaptioned", "--overwrite"]
-    rules = ["--captions", "rules", "--images", "none"]
+    uncaptioned = ["--data", "uncaptioned", "--output", "uncaptioned", "--overwrite"]
+    rules = ["--neg_captions", "rules", "--neg_images", "none"]
     scenes = ["--scenes_options", json.dumps(SCENES)]
     for argv, message in (
-        (["--source", "nowhere", *rules], "nowhere"),
-        (["--source", "uncaptioned", *rules], "lacks 'caption'"),
-        (["--source", "uncaptioned", "--columns", '{"caption": "text"}'], "name a source of captions"),
+        (["--data", "nowhere", *rules], "nowhere"),
+        (["--data", "uncaptioned", *rules], "lacks 'caption'"),
+        (["--data", "uncaptioned", "--columns", '{"caption": "text"}'], "name a source of negative captions"),
         ([*scenes, "--output", "file"], "cannot be written"),
         ([*scenes, "--output", "/proc/out"], "cannot be written"),
         ([*scenes, "--output", "taken"], "holds thesis.tex"),
-        ([*scenes, "--workers", "0"], "`workers` is 0"),
+        ([*scenes, "--num_workers", "0"], "`num_workers` is 0"),
         ([*uncaptioned, *rules], "is, holds or lies in the source"),
     ):
         failed = run([*GENERATE, "--output", "out", *argv], home, status=1, cwd=tmp_path)
@@ -280,9 +280,9 @@ def test_sources_and_outputs_that_are_wrong(home, tmp_path):
 def tripletdata(home, tmp_path_factory):
     """What the command makes of the embedded data."""
     folder = tmp_path_factory.mktemp("scenes")
-    options = ["--captions", "scenes", "--images", "scenes", "--scenes_options", json.dumps(SCENES)]
+    options = ["--neg_captions", "scenes", "--neg_images", "scenes", "--scenes_options", json.dumps(SCENES)]
     done = run(
-        [*GENERATE, *options, "--output", "tripletdata", "--workers", "2", "--unit_rows", "10"], home, cwd=folder
+        [*GENERATE, *options, "--output", "tripletdata", "--num_workers", "2", "--unit_rows", "10"], home, cwd=folder
     )
     assert "70 of 70 rows: 40 train, 9 validation, 21 test; " in done.stdout
     for step in ("captions", "images", "writing"):  # a bar over rows, with their rate

@@ -116,7 +116,7 @@ def test_several_cpu_processes_that_accelerate_does_not_start_are_noticed(exampl
     [
         (["--dataset_name_or_path", "./no/such/folder"], "The dataset path ./no/such/folder does not exist"),
         (["--objective", "tripletclap"], "unknown objective 'tripletclap'; there are clip, "),
-        (["--max_step", "3"], "unknown flag: --max_step (did you mean max_steps?)"),
+        (["--max_step", "3"], "unknown flag: --max_step (did you mean --max_steps?)"),
         (["--config", "absent.yaml"], "absent.yaml does not exist"),
         (["--per_device_train_batch_size", "1"], "at least two rows"),
         (["--per_device_train_batch_size", "999"], "160 rows, fewer than one batch of 999"),

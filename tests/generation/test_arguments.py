@@ -25,7 +25,7 @@ def parse(*argv, config=None):
 
 def test_the_default_is_the_embedded_data():
     arguments, settings = parse()
-    assert arguments.workers == 1
+    assert arguments.num_workers == 1
     assert settings.source == Source("scenes")
     assert settings.captions == ScenesCaptions()
     assert settings.images == ScenesImages()
@@ -36,16 +36,16 @@ def test_the_settings_of_scenes_are_given_once():
     _, settings = parse("--scenes_options", SMALL)
     assert settings.captions == ScenesCaptions(nouns=12, scenes_seed=5)
     assert settings.images == ScenesImages(nouns=12, scenes_seed=5, image_size=32)
-    _, settings = parse("--scenes_options", SMALL, "--images_options", '{"image_size": 48}')
+    _, settings = parse("--scenes_options", SMALL, "--neg_images_options", '{"image_size": 48}')
     assert settings.images == ScenesImages(nouns=12, scenes_seed=5, image_size=48)
 
 
 def test_everything_reaches_the_settings():
     _, settings = parse(
-        *("--source", "user/pairs", "--revision", "v1", "--splits", "train", "test", "--max_rows", "9"),
+        *("--data", "user/pairs", "--revision", "v1", "--splits", "train", "test", "--max_rows", "9"),
         *("--columns", '{"caption": "text"}'),
-        *("--captions", "rules", "--captions_options", '{"seed": 3, "num_negatives": 2}'),
-        *("--images", "none", "--checks", "clip", "--checks_options", '{"clip": {"model": "some/clip"}}'),
+        *("--neg_captions", "rules", "--neg_captions_options", '{"seed": 3, "num_negatives": 2}'),
+        *("--neg_images", "none", "--checks", "clip", "--checks_options", '{"clip": {"model": "some/clip"}}'),
         *("--filters", '{"min_clip_score": 0.2, "best": 5}'),
         *("--unit_rows", "7", "--rows_per_file", "70", "--license", "mit"),
     )
@@ -56,7 +56,7 @@ def test_everything_reaches_the_settings():
     assert (settings.filters.min_clip_score, settings.filters.best) == (0.2, 5)
     assert (settings.unit_rows, settings.rows_per_file, settings.license) == (7, 70, "mit")
     assert (
-        parse("--source", "x", "--columns", "bivlc", "--captions", "none", "--images", "none")[1].source.columns
+        parse("--data", "x", "--columns", "bivlc", "--neg_captions", "none", "--neg_images", "none")[1].source.columns
         == "bivlc"
     )
 
@@ -64,22 +64,22 @@ def test_everything_reaches_the_settings():
 def test_a_yaml_file_says_the_same_and_flags_win(tmp_path):
     config = {
         "output": "elsewhere",
-        "source": "user/pairs",
+        "data": "user/pairs",
         "splits": ["train"],
         "columns": {"caption": "text"},
-        "captions": "rules",
-        "captions_options": {"seed": 3, "kinds": ["swap_obj"]},
-        "images": "none",
+        "neg_captions": "rules",
+        "neg_captions_options": {"seed": 3, "kinds": ["swap_obj"]},
+        "neg_images": "none",
         "checks": ["clip"],
         "checks_options": {"clip": {"model": "some/clip"}},
         "filters": {"best": 5},
         "unit_rows": 7,
-        "workers": 3,
+        "num_workers": 3,
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     arguments, settings = parse_generation_arguments(["--config", str(path), "--unit_rows", "9"])
-    assert (arguments.output, arguments.workers, settings.unit_rows) == ("elsewhere", 3, 9)
+    assert (arguments.output, arguments.num_workers, settings.unit_rows) == ("elsewhere", 3, 9)
     assert settings.source == Source("user/pairs", ("train",), {"caption": "text"})
     assert settings.captions == RuleCaptions(seed=3, kinds=["swap_obj"])
     assert settings.filters.best == 5
@@ -90,21 +90,27 @@ def test_a_yaml_file_says_the_same_and_flags_win(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--source", "user/pairs"), "name a source of captions: --captions llm, inference, rules, scenes; or none"),
-        (("--source", "user/pairs", "--captions", "rules"), "name a source of images: --images diffusers"),
-        (("--captions", "gpt"), "unknown captions 'gpt'; there are llm, inference, rules, scenes"),
-        (("--images", "dalle"), "unknown images 'dalle'"),
+        (
+            ("--data", "user/pairs"),
+            "name a source of negative captions: --neg_captions llm, .*, scenes; or none",
+        ),
+        (
+            ("--data", "user/pairs", "--neg_captions", "rules"),
+            "of negative images: --neg_images diffusers",
+        ),
+        (("--neg_captions", "gpt"), "unknown captions 'gpt'; there are llm, inference, rules, scenes"),
+        (("--neg_images", "dalle"), "unknown images 'dalle'"),
         (("--checks", "fid"), "unknown check 'fid'"),
-        (("--captions_options", '{"sed": 1}'), "captions 'scenes' takes no sed; it takes .*scenes_seed"),
-        (("--captions", "none", "--captions_options", '{"seed": 1}'), "`captions_options` are given"),
-        (("--captions_options", "{"), "`captions_options` is not valid JSON"),
-        (("--captions_options", "7"), "`captions_options` must be a mapping"),
+        (("--neg_captions_options", '{"sed": 1}'), "captions 'scenes' takes no sed; it takes .*scenes_seed"),
+        (("--neg_captions", "none", "--neg_captions_options", '{"seed": 1}'), "`neg_captions_options` are given"),
+        (("--neg_captions_options", "{"), "`neg_captions_options` is not valid JSON"),
+        (("--neg_captions_options", "7"), "`neg_captions_options` must be a mapping"),
         (("--checks_options", '{"clip": {}}'), "settings of clip, which `checks` does not name"),
         (("--filters", '{"min_clip": 1}'), "`filters` takes no min_clip; it takes min_clip_score_mean"),
         (("--filters", '{"best": 0}'), "`best` is 0"),
         (("--executor", "kubernetes"), "unknown executor 'kubernetes'; there are local, slurm, ray"),
-        (("--worker", "2"), r"unknown flag: --worker \(did you mean workers\?\)"),
-        (("--workers", "two"), "--workers"),
+        (("--worker", "2"), r"unknown flag: --worker \(did you mean --num_workers\?\)"),
+        (("--num_workers", "two"), "--num_workers"),
     ],
 )
 def test_what_is_wrong_is_named(argv, message):
@@ -163,16 +169,16 @@ main(["generate", "--help"])
     ("flags", "message"),
     [
         (
-            ["--captions", "rules", "--captions_options", '{"num_negatives": "4"}'],
+            ["--neg_captions", "rules", "--neg_captions_options", '{"num_negatives": "4"}'],
             "`num_negatives` is '4', which is no int",
         ),
-        (["--captions_options", '{"batch_size": null}'], "`batch_size` is None, which is no int"),
-        (["--captions", "rules", "--captions_options", '{"seed": "a"}'], "`seed` is 'a', which is no int"),
-        (["--scenes_options", '{"train_size": "100"}'], "`train_size` is '100', which is no number"),
-        (["--executor_options", '{"tasks": 64}'], "`executor_options` are a cluster's"),
+        (["--neg_captions_options", '{"batch_size": null}'], "`batch_size` is None, which is no int"),
+        (["--neg_captions", "rules", "--neg_captions_options", '{"seed": "a"}'], "`seed` is 'a', which is no int"),
+        (["--scenes_options", '{"train_size": "100"}'], "`train_size` is '100': give a whole number"),
+        (["--executor_options", '{"tasks": 64}'], "`executor_options` are for a cluster"),
         (["--price_per_hour", "2"], "add `--dry_run`"),
-        (["--revision", "v9"], "has neither revisions"),
-        (["--columns", "bivlc"], "nor other column names"),
+        (["--revision", "v9"], "`scenes` has no revisions"),
+        (["--columns", "bivlc"], "no other column names"),
     ],
 )
 def test_what_is_of_the_wrong_type_or_without_effect_is_refused(flags, message):

@@ -236,7 +236,7 @@ def flags(output, **options):
     given = {"time": "1:00:00", "partition": "cpu", **options}
     return [
         *("--output", str(output), "--unit_rows", "10", "--scenes_options", json.dumps(SCENES)),
-        *("--executor", "slurm", "--workers", "2", "--executor_options", json.dumps(given)),
+        *("--executor", "slurm", "--num_workers", "2", "--executor_options", json.dumps(given)),
     ]
 
 
@@ -357,7 +357,7 @@ def test_a_run_on_ray_is_the_run_here(tmp_path):
     here, there = tmp_path / "here" / "out", tmp_path / "ray" / "out"
     common = ["--unit_rows", "10", "--scenes_options", json.dumps(SCENES)]
     run([*GENERATE, *common, "--output", str(here)], tmp_path)
-    done = run([*GENERATE, *common, "--output", str(there), "--executor", "ray", "--workers", "2"], tmp_path)
+    done = run([*GENERATE, *common, "--output", str(there), "--executor", "ray", "--num_workers", "2"], tmp_path)
     assert "50 of 50 rows" in done.stdout
     assert result(there) == result(here)
 

@@ -74,6 +74,6 @@ def test_the_dataset_that_stays_is_told(pairs, tmp_path):
 
 
 def test_looking_takes_the_folder_alone(tmp_path):
-    for argv in (["--status", "out", "--output", "out"], ["--workers", "2", "--status", "out"]):
+    for argv in (["--status", "out", "--output", "out"], ["--num_workers", "2", "--status", "out"]):
         with pytest.raises(ValueError, match="give it alone, as `--status OUTPUT`"):
             main(argv)

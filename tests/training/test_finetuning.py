@@ -200,7 +200,7 @@ def test_a_comparison_from_its_start_to_its_table(base, tmp_path, capsys, monkey
 
 
 def test_the_default_starts_from_the_package_and_has_variants_that_can_train(pytestconfig, tmp_path):
-    config = pytestconfig.rootpath / "examples" / "configs" / "finetune_lora_scenes.yaml"
+    config = "finetune_lora_scenes"
     parse = functools.partial(parse_arguments, default_config=config, further=(FinetuningArguments,))
     given = ["--output_dir", str(tmp_path)]
     *common, tuning = parse(given)

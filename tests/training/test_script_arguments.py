@@ -12,7 +12,6 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_tripletclip.data.scenes.start import start_folder
-from hf_tripletclip.training import script_arguments
 from hf_tripletclip.training.argument_checks import check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.finetuning import FinetuningArguments
@@ -180,8 +179,8 @@ def test_own_data_with_the_model_of_the_default_file_is_said(tmp_path, caplog):
         return caplog.text
 
     text = said("--dataset_name_or_path", "my.csv")
-    assert f"the small model of {small}: pictures of 64 px, random weights. `--config " in text
-    assert "The license mit of the configuration" in text
+    assert f"the small model of the configuration {small}: pictures of 64 px, random weights. `--config " in text
+    assert "`--dataset_name_or_path my.csv` takes the place of what a.yaml says as `license`" in text
     assert "small model" not in said()
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--config", small)
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--model_config", "{}")
@@ -191,10 +190,9 @@ def test_own_data_with_the_model_of_the_default_file_is_said(tmp_path, caplog):
     named = write(
         tmp_path / "b.yaml", f"dataset_name_or_path: scenes\nmodel_name_or_path: M\noutput_dir: {tmp_path}\n"
     )
-    assert f"is M, the model that {named} names" in said("--dataset_name_or_path", "my.csv", default=named)
+    assert f"is M, the model of the configuration {named}" in said("--dataset_name_or_path", "my.csv", default=named)
     assert "No `--config`" not in said("--dataset_name_or_path", "my.csv", "--model_name_or_path", "N", default=named)
-    model, data, _ = parse_arguments(["--dataset_name_or_path", "my.csv", "--output_dir", str(tmp_path)])
-    assert script_arguments._of_the_default_model(model, data, ["--dataset_name_or_path", "my.csv"], None) == []
+    assert "No `--config`" not in said("--dataset_name_or_path", "my.csv", "--output_dir", str(tmp_path), default=None)
 
 
 OWN_MODEL = "processor_name_or_path: train\nlicense: mit\nmodel_config: {projection_dim: 8}\n"
@@ -206,20 +204,20 @@ OWN_MODEL = "processor_name_or_path: train\nlicense: mit\nmodel_config: {project
         ([], (None, {"projection_dim": 8}, "train", "mit")),
         (["--model_name_or_path", "M"], ("M", None, None, None)),
         (["--model-name-or-path=M", "--license", "mit"], ("M", None, None, "mit")),
+        (["--model", "M"], ("M", None, None, None)),
         (["--model_name_or_path", "M", "--processor_name_or_path", "P"], ("M", None, "P", None)),
         (["--model_name_or_path", "M", "--model_config", '{"a": 1}'], ("M", {"a": 1}, None, None)),  # refused later
         (["--processor_name_or_path", "P"], (None, {"projection_dim": 8}, "P", "mit")),
     ],
 )
-def test_a_model_that_a_flag_names_wins_over_that_of_the_default_file(tmp_path, flags, expected, caplog):
-    default = write(tmp_path / "a.yaml", f"{OWN_MODEL}output_dir: {tmp_path}\n")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_that_a_flag_names_wins_over_that_of_the_configuration(tmp_path, flags, expected, named, caplog):
+    file = write(tmp_path / "a.yaml", f"{OWN_MODEL}output_dir: {tmp_path}\n")
     logging.warning_once.cache_clear()
-    model, data, _ = parse_arguments(flags, default)
+    model, data, _ = parse_arguments([*flags, "--config", file]) if named else parse_arguments(flags, file)
     assert (model.model_name_or_path, model.model_config, model.processor_name_or_path, data.license) == expected
-    assert (f"The license mit of {default} is of its own model" in caplog.text) == (expected[3] is None)
-    if "--model_name_or_path" in flags:
-        named = parse_arguments([*flags, "--config", default], default)[0]
-        assert named.model_config  # the file was meant: `make_model` refuses the two
+    said = "takes the place of what a.yaml says as `license`. The license is that of the configuration's own model"
+    assert (said in caplog.text) == (expected[3] is None)
 
 
 def test_a_default_file_without_sizes_keeps_what_it_says(tmp_path):
@@ -245,17 +243,17 @@ def test_the_start_beside_the_embedded_data(tmp_path, flags, expected):
     default = write(tmp_path / "a.yaml", f"{START_MODEL}output_dir: {tmp_path}\n")
     model, data, _ = parse_arguments(flags, default)
     assert (model.model_name_or_path, model.model_config, model.processor_name_or_path, data.license) == expected
-    if "--model_config" in flags:  # the file was meant: `make_model` refuses the two
-        assert parse_arguments([*flags, "--config", default], default)[0].model_name_or_path == str(start_folder())
+    named = parse_arguments([*flags, "--config", default])[0]
+    assert (named.model_name_or_path, named.model_config) == expected[:2]
 
 
 def test_own_data_with_the_start_of_the_default_file_is_said(tmp_path, caplog):
     default = write(tmp_path / "a.yaml", f"{START_MODEL}output_dir: {tmp_path}\n")
     logging.warning_once.cache_clear()
     parse_arguments(["--dataset_name_or_path", "my.csv"], default)
-    assert f"is scenes, the model that {default} names" in caplog.text
+    assert f"is scenes, the model of the configuration {default}" in caplog.text
     assert "spells other words letter by letter" in caplog.text
-    assert f"`--config {tmp_path / 'scenes_scratch.yaml'}` a small model" in caplog.text
+    assert "`--config scenes_scratch` a small model" in caplog.text
 
 
 def test_flags_that_turn_something_off_say_so(capsys, tmp_path, monkeypatch):
@@ -291,7 +289,7 @@ def test_errors_name_the_file_the_key_and_what_was_meant(tmp_path):
     config = write(tmp_path / "run.yaml", "objectives: clip\n")
     with pytest.raises(ValueError, match=r"run\.yaml: unknown key: objectives \(did you mean objective\?\)"):
         parse_arguments(["--config", config])
-    with pytest.raises(ValueError, match=r"unknown flag: --max_step \(did you mean max_steps\?\)"):
+    with pytest.raises(ValueError, match=r"unknown flag: --max_step \(did you mean --max_steps\?\)"):
         parse_arguments(["--max_step", "3"])
     with pytest.raises(ValueError, match="max_steps"):
         parse_arguments(["--max_steps", "many"])
@@ -308,18 +306,16 @@ def test_errors_name_the_file_the_key_and_what_was_meant(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["finetune_lora", "finetune_full"])
-def test_fine_tuning_starts_on_any_machine(name, tmp_path, pytestconfig):
-    config = pytestconfig.rootpath / "examples" / "configs" / f"{name}.yaml"
-    given = ["--config", str(config), "--output_dir", str(tmp_path), "--dataset_name_or_path", "D"]
+def test_fine_tuning_starts_on_any_machine(name, tmp_path):
+    given = ["--config", name, "--output_dir", str(tmp_path), "--dataset_name_or_path", "D"]
     _, _, args, _ = parse_arguments(given, further=(FinetuningArguments,))
     assert not args.bf16
     assert args.dataloader_num_workers <= 2
 
 
-@pytest.mark.parametrize("name", ["scenes_cpu", "scenes_scratch", "cc3m_vit_b32", "cc12m_vit_b32"])
-def test_shipped_configs_parse(name, tmp_path, pytestconfig):
-    config = pytestconfig.rootpath / "examples" / "configs" / f"{name}.yaml"
-    training = parse_arguments(["--config", str(config), "--output_dir", str(tmp_path), "--bf16", "false"])[2]
+@pytest.mark.parametrize("name", ["scenes", "scenes_scratch", "cc3m_vit_b32", "cc12m_vit_b32"])
+def test_ready_configurations_parse(name, tmp_path):
+    training = parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])[2]
     assert training.objective == "tripletclip"
     if not name.startswith("scenes"):  # the paper's settings
         assert training.max_steps == {"cc3m_vit_b32": 90_000, "cc12m_vit_b32": 230_000}[name]

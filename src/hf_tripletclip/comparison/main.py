@@ -117,7 +117,7 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
         head += f"\n\n{what_filters_find(root / FAULTY_FOLDER)}"
     by_neighbours = {arm.label for arm in arms if arm.needs_neighbours}
     if waiting := [run for run in runs if run.label in by_neighbours and not run.finished()]:
-        mine_neighbours(waiting[0], script.parent / "configs" / "scenes_cpu.yaml", not options.disable_tqdm)
+        mine_neighbours(waiting[0], "scenes", not options.disable_tqdm)
     tables = root / experiment.name
     tables.mkdir(exist_ok=True)
 

@@ -23,13 +23,13 @@ SCENES_COLUMNS = {
     "text_to_image_recall@1": "T2I R@1",
 }
 SCENES_BATCH = 64
-# Beside what `examples/configs/scenes_cpu.yaml` says: the test rows at the end are what counts, and a process that
+# Beside what the configuration `scenes` says: the test rows at the end are what counts, and a process that
 # loads rows beside each run would take another run's core.
 SCENES_FLAGS = {"eval_strategy": "no", "dataloader_num_workers": "0"}
 # Below the folder of the runs: the data with faulty negatives, and what `tripletclip mine` found.
 FAULTY_FOLDER, MINED_FOLDER = "faulty", "mined"
 # The paper's configuration of each data set.
-PAPER_CONFIGS = {"cc3m": "examples/configs/cc3m_vit_b32.yaml", "cc12m": "examples/configs/cc12m_vit_b32.yaml"}
+PAPER_CONFIGS = {"cc3m": "cc3m_vit_b32", "cc12m": "cc12m_vit_b32"}
 PAPER_DATA = {"cc3m": "data/cc3m-triplets", "cc12m": "data/cc12m-triplets"}  # as the configurations name them
 PAPER_MINER = "openai/clip-vit-base-patch32"  # whose neighbours fill batches
 PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
@@ -48,7 +48,7 @@ def scenes_runs(
 ) -> list[Run]:
     """
     The runs on the embedded data, seed by seed: each is `examples/pretrain.py`, from the start that knows what the
-    data show. With `--config examples/configs/scenes_scratch.yaml` among `extra` they begin with random weights.
+    data show. With `--config scenes_scratch` among `extra` they begin with random weights.
 
     Args:
         experiment ([`Experiment`]): What is compared.
@@ -90,13 +90,13 @@ def _scenes_run(arm: Arm, script: Path, root: Path, seed: int, max_steps: int, e
     return Run(arm.label, seed, folder, (sys.executable, str(script), *words_of(own), *given, *extra))
 
 
-def mine_neighbours(run: Run, config: Path, progress: bool = True) -> None:
+def mine_neighbours(run: Run, config: str, progress: bool = True) -> None:
     """
     Find the nearest rows of a run's training rows, as the start sees them. What is there is kept.
 
     Args:
         run ([`Run`]): On the embedded data, of an arm that needs neighbours.
-        config (`Path`): Of the training script.
+        config (`str`): The configuration of the training script.
         progress (`bool`, defaults to `True`): Whether to show bars.
 
     Raises:

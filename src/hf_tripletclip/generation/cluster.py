@@ -343,7 +343,7 @@ def _outcome(reference: Any, rank: int) -> None:
         problem = str(error).partition("\n")[0]
         raise ChildProcessError(
             f"Task {rank} was ended, perhaps for want of memory ({problem}): give it more by `mem_per_cpu_gb`, or "
-            "lower `--workers`. The same command continues with the finished units."
+            "lower `--num_workers`. The same command continues with the finished units."
         ) from None
 
 

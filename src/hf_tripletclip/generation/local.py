@@ -78,8 +78,8 @@ def _outcome(receiver: Connection, process: Any) -> None:
         process.join()
         raise ChildProcessError(
             f"A worker process ended with exit code {process.exitcode}, perhaps killed for want of memory: lower "
-            "`--workers`; the same command then continues with the finished units. A smaller batch size is another "
-            "setting, which `--overwrite` starts anew."
+            "`--num_workers`; the same command then continues with the finished units. A smaller batch size is "
+            "another setting, which `--overwrite` starts anew."
         ) from None
     if failure is not None:
         error, text = failure

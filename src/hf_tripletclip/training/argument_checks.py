@@ -184,20 +184,14 @@ def check_data(data_args: Any) -> None:
         ValueError: One would, or a number is out of range.
     """
     check_numbers(data_args)
-    for name in settings_of_other_data(data_args):
-        if data_args.dataset_name_or_path == "scenes":
-            raise ValueError(f"`{name}` is for other data than `scenes`, which is drawn here: leave it out.")
-        raise ValueError(
-            f"`{name}` is for `scenes`, but the data is {data_args.dataset_name_or_path!r}: leave it out."
-        )
-
-
-def settings_of_other_data(data_args: Any) -> list[str]:
-    """Names of the arguments that are set and without effect on this data: `scenes`, or any other."""
     scenes = data_args.dataset_name_or_path == "scenes"
-    return [
-        field.name
-        for field in dataclasses.fields(data_args)
-        if getattr(data_args, field.name) != field.default
-        and (field.name in ("columns", "images", "streaming") if scenes else field.name.startswith("scenes_"))
-    ]
+    for field in dataclasses.fields(data_args):
+        name = field.name
+        if getattr(data_args, name) == field.default:
+            continue
+        if scenes and name in ("columns", "images", "streaming"):
+            raise ValueError(f"`{name}` is for other data than `scenes`, which is drawn here: leave it out.")
+        if not scenes and name.startswith("scenes_"):
+            raise ValueError(
+                f"`{name}` is for `scenes`, but the data is {data_args.dataset_name_or_path!r}: leave it out."
+            )

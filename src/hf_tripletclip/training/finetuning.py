@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from hf_tripletclip.training.agreement import output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
+from hf_tripletclip.training.launch import launch
 from hf_tripletclip.training.locked import check_some_is_locked
 from hf_tripletclip.training.record import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.run import hide_bars, require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs
-from hf_tripletclip.utils.cli_arguments import as_mapping
+from hf_tripletclip.utils.cli_arguments import Exclusion, as_mapping
 from hf_tripletclip.utils.devices import loading
 
 TABLE_FILE = "finetuning.md"
@@ -64,31 +65,47 @@ Row = tuple[str, Point]  # a line of the table: a model, and what was measured o
 Measure = tuple[Benchmark, "str | None"]
 
 
-def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[Row]:
+def _measured(given: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
+    """Names of the benchmarks that the command line and, below it, the configuration ask for."""
+    settings = {**asdict(FinetuningArguments()), **config, **given}
+    return {named_metric(str(settings[name]))[0] for name in ("composition", "retention")}
+
+
+# Other benchmarks on the command line have no use for the configuration's settings of its own.
+EXCLUSIONS = tuple(Exclusion(flag, ("benchmarks",), keep=_measured) for flag in ("composition", "retention"))
+
+
+def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog: str | None = None) -> list[Row]:
     """
     Fine-tune a model in one or several ways and print what each gains and loses.
 
-    Each run's files are in `output_dir/<name>`, as those of `examples/pretrain.py`, with `interpolation.json` and
+    Each run's files are in `output_dir/<name>`, as those of `tripletclip train`, with `interpolation.json` and
     `.png`, which its card also shows; beside them `finetuning.md` and `finetuning.json` hold the table. With
     `push_to_hub` each goes to `hub_model_id`, or to `<hub_model_id>-<name>` where there are several.
 
     Args:
-        argv (`Sequence[str]`): Command-line arguments: the flags of `examples/pretrain.py` and those of
+        argv (`Sequence[str]`): Command-line arguments: the flags of `tripletclip train` and those of
             [`FinetuningArguments`].
-        default_config (`str` or `Path`, *optional*): YAML file to use without `--config`.
+        default_config (`str` or `Path`, *optional*): Configuration to use without `--config`: a name or a YAML file.
+        prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
 
     Returns:
-        `list[Row]`: Name and measurements of each model, the base first.
+        `list[Row]`: Name and measurements of each model, the base first; empty if `--num_processes` or
+            `--accelerate_config` had it done by other processes.
 
     Raises:
         OSError: A model or data is not there, or a path cannot be written.
         ValueError: An argument, the data or a model does not fit.
     """
+    if launch(argv, default_config, prog):
+        return []
     parse = functools.partial(
         parse_arguments,
         default_config=default_config,
         further=(FinetuningArguments,),
-        description="Fine-tune a CLIP on hard negative pairs, and measure what it costs.",
+        exclusions=EXCLUSIONS,
+        description="Fine-tune a CLIP on hard negative pairs, and measure what it gains and what it loses.",
+        prog=prog,
     )
     model_args, data_args, args, tuning = parse(argv)
     hide_bars(args)
@@ -98,8 +115,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None) -> list[
     if not Path(base).exists() and (base.startswith(("outputs/", ".", "/")) or base.count("/") > 1):
         raise FileNotFoundError(
             f"The model {base} does not exist. For the embedded data make it first: "
-            "accelerate launch examples/pretrain.py --config examples/configs/scenes_scratch.yaml --objective clip "
-            f"--output_dir {base}"
+            f"tripletclip train --config scenes_scratch --objective clip --output {base}"
         )
     composition, retention = _measures(tuning)
     alphas = [0.0, 1.0, *parse_alphas(tuning.alpha)]

@@ -43,6 +43,7 @@ from hf_tripletclip.training.benchmarks import check_retention_metric
 from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
 from hf_tripletclip.training.checkpointing import check_same_run, set_aside_old_run, step_of
 from hf_tripletclip.training.hardware import describe_hardware
+from hf_tripletclip.training.launch import launch
 from hf_tripletclip.training.record import (
     RunRecord,
     can_plot,
@@ -85,16 +86,19 @@ def main(
 
     Args:
         argv (`Sequence[str]`): Command-line arguments.
-        default_config (`str` or `Path`, *optional*): YAML file to use without `--config`.
+        default_config (`str` or `Path`, *optional*): Configuration to use without `--config`: a name or a YAML file.
         prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
 
     Returns:
-        `dict[str, float]`: The final metrics, fractions in 0..1; empty where there is nothing to evaluate on.
+        `dict[str, float]`: The final metrics, fractions in 0..1; empty if there is nothing to evaluate on, or if
+            `--num_processes` or `--accelerate_config` had the run done by other processes.
 
     Raises:
         OSError: A path does not exist or cannot be written.
         ValueError: An argument, the data or a checkpoint does not fit; says what to do.
     """
+    if launch(argv, default_config, prog):
+        return {}
     arguments = parse_arguments(argv, default_config, prog=prog)
     check_lora_is_used(argv, arguments[:1])
     after = run_training(*arguments).after

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run can be told: one definition for the command line and for YAML files."""
+"""The arguments of a training run: one definition for the command line and for YAML files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,19 @@ from transformers.utils import logging
 
 from hf_tripletclip.data.scenes.start import START, start_folder
 from hf_tripletclip.generation.filters import filters_of
-from hf_tripletclip.training.argument_checks import check_data, check_numbers, settings_of_other_data
+from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.training.argument_checks import check_data, check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.launch import LaunchArguments
 from hf_tripletclip.training.towers import TowerArguments
-from hf_tripletclip.utils.cli_arguments import as_columns, as_mapping, config_values, given_flags, parse_with_config
+from hf_tripletclip.utils.cli_arguments import (
+    Exclusion,
+    as_columns,
+    as_mapping,
+    config_values,
+    given_flags,
+    parse_with_config,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -108,24 +117,112 @@ class DataArguments:
     scenes_test_size: int | None = field(default=None, metadata={"help": "Test rows of `scenes`."})
 
 
+def _other_data(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the command line names other data than the configuration does."""
+    own = config.get("dataset_name_or_path")
+    return own is not None and Path(str(own)) != Path(given["dataset_name_or_path"])
+
+
+def _other_model(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the command line names another model than the one that the configuration describes."""
+    start = config.get("model_name_or_path")
+    own = bool(config.get("model_config")) or start == START
+    return own and given["model_name_or_path"] != start
+
+
+def _wrong_arguments(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the objective on the command line does not take the arguments of the configuration's."""
+    kwargs = config.get("objective_kwargs")
+    if not isinstance(kwargs, dict) or given["objective"] == config.get("objective"):
+        return False
+    try:
+        get_objective(given["objective"])
+    except (ValueError, TypeError):
+        return False  # an unknown objective, or one that needs arguments: that is said later
+    try:
+        get_objective(given["objective"], **kwargs)
+    except (ValueError, TypeError):
+        return True
+    return False
+
+
+def _nothing_locked(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    modes = (given.get(name, config.get(name)) for name in ("train_text", "train_vision"))
+    return "frozen" not in modes
+
+
+# What the command line asks for wins over these settings of a configuration, which exclude it.
+EXCLUSIONS = (
+    Exclusion(
+        "dataset_name_or_path",
+        tuple(name for name in DataArguments.__dataclass_fields__ if name.startswith("scenes_")),
+        when=lambda given, config: given["dataset_name_or_path"] != "scenes",
+    ),
+    Exclusion(
+        "dataset_name_or_path",
+        ("columns", "images", "streaming"),
+        when=lambda given, config: given["dataset_name_or_path"] == "scenes",
+    ),
+    Exclusion(
+        "dataset_name_or_path",
+        ("license",),
+        when=_other_data,
+        note="The license is that of a model of the configuration's own data: the model card names none without "
+        "`--license`.",
+    ),
+    Exclusion("model_name_or_path", ("model_config",)),
+    Exclusion("model_name_or_path", ("processor_name_or_path",), when=_other_model),
+    Exclusion(
+        "model_name_or_path",
+        ("license",),
+        when=_other_model,
+        note="The license is that of the configuration's own model: the model card names none without `--license`.",
+    ),
+    Exclusion(
+        "model_config",
+        ("model_name_or_path", "processor_name_or_path"),
+        when=lambda given, config: config.get("model_name_or_path") is not None,
+    ),
+    Exclusion("objective", ("objective_kwargs",), when=_wrong_arguments),
+    Exclusion("num_train_epochs", ("max_steps",)),
+    Exclusion("bf16", ("fp16",), when=lambda given, config: given["bf16"]),
+    Exclusion("fp16", ("bf16",), when=lambda given, config: given["fp16"]),
+    Exclusion("weights_dtype", ("fp16",), when=lambda given, config: given["weights_dtype"] == "float16"),
+    Exclusion("do_eval", ("eval_strategy", "retention_metric"), when=lambda given, config: given["do_eval"] is False),
+    Exclusion(
+        "eval_strategy",
+        ("retention_metric", "max_retention_loss", "load_best_model_at_end"),
+        when=lambda given, config: given["eval_strategy"] == "no",
+    ),
+    Exclusion("train_sampling_strategy", ("batch_neighbours", "neighbours")),
+    Exclusion("batch_neighbours", ("train_sampling_strategy",)),
+    *(
+        Exclusion(name, ("cache_locked_towers", "cache_limit_gb"), when=_nothing_locked)
+        for name in ("train_text", "train_vision")
+    ),
+)
+
+
 def parse_arguments(
     argv: Sequence[str],
     default_config: str | Path | None = None,
     *,
     further: Sequence[type] = (),
-    description: str = "Pretrain a CLIP on hard negative pairs.",
+    exclusions: Sequence[Exclusion] = (),
+    description: str = "Train a CLIP on hard negative pairs.",
     prog: str | None = None,
 ) -> tuple[Any, ...]:
     """
-    Read a pretraining run's arguments from the command line and, below it, from a YAML file.
+    Read a training run's arguments from the command line and, below it, from a configuration.
 
     Args:
         argv (`Sequence[str]`):
             Command-line arguments, see [`~hf_tripletclip.utils.cli_arguments.parse_with_config`].
             `--resume_from_checkpoint` without a value means the newest complete checkpoint.
         default_config (`str` or `Path`, *optional*):
-            The YAML file to use without `--config`.
+            The configuration to use without `--config`: a name or a YAML file.
         further (`Sequence[type]`): Dataclasses of further arguments that a script has.
+        exclusions (`Sequence[Exclusion]`): What its flags exclude, beside [`EXCLUSIONS`].
         description (`str`): For `--help`.
         prog (`str`, *optional*): What `--help` calls the program; defaults to the script's name.
 
@@ -133,16 +230,17 @@ def parse_arguments(
         [`ModelArguments`], [`DataArguments`], [`TripletCLIPTrainingArguments`], and one of each of `further`.
 
     Raises:
-        FileNotFoundError: The YAML file does not exist.
+        FileNotFoundError: There is no such configuration.
         ValueError: A flag or a key of the file is unknown, or a value is not allowed or would be without effect.
     """
-    arguments = parse_with_config(
-        (ModelArguments, DataArguments, TripletCLIPTrainingArguments, *further),
+    *arguments, _ = parse_with_config(
+        (ModelArguments, DataArguments, TripletCLIPTrainingArguments, *further, LaunchArguments),
         argv,
         default_config,
         description=description,
         prog=prog,
         bare={"resume_from_checkpoint": "true", "do_train": True, "do_eval": True},
+        exclusions=(*EXCLUSIONS, *exclusions),
     )
     as_mapping(arguments[0], "model_config")
     as_columns(arguments[1])
@@ -150,106 +248,38 @@ def parse_arguments(
     for part in arguments:
         check_numbers(part)
     model_args, data_args, args = arguments[:3]
-    said = _leave_settings_of_other_data(data_args, argv, default_config)
-    said += _leave_the_default_model(model_args, data_args, argv, default_config)
-    if args.should_log:
-        if "config" not in given_flags(argv):
-            said += _of_the_default_model(model_args, data_args, argv, default_config)
-        for sentence in said:
-            logger.warning_once(sentence)
+    if args.should_log and "config" not in given_flags(argv):
+        _say_which_default_model(model_args, data_args, argv, default_config)
     check_data(data_args)
     if model_args.model_name_or_path == START:
         model_args.model_name_or_path = str(start_folder())
-    return arguments
+    return tuple(arguments)
 
 
-def _leave_settings_of_other_data(
-    data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
-) -> list[str]:
-    """
-    Reset what the YAML file says of its own data if a flag names other data: `--dataset_name_or_path DIR` beside the
-    default file, which has the nouns of `scenes`, means DIR. What stands among the flags is left for the check.
-    Returns what is to be said of it.
-    """
-    given = given_flags(argv)
-    if "dataset_name_or_path" not in given:
-        return []
-    for name in set(settings_of_other_data(data_args)) - given:
-        setattr(data_args, name, DataArguments.__dataclass_fields__[name].default)
-    own = _other_data_of_the_file(data_args, argv, default_config)
-    if own is None or data_args.license is None or "license" in given:
-        return []
-    license, data_args.license = data_args.license, None
-    return [
-        f"The license {license} of the configuration is of what is trained on its own data, {own!r}: the model card "
-        f"names none. `--license` gives that of a model of {data_args.dataset_name_or_path!r}."
-    ]
-
-
-def _leave_the_default_model(
+def _say_which_default_model(
     model_args: ModelArguments, data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
-) -> list[str]:
-    """
-    Reset what the default file says of its own model if a flag names another: `--model_name_or_path M` means M, and
-    `--model_config` random weights. What stands among the flags or in a file that was named is left for the check.
-    Returns what is to be said of it.
-    """
-    given = given_flags(argv)
-    own = config_values([], default_config)
-    if "config" in given:
-        return []
-    if "model_config" in given and own.get("model_name_or_path"):
-        for name in {"model_name_or_path", "processor_name_or_path"} - given:
-            setattr(model_args, name, None)
-        return []
-    start = own.get("model_name_or_path")
-    if "model_name_or_path" not in given or model_args.model_name_or_path == start:
-        return []
-    if not own.get("model_config") and start != START:
-        return []
-    for name in {"model_config", "processor_name_or_path"} - given:
-        setattr(model_args, name, None)
-    if data_args.license is None or "license" in given:
-        return []
-    license, data_args.license = data_args.license, None
-    return [
-        f"The license {license} of {default_config} is of its own model: the model card names none. `--license` "
-        f"gives that of a model that starts from {model_args.model_name_or_path}."
-    ]
-
-
-def _other_data_of_the_file(
-    data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
-) -> str | None:
-    """The data that the YAML file names, if a flag names other data."""
-    own = config_values(argv, default_config).get("dataset_name_or_path")
-    return None if own is None or Path(str(own)) == Path(data_args.dataset_name_or_path) else str(own)
-
-
-def _of_the_default_model(
-    model_args: ModelArguments, data_args: DataArguments, argv: Sequence[str], default_config: str | Path | None
-) -> list[str]:
-    """What is to be said where other data than its own is trained on with the model of the default file."""
+) -> None:
+    """Tell what is trained if other data meets the model of the default configuration, which nobody has named."""
+    own, data = config_values([], default_config), data_args.dataset_name_or_path
     chosen = {"model_name_or_path", "model_config"} & given_flags(argv)
-    if default_config is None or chosen or _other_data_of_the_file(data_args, argv, default_config) is None:
-        return []
-    file, data = Path(default_config), data_args.dataset_name_or_path
-    large, small = file.with_name("cc3m_vit_b32.yaml"), file.with_name("scenes_scratch.yaml")
+    if chosen or not _other_data({"dataset_name_or_path": data}, own):
+        return
     if (start := model_args.model_name_or_path) is not None:
         sentence = (
-            f"No `--config` is given, so what is trained on {data!r} is {start}, the model that {file} names: name "
-            "another with `--model_name_or_path`."
+            f"No `--config` is given, so what is trained on {data!r} is {start}, the model of the configuration "
+            f"{default_config}: name another with `--model_name_or_path`."
         )
         if start == START:
             sentence += (
-                f" That one knows the words and the icons of `scenes` alone, and spells other words letter by letter. "
-                f"`--config {large}` trains a ViT-B/32 from random weights, `--config {small}` a small model."
+                " That one knows the words and the icons of `scenes` alone, and spells other words letter by letter. "
+                "`--config cc3m_vit_b32` trains a ViT-B/32 from random weights, `--config scenes_scratch` a small "
+                "model."
             )
-        return [sentence]
-    if not model_args.config_fields:
-        return []
-    return [
-        f"No `--config` is given, so what is trained on {data!r} is the small model of {file}: pictures of "
-        f"{model_args.image_size or 224} px, random weights. `--config {large}` trains a ViT-B/32 from random ones, "
-        "`--model_config` gives other sizes, and `examples/finetune_lora.py` starts from a model that has learned."
-    ]
+        logger.warning_once(sentence)
+    elif model_args.config_fields:
+        logger.warning_once(
+            f"No `--config` is given, so what is trained on {data!r} is the small model of the configuration "
+            f"{default_config}: pictures of {model_args.image_size or 224} px, random weights. "
+            "`--config cc3m_vit_b32` trains a ViT-B/32 from random weights, `--model_config` gives other sizes, and "
+            "`tripletclip finetune` starts from a model that has learned."
+        )

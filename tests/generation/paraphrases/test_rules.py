@@ -191,16 +191,16 @@ def pairs_in(path):
 def test_as_a_stage_of_generate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     source = pairs_in(tmp_path / "pairs.parquet")
-    common = ["--source", str(source), "--images", "none", "--paraphrases", "rules", "--disable_tqdm", "true"]
+    common = ["--data", str(source), "--neg_images", "none", "--paraphrases", "rules", "--disable_tqdm", "true"]
     output = tmp_path / "alone"
-    assert main(["generate", *common, "--captions", "none", "--output", str(output)]) == 0, capsys.readouterr().err
+    assert main(["generate", *common, "--neg_captions", "none", "--output", str(output)]) == 0, capsys.readouterr().err
     rows = load_dataset(str(output), split="train", cache_dir=str(tmp_path / "hub"))
     assert rows[PARAPHRASE][:] == RuleParaphrases()({"id": rows["id"], "caption": rows["caption"]})[PARAPHRASE]
     assert [text is None for text in rows[PARAPHRASE]] == [False, False, False, True]
     card = (output / "README.md").read_text()
     assert "each with *paraphrases*" in card
     assert "hard negative captions*" not in card
-    options = ["--captions", "rules", "--paraphrases_options", json.dumps({"num_paraphrases": 2})]
+    options = ["--neg_captions", "rules", "--paraphrases_options", json.dumps({"num_paraphrases": 2})]
     assert main(["generate", *common, *options, "--output", str(tmp_path / "both")]) == 0, capsys.readouterr().err
     rows = load_dataset(str(tmp_path / "both"), split="train", cache_dir=str(tmp_path / "hub"))
     assert {"neg_caption", PARAPHRASE} <= set(rows.column_names)
@@ -214,7 +214,7 @@ def test_as_a_stage_of_generate(tmp_path, monkeypatch, capsys):
     ("flags", "said"),
     [
         (["--paraphrases", "magic"], "magic"),
-        (["--paraphrases_options", "{}", "--paraphrases", "rules", "--captions", "none"], None),
+        (["--paraphrases_options", "{}", "--paraphrases", "rules", "--neg_captions", "none"], None),
         (["--paraphrases_options", '{"seed": 1}'], "no `paraphrases`"),
         (["--paraphrases", "rules", "--paraphrases_options", '{"number": 3}'], "number"),
     ],
@@ -222,7 +222,7 @@ def test_as_a_stage_of_generate(tmp_path, monkeypatch, capsys):
 def test_flags_that_cannot_be_meant(tmp_path, monkeypatch, capsys, flags, said):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     source = pairs_in(tmp_path / "pairs.parquet")
-    arguments = ["--source", str(source), "--images", "none", "--output", str(tmp_path / "out")]
-    captions = [] if "--captions" in flags else ["--captions", "none"]
+    arguments = ["--data", str(source), "--neg_images", "none", "--output", str(tmp_path / "out")]
+    captions = [] if "--neg_captions" in flags else ["--neg_captions", "none"]
     assert main(["generate", *arguments, *captions, *flags]) == (0 if said is None else 1)
     assert said is None or said in capsys.readouterr().err
