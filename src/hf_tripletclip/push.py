@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hf_tripletclip.generation.layout import PLAN_FILE
+from hf_tripletclip.generation.plan import PLAN_FILE
 
 
 def push(

@@ -20,7 +20,7 @@ from hf_tripletclip.generation import local  # noqa: F401 - datatrove's own log 
 from hf_tripletclip.generation.engine import Job, StageStep
 from hf_tripletclip.generation.filters import FilterSettings
 from hf_tripletclip.generation.jobs import SubmittedJob, cancel, complaint, forget_jobs, refuse_while_queued, save_jobs
-from hf_tripletclip.generation.layout import LOGS_FOLDER
+from hf_tripletclip.generation.plan import LOGS_FOLDER
 from hf_tripletclip.generation.publish import GenerationReport, write_dataset
 from hf_tripletclip.generation.run import GenerationSettings, locked, prepare, run_here
 from hf_tripletclip.generation.stage import Stage

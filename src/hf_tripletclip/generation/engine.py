@@ -21,12 +21,10 @@ import huggingface_hub.utils
 from datasets import Features, Value
 
 from hf_tripletclip.data.schema import CLIP_SCORE, ID, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, SCORES, SEED
-from hf_tripletclip.generation.layout import PLAN_FILE, REPORT_FILE, WORK_FOLDER
-from hf_tripletclip.generation.plan import Plan, Unit
+from hf_tripletclip.generation.plan import PLAN_FILE, REPORT_FILE, WORK_FOLDER, Plan, Unit, UnitFiles
 from hf_tripletclip.generation.source import CHECKED, DIGEST, OpenSource, Source, value_digest
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage
 from hf_tripletclip.generation.tasks import recorded
-from hf_tripletclip.generation.units import UnitFiles
 from hf_tripletclip.utils.extras import optional_imports
 
 with optional_imports():

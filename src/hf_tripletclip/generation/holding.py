@@ -11,8 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hf_tripletclip.generation.jobs import queued_jobs
-from hf_tripletclip.generation.layout import LOCK_FILE, PLAN_FILE, REPORT_FILE, WORK_FOLDER
-from hf_tripletclip.generation.plan import Plan
+from hf_tripletclip.generation.plan import LOCK_FILE, PLAN_FILE, REPORT_FILE, WORK_FOLDER, Plan
 from hf_tripletclip.generation.replacing import READY_FOLDER, finish_replacing
 
 LOCK_SECONDS = 1.0  # to wait for it: whoever asks how far a run is holds it for a moment

@@ -32,20 +32,20 @@ from hf_tripletclip.data.schema import (
     SOURCE,
 )
 from hf_tripletclip.generation.filters import FilterSettings, apply_filters
-from hf_tripletclip.generation.layout import (
+from hf_tripletclip.generation.plan import (
     DATA_FOLDER,
     LEFT_OUT_FILE,
     LOCK_FILE,
     LOGS_FOLDER,
     PLAN_FILE,
     REPORT_FILE,
+    Unit,
+    encode,
 )
-from hf_tripletclip.generation.plan import Unit
 from hf_tripletclip.generation.replacing import put_in_place
 from hf_tripletclip.generation.source import DIGEST, OpenSource, picture_digest
 from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import ERROR, short_reason
-from hf_tripletclip.generation.units import encode
 
 if TYPE_CHECKING:  # it needs datatrove, and `tripletclip mine` does not
     from hf_tripletclip.generation.engine import Job

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.generation.layout import (
+from hf_tripletclip.generation.plan import (
     ASSETS_FOLDER,
     DATA_FOLDER,
     LEFT_OUT_FILE,

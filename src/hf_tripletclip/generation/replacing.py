@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hf_tripletclip.generation.layout import (
+from hf_tripletclip.generation.plan import (
     ASSETS_FOLDER,
     DATA_FOLDER,
     LEFT_OUT_FILE,

@@ -21,14 +21,12 @@ from hf_tripletclip.generation.engine import Job, StageStep, bars, current_colum
 from hf_tripletclip.generation.filters import FilterSettings
 from hf_tripletclip.generation.holding import absolute, locked
 from hf_tripletclip.generation.jobs import refuse_while_queued
-from hf_tripletclip.generation.layout import LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER
-from hf_tripletclip.generation.plan import Plan
+from hf_tripletclip.generation.plan import LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER, DamagedUnit, Plan
 from hf_tripletclip.generation.publish import PARAPHRASES_STEP, GenerationReport, remove_work, write_dataset
 from hf_tripletclip.generation.source import Source
 from hf_tripletclip.generation.splitting import Shares
 from hf_tripletclip.generation.stage import Stage
 from hf_tripletclip.generation.tasks import TASKS_FOLDER
-from hf_tripletclip.generation.units import DamagedUnit
 
 logger = logging.getLogger(__name__)  # not that of transformers, which workers need not import
 

@@ -25,7 +25,7 @@ from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.raw import BUILDERS
 from hf_tripletclip.data.reading import BrokenValue, read_image_file
 from hf_tripletclip.data.schema import CAPTION, ERROR, HELD_OUT, ID, IMAGE, IMAGE_COLUMNS, KEY_COLUMNS
-from hf_tripletclip.generation.layout import WORK_FOLDER
+from hf_tripletclip.generation.plan import WORK_FOLDER
 from hf_tripletclip.generation.stage import Batch
 
 HASHED_ROWS = 100_000  # at a time

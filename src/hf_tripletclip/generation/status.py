@@ -16,12 +16,19 @@ from datasets import Features
 from filelock import FileLock, Timeout
 
 from hf_tripletclip.generation.jobs import QueuedTask, describe_queue, in_queue, load_jobs, never_starts
-from hf_tripletclip.generation.layout import LOCK_FILE, LOGS_FOLDER, PLAN_FILE, WORK_FOLDER
-from hf_tripletclip.generation.plan import Plan, Unit
+from hf_tripletclip.generation.plan import (
+    LOCK_FILE,
+    LOGS_FOLDER,
+    PLAN_FILE,
+    WORK_FOLDER,
+    Plan,
+    Unit,
+    UnitFiles,
+    is_alive,
+)
 from hf_tripletclip.generation.publish import GenerationReport
 from hf_tripletclip.generation.stage import ERROR, short_reason
 from hf_tripletclip.generation.tasks import FAILED, RUNNING, WRITE, Task, load_tasks
-from hf_tripletclip.generation.units import UnitFiles, is_alive
 
 SHOWN = 5  # reasons and failures of a step
 WITHOUT_A_WORD = "ended without a word: killed, or out of memory or time"

@@ -25,9 +25,8 @@ from hf_tripletclip.data.schema import (
     PARAPHRASE,
     SOURCE,
 )
-from hf_tripletclip.generation.layout import DATA_FOLDER
+from hf_tripletclip.generation.plan import DATA_FOLDER, encode
 from hf_tripletclip.generation.publish import SplitFiles
-from hf_tripletclip.generation.units import encode
 from hf_tripletclip.joining.choosing import Joined, JoinedSplit
 from hf_tripletclip.joining.pictures import each, unpacked
 from hf_tripletclip.joining.settings import JoinSettings

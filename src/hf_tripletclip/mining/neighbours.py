@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from hf_tripletclip.generation.layout import NEIGHBOURS_FOLDER
+from hf_tripletclip.generation.plan import NEIGHBOURS_FOLDER
 
 GROUP, NEIGHBOURS = "group", "neighbours"  # the columns of a file
 CAPTIONS_KEY = b"captions"  # of its metadata: `captions_digest` of the rows that it is of

@@ -9,9 +9,8 @@ from statistics import mean, median
 
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.schema import CLIP_SCORE, CROSS_CLIP_SCORE, IMAGE, NEG_CROSS_CLIP_SCORE, NEG_IMAGE
-from hf_tripletclip.generation.inspect.cards import card
-from hf_tripletclip.generation.inspect.charts import Series, histogram
-from hf_tripletclip.generation.inspect.sample import Look, Row
+from hf_tripletclip.generation.inspect.rows import Look, Row
+from hf_tripletclip.generation.inspect.sections import Series, card, histogram
 from hf_tripletclip.generation.publish import public_name
 from hf_tripletclip.mining.candidates import OWN_TEXT, SAME_WORDS
 from hf_tripletclip.mining.publish import MinedSplit

@@ -28,9 +28,8 @@ from hf_tripletclip.data.schema import (
     NEG_IMAGE,
     SOURCE,
 )
-from hf_tripletclip.generation.layout import DATA_FOLDER, NEIGHBOURS_FOLDER
+from hf_tripletclip.generation.plan import DATA_FOLDER, NEIGHBOURS_FOLDER, encode
 from hf_tripletclip.generation.publish import SplitFiles
-from hf_tripletclip.generation.units import encode
 from hf_tripletclip.mining.candidates import Mined
 from hf_tripletclip.mining.neighbours import Neighbours, captions_digest
 from hf_tripletclip.mining.pairs import NEG_ID, Pairs, stored_cell, stored_image

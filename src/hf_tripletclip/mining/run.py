@@ -18,8 +18,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.generation.holding import absolute, begin, locked
-from hf_tripletclip.generation.layout import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, WORK_FOLDER
-from hf_tripletclip.generation.plan import Plan
+from hf_tripletclip.generation.plan import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, WORK_FOLDER, Plan
 from hf_tripletclip.generation.publish import STAGED_FOLDER, GenerationReport, clear_work, public_name, rate
 from hf_tripletclip.generation.replacing import put_in_place
 from hf_tripletclip.generation.source import Source

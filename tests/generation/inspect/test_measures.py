@@ -16,7 +16,7 @@ from hf_tripletclip.generation.inspect.measures import (
     left_out_reasons,
     true_negatives,
 )
-from hf_tripletclip.generation.inspect.sample import Row
+from hf_tripletclip.generation.inspect.rows import Row
 from tests.generation.inspect.datasets_to_look_at import SCORES, scored_rows
 
 

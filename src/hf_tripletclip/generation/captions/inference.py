@@ -6,11 +6,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from hf_tripletclip.generation.answer_cache import Request
 from hf_tripletclip.generation.captions.instructed import Answer, InstructedCaptions, Question
 from hf_tripletclip.generation.captions.prompts import build_messages
-from hf_tripletclip.generation.client import Failure
-from hf_tripletclip.generation.served import INT32, ServedModel
+from hf_tripletclip.generation.client import INT32, Failure, Request, ServedModel
 
 
 @dataclasses.dataclass

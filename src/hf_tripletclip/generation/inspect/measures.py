@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,7 @@ from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem
 from hf_tripletclip.generation.concepts import CoverageTable, coverage_table
 from hf_tripletclip.generation.filters import QUANTITIES, FilterSettings, _quantity, apply_filters
-from hf_tripletclip.generation.inspect.charts import ticks
-from hf_tripletclip.generation.inspect.sample import Row
+from hf_tripletclip.generation.inspect.rows import Row
 
 NO_KIND = "no kind given"
 CURVE_POINTS = 48
@@ -172,7 +172,7 @@ def left_out_reasons(folder: Path) -> dict[str, Counter[str]] | None:
     Reason -> split -> rows that generation left out, the most frequent first; `None` of a dataset without the file
     that lists them.
     """
-    from hf_tripletclip.generation.layout import LEFT_OUT_FILE
+    from hf_tripletclip.generation.plan import LEFT_OUT_FILE
 
     path = folder / LEFT_OUT_FILE
     if not path.is_file():
@@ -187,3 +187,14 @@ def left_out_reasons(folder: Path) -> dict[str, Counter[str]] | None:
                 reason, split = f"a line of {LEFT_OUT_FILE} that cannot be read", "?"
             counts.setdefault(reason, Counter())[split] += 1
     return dict(sorted(counts.items(), key=lambda entry: -entry[1].total()))
+
+
+def ticks(low: float, high: float, number: int = 5) -> list[float]:
+    """About so many round numbers from `low` to `high`."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / number
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.8)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(place * step, 12) for place in range(first, last + 1)]

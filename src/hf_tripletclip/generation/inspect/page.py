@@ -11,8 +11,7 @@ from typing import Any
 
 from hf_tripletclip.generation.inspect import sections
 from hf_tripletclip.generation.inspect.measures import left_out_reasons
-from hf_tripletclip.generation.inspect.rows import read_sample
-from hf_tripletclip.generation.inspect.sample import Row
+from hf_tripletclip.generation.inspect.rows import Row, read_sample
 from hf_tripletclip.utils.pages.page import write_page
 
 MAX_KINDS = 20

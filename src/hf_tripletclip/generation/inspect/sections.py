@@ -3,25 +3,229 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from statistics import mean, median
 
 import numpy as np
 
-from hf_tripletclip.data.schema import CLIP_SCORE, NEG_CLIP_SCORE, SCORES
-from hf_tripletclip.generation.inspect.cards import card, choose
-from hf_tripletclip.generation.inspect.charts import Series, curve, histogram
+from hf_tripletclip.data.schema import CLIP_SCORE, IMAGE, IMAGE_COLUMNS, NEG_CLIP_SCORE, NEG_IMAGE, SCORES
 from hf_tripletclip.generation.inspect.measures import (
+    NO_KIND,
     blind_scores,
     concepts,
     filter_effects,
     kinds_by_split,
+    ticks,
     true_negatives,
 )
-from hf_tripletclip.generation.inspect.sample import Row, SplitSample
+from hf_tripletclip.generation.inspect.rows import Look, Row, SplitSample
 from hf_tripletclip.utils.pages.markup import controls, figure, grid, table, text
+from hf_tripletclip.utils.pages.words import marked_captions
+
+WIDTH, HEIGHT = 360, 210  # of the drawing; it is as wide as there is room
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36  # margins
+BINS = 32
+
+
+@dataclass(frozen=True)
+class Series:
+    """
+    What is drawn in one colour.
+
+    Args:
+        label (`str`): Its name in the legend.
+        style (`str`): Class of the style sheet: `positive`, `negative` or `single`.
+        values (`Sequence[float]`): Of a histogram; or the heights of a curve.
+        places (`Sequence[float]`): Of a curve: where the heights are.
+    """
+
+    label: str
+    style: str
+    values: Sequence[float]
+    places: Sequence[float] = ()
+
+
+def histogram(series: Sequence[Series], title: str) -> str:
+    """
+    Histograms over each other, with the same bins.
+
+    Args:
+        series (`Sequence[Series]`): With at least one value in all; values of whole numbers get bins of whole numbers.
+        title (`str`): What is counted, for the axis and for readers that cannot see it.
+    """
+    edges = _edges(np.concatenate([np.asarray(one.values, dtype=float) for one in series]))
+    counts = [np.histogram(one.values, bins=edges)[0] for one in series]
+    frame = _Frame(edges[0], edges[-1], max(1, max(int(count.max()) for count in counts)))
+    bars = []
+    for one, count in zip(series, counts, strict=True):
+        for low, high, number in zip(edges[:-1], edges[1:], count, strict=True):
+            if number:
+                left, right, top = frame.x(low), frame.x(high), frame.y(number)
+                width = max(right - left - 0.6, 0.6)  # a gap between bars
+                bars.append(
+                    f'<rect class="bar {one.style}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}"'
+                    f' height="{frame.bottom - top:.1f}"><title>{escape(one.label)}: {number:,} from {low:.4g} to '
+                    f"{high:.4g}</title></rect>"
+                )
+    return frame.svg("".join(bars), title, f"Histogram of {title}", series)
+
+
+def curve(series: Sequence[Series], title: str, total: int) -> str:
+    """
+    Numbers of rows over a threshold.
+
+    Args:
+        series (`Sequence[Series]`): With `places`.
+        title (`str`): The quantity that the threshold is of.
+        total (`int`): Number of all rows.
+    """
+    places = [place for one in series for place in one.places]
+    frame = _Frame(min(places), max(places), max(total, 1))
+    lines = []
+    for one in series:
+        points = " ".join(
+            f"{frame.x(place):.1f},{frame.y(value):.1f}" for place, value in zip(one.places, one.values, strict=True)
+        )
+        lines.append(f'<polyline class="line {one.style}" points="{points}"/>')
+    return frame.svg("".join(lines), title, f"Rows that remain over a threshold of {title}", series)
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    low, high = float(values.min()), float(values.max())
+    if np.array_equal(values, np.round(values)) and high - low < 10_000:
+        step = max(1, math.ceil((high - low + 1) / BINS))
+        return np.arange(low - 0.5, high + step, step)
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-6):
+        margin = 0.05 * max(abs(low), 1e-3)
+        low, high = low - margin, high + margin
+    return np.linspace(low, high, BINS + 1)
+
+
+def _rounded(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
+    return f"{value:.4g}"
+
+
+class _Frame:
+    """The axes, from `low` to `high` and from 0 to `most`."""
+
+    def __init__(self, low: float, high: float, most: float) -> None:
+        if not high > low:
+            low, high = low - 0.5, high + 0.5
+        self.low, self.high, self.most = low, high, most
+        self.bottom = HEIGHT - BOTTOM
+
+    def x(self, value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.low) / (self.high - self.low)
+
+    def y(self, value: float) -> float:
+        return self.bottom - (self.bottom - TOP) * value / self.most
+
+    def svg(self, drawing: str, title: str, label: str, series: Sequence[Series]) -> str:
+        grid = []
+        for value in ticks(0, self.most, 4):
+            if value == int(value):
+                y = self.y(value)
+                grid.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+                grid.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_rounded(value)}</text>')
+        for value in ticks(self.low, self.high):
+            x = self.x(value)
+            grid.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{self.bottom}" y2="{self.bottom + 4}"/>')
+            grid.append(f'<text x="{x:.1f}" y="{self.bottom + 15}" text-anchor="middle">{_rounded(value)}</text>')
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        grid.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(title)}</text>')
+        legend = "".join(f'<span class="key {one.style}">{escape(one.label)}</span>' for one in series)
+        return (
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+            f"{''.join(grid)}{drawing}</svg>" + (f'<p class="legend">{legend}</p>' if len(series) > 1 else "")
+        )
+
+
+MAX_NEGATIVES = 8  # of a row
+
+
+def choose(looks: Sequence[Look], number: int) -> list[Look]:
+    """
+    Rows to show: those without broken parts, the kinds and splits in turn so that rare ones are among them.
+    """
+    groups: dict[tuple[str, str], deque[Look]] = {}
+    for look in looks:
+        if look.row is not None and not look.problems:
+            kind = next((kind for kind in look.row.kinds if kind), NO_KIND)
+            groups.setdefault((kind, look.row.split), deque()).append(look)
+    waiting = deque(groups[name] for name in sorted(groups))
+    chosen: list[Look] = []
+    while waiting and len(chosen) < number:
+        group = waiting.popleft()
+        chosen.append(group.popleft())
+        if group:
+            waiting.append(group)
+    return chosen
+
+
+def card(look: Look) -> str:
+    """A row as HTML."""
+    row = look.row
+    assert row is not None  # `choose` takes no others
+    own, others = marked_captions(row.caption, row.negatives)
+    negatives = []
+    several = len(row.negatives) > 1
+    for words, kind in list(zip(others, row.kinds, strict=True))[:MAX_NEGATIVES]:
+        tag = f' <span class="tag">{text(kind)}</span>' if several and kind else ""
+        negatives.append(f'<p class="caption negative" dir="auto">{words}{tag}</p>')
+    if len(row.negatives) > MAX_NEGATIVES:
+        negatives.append(f'<p class="quiet">and {len(row.negatives) - MAX_NEGATIVES} more</p>')
+    if not row.negatives:
+        negatives.append('<p class="quiet">no hard negative caption</p>')
+    kinds = list(dict.fromkeys(kind or NO_KIND for kind in row.kinds)) or [NO_KIND]
+    tags = "" if several else "".join(f'<span class="tag">{text(kind)}</span>' for kind in kinds if kind != NO_KIND)
+    tags += '<span class="tag">held out</span>' if row.held_out else ""
+    return (
+        f'<article class="card" data-kinds="{text(json.dumps(kinds))}" data-scores="{text(json.dumps(row.scores))}"'
+        f' data-split="{text(row.split)}">{_pictures(look)}'
+        f'<p class="caption positive" dir="auto">{own}</p>{"".join(negatives)}'
+        f'<p class="tags">{tags}</p>{_scores(row)}<p class="quiet where">{_where(row)}</p></article>'
+    )
+
+
+def _pictures(look: Look) -> str:
+    names = {IMAGE: ("positive", "image"), NEG_IMAGE: ("negative", "hard negative image")}
+    shown = [name for name in IMAGE_COLUMNS if name in look.thumbnails]
+    if not shown:
+        return ""
+    pictures = "".join(
+        f'<img class="{names[name][0]}" src="{look.thumbnails[name]}" alt="{names[name][1]}" loading="lazy">'
+        for name in shown
+    )
+    return f'<div class="pictures">{pictures}</div>'
+
+
+def _scores(row: Row) -> str:
+    if not row.scores:
+        return ""
+    pairs = "".join(
+        f'<div title="{name}"><dt>{_score_name(name)}</dt><dd>{value:.3f}</dd></div>'
+        for name, value in row.scores.items()
+        for name, value in row.scores.items()
+    )
+    return f'<dl class="scores">{pairs}</dl>'
+
+
+def _score_name(name: str) -> str:
+    return name.removesuffix("_score").replace("similarity", "sim.").replace("_", " ")
+
+
+def _where(row: Row) -> str:
+    key = row.key if len(row.key) <= 80 else row.key[:79] + "…"
+    return " · ".join(text(part) for part in (row.split, key, row.generator) if part)
+
 
 MEANINGS = {
     "clip_score_mean": "mean of clip_score and neg_clip_score, by which the paper filters",
