@@ -13,12 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, same_word, word_stems
-from hf_tripletclip.generation.captions.english import grammar, lexicon, nouns
-from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB
+from hf_tripletclip.generation.captions.english import grammar, lexicon
+from hf_tripletclip.generation.captions.english.changes import attribute_groups, is_like, is_unnatural
+from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Noun, Parsed, Span
 from hf_tripletclip.generation.captions.english.language import is_english
-from hf_tripletclip.generation.captions.english.parsing import Parsed, Span
-from hf_tripletclip.generation.captions.english.swaps import attribute_groups, is_like, is_unnatural
-from hf_tripletclip.generation.captions.english.vocabulary import PEOPLE
 
 ENDS = (".", "!", "?", '."', ".'", "…")
 ALIVE = frozenset({"person", "animal"})
@@ -102,7 +100,7 @@ def _objects(one: Parsed, other: Parsed) -> Iterator[tuple[Span, Span]]:
             yield (phrase.head, phrase.stop, its.noun), (its.head, its.stop, phrase.noun)
 
 
-def _exchangeable(parsed: Parsed) -> Iterator[tuple[int, nouns.Noun]]:
+def _exchangeable(parsed: Parsed) -> Iterator[tuple[int, Noun]]:
     """The noun phrases whose noun may go, and the nouns."""
     for number, (phrase, noun) in enumerate(zip(parsed.phrases, parsed.nouns, strict=True)):
         if noun is None or phrase.nouns > 1 or parsed.after(phrase.stop) in ("of", "'", "-"):
@@ -112,21 +110,21 @@ def _exchangeable(parsed: Parsed) -> Iterator[tuple[int, nouns.Noun]]:
         yield number, noun
 
 
-def _of_one_class(noun: nouns.Noun, other: nouns.Noun) -> bool:
-    classes, its = (set(one.entry.group.classes.split()) for one in (noun, other))
+def _of_one_class(noun: Noun, other: Noun) -> bool:
+    classes, its = (set(one.entry.group.classes) for one in (noun, other))
     if bool(classes & ALIVE) != bool(its & ALIVE):
         return False
     for one, another in ((noun, other), (other, noun)):  # a girl is a child
-        if one.entry.group.name in PEOPLE and another.entry.group.name not in PEOPLE[one.entry.group.name]:
+        if one.entry.group.replaced_by and another.entry.group.name not in one.entry.group.replaced_by:
             return False
-    return noun.entry.group.name == other.entry.group.name or bool(classes & its)
+    return noun.entry.group == other.entry.group or bool(classes & its)
 
 
-def _has(parsed: Parsed, noun: nouns.Noun) -> bool:
+def _has(parsed: Parsed, noun: Noun) -> bool:
     """Whether a caption names what a noun may be true of."""
     for phrase, own in zip(parsed.phrases, parsed.nouns, strict=True):
         base, alike = (phrase.noun, frozenset({phrase.noun})) if own is None else (own.base, own.entry.alike)
-        if alike & noun.entry.alike or same_word(base, noun.base) or nouns.related(base, noun.base):
+        if alike & noun.entry.alike or same_word(base, noun.base) or grammar.related(base, noun.base):
             return True
     return False
 

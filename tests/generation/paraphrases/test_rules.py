@@ -10,8 +10,8 @@ from datasets import Dataset, Image, List, Value, load_dataset
 
 from hf_tripletclip.cli import main
 from hf_tripletclip.data.schema import PARAPHRASE
-from hf_tripletclip.generation.captions.english import restating, synonyms
-from hf_tripletclip.generation.captions.english.parsing import Parsed
+from hf_tripletclip.generation.captions.english import restating, split, synonyms, table
+from hf_tripletclip.generation.captions.english.grammar import Parsed
 from hf_tripletclip.generation.paraphrases.rules import RuleParaphrases
 from hf_tripletclip.generation.registry import get_stage
 from hf_tripletclip.generation.wordnet import load_wordnet
@@ -118,13 +118,18 @@ def test_leaves_alone_what_it_is_not_sure_of(rule, caption):
     assert by(rule, caption) == []
 
 
-@pytest.mark.parametrize("table", ["NOUNS", "ADJECTIVES", "VERBS"])
-def test_the_words_stand_in_their_synset_of_wordnet(table):
-    for name, text in getattr(synonyms, table).items():
-        lemmas = {word.lower().replace("_", "") for word in load_wordnet().synset(name).lemma_names()}
-        said, replaced = synonyms.members(text)
-        assert {word.replace(" ", "") for word in (*said, *replaced)} <= lemmas, name
-        assert said
+def test_the_words_stand_in_their_synset_of_wordnet():
+    wordnet = load_wordnet()
+    for row in table("synonyms"):
+        if row["part"] == "relation":
+            continue
+        synset = wordnet.synset(row["synset"])
+        lemmas = {word.lower().replace("_", "") for word in synset.lemma_names()}
+        words = split(row["said"]) + split(row["only replaced"])
+        if row["part"] == "verb":
+            words = tuple(wordnet.morphy(word, "v") for word in words)
+        assert {word.replace(" ", "") for word in words} <= lemmas, row
+        assert row["said"]
 
 
 CAPTIONS = [

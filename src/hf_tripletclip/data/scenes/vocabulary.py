@@ -5,98 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from hf_tripletclip.utils.tsv import read_tsv
 
 MDI, FA = "mdi", "fa"  # Material Design Icons 6 (Apache-2.0) and Font Awesome 6 Free Solid (SIL OFL 1.1)
 
 
-def _icons(font: str, listed: str) -> dict[str, tuple[str, str]]:
-    """`noun` or `noun=icon-name`, separated by commas; without a name the icon is called like the noun."""
-    icons = {}
-    for entry in listed.split(","):
-        noun, _, icon = entry.strip().partition("=")
-        icons[noun] = (font, icon or noun.replace(" ", "-"))
-    return icons
-
-
+_TABLE = read_tsv(Path(__file__).with_name("nouns.tsv"))  # its first lines say what the columns are
 # noun -> (font, icon). The first 24 are the most recognisable, then come 24 more, then the rest.
-NOUNS: dict[str, tuple[str, str]] = {
-    **_icons(MDI, "cat, fish, bird, spider"),
-    **_icons(FA, "car=car-side, bicycle, airplane=plane, rocket"),
-    **_icons(MDI, "pine tree, palm tree"),
-    **_icons(FA, "apple=apple-whole, mug=mug-hot, chair"),
-    **_icons(MDI, "house=home, guitar=guitar-acoustic, key, umbrella, anchor"),
-    **_icons(FA, "crown, shirt, star, moon, heart, scissors"),
-    # 48
-    **_icons(MDI, "rabbit, elephant, duck, owl, snail, butterfly, fire truck, helicopter, sailboat=sail-boat, cactus"),
-    **_icons(MDI, "flower, mushroom, leaf, carrot, pizza, ice cream, bottle=bottle-soda-classic, lamp, tent, bell"),
-    **_icons(MDI, "hammer, lightbulb, skull, snowflake"),
-    # all
-    **_icons(FA, "dog, horse, crow, dove, frog, hippo, otter, cow, dragon, shrimp, worm, mosquito, bug"),
-    **_icons(FA, "feather, bone, egg, cheese, hotdog, burger, cookie, candy cane, lemon, bread=bread-slice, bacon"),
-    **_icons(FA, "wine bottle, wine glass, jar, spoon, blender, couch, bed, bath, toilet, sink, faucet, shower, fan"),
-    **_icons(FA, "rug, stairs, igloo, church, mosque, hospital, school, store, warehouse, volcano, mountain"),
-    **_icons(FA, "bus=bus-simple, taxi, truck, tractor, motorcycle, train, tram=train-tram, ship, ferry, caravan"),
-    **_icons(FA, "wheelchair, baby carriage, sleigh, snowplow, parachute=parachute-box, satellite, robot, ghost"),
-    **_icons(FA, "snowman, gift, ring, gem, glasses, mitten, socks, vest, briefcase, suitcase, wallet, ticket"),
-    **_icons(FA, "book, pen, pencil, paintbrush, palette, ruler=ruler-horizontal, stapler, paperclip, eraser, broom"),
-    **_icons(FA, "bucket, trowel, screwdriver, wrench, magnet, plug, toolbox, lock"),
-    **_icons(FA, "compass, camera=camera-retro, binoculars, microscope, stethoscope, syringe, thermometer, pills"),
-    **_icons(FA, "phone, laptop, printer=print, keyboard, television=tv, radio, calculator, clock, hourglass"),
-    **_icons(FA, "drum, trophy, medal, football, basketball, volleyball, baseball, dumbbell, bomb, shield"),
-    **_icons(
-        FA, "flag, birthday cake=cake-candles, fire, sun, cloud, rainbow, tornado, tooth, brain, hand, eye, dice"
-    ),
-    **_icons(MDI, "bee, dolphin, donkey, jellyfish, kangaroo, koala, ladybug, panda, penguin, pig, shark"),
-    **_icons(MDI, "snake, tortoise, turkey, turtle, unicorn, corn, peanut, pumpkin, pretzel, popcorn, cupcake, taco"),
-    **_icons(MDI, "croissant=food-croissant, pear=fruit-pear, pineapple=fruit-pineapple, watermelon=fruit-watermelon"),
-    **_icons(MDI, "cherries=fruit-cherries, grapes=fruit-grapes, teddy bear, kite, balloon, barrel, bridge"),
-    **_icons(MDI, "castle, lighthouse, submarine, scooter, skateboard, saxophone, trumpet"),
-    **_icons(MDI, "piano, typewriter, telescope, sunglasses, necklace, saw=hand-saw, shovel, rake, pitchfork, bowl"),
-    **_icons(MDI, "kettle, toaster, fridge, dresser, wardrobe, mirror, chandelier, mailbox, sword, ufo, sofa"),
-}
-
-# What stands before the attributes of nouns that take no "a": "a pair of red scissors", "an ear of yellow corn".
-_PAIRS = ("scissors", "glasses", "sunglasses", "socks", "binoculars", "cherries", "pills", "dice")
-MEASURES: dict[str, str] = {
-    **dict.fromkeys(_PAIRS, "a pair of"),
-    "grapes": "a bunch of",
-    "bread": "a slice of",
-    "watermelon": "a slice of",
-    "bacon": "a strip of",
-    "corn": "an ear of",
-    "popcorn": "a box of",
-    "stairs": "a flight of",
-}
-
-# noun -> the other nouns that it is also true of. Such nouns never meet in a scene and never replace each other, or
-# the caption of a negative would be true of the positive image. The first 24 nouns have none.
+NOUNS: dict[str, tuple[str, str]] = {row["noun"]: (row["font"], row["icon"]) for row in _TABLE}
+# noun that takes no "a" -> what stands before its attributes: "a pair of red scissors", "an ear of yellow corn"
+MEASURES: dict[str, str] = {row["noun"]: row["measure"] for row in _TABLE if row["measure"]}
+# noun -> the other nouns that it is also true of
 INCLUDES: dict[str, frozenset[str]] = {
-    "bird": frozenset({"duck", "owl", "crow", "dove", "turkey", "penguin"}),
-    "bread": frozenset({"croissant"}),
-    "bottle": frozenset({"wine bottle"}),
-    "bug": frozenset({"bee", "ladybug", "mosquito", "spider", "butterfly"}),
-    "car": frozenset({"taxi"}),
-    "chair": frozenset({"wheelchair"}),
-    "couch": frozenset({"sofa"}),
-    "dresser": frozenset({"wardrobe"}),
-    "fish": frozenset({"shark"}),
-    "glasses": frozenset({"sunglasses"}),
-    "horse": frozenset({"unicorn"}),
-    "house": frozenset({"igloo"}),
-    "lamp": frozenset({"chandelier", "lightbulb"}),
-    "motorcycle": frozenset({"scooter"}),
-    "satellite": frozenset({"moon"}),
-    "ship": frozenset({"ferry", "sailboat", "submarine"}),
-    "shirt": frozenset({"vest"}),
-    "shovel": frozenset({"trowel"}),
-    "star": frozenset({"sun"}),
-    "store": frozenset({"warehouse"}),
-    "suitcase": frozenset({"briefcase"}),
-    "train": frozenset({"tram"}),
-    "trophy": frozenset({"medal"}),
-    "truck": frozenset({"fire truck", "snowplow"}),
-    "turtle": frozenset({"tortoise"}),
+    row["noun"]: frozenset(row["also true of"].split(", ")) for row in _TABLE if row["also true of"]
 }
 
 

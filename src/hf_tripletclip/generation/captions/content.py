@@ -13,7 +13,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from hf_tripletclip.generation.captions.english import words
+from hf_tripletclip.generation.captions.english import table, words
 from hf_tripletclip.generation.captions.english.lexicon import IRREGULAR_PLURALS
 
 SAME, LEFT_OUT = "same words as the caption", "words of the caption left out"
@@ -22,52 +22,12 @@ ADDED = "words added to the caption"
 # A word; each character of a script that writes no spaces counts as one.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’\-][^\W_]+)*")
 
-# Words that may come and go: articles, forms of "be", "have" and "do", conjunctions. Prepositions, pronouns and
-# numbers say something.
-FUNCTION = words(
-    "a an the this that these those some is are am was were be been being has have had having do does did and or "
-    "while as when which who whom there then also its it's"
-)
-SINGULAR, PLURAL = words("a an one this that each every"), words("some these those all both few")  # before a noun
-NEGATIONS = words("no not never none nobody nothing neither nor without cannot")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-MANY = frozenset(NUMBERS[2:]) | words("several many multiple dozens hundreds")  # they make a plural of what they count
+FUNCTION = words("function")  # words that may come and go
+MANY = frozenset(NUMBERS[2:]) | words("many")  # they make a plural of what they count
 
-MOTORED = words("motor dirt quad")  # bikes that are no bicycles
-PLURAL_ONLY = words("glasses clothes shorts news goods arms")  # a glass is something else
-# Spellings, forms and plain synonyms that no rule below finds, each as what it stands for.
-_VARIANTS = {
-    "gray": "grey", "blonde": "blond", "plough": "plow", "tyre": "tire", "kerb": "curb", "pyjamas": "pajamas",
-    "doughnut": "donut", "aeroplane": "airplane", "yoghurt": "yogurt", "moustache": "mustache", "storey": "story",
-    "sceptical": "skeptical", "mould": "mold", "cheque": "check", "draught": "draft", "jewellery": "jewelry",
-    "t-shirt": "tshirt", "tee-shirt": "tshirt", "ok": "okay", "whisky": "whiskey", "chequered": "checkered",
-    "people": "person", "lay": "lie", "laid": "lie", "laying": "lie", "lays": "lie", "lain": "lie", "lying": "lie",
-    "is": "be", "towards": "toward", "backwards": "backward", "upwards": "upward", "downwards": "downward",
-    "forwards": "forward", "besides": "beside", "amongst": "among", "onto": "on",
-    "photograph": "photo", "pic": "picture", "tv": "television", "metre": "meter", "theatre": "theater",
-    "guy": "man", "guys": "man", "kid": "child", "kids": "child", "big": "large", "little": "small", "sofa": "couch",
-    "sofas": "couch", "bike": "bicycle", "bikes": "bicycle",
-    "centre": "center", "fibre": "fiber", "cosy": "cozy", "sled": "sledge",
-}  # fmt: skip
-# Past forms of irregular verbs: each line the base, then its forms.
-_IRREGULAR = """
-beat beaten; become became; begin began begun; bend bent; bind bound; bite bit bitten; bleed bled; blow blew blown;
-break broke broken; bring brought; build built; buy bought; catch caught; choose chose chosen; come came; creep crept;
-dig dug; draw drew drawn; drink drank drunk; drive drove driven; eat ate eaten; fall fell fallen; feed fed; feel felt;
-fight fought; find found; flee fled; fling flung; fly flew flown; freeze froze frozen; get got gotten; give gave given;
-go went gone; grow grew grown; hang hung; hear heard; hide hid hidden; hold held; keep kept; kneel knelt; know knew
-known; lead led; leap leapt; leave left; lend lent; light lit; lose lost; make made; meet met; pay paid; ride rode
-ridden; ring rang rung; rise rose risen; run ran; say said; see saw seen; seek sought; sell sold; send sent; sew sewn;
-shake shook shaken; shine shone; shoot shot; show shown; shrink shrank shrunk; sing sang sung; sink sank sunk; sit sat;
-sleep slept; slide slid; sling slung; speak spoke spoken; spend spent; spin spun; spring sprang sprung; stand stood;
-steal stole stolen; stick stuck; sting stung; strike struck; string strung; swear swore sworn; sweep swept; swim swam
-swum; swing swung; take took taken; teach taught; tear tore torn; tell told; think thought; throw threw thrown; wake
-woke woken; wear wore worn; weave wove woven; weep wept; win won; wind wound; write wrote written
-"""
-_BASES: dict[str, str] = {}
-for _line in _IRREGULAR.replace("\n", " ").split(";"):
-    _base, *_forms = _line.split()
-    _BASES |= dict.fromkeys(_forms, _base)
+_VARIANTS = {row["word"]: row["stands for"] for row in table("spellings")}
+_BASES = {form: row["verb"] for row in table("past_forms") for form in row["past forms"].split()}
 _BASES |= {plural: singular for singular, plural in IRREGULAR_PLURALS.items()}
 
 _SPELLINGS = (
@@ -93,7 +53,7 @@ def content_words(text: str) -> list[str]:
             found.append("not")
             continue
         word = word.removesuffix("'s").rstrip("'")
-        if word in ("bike", "bikes") and found and found[-1] in MOTORED:
+        if word in ("bike", "bikes") and found and found[-1] in words("motored"):
             found[-1] += word
         elif word and word not in FUNCTION:
             found.append(NUMBERS[int(word)] if word.isdecimal() and int(word) < len(NUMBERS) else word)
@@ -139,9 +99,9 @@ def content_problem(caption: str, negative: str) -> str | None:
     return ADDED
 
 
-def _turns(words: Sequence[str]) -> bool:
+def _turns(changed: Sequence[str]) -> bool:
     """Whether words that came or went turn the meaning round: "not", and "by" alone, which makes a passive."""
-    return list(words) == ["by"] or not NEGATIONS.isdisjoint(words)
+    return list(changed) == ["by"] or not words("negations").isdisjoint(changed)
 
 
 def _joined(found: list[str], others: list[str]) -> list[str]:
@@ -184,8 +144,8 @@ def _determined(text: str) -> list[tuple[str, bool | None]]:
     for word in find_words(text):
         said = content_words(word)
         found += [(part, plural) for part in said]
-        if word in SINGULAR or word in PLURAL:
-            plural = word in PLURAL
+        if word in words("singular") | words("plural"):
+            plural = word in words("plural")
         elif not said:
             plural = None
     return found
@@ -209,7 +169,7 @@ def _stems(word: str) -> frozenset[str]:
     bases = {word}
     word = _VARIANTS.get(word, word)
     bases |= {word, _BASES.get(word, word)}
-    if word in PLURAL_ONLY:
+    if word in words("plural with other meaning"):
         pass
     elif word.endswith("ies") and len(word) > 4:
         bases |= {word[:-3] + "y", word[:-1]}

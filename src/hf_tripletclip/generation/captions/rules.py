@@ -14,12 +14,16 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 
 from hf_tripletclip.data.schema import CAPTION, ID, NEG_CAPTION, NEGATIVE_TYPE
-from hf_tripletclip.generation.captions.english.attributes import replace_attribute
+from hf_tripletclip.generation.captions.english.changes import (
+    replace_action,
+    replace_attribute,
+    replace_object,
+    replace_relation,
+    swap_attributes,
+    swap_objects,
+)
+from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
 from hf_tripletclip.generation.captions.english.language import is_english
-from hf_tripletclip.generation.captions.english.objects import replace_object
-from hf_tripletclip.generation.captions.english.parsing import Parsed, Site
-from hf_tripletclip.generation.captions.english.relations import replace_action, replace_relation
-from hf_tripletclip.generation.captions.english.swaps import swap_attributes, swap_objects
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.generation.wordnet import load_wordnet
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 
 from hf_tripletclip.data.schema import CAPTION, ID, PARAPHRASE
+from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
 from hf_tripletclip.generation.captions.english.language import is_english
-from hf_tripletclip.generation.captions.english.parsing import Parsed, Site
 from hf_tripletclip.generation.captions.english.restating import STRUCTURAL
 from hf_tripletclip.generation.captions.english.synonyms import LEXICAL
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed

@@ -7,6 +7,7 @@ import pytest
 
 from hf_tripletclip.generation.captions.english import lexicon
 from hf_tripletclip.generation.captions.english.grammar import (
+    Parsed,
     article,
     in_case_of,
     is_plural,
@@ -15,7 +16,6 @@ from hf_tripletclip.generation.captions.english.grammar import (
     plural,
     tag,
 )
-from hf_tripletclip.generation.captions.english.parsing import Parsed
 from tests.generation.needs import needs_wordnet
 
 pytestmark = needs_wordnet

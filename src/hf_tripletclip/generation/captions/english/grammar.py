@@ -14,9 +14,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_tripletclip.generation.captions.english import words
-from hf_tripletclip.generation.captions.english.lexicon import ATTRIBUTES, COLOURS, IRREGULAR_PLURALS, VERB_FORMS
-from hf_tripletclip.generation.captions.english.vocabulary import GROUPS
+from hf_tripletclip.generation.captions.english import table, words
+from hf_tripletclip.generation.captions.english.lexicon import (
+    ATTRIBUTES,
+    COLOURS,
+    GROUP_OF,
+    GROUPS,
+    IRREGULAR_PLURALS,
+    VERB_FORMS,
+    Group,
+)
 from hf_tripletclip.generation.wordnet import load_wordnet
 
 TOKEN = re.compile(r"<[^>\s]*>|[^\W_]+(?:['’-][^\W_]+)*|\s+|[^\w\s]|_+")
@@ -25,49 +32,13 @@ DET, POSS, NUM, PREP, CONJ, PRON, AUX, ADV = "DET", "POSS", "NUM", "PREP", "CONJ
 NOUN, ADJ, VERB, ING, ED, PUNCT, OTHER, START = "NOUN", "ADJ", "VERB", "ING", "ED", "PUNCT", "OTHER", "START"
 
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-CLOSED: dict[str, str] = {}
-for _tag, _words in (
-    (DET, "a an the this these those some any each every another no both all several many few various multiple other"),
-    (POSS, "his her their its my your our whose"),
-    (NUM, "one eleven twelve dozens " + " ".join(NUMBERS)),
-    (
-        PREP,
-        "about above across against along alongside amid among amongst around at atop before behind below beneath "
-        "beside besides between beyond by during for from in inside into near nearby of off on onto opposite "
-        "outside over past through throughout toward towards under underneath until up upon via with within "
-        "without to down out like",
-    ),
-    (CONJ, "and or but while as when where because so than if nor plus & whilst"),
-    (PRON, "he she it they him them who which that what himself herself itself themselves someone somebody something "
-           "there here everyone nothing i you we us me theirs hers mine yours each"),
-    (AUX, "is are was were be been being am has have had having do does did can could will would should may might "
-          "must gets get getting got isn't aren't"),
-    (ADV, "not very too also just only still together away back upside apart outdoors indoors ahead almost nearly "
-          "partly really quite extremely fully brightly highly slightly currently already both right left next"),
-):  # fmt: skip
-    for _word in _words.split():
-        CLOSED.setdefault(_word, _tag)
+CLOSED: dict[str, str] = {}  # word of a closed class -> its part of speech
+USUAL: dict[str, str] = {}  # word that may be several parts of speech -> what it mostly is in captions
+for _row in table("parts_of_speech"):
+    CLOSED |= {word: _row["part"] for word in _row["closed"].split() if word not in CLOSED}
+    USUAL |= dict.fromkeys(_row["usual"].split(), _row["part"])
 
-LISTED = 30.0  # added to the count of a noun that captions often have
-MOSTLY_VERBS = words("watch top fly light coast stage pick")
-
-# What a word that may be several things mostly is in captions.
-USUAL = {
-    **dict.fromkeys(
-        words(
-            "building buildings ceiling clothing evening morning wedding railing painting paintings living dining "
-            "lightning frosting icing topping toppings stuffing siding awning king ring string spring wing thing "
-            "things something anything everything nothing being beings dressing bedding drawing drawings carving "
-            "clearing opening intersection inning pudding stocking"
-        ),
-        NOUN,
-    ),
-    **dict.fromkeys(words("interesting amazing charming exciting stunning"), ADJ),
-    **dict.fromkeys(
-        words("shows show contains contain features feature appears appear looks look stands sits"),
-        VERB,
-    ),
-}
+LISTED = 30.0  # is added to the count of a noun that captions often have
 
 
 @dataclass(frozen=True)
@@ -103,8 +74,9 @@ def pieces_of(caption: str) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _nouns() -> frozenset[str]:
     """The single words that are listed as nouns, or end a listed compound, and their plurals."""
-    words = {word.split()[-1] for group in GROUPS for alike in group.sets for word in alike} - MOSTLY_VERBS
-    return frozenset(words | {plural(word) for word in words})
+    found = {word.split()[-1] for group in GROUPS.values() for alike in group.sets for word in alike}
+    found -= words("mostly verbs")
+    return frozenset(found | {plural(word) for word in found})
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -301,3 +273,247 @@ def in_case_of(new: str, old: str, shouted: bool, titled: bool) -> str:
     if titled:
         return " ".join(word[:1].upper() + word[1:] for word in new.split(" "))
     return new[:1].upper() + new[1:] if old[:1].isupper() else new
+
+
+NEVER = words("never replaced")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A noun in a group."""
+
+    group: Group
+    alike: frozenset[str]  # the words that may be true of the same thing
+
+
+def _index() -> tuple[dict[str, Entry], dict[str, Entry]]:
+    countable: dict[str, Entry] = {}
+    mass: dict[str, Entry] = {}
+    for group in GROUPS.values():
+        for alike in group.sets:
+            for word in alike:
+                entry = Entry(group, frozenset(alike))
+                if group.mass:
+                    mass.setdefault(word, entry)
+                elif word not in NEVER and GROUP_OF.get(word, group.name) == group.name:
+                    countable.setdefault(word, entry)
+    return countable, mass
+
+
+COUNTABLE, MASS = _index()
+PLURALS = {plural(word): word for word in COUNTABLE}
+PLURALS["people"] = "person"
+PLURALS["cattle"] = "cow"
+COMPOUNDS = frozenset(word for word in (*COUNTABLE, *MASS, *PLURALS) if " " in word)
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What is known of a noun phrase's noun: the listed word or WordNet's base form, its group, its number."""
+
+    base: str
+    entry: Entry
+    plural: bool
+    mass: bool
+
+    def isa(self, *kinds: str) -> bool:
+        """Whether it is of one of some classes, such as `person`; see `words/nouns.tsv`."""
+        return any(kind in self.entry.group.classes for kind in kinds)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def look_up(noun: str, determiner: str, bare: bool) -> Noun | None:
+    """
+    What a noun is.
+
+    Args:
+        noun (`str`): The noun or compound, lower case.
+        determiner (`str`): The word the phrase begins with.
+        bare (`bool`): Whether it has no determiner.
+    """
+    counted = determiner in ("a", "an", "one", "each", "every", "another")
+    if noun in NEVER:
+        return None
+    if noun in PLURALS and noun not in COUNTABLE:
+        if counted:
+            return None  # a slip: "a women"
+        return Noun(PLURALS[noun], COUNTABLE[PLURALS[noun]], True, False)
+    if noun in MASS and not counted and (noun not in COUNTABLE or bare):
+        return Noun(noun, MASS[noun], False, True)
+    if noun in COUNTABLE:
+        return Noun(noun, COUNTABLE[noun], noun in ("sheep", "deer", "fish") and not counted, False)
+    wordnet = load_wordnet()
+    base = wordnet.morphy(noun.replace(" ", "_"), "n")
+    if base is None:
+        return None
+    many = is_plural(noun) if " " not in noun else base != noun.replace(" ", "_")
+    if not counted and not many and bare:
+        return None  # perhaps a mass noun, which WordNet does not tell
+    name = base.replace("_", " ")
+    if name in NEVER:
+        return None
+    if name in COUNTABLE:
+        return Noun(name, COUNTABLE[name], many, False)
+    group = _anchored(base)
+    return Noun(name, Entry(group, frozenset({name})), many, False) if group else None
+
+
+def _anchored(base: str) -> Group | None:
+    """The group of the nearest anchor above a noun's first sense, if that is its usual one."""
+    wordnet = load_wordnet()
+    senses = wordnet.synsets(base, "n")
+    counted = [sum(lemma.count() for lemma in sense.lemmas() if lemma.name().lower() == base) for sense in senses]
+    if len(senses) > 1 and counted[0] <= sum(counted[1:]):
+        return None
+    anchors = _anchors()
+    level = [senses[0]]
+    while level:
+        for synset in level:
+            if synset.name() in anchors:
+                return anchors[synset.name()]
+        level = [above for synset in level for above in synset.hypernyms()]
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _anchors() -> dict[str, Group]:
+    return {synset: group for group in GROUPS.values() for synset in group.synsets}
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _related(word: str) -> frozenset[str]:
+    """Names of the synsets of a noun's first two senses and of all above them."""
+    senses = load_wordnet().synsets(word.replace(" ", "_"), "n")[:2]
+    return frozenset(
+        name
+        for sense in senses
+        for name in (sense.name(), *(above.name() for above in sense.closure(lambda synset: synset.hypernyms())))
+    )
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _senses(word: str) -> frozenset[str]:
+    return frozenset(sense.name() for sense in load_wordnet().synsets(word.replace(" ", "_"), "n")[:2])
+
+
+def related(first: str, second: str) -> bool:
+    """Whether one noun may be true of what the other names: synonyms, or one the hypernym of the other."""
+    return bool(_senses(first) & _related(second) or _senses(second) & _related(first))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def replacements(base: str, group: str, alike: frozenset[str]) -> tuple[str, ...]:
+    """The nouns, in the singular, that replace a noun of a group."""
+    if others := GROUPS[group].replaced_by:
+        found = (GROUPS[name].sets[0][0] if name in GROUPS else name for name in others)
+        return tuple(word for word in found if word not in alike)
+    return tuple(
+        members[0] for members in GROUPS[group].sets if not set(members) & alike and not related(members[0], base)
+    )
+
+
+def is_person(word: str) -> bool:
+    """Whether a word names people."""
+    noun = look_up(word, "a", False) or look_up(word, "", False)
+    return noun is not None and noun.isa("person")
+
+
+def is_compound(word: str, noun: str) -> bool:
+    """Whether WordNet lists the attribute with the noun, and captions mean that: "black bear", "green beans"."""
+    if noun in words("literal"):
+        return False
+    return load_wordnet().morphy(f"{word} {noun}".replace(" ", "_"), "n") is not None
+
+
+Span = tuple[int, int, str]  # tokens from, to (exclusive), and the words that replace them
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place of the caption that can be changed, and the ways to change it: each a tuple of replaced spans."""
+
+    options: tuple[tuple[Span, ...], ...]
+
+
+class Parsed:
+    """A caption with its tokens, noun phrases and what their nouns are."""
+
+    def __init__(self, caption: str) -> None:
+        self.caption = caption
+        self.pieces, self.tokens = tag(caption)
+        self.words = [token.word for token in self.tokens]
+        self.phrases: list[NounPhrase] = []
+        self.nouns: list[Noun | None] = []
+        for phrase in noun_phrases(self.tokens):
+            phrase = self._compound(phrase)
+            bare = not phrase.determiner
+            self.phrases.append(phrase)
+            self.nouns.append(None if self._named(phrase) else look_up(phrase.noun, phrase.determiner, bare))
+        letters = [token.text for token in self.tokens if token.text[0].isalpha()]
+        self.shouted = len(letters) > 1 and all(text.isupper() for text in letters)
+        self.titled = len(letters) > 3 and sum(text[:1].isupper() for text in letters) > 0.7 * len(letters)
+        self.pronouns = frozenset(self.words) & words("person pronouns")
+
+    def _compound(self, phrase: NounPhrase) -> NounPhrase:
+        """The phrase with the longest known compound as its head."""
+        low = max(phrase.start, phrase.stop - 4)
+        for head in range(low, phrase.stop):
+            text = " ".join(self.words[head : phrase.stop])
+            if head == phrase.stop - 1 or text in COMPOUNDS:
+                known = head < phrase.stop - 1
+                return NounPhrase(phrase.start, head if known else phrase.head, phrase.stop, text, phrase.determiner,
+                                  1 if known and head <= phrase.head else phrase.nouns)  # fmt: skip
+        return phrase
+
+    def _named(self, phrase: NounPhrase) -> bool:
+        """Whether it is, or has, a proper name: a capital inside the caption."""
+        if all(token.text[:1].isupper() or not token.text[0].isalpha() for token in self.tokens):
+            return False
+        inside = self.tokens[max(phrase.head, 1) : phrase.stop]
+        return any(token.text[:1].isupper() for token in inside)
+
+    def before(self, index: int) -> str:
+        return self.words[index - 1] if index > 0 else ""
+
+    def after(self, index: int) -> str:
+        return self.words[index] if index < len(self.words) else ""
+
+    def tag(self, index: int) -> str:
+        return self.tokens[index].tag if 0 <= index < len(self.tokens) else PUNCT
+
+    def phrase_at(self, start: int) -> int | None:
+        """The number of the noun phrase that starts at a token."""
+        return next((number for number, phrase in enumerate(self.phrases) if phrase.start == start), None)
+
+    def phrase_before(self, stop: int) -> int | None:
+        """The number of the noun phrase that ends before a token."""
+        return next((number for number, phrase in enumerate(self.phrases) if phrase.stop == stop), None)
+
+    def phrase_of(self, index: int) -> int | None:
+        """The number of the noun phrase that a token is in."""
+        return next((i for i, phrase in enumerate(self.phrases) if phrase.start <= index < phrase.stop), None)
+
+    def subject_of(self, index: int) -> int | None:
+        """The noun phrase whose verb is at a token: right before it, but for "is" and an adverb."""
+        while index and (self.tokens[index - 1].tag in (AUX, ADV) or self.before(index) in ("who", "that", "which")):
+            index -= 1
+        return self.phrase_before(index)
+
+    def text_of(self, phrase: NounPhrase) -> str:
+        """The text of a noun phrase, as it stands inside a sentence."""
+        text = "".join(self.pieces[self.tokens[phrase.start].piece : self.tokens[phrase.stop - 1].piece + 1])
+        return text[:1].lower() + text[1:] if phrase.start == 0 and not self.shouted else text
+
+    def render(self, spans: Sequence[Span]) -> str:
+        """The caption with spans replaced: case kept, "a" or "an" set right."""
+        pieces = list(self.pieces)
+        for start, stop, new in spans:
+            tokens = self.tokens[start:stop]
+            first = tokens[0].piece
+            pieces[first] = in_case_of(new, tokens[0].text, self.shouted, self.titled)
+            for piece in range(first + 1, tokens[-1].piece + 1):
+                pieces[piece] = ""
+            if start > 0 and self.words[start - 1] in ("a", "an"):
+                place = self.tokens[start - 1].piece
+                pieces[place] = in_case_of(article(new), pieces[place], self.shouted, self.titled)
+        return "".join(pieces)

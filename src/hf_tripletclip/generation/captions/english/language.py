@@ -10,17 +10,7 @@ from hf_tripletclip.generation.captions.english import words
 from hf_tripletclip.generation.captions.english.grammar import CLOSED
 from hf_tripletclip.generation.wordnet import load_wordnet
 
-# The commonest small words of languages with Latin letters that are none of English.
-FOREIGN = words(
-    "un une le la les des du de au aux dans sur avec et est sont qui pour deux trois son sa ses ce cette près devant "
-    "der die das den dem ein eine einen einem einer und mit auf im ist sind von zwei drei vor neben über zu am bei "
-    "el los las una con en y es del se su sus por para dos tres junto sobre que como "
-    "il lo gli di che è sono nel nella sul sulla della delle due "
-    "het een van op met te bij zijn naar "
-    "o os um uma com em na nos nas da das dos ao e são "
-    "och på med som ett av til og er "
-    "w z na i jest na się ve bir bu ile"
-)
+FOREIGN = words("foreign")
 ENGLISH = frozenset(CLOSED) - FOREIGN
 FEW = 4  # words, without small ones; of fewer it does not matter whether WordNet knows them
 KNOWN = 0.5  # share of its other words that WordNet knows at least of an English caption

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hf_tripletclip.generation.captions.english import grammar, lexicon, nouns, vocabulary, words
+from hf_tripletclip.generation.captions.english import grammar, lexicon, words
 from hf_tripletclip.generation.captions.english.grammar import (
     ADJ,
     ADV,
@@ -19,38 +19,13 @@ from hf_tripletclip.generation.captions.english.grammar import (
     PRON,
     PUNCT,
     VERB,
-    NounPhrase,
+    Noun,
+    Parsed,
+    Site,
 )
-from hf_tripletclip.generation.captions.english.parsing import Parsed, Site
 from hf_tripletclip.generation.wordnet import load_wordnet
 
 PLAIN = ("a", "an", "the", "some", "several", "many", *NUMBERS)
-REFERRING = words(
-    "its their his her him he she they them it each other another one first second third latter former both "
-    "respectively which who that whose"
-)
-JOINT = words(
-    "sitting standing walking running playing posing lying laying sleeping swimming smiling jumping resting dancing "
-    "fighting talking skiing sledding hugging kissing hiking"
-)
-PLACES = words("on at in near by next beside under behind inside outside")
-STATIVE = words(
-    "featuring containing consisting including showing having being overlooking surrounding facing depicting seeing "
-    "using following living dining belonging leading according regarding"
-)
-COLLECTIVE = words("group couple crowd pair bunch team number herd flock")
-# Verbs that are not said with "is ...ing".
-STATES = words(
-    "be have do see want like love know seem appear contain feature show include consist belong own need say mean "
-    "cost fit resemble prefer remain depict let get become can will smell sound taste overlook face surround"
-)
-# Participles, not past forms, after a noun and before a preposition.
-DONE = words(
-    "parked filled covered seated placed surrounded dressed topped decorated stacked lined painted mounted attached "
-    "piled arranged perched displayed located"
-)
-NOT_NOMINAL = words("while as when where because so if than until")
-PICTURED = vocabulary.PICTURES | words("close up closeup shot scene")
 
 
 def swap_conjuncts(parsed: Parsed) -> Iterator[Site]:
@@ -58,13 +33,8 @@ def swap_conjuncts(parsed: Parsed) -> Iterator[Site]:
     for left in range(len(parsed.phrases) - 1):
         first, second = parsed.phrases[left], parsed.phrases[left + 1]
         if second.start == first.stop + 1 and parsed.words[first.stop] == "and" and _conjoined(parsed, left):
-            yield Site((((first.start, first.stop, _text(parsed, second)),
-                         (second.start, second.stop, _text(parsed, first))),))  # fmt: skip
-
-
-def _text(parsed: Parsed, phrase: NounPhrase) -> str:
-    text = "".join(parsed.pieces[parsed.tokens[phrase.start].piece : parsed.tokens[phrase.stop - 1].piece + 1])
-    return text[:1].lower() + text[1:] if phrase.start == 0 and not parsed.shouted else text
+            yield Site((((first.start, first.stop, parsed.text_of(second)),
+                         (second.start, second.stop, parsed.text_of(first))),))  # fmt: skip
 
 
 def _conjoined(parsed: Parsed, left: int) -> bool:
@@ -73,7 +43,7 @@ def _conjoined(parsed: Parsed, left: int) -> bool:
     one, other = parsed.nouns[left], parsed.nouns[left + 1]
     if one is None or other is None or parsed.titled or first.noun == second.noun == "":
         return False
-    if REFERRING & set(parsed.words) or {"and", "or", ","} & set(parsed.words[: first.start]):
+    if words("referring") & set(parsed.words) or {"and", "or", ","} & set(parsed.words[: first.start]):
         return False
     if "and" in parsed.words[second.stop :] or "or" in parsed.words:
         return False
@@ -93,8 +63,8 @@ def _conjoined(parsed: Parsed, left: int) -> bool:
         if ends or tag in (AUX, VERB):
             return alike or ends
         if tag == ING:
-            return alike and (one.isa("person") or one.isa("animal")) and after in JOINT
-        return alike and after in PLACES and _at_a_place(parsed, second.stop)
+            return alike and one.isa("person", "animal") and after in words("joint")
+        return alike and after in words("places") and _at_a_place(parsed, second.stop)
     if not alike or not ends:
         return False
     if before in ("is", "are"):
@@ -102,10 +72,10 @@ def _conjoined(parsed: Parsed, left: int) -> bool:
     return parsed.tag(first.start - 1) in (PREP, ING, VERB)
 
 
-def _alike(one: nouns.Noun, other: nouns.Noun) -> bool:
+def _alike(one: Noun, other: Noun) -> bool:
     """Whether two nouns are of one kind: people, animals, food, clothing, or the same group."""
     kinds = ("person", "animal", "food", "clothing")
-    return one.entry.group.name == other.entry.group.name or any(one.isa(kind) and other.isa(kind) for kind in kinds)
+    return one.entry.group == other.entry.group or any(one.isa(kind) and other.isa(kind) for kind in kinds)
 
 
 def _at_a_place(parsed: Parsed, start: int) -> bool:
@@ -130,7 +100,7 @@ def swap_colours(parsed: Parsed) -> Iterator[Site]:
         if around & {"and", ",", "-", "dark", "light", "bright", "pale", "deep", "or"}:
             continue
         number = parsed.phrase_of(index)
-        if number is None or parsed.tag(index - 2) in (ADJ, OTHER) or vocabulary.PICTURES & set(parsed.words):
+        if number is None or parsed.tag(index - 2) in (ADJ, OTHER) or words("pictures") & set(parsed.words):
             continue
         yield Site((((index - 1, index, second), (index + 1, index + 2, first)),))
 
@@ -147,12 +117,12 @@ def _subject(parsed: Parsed) -> tuple[int, bool] | None:
         return None
     phrase, noun = parsed.phrases[0], parsed.nouns[0]
     head = phrase.noun.split()[-1]
-    if phrase.determiner not in ("", "the", *SOME) or head in PICTURED:
+    if phrase.determiner not in ("", "the", *SOME) or head in words("pictures") | words("pictured"):
         return None
     if not phrase.determiner and (noun is None or not noun.plural):
         return None  # telegraphic: "dog on couch"
     stop = phrase.stop
-    if head in COLLECTIVE and parsed.after(stop) == "of" and len(parsed.phrases) > 1:
+    if head in words("collective") and parsed.after(stop) == "of" and len(parsed.phrases) > 1:
         second = parsed.phrases[1]
         if second.start != stop + 1 or second.determiner or not grammar.is_plural(second.noun.split()[-1]):
             return None
@@ -162,7 +132,7 @@ def _subject(parsed: Parsed) -> tuple[int, bool] | None:
     if parsed.after(stop) == "and" and len(parsed.phrases) > 1 and parsed.phrases[1].start == stop + 1:
         other = parsed.nouns[1]
         if parsed.phrases[1].determiner in ("", *PLAIN) and parsed.phrases[1].head <= parsed.phrases[1].stop:
-            base = nouns.look_up(parsed.phrases[1].noun, "a", False) if other is None else other
+            base = grammar.look_up(parsed.phrases[1].noun, "a", False) if other is None else other
             return (parsed.phrases[1].stop, True) if base is not None and _alike(noun, base) else None
         return None
     return stop, noun.plural
@@ -170,14 +140,14 @@ def _subject(parsed: Parsed) -> tuple[int, bool] | None:
 
 def _is_fragment(parsed: Parsed) -> bool:
     """Whether a caption has no finite verb, as far as can be told."""
-    if NOT_NOMINAL & set(parsed.words):
+    if words("not nominal") & set(parsed.words):
         return False
     for index, token in enumerate(parsed.tokens):
         if token.tag in (AUX, VERB, OTHER):
             return False
         if token.tag == PRON and token.word != "each":
             return False
-        if token.tag == ED and not (token.word in DONE and parsed.tag(index + 1) == PREP):
+        if token.tag == ED and not (token.word in words("done") and parsed.tag(index + 1) == PREP):
             return False
         if token.tag == NOUN and parsed.tag(index - 1) in (NOUN, PUNCT) and index:
             verb = grammar.counts(token.word)[1]
@@ -224,7 +194,7 @@ def with_is(parsed: Parsed) -> Iterator[Site]:
         parsed.tag(stop + 1) == NOUN and not grammar.is_plural(parsed.after(stop + 1))
     ):
         return  # "a man fishing pole"
-    if parsed.tag(stop) == ING and parsed.words[stop] not in STATIVE:
+    if parsed.tag(stop) == ING and parsed.words[stop] not in words("not progressive"):
         yield Site((((stop - 1, stop, f"{parsed.tokens[stop - 1].text} {_to_be(many)}"),),))
 
 
@@ -238,7 +208,9 @@ def without_is(parsed: Parsed) -> Iterator[Site]:
     if finite != [stop] or parsed.words[stop] not in ("is", "are") or parsed.tag(stop + 1) != ING:
         return
     rest = parsed.tokens[stop + 1 :]
-    if any(token.tag in (PRON, ED) or token.word in NOT_NOMINAL or token.word in (",", "being") for token in rest):
+    if any(
+        token.tag in (PRON, ED) or token.word in words("not nominal") or token.word in (",", "being") for token in rest
+    ):
         return
     yield Site((((stop, stop + 2, parsed.tokens[stop + 1].text),),))
 
@@ -264,7 +236,7 @@ def _alive(parsed: Parsed, stop: int) -> bool:
     """Whether the subject that ends there is people or animals: a sign reads, and is not reading."""
     number = parsed.phrase_before(stop)
     noun = None if number is None else parsed.nouns[number]
-    return noun is not None and (noun.isa("person") or noun.isa("animal"))
+    return noun is not None and noun.isa("person", "animal")
 
 
 def _participle(verb: str, many: bool) -> str | None:
@@ -274,7 +246,7 @@ def _participle(verb: str, many: bool) -> str | None:
         return lexicon.inflect(form[0], "ing") if form[1] == ("" if many else "s") else None
     wordnet = load_wordnet()
     base = wordnet.morphy(verb, "v") if verb else None
-    if base is None or (base == verb) != many or base in STATES or (not many and not verb.endswith("s")):
+    if base is None or (base == verb) != many or base in words("states") or (not many and not verb.endswith("s")):
         return None
     doubled = f"{base}{base[-1]}ing"
     if base in wordnet._exception_map["v"].get(doubled, ()):

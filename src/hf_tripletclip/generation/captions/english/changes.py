@@ -1,0 +1,505 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The changes that make a caption false: an object, attribute, relation or action is replaced, or two are swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hf_tripletclip.generation.captions.english import grammar, lexicon, words
+from hf_tripletclip.generation.captions.english.grammar import (
+    ADJ,
+    ADV,
+    AUX,
+    CONJ,
+    ED,
+    ING,
+    NEVER,
+    NOUN,
+    NUM,
+    NUMBERS,
+    OTHER,
+    PREP,
+    PRON,
+    PUNCT,
+    VERB,
+    Noun,
+    NounPhrase,
+    Parsed,
+    Site,
+)
+
+PICTURES, HAIR = words("pictures"), words("hair")
+# Groups of what something can be in.
+HOLLOW = frozenset(
+    ("plates", "vases", "bags", "vehicles", "boats", "aircraft", "rooms", "in places", "waters", "grounds", "fixtures",
+     "appliances", "buildings")
+)  # fmt: skip
+# attribute -> the list of the nouns that it is replaced before
+ONLY_BEFORE = {
+    **dict.fromkeys(("open", "opened", "closed"), "opened"),
+    **dict.fromkeys(("dark", "bright"), "lit places"),
+    "full": "filled things",
+    "square": "square things",
+}
+AGES = {"old": ("young",), "young": ("elderly",), "elderly": ("young",), "older": ("younger",), "younger": ("older",)}
+# Of what a verb is done to, the class that decides what else can be done to it; the first that it has.
+DECIDING = ("kite", "board", "vehicle", "animal", "person", "clothing", "food", "device")
+
+
+def replace_object(parsed: Parsed) -> Iterator[Site]:
+    """A noun becomes a co-hyponym: "a dog on a bench" to "a fox on a bench"."""
+    for number, (phrase, noun) in enumerate(zip(parsed.phrases, parsed.nouns, strict=True)):
+        if noun is None or not _replaceable(parsed, number):
+            continue
+        options = []
+        for word in grammar.replacements(noun.base, noun.entry.group.name, noun.entry.alike):
+            sexes = [sex for sex in (words("men"), words("women")) if noun.base in sex]
+            if sexes and parsed.pronouns and not any(word in sex for sex in sexes):
+                continue
+            if words("young") & set(parsed.words[phrase.start : phrase.head]) and word in ("man", "woman"):
+                continue
+            many = grammar.plural(word)
+            if not {word, many, *word.split(), *many.split()} & set(parsed.words):
+                options.append(((phrase.head, phrase.stop, many if noun.plural else word),))
+        if options:
+            yield Site(tuple(options))
+
+
+def _replaceable(parsed: Parsed, number: int) -> bool:
+    """Whether another noun fits where the noun of a phrase stands."""
+    phrase, noun = parsed.phrases[number], parsed.nouns[number]
+    assert noun is not None
+    before, after = parsed.before(phrase.start), parsed.after(phrase.stop)
+    tag, group = parsed.tag(phrase.stop), noun.entry.group.name
+    forms = {noun.base, grammar.plural(noun.base), phrase.noun}
+    alone = phrase.head == phrase.start
+    modifiers = set(parsed.words[phrase.start : phrase.head])
+    return not (
+        phrase.nouns > 1
+        or after in ("of", "'", "-", "/")
+        or before in ("-", "/", "'")
+        or tag in (OTHER, NOUN, NUM)
+        or parsed.tag(phrase.start - 1) == OTHER
+        or sum(word in forms for word in parsed.words) > 1
+        # "in a chair" is not "in a table"
+        or (before in ("in", "into", "inside") and group not in HOLLOW and not noun.isa("clothing"))
+        or (before == "at" and group != "buildings")
+        or (before == "on" and noun.isa("device"))  # "on the phone"
+        or (noun.base in ("television", "tv") and alone)
+        or (noun.base == "orange" and tag not in (PUNCT, PREP, CONJ, AUX))
+        # "a sign that says"
+        or (noun.base in ("sign", "billboard", "flag", "shirt") and tag in (ING, PRON, VERB))
+        or (noun.entry.group.after and before not in noun.entry.group.after)
+        or (group == "grounds" and phrase.head - phrase.start > (phrase.determiner == "the"))  # "tall grass"
+        # "grass covered field"
+        or (tag == ED and not phrase.determiner and parsed.tag(phrase.stop + 1) == NOUN)
+        or (group in ("on places", "in places", "rooms") and phrase.determiner not in words("before a place"))
+        # "in bed", "by train", "at home"
+        or (alone and not noun.plural and not noun.mass and before in words("before a bare noun"))
+        or (noun.mass and group == "sliced foods" and before != "of")
+        or (noun.mass and group == "games" and before not in ("playing", "plays", "play", "of"))
+        or modifiers & (words("telling") | PICTURES)
+    )
+
+
+def replace_attribute(parsed: Parsed) -> Iterator[Site]:
+    """An attribute or a number becomes another: "a red bus" to "a green bus"."""
+    present = set(parsed.words)
+    for index, token in enumerate(parsed.tokens):
+        if token.word in NUMBERS and token.tag == NUM:
+            yield from _other_number(parsed, index)
+        if token.tag != ADJ or (token.text[:1].isupper() and index and not parsed.shouted and not parsed.titled):
+            continue
+        if parsed.before(index) in ("-", "/") or parsed.after(index + 1) in ("-", "/"):
+            continue
+        number = parsed.phrase_of(index)
+        if number is None:
+            options = _said_of_subject(parsed, index)
+        elif index < parsed.phrases[number].head:
+            options = _in_phrase(parsed, index, parsed.phrases[number], parsed.nouns[number])
+        else:
+            options = ()
+        if chosen := tuple(((index, index + 1, new),) for new in options if not set(new.split()) & present):
+            yield Site(chosen)
+
+
+def _said_of_subject(parsed: Parsed, index: int) -> Sequence[str]:
+    """What replaces an attribute that stands alone: "is empty", "wearing red"."""
+    word, before = parsed.words[index], parsed.before(index)
+    if before in words("degrees") or before == "being":
+        return ()
+    if word in lexicon.COLOURS:
+        dressed = before in ("wearing", "in") and parsed.tag(index + 1) in (PUNCT, PREP, CONJ, ING)
+        if (parsed.tag(index - 1) == AUX or dressed) and word not in words("colours and nouns"):
+            return _other_colours(parsed, index, lexicon.COLOURS[word])
+        return ()
+    if parsed.tag(index - 1) != AUX or word not in lexicon.ALONE:
+        return ()
+    return lexicon.ATTRIBUTES[word]
+
+
+def _in_phrase(parsed: Parsed, index: int, phrase: NounPhrase, noun: Noun | None) -> Sequence[str]:
+    """What replaces an attribute before its noun."""
+    word, following, last = parsed.words[index], parsed.after(index + 1), phrase.noun.split()[-1]
+    fixed = lexicon.SET_PHRASES.get(word, frozenset())
+    if following in fixed or last in fixed or last in PICTURES or grammar.is_compound(word, phrase.noun):
+        return ()
+    if parsed.before(index) in words("degrees") and word not in words("graded"):
+        return ()
+    person = grammar.is_person(last) if noun is None else noun.isa("person")
+    animal = noun is not None and noun.isa("animal")
+    if word in lexicon.COLOURS:
+        black_and_white = {"black", "white"} <= set(parsed.words) and PICTURES & set(parsed.words)
+        if person or black_and_white or last in words("no colour") or word in ("cream", "olive"):
+            return ()
+        options = lexicon.COLOURS[word]
+        if animal or (last in HAIR and word in lexicon.FUR):
+            options = tuple(colour for colour in options if colour in lexicon.FUR)
+        elif noun is not None and noun.isa("food", "plant", "ground"):
+            options = tuple(colour for colour in options if colour in lexicon.NATURE)
+        return _other_colours(parsed, index, options)
+    if word not in lexicon.ATTRIBUTES:
+        return ()
+    group = lexicon.CLASS_OF[word]
+    if group == "age":
+        return _other_age(parsed, index, last, person, animal)
+    if word == "short" and last in words("long things"):
+        return ("long",)
+    fits = {
+        "size": not person,
+        "pattern": not animal,
+        "mood": person or animal,
+        "coat": animal,
+        "hair": person or last in HAIR,
+        "sex": person or animal,
+    }
+    if not fits.get(group, True) or (word == "tall" and last == "ceiling") or (word == "busy" and (person or animal)):
+        return ()
+    if word in ONLY_BEFORE and last not in words(ONLY_BEFORE[word]):
+        return ()
+    if word in ("dark", "bright") and following in lexicon.COLOURS:
+        return ()
+    return lexicon.ATTRIBUTES[word]
+
+
+def _other_age(parsed: Parsed, index: int, last: str, person: bool, animal: bool) -> Sequence[str]:
+    word = parsed.words[index]
+    if word in ("baby", "adult"):
+        return lexicon.ATTRIBUTES[word] if animal else ()
+    if person or animal:
+        return () if last in words("young people") else AGES.get(word, ())
+    if word in ("young", "elderly", "older", "younger") or parsed.before(index) in ("year", "years", "-"):
+        return ()
+    return lexicon.ATTRIBUTES[word]
+
+
+def _other_colours(parsed: Parsed, index: int, options: Sequence[str]) -> Sequence[str]:
+    """Those of the colours that the caption does not have yet, and that may be light or dark if it says so."""
+    said = {lexicon.LOOK[word] for word in parsed.words if word in lexicon.LOOK}
+    tinted = parsed.before(index) in ("dark", "light", "bright", "deep", "pale")
+    return [colour for colour in options if colour not in said and (colour in lexicon.TINTS or not tinted)]
+
+
+def _other_number(parsed: Parsed, index: int) -> Iterator[Site]:
+    number = parsed.phrase_of(index)
+    before = parsed.before(index)
+    if number is None or parsed.phrases[number].start != index or words("counting") & set(parsed.words):
+        return
+    if before in ("the", "all", "of", "between", "at", "by", "in", "into"):
+        return
+    phrase = parsed.phrases[number]
+    last = phrase.noun.split()[-1]
+    if not grammar.is_plural(last) or parsed.tag(phrase.stop) in (NOUN, OTHER) or last in words("uncounted"):
+        return
+    value = NUMBERS.index(parsed.words[index])
+    near = [word for word in NUMBERS[:5] if 0 < abs(NUMBERS.index(word) - value) <= 2 and word not in parsed.words]
+    yield Site(tuple(((index, index + 1, word),) for word in near))
+
+
+def replace_relation(parsed: Parsed) -> Iterator[Site]:
+    """A preposition becomes another: "under a table" to "on top of a table"."""
+    taken: set[int] = set()
+    for relation, wants, options in lexicon.RELATIONS:
+        size = len(relation)
+        for start in range(len(parsed.words) - size + 1):
+            stop = start + size
+            if tuple(parsed.words[start:stop]) != relation or taken & set(range(start, stop)):
+                continue
+            if _relation_fits(parsed, start, stop, wants):
+                taken |= set(range(start, stop))
+                yield Site(tuple(((start, stop, new),) for new in options if not _said(parsed, new)))
+
+
+def _said(parsed: Parsed, phrase: str) -> bool:
+    return f" {phrase} " in f" {' '.join(parsed.words)} "
+
+
+def _relation_fits(parsed: Parsed, start: int, stop: int, wants: str) -> bool:
+    """Whether the relation of these tokens is one, and what it wants follows it."""
+    relation, before, after = " ".join(parsed.words[start:stop]), parsed.before(start), parsed.after(stop)
+    tag = parsed.tag(start - 1)
+    if start == 0 or before in words("not before relation"):
+        return False
+    if tag not in (NOUN, ING, VERB, AUX, ED, ADV, PREP) and before != ",":
+        return False
+    if wants == "none":
+        return after in ("", ".", ",", "and", "while", "with")
+    if wants == "other":
+        return after == "each" and parsed.after(stop + 1) == "other"
+    number = parsed.phrase_at(stop)
+    if number is None:
+        return False
+    phrase, noun = parsed.phrases[number], parsed.nouns[number]
+    last, alone = phrase.noun.split()[-1], phrase.head == phrase.start
+    if parsed.after(phrase.stop) == "of" and relation in ("in", "on", "at", "up", "down"):
+        return False
+    if last in NEVER or last in ("background", "distance", "night", "phone", "display", "other", "world"):
+        return False
+    if wants == "slope":
+        return last in words("slopes")
+    if wants == "table":
+        return last in words("tables") and before not in ("looking", "look", "looks", "eating", "eats", "dinner")
+    if wants == "any":
+        if relation in ("behind", "in front of"):
+            return last not in words("not behind") and phrase.determiner != "its"
+        return relation != "above" or parsed.tag(stop) != NUM
+    if relation in ("into", "out of") and before not in words("moving"):
+        return False
+    placed = tag not in (ING, VERB, ED) or before in words("placed")
+    if wants == "box":
+        boxed = noun is not None and noun.isa("box", "vehicle") and (not alone or noun.plural)
+        return boxed and (relation != "in" or placed) and before not in words("not before in")
+    # a solid thing
+    if noun is None or noun.isa("place", "ground", "game", "drink"):
+        return False
+    if relation in ("on", "in", "over", "under", "near") and alone and not noun.plural:
+        return relation == "near"
+    if relation in ("on", "over", "atop"):
+        if noun.isa("person", "clothing", "device", "building", "food", "board") or not placed:
+            return False
+        if noun.entry.group.name == "barriers" or before in words("not before on"):
+            return False
+        if relation == "over":
+            return before in words("over")
+        return phrase.determiner in ("a", "an", "the", "two", "three", "some", "another")
+    return relation != "under" or before not in ("covered", "wrapped")
+
+
+def replace_action(parsed: Parsed) -> Iterator[Site]:
+    """A verb becomes another in the same form: "riding a horse" to "leading a horse"."""
+    for index, token in enumerate(parsed.tokens):
+        entry = lexicon.VERB_FORMS.get(token.word)
+        if entry is None or token.tag not in (ING, VERB, ED):
+            if token.word == "parked" and token.tag == ED:
+                yield from _driving(parsed, index)
+            continue
+        lemma, form = entry
+        if token.tag == ED and parsed.tag(index - 1) == AUX:
+            continue  # a passive
+        if parsed.before(index) in ("-", "to", "for", "of", "from", "by"):
+            continue
+        if form == "ed" and lemma in ("lie", "lay"):
+            continue
+        chosen = [lexicon.inflect(option, form) for option in _other_actions(parsed, index, lemma)]
+        if site := tuple(((index, index + 1, word),) for word in chosen if word not in parsed.words):
+            yield Site(site)
+
+
+def _other_actions(parsed: Parsed, index: int, lemma: str) -> Sequence[str]:
+    """The verbs, in their base form, that replace one."""
+    number = parsed.subject_of(index)
+    subject = None if number is None else parsed.nouns[number]
+    after, following = parsed.after(index + 1), parsed.tag(index + 1)
+    beings = subject is not None and subject.isa("person", "animal")
+    if number is not None and not beings:
+        beings = parsed.phrases[number].noun.split()[-1] in words("beings")
+    person = beings and not (subject is not None and subject.isa("animal"))
+    if after in words("ways"):
+        moves = beings and parsed.tag(index + 2) not in (PUNCT, CONJ)
+        return lexicon.MOTIONS.get(lemma, ()) if moves else ()
+    if lemma in lexicon.POSTURES and (following in (PREP, CONJ, PUNCT) or after in ("next", "together", "outside")):
+        if not beings or after in words("not after posture"):
+            return ()
+        if lemma in ("smile", "laugh", "rest", "pose") and after == "at":
+            return ()
+        if after in ("in", "on") and parsed.after(index + 2) in ("bed", "water"):
+            return ()
+        options = lexicon.POSTURES[lemma]
+        if after == "at":
+            options = tuple(option for option in options if option in ("stand", "sit", "sleep"))
+        if not person:
+            options = tuple(option for option in options if option not in ("dance", "kneel", "cry", "frown"))
+        return options
+    target = parsed.phrase_at(index + 1)
+    noun = None if target is None else parsed.nouns[target]
+    if lemma not in lexicon.ACTIONS or target is None or noun is None:
+        return ()
+    stop, name = parsed.phrases[target].stop, noun.entry.group.name
+    if (
+        parsed.after(stop) in ("of", "'")
+        or parsed.tag(stop) in (NOUN, OTHER)
+        or (number is not None and not beings)
+        or (lemma == "eat" and not person)
+        or name in ("grounds", "buildings")
+        or (name == "seats" and lemma in ("hold", "throw", "kick"))
+    ):
+        return ()
+    kinds = (*noun.entry.group.classes, *(["kite"] if noun.base == "kite" else []))
+    by_kind = lexicon.ACTIONS[lemma]
+    options = next((by_kind[kind] for kind in (*DECIDING, *kinds) if kind in kinds and kind in by_kind), ())
+    if not person:
+        options = tuple(option for option in options if option in ("chase", "drop", "kick"))
+    if parsed.after(stop) in ("in", "on", "to", "over", "up", "out"):
+        options = tuple(option for option in options if option not in ("throw", "drop", "kick", "pour"))
+    return options
+
+
+def _driving(parsed: Parsed, index: int) -> Iterator[Site]:
+    """ "a car parked on the street" to "a car driving on the street"."""
+    number = parsed.subject_of(index)
+    noun = None if number is None else parsed.nouns[number]
+    if noun is None or noun.entry.group.name != "vehicles" or parsed.tag(index + 1) != PREP:
+        return
+    if noun.isa("vehicle") and parsed.after(index + 1) in ("on", "in"):
+        yield Site((((index, index + 1, "driving"),),))
+
+
+def swap_objects(parsed: Parsed) -> Iterator[Site]:
+    """Two noun phrases change places: "a cat on top of a dog" to "a dog on top of a cat"."""
+    for left, (first, noun) in enumerate(zip(parsed.phrases, parsed.nouns, strict=True)):
+        if noun is None:
+            continue
+        for right in range(left + 1, min(left + 4, len(parsed.phrases))):
+            second, other = parsed.phrases[right], parsed.nouns[right]
+            if other is not None and _swappable(parsed, first, second, noun, other, right - left):
+                yield Site((((first.start, first.stop, parsed.text_of(second)),
+                             (second.start, second.stop, parsed.text_of(first))),))  # fmt: skip
+
+
+# The relations of which a swap changes the meaning.
+PLACED = ("on", "on top of", "under", "underneath", "beneath", "above", "below", "over", "atop", "to the left of",
+          "to the right of", "on the left of", "on the right of")  # fmt: skip
+ASYMMETRIC = {form for lemma in words("asymmetric verbs") for form in lexicon.forms(lemma)}
+PLAIN = ("", "a", "an", "the", "some", "several", "many", *NUMBERS)  # determiners that fit any noun
+
+
+def _swappable(parsed: Parsed, first: NounPhrase, second: NounPhrase, noun: Noun, other: Noun, apart: int) -> bool:
+    """Whether two phrases may change places, which makes the caption false, and leaves it English."""
+    phrases, both, tag = (first, second), (noun, other), parsed.tag(second.stop)
+    if (
+        any(phrase.determiner not in PLAIN or phrase.nouns > 1 for phrase in phrases)
+        or noun.entry.alike & other.entry.alike
+        or first.noun == second.noun
+        or parsed.pronouns
+        or words("referring after swap") & set(parsed.words)
+        or any(parsed.tag(index) == OTHER for phrase in phrases for index in (phrase.start - 1, phrase.stop))
+        or parsed.after(second.stop) in ("of", "'", "-")
+        or any(
+            phrase.start == phrase.head and not one.plural and not one.mass
+            for phrase, one in zip(phrases, both, strict=True)
+        )
+    ):
+        return False
+    between = [(token.word, token.tag) for token in parsed.tokens[first.stop : second.start]]
+    if noun.plural != other.plural and {AUX, VERB} & {tag, *(tag for _, tag in between)}:
+        return False
+    # "a man sits while a woman stands"
+    joined = parsed.before(second.start) in ("while", "and", "as")
+    people = noun.isa("person") and other.isa("person") and noun.plural == other.plural
+    if joined and people and tag in (ING, VERB, AUX):
+        doing = [word for word, tag in between if tag in (ING, VERB)]
+        done = parsed.after(second.stop + (tag == AUX))
+        return bool(doing) and doing[0] != done and between[0][1] in (ING, VERB, AUX)
+    opens = first.start == 0 or parsed.tag(first.start - 1) == AUX or parsed.before(first.start) in words("opening")
+    if apart > 1 or not opens or any(one.isa("place", "ground", "game", "drink", "clothing") for one in both):
+        return False
+    alive = [one.isa("person", "animal") for one in both]
+    if alive[0] != alive[1] and tag not in (PUNCT, PREP):
+        return False
+    said = [word for word, tag in between if tag != AUX]
+    if len(said) == 1 and said[0] in ASYMMETRIC:
+        return all(alive)
+    if said and said[0] in words("resting"):
+        if alive[0] != alive[1]:
+            return False
+        said = said[1:]
+    relation = " ".join(said)
+    if relation == "on" and (noun.isa("building") or other.isa("building", "device")):
+        return False
+    if relation == "on" and other.entry.group.name == "barriers":
+        return False
+    return relation in PLACED or (relation in ("behind", "in front of") and alive[0] == alive[1])
+
+
+def swap_attributes(parsed: Parsed) -> Iterator[Site]:
+    """Two attributes of one class change places: "a red bus and a blue car" to "a blue bus and a red car"."""
+    groups = list(attribute_groups(parsed))
+    for left, (start, stop, kind, number) in enumerate(groups):
+        for start2, stop2, kind2, number2 in groups[left + 1 :]:
+            first, second = parsed.phrases[number], parsed.phrases[number2]
+            texts = " ".join(parsed.words[start:stop]), " ".join(parsed.words[start2:stop2])
+            if kind != kind2 or number == number2 or set(texts[0].split()) & set(texts[1].split()) - {"and"}:
+                continue
+            if first.noun == second.noun or grammar.plural(first.noun) == second.noun:
+                continue
+            unnatural = is_unnatural(parsed, number, texts[1]) or is_unnatural(parsed, number2, texts[0])
+            if not (kind == "colour" and unnatural) and not is_like(*texts):
+                yield Site((((start, stop, texts[1]), (start2, stop2, texts[0])),))
+
+
+def attribute_groups(parsed: Parsed) -> Iterator[tuple[int, int, str, int]]:
+    """First and last token, exclusive, class, and noun phrase of each attribute that may change places."""
+    for number, phrase in enumerate(parsed.phrases):
+        noun, last = parsed.nouns[number], phrase.noun.split()[-1]
+        person = grammar.is_person(last) if noun is None else noun.isa("person")
+        index = phrase.start
+        while index < phrase.head:
+            word, tag, stop = parsed.words[index], parsed.tag(index), index + 1
+            if tag == ADJ and word in lexicon.COLOURS:  # "black and white" goes as one
+                while (
+                    parsed.after(stop) == "and"
+                    and stop + 1 < phrase.head
+                    and parsed.words[stop + 1] in lexicon.COLOURS
+                ):
+                    stop += 2
+            kind = _class_of(parsed, index, stop, phrase, person)
+            if kind and last not in lexicon.SET_PHRASES.get(word, ()) and not grammar.is_compound(word, phrase.noun):
+                yield index, stop, kind, number
+            index = stop
+
+
+TINTED = words("tinted") | lexicon.COLOURS.keys()  # beside a colour: it is part of a longer colour
+
+
+def _class_of(parsed: Parsed, start: int, stop: int, phrase: NounPhrase, person: bool) -> str | None:
+    """The class of an attribute, if it may change places within it."""
+    word, tag, last = parsed.words[start], parsed.tag(start), phrase.noun.split()[-1]
+    if word in NUMBERS and tag == NUM and start == phrase.start:
+        return "number" if parsed.before(start) != "the" and grammar.is_plural(last) else None
+    if tag != ADJ:
+        return None
+    if word in lexicon.COLOURS:
+        part = parsed.before(start) in TINTED or parsed.after(stop) in TINTED
+        return None if person or part or last in PICTURES else "colour"
+    group = lexicon.CLASS_OF.get(word, "")
+    if group not in words("swapped classes") or word in ("baby", "adult") or (group == "size" and person):
+        return None
+    return f"{group} of {'people' if person else 'things'}" if group == "age" else group
+
+
+def is_unnatural(parsed: Parsed, number: int, colours: str) -> bool:
+    """Whether an animal would get a colour that no animal has."""
+    noun = parsed.nouns[number]
+    return (
+        noun is not None
+        and noun.isa("animal")
+        and not set(colours.split()) - {"and"} <= set(lexicon.FUR) | {"tan", "grey", "orange"}
+    )
+
+
+def is_like(first: str, second: str) -> bool:
+    """Whether two attributes may be true of one thing."""
+    if first in lexicon.COLOURS and second in lexicon.COLOURS:
+        return not set(lexicon.COLOURS[first]) & {second} and lexicon.COLOURS[first] == lexicon.COLOURS[second]
+    small, large = {"small", "little", "tiny", "miniature"}, {"large", "big", "huge", "giant", "enormous"}
+    return any({first, second} <= group for group in (small, large, {"metal", "metallic", "steel"}))
