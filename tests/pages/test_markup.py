@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from hf_tripletclip.utils.pages.markup import controls, table, text
+from hf_tripletclip.utils.pages.markup import escape_markdown, text
+from hf_tripletclip.utils.pages.parts import controls, table
 
 
 def test_text_cannot_leave_its_place():
@@ -21,3 +22,7 @@ def test_boxes_with_nothing_to_choose_are_left_out():
     assert '<select id="kind" data-by="kinds">' in html
     assert 'id="split"' not in html
     assert 'id="sort"' not in html
+
+
+def test_words_stay_words_in_markdown():
+    assert escape_markdown("a*b_c\n[d](e)\ud800") == r"a\*b\_c \[d\](e)?"

@@ -15,8 +15,9 @@ from hf_tripletclip.generation.publish import public_name
 from hf_tripletclip.mining.candidates import OWN_TEXT, SAME_WORDS
 from hf_tripletclip.mining.publish import MinedSplit
 from hf_tripletclip.mining.settings import MiningSettings
-from hf_tripletclip.utils.pages.markup import controls, figure, grid, table, text
+from hf_tripletclip.utils.pages.markup import text
 from hf_tripletclip.utils.pages.page import write_page
+from hf_tripletclip.utils.pages.parts import controls, figure, grid, table
 from hf_tripletclip.utils.pages.pictures import THUMBNAIL, thumbnail
 
 NEAR = {

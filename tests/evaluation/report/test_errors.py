@@ -14,7 +14,7 @@ from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
 from hf_tripletclip.evaluation.items import WINOGROUND, Item
 from hf_tripletclip.evaluation.readers.images import ImageFile
 from hf_tripletclip.evaluation.report import write_errors_page, write_examples_page
-from hf_tripletclip.evaluation.report.match import Row, card
+from hf_tripletclip.evaluation.report.errors import Row, card
 from hf_tripletclip.results import EvaluationResult
 from tests.pages.looking import browse, needs_browser, stands_alone, visit
 

@@ -5,7 +5,7 @@ import pytest
 
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation.registry import BENCHMARKS
-from hf_tripletclip.evaluation.report.published import is_of, published, published_beside, published_of
+from hf_tripletclip.evaluation.report.reading import is_of, published, published_beside, published_of
 from hf_tripletclip.results.result import EvaluationResult
 
 # Rows of SugarCrepe's files, in the order of NEGATIVE_TYPES.

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -267,15 +266,14 @@ def inline_svg(figure: Any, name: str, alternative: str) -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
-    box = re.search(r'viewBox="[^"]*"', drawing)
-    assert box is not None
-    head = f'<svg class="plot" {box[0]} role="img" aria-label="{escape(alternative)}">'
-    drawing = re.sub(r"<svg[^>]*>", lambda _: head, drawing, count=1).replace("xlink:href", "href")
-    drawing = re.sub(r'(\bid="|href="#|url\(#)', lambda found: f"{found[1]}{name}-", drawing)
-    for place, colour in enumerate(PALETTE):
-        drawing = drawing.replace(colour.lower(), f"var(--c{place})")
-    return drawing.replace(INK, "currentColor").replace(RULE, "var(--line)").strip()
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    drawing = buffer.getvalue().partition("</defs>")[2]  # without the head and the style, which the page has
+    for reference in (' id="', 'href="#', "url(#"):
+        drawing = drawing.replace(reference, f"{reference}{name}-")
+    colours = {colour.lower(): f"var(--c{place})" for place, colour in enumerate(PALETTE)}
+    for colour, of_page in {**colours, INK: "currentColor", RULE: "var(--line)", "xlink:href": "href"}.items():
+        drawing = drawing.replace(colour, of_page)
+    width, height = (f"{72 * inches:g}" for inches in figure.get_size_inches())
+    label = f'role="img" aria-label="{escape(alternative)}"'
+    return f'<svg class="plot" viewBox="0 0 {width} {height}" {label}>{drawing}'.strip()

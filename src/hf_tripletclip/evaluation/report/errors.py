@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tripletclip.evaluation.items import Item
-from hf_tripletclip.evaluation.report.match import Row, card
+from hf_tripletclip.data.decoding import BrokenValue
+from hf_tripletclip.evaluation.items import Item, places
+from hf_tripletclip.evaluation.readers.images import ImageFile, ImageRef
 from hf_tripletclip.evaluation.report.reading import short_name
 from hf_tripletclip.results.metrics import show
 from hf_tripletclip.results.result import EvaluationResult
-from hf_tripletclip.utils.pages.markup import controls, grid, table, text
+from hf_tripletclip.utils.pages.markup import text
 from hf_tripletclip.utils.pages.page import write_page
+from hf_tripletclip.utils.pages.parts import controls, grid, table
+from hf_tripletclip.utils.pages.pictures import thumbnail
+from hf_tripletclip.utils.pages.template import render
+from hf_tripletclip.utils.pages.words import marked_captions
 
 KEY, CATEGORY, ROW = "key", "category", "row"  # columns of predictions
 RIGHT, WRONG = "right", "wrong"
@@ -107,6 +114,111 @@ def write_examples_page(
     rows = [_row(item, predictions, chosen[item.columns[ROW]], outcomes) for item in shown]
     note = f"{len(rows):,} of {len(right):,} test triplets, right and wrong ones of each kind."
     return _write(path, "Example predictions", note, rows, result, right, outcomes)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a `data:` URI, or the reason why it cannot be shown."""
+
+    source: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    A question and the model's answer. `errors.html` shows it as a card.
+
+    Args:
+        item ([`Item`]): The question.
+        scores (`Mapping[str, float]`): By pair, such as `i0c1`.
+        outcomes (`Mapping[str, bool]`): By name, those that count for this row.
+    """
+
+    item: Item
+    scores: Mapping[str, float]
+    outcomes: Mapping[str, bool]
+
+    @property
+    def is_right(self) -> bool:
+        return all(self.outcomes.values())
+
+    @property
+    def failed(self) -> list[str]:
+        """The outcomes that are wrong."""
+        return [name for name, right in self.outcomes.items() if not right]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the box of categories filters by."""
+        return [self.item.category or NO_CATEGORY]
+
+    @property
+    def margin(self) -> float:
+        """Over all comparisons, the least lead of the pair that should win, with six decimals."""
+        return round(min(self.scores[one] - self.scores[other] for one, other in self.comparisons()), 6)
+
+    def comparisons(self) -> list[tuple[str, str]]:
+        """The comparisons of the outcomes that count, each once."""
+        wins = [both for name in self.outcomes for both in self.item.comparisons.get(name, ())]
+        return list(dict.fromkeys(wins))
+
+    def verdict(self, pair: str) -> bool | None:
+        """Whether a pair scores higher than all pairs that it should beat; `None` if there are none."""
+        losers = [other for one, other in self.comparisons() if one == pair]
+        return all(self.scores[pair] > self.scores[other] for other in losers) if losers else None
+
+    @property
+    def captions(self) -> list[str]:
+        """The captions as HTML, with the words marked in which they differ."""
+        if not self.item.captions:
+            return [""]
+        own, others = marked_captions(self.item.captions[0], self.item.captions[1:])
+        return [own, *others]
+
+    @property
+    def true_captions(self) -> set[int]:
+        """The captions that should win on the first image; without images the first caption."""
+        found = {0}
+        for one, _ in self.comparisons():
+            (first, image), (second, caption) = places(one)
+            if (first, second) == ("i", "c") and image == 0:
+                found.add(caption)
+        return found
+
+    @functools.cached_property
+    def pictures(self) -> list[Picture]:
+        """The images."""
+        return [_picture(image) for image in self.item.images]
+
+    @property
+    def same_kind(self) -> list[tuple[str, str]]:
+        """The pairs of two captions or of two images, each with its name."""
+        found = []
+        for pair in self.scores:
+            (first, one), (second, other) = places(pair)
+            if first == second:
+                found.append((pair, f"{'captions' if first == 'c' else 'images'} {one + 1} and {other + 1}"))
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """The key, shortened, and the names of image files."""
+        key = self.item.key if len(self.item.key) <= 80 else self.item.key[:79] + "…"
+        files = [image.name for image in self.item.images if isinstance(image, ImageFile)]
+        return list(dict.fromkeys([key, *files]))
+
+
+def _picture(image: ImageRef) -> Picture:
+    try:
+        return Picture(source=thumbnail(image.load()))
+    except BrokenValue as error:  # the file may have changed since the evaluation
+        return Picture(problem=str(error))
+
+
+def card(row: Row) -> str:
+    """The row as a card of a grid (HTML)."""
+    return render(Path(__file__).with_name("errors.html"), row=row)
 
 
 def _check(result: EvaluationResult) -> None:
@@ -214,7 +326,7 @@ def _write(
         overview=overview,
         sections={"Rows": body},
         command="hf_tripletclip.evaluation",
-        style=Path(__file__).with_name("match.css").read_text(encoding="utf-8"),
+        style=Path(__file__).with_name("errors.css").read_text(encoding="utf-8"),
     )
 
 

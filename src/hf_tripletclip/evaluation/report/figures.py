@@ -12,7 +12,6 @@ from typing import Any
 
 from hf_tripletclip.evaluation.items import SCORE, places
 from hf_tripletclip.evaluation.registry import BENCHMARKS, benchmark_class
-from hf_tripletclip.evaluation.report.document import Picture
 from hf_tripletclip.evaluation.report.drawings import (
     Bar,
     Point,
@@ -21,8 +20,8 @@ from hf_tripletclip.evaluation.report.drawings import (
     draw_scatter,
     inline_svg,
 )
-from hf_tripletclip.evaluation.report.published import Published, published_beside
-from hf_tripletclip.evaluation.report.reading import Entry, title_of
+from hf_tripletclip.evaluation.report.reading import Entry, Published, published_beside, title_of
+from hf_tripletclip.evaluation.report.tables import Picture
 from hf_tripletclip.results.metrics import category_metrics
 from hf_tripletclip.results.result import EvaluationResult
 

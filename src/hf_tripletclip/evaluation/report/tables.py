@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a report: scores beside baselines, categories, differences, and what others have published."""
+"""The blocks of a report, and its tables: scores beside baselines, categories, differences, published figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from dataclasses import dataclass, field
+from itertools import combinations, groupby
+from pathlib import Path
+from typing import ClassVar
 
-from hf_tripletclip.evaluation.report.document import Block, CellValue, Folded, Heading, Note, Table, Value
-from hf_tripletclip.evaluation.report.published import Published, published_beside, published_of, rows_of
-from hf_tripletclip.evaluation.report.reading import Entry, by_data, short_name, title_of
+from hf_tripletclip.evaluation.report.reading import (
+    Entry,
+    Published,
+    by_data,
+    published_beside,
+    published_of,
+    rows_of,
+    short_name,
+    title_of,
+)
 from hf_tripletclip.results.metrics import (
     Draws,
     best,
@@ -19,6 +29,9 @@ from hf_tripletclip.results.metrics import (
     show,
     why_not_paired,
 )
+from hf_tripletclip.utils.pages.markup import escape_markdown
+from hf_tripletclip.utils.pages.template import render
+from hf_tripletclip.utils.tables import table
 
 MAX_COLUMNS = 9  # of metrics, beside which models stand below each other; of more, models are the columns
 NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")
@@ -32,6 +45,135 @@ ABOUT_PUBLISHED = (
     "As printed by others on the same data, not measured here. Their scripts may let a tie win, and the decoder and "
     "the resizing of images make small differences."
 )
+
+
+# ---- Blocks: `sections.html` and `report.md` show them ----
+
+
+@dataclass(frozen=True)
+class Value:
+    """
+    A number in a table.
+
+    Args:
+        shown (`str`): The number as text.
+        detail (`str`): Small print beside it, such as its interval.
+        best (`bool`): Whether it is the best of its kind.
+    """
+
+    shown: str
+    detail: str = ""
+    best: bool = False
+
+
+CellValue = Value | str | int | None
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section."""
+
+    words: str
+    kind: ClassVar[str] = "heading"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph."""
+
+    words: str
+    kind: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table. The first column and `words` hold words, the other columns hold numbers.
+
+    Args:
+        head (`Sequence[str]`): The names of the columns.
+        rows (`Sequence[Sequence]`): The cells.
+        quiet (`Sequence[bool]`): For each row, whether it is only there for comparison.
+        words (`Sequence[str]`): The names of more columns of words.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[CellValue]]
+    quiet: Sequence[bool] = ()
+    words: Sequence[str] = ()
+    kind: ClassVar[str] = "table"
+
+    @property
+    def classes(self) -> list[str]:
+        """The class of each row in the style sheet."""
+        return ["quiet" if flag else "" for flag in self.quiet]
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        head = [escape_markdown(name) for name in self.head]
+        numbers = [shown for name, shown in zip(self.head[1:], head[1:], strict=True) if name not in self.words]
+        return table(head, (map(_markdown, row) for row in self.rows), numbers=numbers)
+
+
+def _markdown(value: CellValue) -> CellValue:
+    if isinstance(value, Value):
+        shown = f"**{value.shown}**" if value.best else value.shown
+        return shown + (f" ({value.detail})" if value.detail else "")
+    return escape_markdown(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Picture:
+    """
+    A chart.
+
+    Args:
+        name (`str`): The name of its PNG file, without the ending.
+        svg (`str`): The chart as inline SVG.
+        caption (`str`): What it shows.
+    """
+
+    name: str
+    svg: str
+    caption: str
+    kind: ClassVar[str] = "picture"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """
+    Details that the page shows after a click, and Markdown under a heading.
+
+    Args:
+        words (`str`): Their heading.
+        blocks (`Sequence[Note | Table]`): The details.
+    """
+
+    words: str
+    blocks: Sequence[Note | Table]
+    kind: ClassVar[str] = "folded"
+
+
+Block = Heading | Note | Table | Picture | Folded
+
+
+@dataclass
+class Section:
+    """A part of the report under a heading."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+    def groups(self) -> list[tuple[str, list[Block]]]:
+        """The kind and the blocks of each run of blocks of one kind: pictures in a row stand side by side."""
+        return [(kind, list(blocks)) for kind, blocks in groupby(self.blocks, key=lambda block: block.kind)]
+
+    def html(self) -> str:
+        """The blocks as HTML, without the title."""
+        return render(Path(__file__).with_name("sections.html"), section=self)
+
+
+# ---- Tables ----
 
 
 def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
@@ -168,10 +310,10 @@ def published(entries: Sequence[Entry]) -> list[Block]:
     if len(rows) == len(entries):
         return []
     quiet = [place >= len(entries) for place in range(len(rows))]
-    table = Table(["model", *map(_words, metrics), "source"], rows, quiet, words=("source",))
+    beside = Table(["model", *map(_words, metrics), "source"], rows, quiet, words=("source",))
     references = dict.fromkeys(f"{figure.cite}: {figure.reference}." for figure in figures)
     remarks = dict.fromkeys(f"{figure.cite}: {figure.remark}" for figure in figures if figure.remark)
-    return [Folded("Published figures", [Note(" ".join([ABOUT_PUBLISHED, *references, *remarks])), table])]
+    return [Folded("Published figures", [Note(" ".join([ABOUT_PUBLISHED, *references, *remarks])), beside])]
 
 
 def _of(figures: Sequence[Published]) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from hf_tripletclip.evaluation.registry import BENCHMARKS
 from hf_tripletclip.evaluation.report import tables
-from hf_tripletclip.evaluation.report.document import Heading, Note, Picture, Section
 from hf_tripletclip.evaluation.report.figures import category_bars, similarity_histograms, tradeoffs
 from hf_tripletclip.evaluation.report.reading import Entry, by_data, read_entries, title_of
-from hf_tripletclip.utils.pages.markup import escape_markdown
+from hf_tripletclip.evaluation.report.tables import Heading, Note, Picture, Section, Table
 from hf_tripletclip.utils.pages.page import write_page
+from hf_tripletclip.utils.pages.template import render
 from hf_tripletclip.utils.plots import require_plots
 from hf_tripletclip.version import __version__
 
@@ -70,9 +70,7 @@ def write_report(paths: Sequence[str | os.PathLike[str]], output: str | os.PathL
         style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
     )
     written = folder / "report.md"
-    parts = [f"# Evaluation of {escape_markdown(heading)}", *(section.markdown() for section in [overview, *sections])]
-    parts.append(f"Written by tripletclip report, hf_tripletclip {__version__}.")
-    written.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    written.write_text(as_markdown(heading, [overview, *sections]), encoding="utf-8")
     drawn = [block.name for section in sections for block in section.blocks if isinstance(block, Picture)]
     return [page, written, *(folder / f"{name}.png" for name in drawn)]
 
@@ -102,3 +100,14 @@ def benchmark_section(entries: Sequence[Entry], folder: str | os.PathLike[str]) 
     section.blocks += tables.about(entries)
     section.blocks += tables.published(entries)
     return section
+
+
+def as_markdown(heading: str, sections: Sequence[Section]) -> str:
+    """The report as Markdown; `heading` says which models it compares."""
+    return render(
+        Path(__file__).with_name("report.md"),
+        heading=heading,
+        sections=sections,
+        table=Table.markdown,
+        version=__version__,
+    )

@@ -24,7 +24,8 @@ from hf_tripletclip.generation.inspect.measures import (
     true_negatives,
 )
 from hf_tripletclip.generation.inspect.rows import Look, Row, SplitSample
-from hf_tripletclip.utils.pages.markup import controls, figure, grid, table, text
+from hf_tripletclip.utils.pages.markup import text
+from hf_tripletclip.utils.pages.parts import controls, figure, grid, table
 from hf_tripletclip.utils.pages.words import marked_captions
 
 WIDTH, HEIGHT = 360, 210  # of the drawing; it is as wide as there is room

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page itself: one file that refers to no other and fetches nothing."""
+"""`write_page`: a page is one file that needs no other file and fetches nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 
-from hf_tripletclip.utils.pages.markup import text
+from hf_tripletclip.utils.pages.template import FOLDER, render
 from hf_tripletclip.version import __version__
-
-FOLDER = Path(__file__).parent
 
 
 def write_page(
@@ -27,19 +24,19 @@ def write_page(
     style: str = "",
 ) -> Path:
     """
-    Write a page, whole or not at all.
+    Write a page, completely or not at all.
 
     Args:
-        path (`str` or `os.PathLike`): The file; its folder is made where it is missing.
-        title (`str`): Of the browser's window.
-        heading (`str`): At the head of the page.
+        path (`str` or `os.PathLike`): The file; its folder is made if it is missing.
+        title (`str`): The title of the browser's window.
+        heading (`str`): The heading at the top of the page.
         overview (`str`): HTML before the sections.
         sections (`Mapping[str, str]`): Heading -> HTML.
-        command (`str`): What wrote it.
-        style (`str`): CSS beyond that of all pages.
+        command (`str`): The command that wrote it.
+        style (`str`): More CSS, after the CSS of all pages.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     target = Path(path)
     if target.is_dir():
@@ -48,20 +45,16 @@ def write_page(
     script = (FOLDER / "grid.js").read_text(encoding="utf-8")
     # Only this script may run, and nothing is fetched, whatever a caption holds.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    anchors = {name: name.lower().replace(" ", "-") for name in sections}
-    page = Template((FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
-        title=text(title),
-        heading=text(heading),
+    page = render(
+        FOLDER / "page.html",
+        title=title,
+        heading=heading,
         digest=digest,
         style=(FOLDER / "page.css").read_text(encoding="utf-8") + style,
         script=script,
-        navigation="".join(f'<a href="#{text(anchors[name])}">{text(name)}</a>' for name in sections),
         overview=overview,
-        sections="".join(
-            f'<section id="{text(anchors[name])}"><h2>{text(name)}</h2>{part}</section>'
-            for name, part in sections.items()
-        ),
-        command=text(command),
+        sections=sections,
+        command=command,
         version=__version__,
     )
     staged = target.with_name(f".{target.name}.tmp")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from hf_tripletclip.evaluation.report.document import Heading, Note, Picture, Section, Table, Value, escape_markdown
+from hf_tripletclip.evaluation.report.tables import Folded, Heading, Note, Picture, Section, Table, Value
+from hf_tripletclip.evaluation.report.writing import as_markdown
 
 
 def test_a_table_in_both_forms():
@@ -13,7 +14,7 @@ def test_a_table_in_both_forms():
         r"| a \| b | **70.1** (68.0–72.0) |  | x\<y |",
         "| c | 1.0 | 1,234 | z |",
     ]
-    html = table.html()
+    html = Section("T", [table]).html()
     assert "<td><b>70.1</b><small>68.0–72.0</small></td>" in html
     assert '<tr class="quiet"><td class="words">c</td><td>1.0</td><td>1,234</td>' in html
     assert "x&lt;y" in html
@@ -23,12 +24,16 @@ def test_a_section_puts_pictures_side_by_side():
     pictures = [Picture(name, f"<svg>{name}</svg>", f"{name} & more") for name in ("one", "two")]
     section = Section("Title_x", [Heading("A"), *pictures, Note("<b>")])
     assert section.html().count('class="charts"') == 1
+    assert "<svg>two</svg>" in section.html()
     assert "one &amp; more" in section.html()
     assert "&lt;b&gt;" in section.html()
-    text = section.markdown()
-    assert text.startswith("## Title\\_x\n\n### A\n\n![one & more](one.png)")
-    assert text.endswith("\\<b\\>")
+    text = as_markdown("a_b", [section])
+    assert text.startswith("# Evaluation of a\\_b\n\n## Title\\_x\n\n### A\n\n![one & more](one.png)\n\n![two")
+    assert "\n\n\\<b\\>\n\nWritten by tripletclip report" in text
 
 
-def test_words_stay_words_in_markdown():
-    assert escape_markdown("a*b_c\n[d](e)\ud800") == r"a\*b\_c \[d\](e)?"
+def test_details_are_folded_on_the_page_and_under_a_heading_in_markdown():
+    section = Section("T", [Folded("More", [Note("a & b"), Table(["x"], [["1"]])])])
+    assert "<details><summary>More</summary>" in section.html()
+    assert "a &amp; b" in section.html()
+    assert "### More\n\na & b\n\n| x |\n| --- |\n| 1 |\n" in as_markdown("m", [section])

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from hf_tripletclip.utils.tables import table
+
+
+def test_a_markdown_table():
+    assert table(["a", "rows"], [["`x`", 12345], ["y", None]], numbers=["rows"]).splitlines() == [
+        "| a | rows |",
+        "| --- | ---: |",
+        "| `x` | 12,345 |",
+        "| y |  |",
+    ]
