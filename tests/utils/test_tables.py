@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from hf_tripletclip.utils.tables import table
+from hf_tripletclip.utils.tables import markdown_table
 
 
 def test_a_markdown_table():
-    assert table(["a", "rows"], [["`x`", 12345], ["y", None]], numbers=["rows"]).splitlines() == [
+    assert markdown_table(["a", "rows"], [["`x`", 12345], ["y", None]], numbers=["rows"]).splitlines() == [
         "| a | rows |",
         "| --- | ---: |",
         "| `x` | 12,345 |",

@@ -15,6 +15,7 @@ from hf_tripletclip.data.scenes.faulty import is_faulty
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.data.schema import ID, NEGATIVE_TYPE
 from hf_tripletclip.generation.filters import FilterSettings, apply_filters
+from hf_tripletclip.utils.tables import markdown_table
 
 FAULTY_SHARE = 0.3
 SEED = 0  # of the drawn data, as in all experiments
@@ -62,18 +63,13 @@ def what_filters_find(folder: Path, best: int = KEPT_ROWS["scenes"]) -> str:
     faulty = np.array([place is not None and is_faulty(*place, SEED, FAULTY_SHARE) for place in places])
     kinds = np.array(train[NEGATIVE_TYPE])
     names = [str(kind) for kind in np.unique(kinds)]
-    lines = [
-        "| filter | rows kept | faulty of them | faulty rows left out | others left out | "
-        + " | ".join(f"faulty left out, {kind}" for kind in names)
-        + " |",
-        "| --- " * (5 + len(names)) + "|",
-        f"| none | {len(train)} | {faulty.mean():.3f} | 0 | 0 | " + " | ".join("0" for _ in names) + " |",
-    ]
+    head = ["filter", "rows kept", "faulty of them", "faulty rows left out", "others left out"]
+    lines = [["none", str(len(train)), f"{faulty.mean():.3f}", *["0"] * (2 + len(names))]]
     for label, settings in tried.items():
         scores = train.select_columns(list(settings.columns())).with_format(None)[:]
         out = np.ones(len(train), dtype=bool)
         out[apply_filters(scores, settings, len(train))[0]] = False
         rows = [faulty, ~faulty, *(faulty & (kinds == kind) for kind in names)]
-        shares = " | ".join(f"{out[some].mean():.3f}" for some in rows)
-        lines.append(f"| `{label}` | {(~out).sum()} | {faulty[~out].mean():.3f} | {shares} |")
-    return "\n".join(lines)
+        shares = [f"{out[some].mean():.3f}" for some in rows]
+        lines.append([f"`{label}`", str((~out).sum()), f"{faulty[~out].mean():.3f}", *shares])
+    return markdown_table([*head, *(f"faulty left out, {kind}" for kind in names)], lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_tripletclip.comparison.runs import Run
 from hf_tripletclip.results.plots import plot_comparison
+from hf_tripletclip.utils.tables import markdown_table
 
 CONFIDENCE = 0.95
 EQUAL = 1e-12  # what rounding leaves between equal gaps
@@ -114,15 +115,12 @@ def summarize(runs: Sequence[Run], columns: Mapping[str, str], baseline: str) ->
 def table(summary: Summary, columns: Mapping[str, str]) -> str:
     """The Markdown table of means and deviations, a star where the difference from the baseline has p < 0.05."""
     names = [name for name in columns if any(name in cells for cells in summary.values())]
-    lines = [
-        "| method | seeds | " + " | ".join(columns[name] for name in names) + " |",
-        "| --- | --- | " + " | ".join("---" for _ in names) + " |",
-    ]
+    lines = []
     for label, cells in summary.items():
         seeds = max((cell.seeds for cell in cells.values()), default=0)
         shown = [_mean(cells[name]) if name in cells else "" for name in names]
-        lines.append(f"| {label} | {seeds} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        lines.append([label, str(seeds), *shown])
+    return markdown_table(["method", "seeds", *(columns[name] for name in names)], lines)
 
 
 def _mean(cell: Cell) -> str:
@@ -135,16 +133,13 @@ def _mean(cell: Cell) -> str:
 def differences(summary: Summary, columns: Mapping[str, str], baseline: str) -> str:
     """The Markdown table of differences from the baseline with their intervals and p."""
     names = [name for name in columns if any(name in cells for cells in summary.values())]
-    lines = [
-        f"| method less {baseline} | " + " | ".join(columns[name] for name in names) + " |",
-        "| --- | " + " | ".join("---" for _ in names) + " |",
-    ]
+    lines = []
     for label, cells in summary.items():
         if label == baseline:
             continue
         shown = [_difference(cells[name].difference) if name in cells else "" for name in names]
-        lines.append(f"| {label} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        lines.append([label, *shown])
+    return markdown_table([f"method less {baseline}", *(columns[name] for name in names)], lines)
 
 
 def _difference(found: Difference | None) -> str:

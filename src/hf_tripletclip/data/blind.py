@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from hf_tripletclip.utils.tables import markdown_table
+
 MAX_WORDS = 3_000  # the most frequent ones: a rare word cannot give many answers away
 MAX_ROWS = 20_000  # of a table
 
@@ -69,11 +71,11 @@ def blind_table(groups: Mapping[str, Sequence[tuple[str, str]]]) -> str:
         groups (`Mapping[str, Sequence[tuple[str, str]]]`): Name -> positive and negative caption of each row. Of a
             group of more than 20,000 rows as many are tried, evenly spread; one of fewer than 4 is left out.
     """
-    lines = ["| rows of | number | blind score | 0.5 ± two standard errors |", "| --- | --- | --- | --- |"]
+    rows = []
     for name, pairs in groups.items():
         pairs = pairs[:: -(-len(pairs) // MAX_ROWS) or 1]
         if len(pairs) >= 4:
             score = blind_score([positive for positive, _ in pairs], [negative for _, negative in pairs])
             error = 0.5 / (len(pairs) // 2) ** 0.5  # of the half that is tried
-            lines.append(f"| {name} | {len(pairs):,} | {score:.3f} | {0.5 - 2 * error:.3f} to {0.5 + 2 * error:.3f} |")
-    return "\n".join(lines)
+            rows.append([name, len(pairs), f"{score:.3f}", f"{0.5 - 2 * error:.3f} to {0.5 + 2 * error:.3f}"])
+    return markdown_table(["rows of", "number", "blind score", "0.5 ± two standard errors"], rows)

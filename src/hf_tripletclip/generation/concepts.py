@@ -24,6 +24,7 @@ from datasets import Dataset
 
 from hf_tripletclip.data.schema import CAPTION
 from hf_tripletclip.generation.wordnet import load_wordnet
+from hf_tripletclip.utils.tables import markdown_table
 
 WORD = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*")
 PARTS = re.compile(r"['’-]")
@@ -101,11 +102,7 @@ class CoverageTable:
 
     def __str__(self) -> str:
         """The same as a Markdown table."""
-        lines = ["| captions | unique synsets | synsets in all |", "| --- | --- | --- |"]
-        for row in self.rows():
-            total = "" if row["total"] is None else f"{row['total']:,}"
-            lines.append(f"| {row['captions']} | {row['unique']:,} | {total} |")
-        return "\n".join(lines)
+        return markdown_table(["captions", "unique synsets", "synsets in all"], (row.values() for row in self.rows()))
 
 
 def concept_coverage(captions: Iterable[Caption] | Dataset, column: str = CAPTION) -> Coverage:

@@ -23,6 +23,7 @@ from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, N
 from hf_tripletclip.hub.card_sections import CITATION
 from hf_tripletclip.hub.card_words import Markdown, code, in_python, table, words
 from hf_tripletclip.utils.files import CARD_FILE, without_tokens
+from hf_tripletclip.utils.tables import markdown_table
 from hf_tripletclip.version import __version__
 
 # What each pair has, and what it is worth, by whether there are negative images.
@@ -215,7 +216,7 @@ def _histograms(output: Path, features: Features, splits: Iterable[str]) -> str:
     names = [name for name in SCORES if name in features]
     if not names:
         return "The rows were not scored."
-    lines = ["| score | lowest | mean | highest | from lowest to highest |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     files = [path for split in splits for path in sorted((output / "data").glob(f"{split}-*.parquet"))]
     for name in names:
         column = pa.chunked_array([chunk for path in files for chunk in pq.read_table(path, columns=[name])[0].chunks])
@@ -224,8 +225,8 @@ def _histograms(output: Path, features: Features, splits: Iterable[str]) -> str:
             counts, _ = np.histogram(values, bins=BINS)
             bars = "".join(BLOCKS[-(-int(count) * (len(BLOCKS) - 1) // int(counts.max()))] for count in counts)
             mean = values.mean(dtype=np.float64)
-            lines.append(f"| `{name}` | {values.min():.3f} | {mean:.3f} | {values.max():.3f} | `{bars}` |")
-    return "\n".join(lines)
+            rows.append([f"`{name}`", *(f"{value:.3f}" for value in (values.min(), mean, values.max())), f"`{bars}`"])
+    return markdown_table(["score", "lowest", "mean", "highest", "from lowest to highest"], rows)
 
 
 def _blind(output: Path, features: Features, splits: Iterable[str]) -> str:

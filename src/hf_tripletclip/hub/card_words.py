@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hf_tripletclip.utils.pages.markup import UNSHOWN, escape_markdown
+from hf_tripletclip.utils.tables import markdown_table
 
 INSIDE = re.compile(r"(?<=[A-Za-z0-9])\\_(?=[A-Za-z0-9])")  # an underscore inside a word emphasises nothing
 
@@ -37,8 +38,7 @@ def in_python(name: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; cells are text, or [`Markdown`]."""
-    lines = [head, [Markdown("---")] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    return markdown_table([_cell(name) for name in head], (map(_cell, row) for row in rows))
 
 
 def _cell(value: object) -> str:

@@ -41,6 +41,7 @@ from hf_tripletclip.objectives.token_terms import LocalOwnTerm
 from hf_tripletclip.objectives.tripletclip import TripletCLIPObjective
 from hf_tripletclip.objectives.tsvlc import TSVLCObjective
 from hf_tripletclip.roles import ROLES
+from hf_tripletclip.utils.tables import markdown_table
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
@@ -176,10 +177,10 @@ def terms_table() -> str:
     A Markdown table of the registered objectives: the dataset columns that each needs, and its terms with their
     default weights. `docs/objectives.md` explains the symbols.
     """
-    lines = ["| objective | columns | loss |", "| --- | --- | --- |"]
+    rows = []
     for name, objective in OBJECTIVES.items():
         columns = ", ".join(f"`{ROLES[role].column}`" for role in roles_of(objective.terms))
         # A bar would end the cell.
         terms = " + ".join(f"{term.weight:.4g} {term.formula}" for term in objective.terms).replace("|", "\\|")
-        lines.append(f"| `{name}` | {columns} | {terms} |")
-    return "\n".join(lines)
+        rows.append([f"`{name}`", columns, terms])
+    return markdown_table(["objective", "columns", "loss"], rows)

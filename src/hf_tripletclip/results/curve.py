@@ -13,6 +13,7 @@ from typing import Any
 from hf_tripletclip.results.metrics import differences
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.plots import PALETTE, new_figure
+from hf_tripletclip.utils.tables import markdown_table
 
 CURVE_FILE = "interpolation.json"
 
@@ -128,11 +129,8 @@ def format_gains(curve: Curve, rows: Sequence[tuple[str, Point]]) -> str:
         curve ([`~hf_tripletclip.results.curve.Curve`]): Says what was measured.
         rows (`Sequence[tuple[str, Point]]`): Name and measurements, that of the base first.
     """
-    lines = [
-        f"| model | {curve.composition} | gained [95 %] | {curve.retention} | lost [95 %] |",
-        "| --- | --- | --- | --- | --- |",
-    ]
     base = rows[0][1]
+    lines = []
     for index, (name, point) in enumerate(rows):
         cells = [name]
         for measure, value, sign in (
@@ -141,8 +139,8 @@ def format_gains(curve: Curve, rows: Sequence[tuple[str, Point]]) -> str:
         ):
             difference = "" if index == 0 else _difference(measure, base, point, sign)
             cells += [f"{value:.3f}", difference]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(["model", curve.composition, "gained [95 %]", curve.retention, "lost [95 %]"], lines)
 
 
 def _difference(measure: str, base: Point, point: Point, sign: int) -> str:

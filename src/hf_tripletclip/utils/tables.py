@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def table(head: Sequence[str], rows: Iterable[Iterable[object]], *, numbers: Iterable[str] = ()) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Iterable[object]], *, numbers: Iterable[str] = ()) -> str:
     """
     A Markdown table.
 
@@ -22,7 +22,7 @@ def table(head: Sequence[str], rows: Iterable[Iterable[object]], *, numbers: Ite
     Example:
 
     ```python
-    >>> print(table(["method", "rows"], [["clip", 12345]], numbers=["rows"]))
+    >>> print(markdown_table(["method", "rows"], [["clip", 12345]], numbers=["rows"]))
     | method | rows |
     | --- | ---: |
     | clip | 12,345 |

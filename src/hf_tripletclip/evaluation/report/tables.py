@@ -31,7 +31,7 @@ from hf_tripletclip.results.metrics import (
 )
 from hf_tripletclip.utils.pages.markup import escape_markdown
 from hf_tripletclip.utils.pages.template import render
-from hf_tripletclip.utils.tables import table
+from hf_tripletclip.utils.tables import markdown_table
 
 MAX_COLUMNS = 9  # of metrics, beside which models stand below each other; of more, models are the columns
 NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")
@@ -112,7 +112,7 @@ class Table:
         """The table as Markdown."""
         head = [escape_markdown(name) for name in self.head]
         numbers = [shown for name, shown in zip(self.head[1:], head[1:], strict=True) if name not in self.words]
-        return table(head, (map(_markdown, row) for row in self.rows), numbers=numbers)
+        return markdown_table(head, (map(_markdown, row) for row in self.rows), numbers=numbers)
 
 
 def _markdown(value: CellValue) -> CellValue:
