@@ -37,7 +37,7 @@ seed: 3
 ONE_PROCESS = [sys.executable]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 QUIET = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-# Two processes on a CPU; see "Several processes" in the README.
+# Two processes on a CPU; see "Several processes" in docs/scaling.md.
 TWO_PROCESSES = [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", *QUIET]
 
 

@@ -493,5 +493,5 @@ def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:
     if args.world_size == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         logger.warning(
             "Several processes were asked for but only one was started: `accelerate launch` does so on CPU. "
-            "See 'Several processes' in the README for the form that works."
+            "See 'Several processes' in docs/scaling.md for the form that works."
         )
