@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triplets per second that a loader hands to training, as a ratio against the published way of reading the tars.
+"""Triplets per second of our loader, as a ratio to the published way of reading the tars.
 
     python benchmarks/data_pipeline.py --output benchmarks/results/data_pipeline.md
 
 Both read the same tars in the published layout (`KEY.image`, `KEY.caption`, `KEY.neg_image`, `KEY.neg_caption`, 512 px
-JPEG) on the same machine in the same run, in turns, and hand out float32 pixels of 224 px, normalised as CLIP's, and
-token ids of both captions. The reference is what the code released with TripletCLIP does: `__getitem__` decodes with
-Pillow, resizes, crops, converts to a tensor and normalises each picture alone, tokenises each caption alone to 77
+JPEG) on the same machine in the same run, in turns. Both return float32 pixels of 224 px, normalised like CLIP's, and
+token ids of both captions. The reference does the same as the code released with TripletCLIP: `__getitem__` decodes
+with Pillow, resizes, crops, converts to a tensor and normalises each picture alone, tokenises each caption alone to 77
 tokens, and torch's `default_collate` stacks the rows. It finds its rows by an index of the tars, which is not timed.
-Times are medians over `--repeats` turns: of the wall clock from the start of
-the workers to the last batch, and of the CPU seconds of all processes, which other work on the machine disturbs least.
+Results are medians over `--repeats` turns of two times: the wall clock from the start of the workers to the last
+batch, and the CPU seconds of all processes, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WORDS = ("red", "blue", "small", "large", "cat", "dog", "horse", "fish", "on", "
 
 
 def picture(seed: int, size: int) -> bytes:
-    """Colour fields with grain: as hard to decode as a photograph of the same size (0.09 MB at 512 px)."""
+    """Colour fields with grain, which are as hard to decode as a photograph of the same size (0.09 MB at 512 px)."""
     generator = np.random.default_rng(seed)
     fields = Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).resize((size, size), 3)
     grain = generator.normal(0, 6, (size, size, 3))
@@ -58,7 +58,7 @@ def caption(seed: int) -> str:
 
 
 def write_tars(folder: Path, rows: int, tars: int, size: int) -> list[str]:
-    """The tars; returns all captions."""
+    """Write the tars and return all captions."""
     captions = []
     for shard in range(tars):
         with tarfile.open(folder / f"shard-{shard}.tar", "w") as archive:
@@ -78,7 +78,7 @@ def write_tars(folder: Path, rows: int, tars: int, size: int) -> list[str]:
 
 
 class Reference(Dataset):
-    """The published way."""
+    """The dataset of the published code."""
 
     def __init__(self, folder: Path, processor: Any) -> None:
         self.tokenizer = processor.tokenizer
@@ -137,7 +137,7 @@ def collate(rows: list[Any]) -> Any:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its workers that have ended."""
+    """CPU seconds of this process and of its workers that have ended."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -197,13 +197,13 @@ def main() -> None:
                 "ours": lambda ours=ours: ours(None),
                 f"ours, `decode_size={SIZE}`": lambda ours=ours: ours(SIZE),
             }
-            found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+            rates: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
             for _ in range(options.repeats):
                 for way, make in ways.items():
-                    found[way].append(measure(make, options.rows))
+                    rates[way].append(measure(make, options.rows))
             medians = {
                 way: tuple(statistics.median(column) for column in zip(*values, strict=True))
-                for way, values in found.items()
+                for way, values in rates.items()
             }
             base = medians["reference"]
             for way, (wall, cpu) in medians.items():
@@ -216,7 +216,7 @@ def main() -> None:
 
 
 def _difference(folder: Path, processor: Any, options: argparse.Namespace) -> list[str]:
-    """How far the pixels are from those of the reference, in levels of 255."""
+    """The difference between our pixels and the reference's, in levels of 255."""
     dataset = Reference(folder, processor)
     rows = [{"image": dataset.read(row["image"])} for row in dataset.rows[: min(16, options.rows)]]
     expected = torch.stack([dataset.image(row["image"]) for row in rows])

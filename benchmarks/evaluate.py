@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SugarCrepe rows per second, as a ratio against the official script's way of one row at a time.
+"""SugarCrepe rows per second, as a ratio to the official script, which takes one row at a time.
 
     python benchmarks/evaluate.py --output benchmarks/results/evaluate.md
 
-Both evaluate the same random ViT-B/32 on the same files in the same run, in turns. The files have SugarCrepe's shape:
+Both evaluate the same random ViT-B/32 on the same files in the same run, in turns. The files resemble SugarCrepe's:
 4.8 rows per image (7,511 rows over 1,560 images), captions of 5 to 20 words, JPEG of COCO's size. The reference does
-what the `main_eval.py` released with SugarCrepe does: for each row it opens the image, preprocesses and encodes it,
-and encodes each of the two captions alone, padded to 77 tokens. (There the model is OpenCLIP's; here it is the same
-model of transformers for both, so that only the way differs.) Times are medians over `--repeats` turns: of the wall
-clock, and of the CPU seconds of the process, which other work on the machine disturbs least. The evaluation's own
-extras, its fingerprint of the weights, bootstrap intervals and blind baselines, are in its time.
+the same as the `main_eval.py` released with SugarCrepe: for each row it opens the image, preprocesses and encodes it,
+and encodes each of the two captions alone, padded to 77 tokens. (The official script uses an OpenCLIP model; here both
+use the same model of transformers, so that only the procedure differs.) Times are medians over `--repeats` turns, of
+the wall clock and of the CPU seconds of the process, which other work on the machine disturbs least. The evaluation's
+time includes its extras: the fingerprint of the weights, bootstrap intervals and blind baselines.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WORDS = (
 
 
 def picture(seed: int) -> Image.Image:
-    """Colour fields with grain, 640 x 480 as most of COCO's: as hard to decode as a photograph."""
+    """Colour fields with grain, 640 x 480 like most COCO images, which are as hard to decode as a photograph."""
     generator = np.random.default_rng(seed)
     fields = Image.fromarray(generator.integers(0, 255, (40, 53, 3), dtype=np.uint8)).resize((640, 480), 3)
     grain = generator.normal(0, 6, (480, 640, 3))
@@ -59,7 +59,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def write_files(folder: Path, images: int) -> tuple[int, list[str]]:
-    """SugarCrepe's files; returns the number of rows, and all captions."""
+    """Write files like SugarCrepe's; returns the number of rows, and all captions."""
     generator = np.random.default_rng(0)
     for number in range(images):
         picture(number).save(folder / f"{number:012}.jpg", quality=90)
@@ -75,13 +75,13 @@ def write_files(folder: Path, images: int) -> tuple[int, list[str]]:
         captions += pair
         image = f"{number % images:012}.jpg"
         rows[kind][str(2 * number)] = {"filename": image, "caption": pair[0], "negative_caption": pair[1]}
-    for kind, found in rows.items():
-        (folder / f"{kind}.json").write_text(json.dumps(found), encoding="utf-8")
+    for kind, of_kind in rows.items():
+        (folder / f"{kind}.json").write_text(json.dumps(of_kind), encoding="utf-8")
     return total, captions
 
 
 def vit_b_32(tokenizer: Any) -> CLIPModel:
-    """Random, with the towers of openai/clip-vit-base-patch32 and this vocabulary."""
+    """A random model with the towers of openai/clip-vit-base-patch32 and the tokenizer's vocabulary."""
     config = CLIPConfig()
     config.text_config.vocab_size = len(tokenizer)
     for name in ("bos", "eos", "pad"):
@@ -92,7 +92,7 @@ def vit_b_32(tokenizer: Any) -> CLIPModel:
 
 @torch.no_grad()
 def reference(model: CLIPModel, processor: Any, folder: Path) -> dict[str, float]:
-    """The official way; returns the accuracy of each category."""
+    """The official procedure; returns the accuracy of each category."""
 
     def text(caption: str) -> torch.Tensor:
         inputs = processor.tokenizer(
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="of torch; all cores by default")
+    parser.add_argument("--threads", type=int, help="threads of torch; all cores by default")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     logging.set_verbosity_error()
@@ -146,13 +146,13 @@ def main() -> None:
             return {kind: result.metrics[kind] for kind in NEGATIVE_TYPES}
 
         ways = {"reference": lambda: reference(model, processor, folder), "ours": ours}
-        found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        rates: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         accuracies: dict[str, dict[str, float]] = {}
         for _ in range(options.repeats):
             for way, evaluate in ways.items():
                 wall, cpu, accuracies[way] = measure(evaluate, rows)
-                found[way].append((wall, cpu))
-    medians = {way: [statistics.median(values) for values in zip(*turns, strict=True)] for way, turns in found.items()}
+                rates[way].append((wall, cpu))
+    medians = {way: [statistics.median(values) for values in zip(*turns, strict=True)] for way, turns in rates.items()}
     differing = max(abs(accuracies["ours"][kind] - accuracies["reference"][kind]) for kind in NEGATIVE_TYPES)
     lines = [
         "Written by `python benchmarks/evaluate.py --output benchmarks/results/evaluate.md`.",

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of a fine-tuning step by what trains, as a ratio against training both towers in full.
+"""Memory of a fine-tuning step for different sets of trained weights, as a ratio to training both towers in full.
 
     python benchmarks/finetune_memory.py --output benchmarks/results/finetune_memory.md
 
-A ViT-B/32 of random weights makes two steps of `tripletclip` with AdamW, each case in a process of its own. Counted
-are the bytes of the weights (with the copy that is the teacher of distillation, where there is one), of what autograd
-keeps for the backward pass (each storage once, parameters not), of the gradients and of the optimizer's state. Beside
-them stands what the operating system saw: the peak resident set above what was there before the model was made.
+A ViT-B/32 with random weights makes two steps of `tripletclip` with AdamW, each case in its own process. The script
+counts the bytes of the weights (with the copy that is the teacher of distillation, if there is one), of the tensors
+that autograd keeps for the backward pass (each storage once, without parameters), of the gradients and of the
+optimizer's state. It also shows the growth of the peak resident set since before the model was made.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DISTILLATION = {"kind": "similarity", "weight": 1.0}
 LORA = {"train_text": "lora", "train_vision": "lora", "lora_target_modules": ["all-linear"]}
 FROZEN = {"train_text": "frozen", "train_vision": "frozen", "train_projections": True}
 
-# What it is called -> what trains, and whether a teacher is asked.
+# Name of the case -> what is trained, and whether there is a teacher.
 CASES: dict[str, tuple[dict[str, Any], bool]] = {
     "both towers in full": ({}, False),
     "image tower frozen": ({"train_vision": "frozen"}, False),
@@ -62,8 +62,7 @@ def make_batch(config: Any, rows: int) -> dict[str, torch.Tensor]:
 
 def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
     """Address and bytes of each storage."""
-    found = (tensor.untyped_storage() for tensor in tensors)
-    return {storage.data_ptr(): storage.nbytes() for storage in found}
+    return {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
 
 
 def train(config: TripletCLIPConfig, rows: int, options: dict[str, Any], distilled: bool) -> dict[str, float]:
@@ -82,39 +81,39 @@ def train(config: TripletCLIPConfig, rows: int, options: dict[str, Any], distill
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept.update(storages([tensor]))  # the graph holds it, so that its address is not given away
+        kept.update(storages([tensor]))  # the graph holds it, so its address is not used again
         return tensor
 
-    for _ in range(2):  # in the second the optimizer's state is there beside the activations
+    for _ in range(2):  # in the second step the optimizer's state exists together with the activations
         optimizer.zero_grad()
         kept.clear()
-        taught = {} if teacher is None else {"teacher_embeds": teacher(model, batch)}
+        targets = {} if teacher is None else {"teacher_embeds": teacher(model, batch)}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = model(**batch, **taught, return_loss=True, return_logits=False)["loss"]
+            loss = model(**batch, **targets, return_loss=True, return_logits=False)["loss"]
         loss.backward()
         optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values()]
-    found = {
+    memory = {
         "weights": weights,
         "activations": {address: size for address, size in kept.items() if address not in weights},
         "gradients": storages(value.grad for value in parameters if value.grad is not None),
         "optimizer": storages(value for value in states if isinstance(value, torch.Tensor)),
     }
     trained = sum(value.numel() for value in parameters if value.requires_grad)
-    return {"trained": trained / 1e6, **{name: sum(sizes.values()) / 2**20 for name, sizes in found.items()}}
+    return {"trained": trained / 1e6, **{name: sum(sizes.values()) / 2**20 for name, sizes in memory.items()}}
 
 
 def measure(case: str, rows: int) -> dict[str, float]:
     tower = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     train(TripletCLIPConfig(text_config=tower, vision_config=tower), 2, *CASES[case])  # libraries set up their buffers
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = train(TripletCLIPConfig(), rows, *CASES[case])
-    return {**found, "resident": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10}
+    memory = train(TripletCLIPConfig(), rows, *CASES[case])
+    return {**memory, "resident": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10}
 
 
 def in_a_process(case: str, rows: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", case, "--rows", str(rows)]
-    # glibc gives memory of this size and more back once it is freed; by default it soon keeps it, in pieces.
+    # glibc then returns freed blocks of at least this size; by default it soon keeps them.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows per second of the generators that need no model, and what the engine costs beside `Dataset.map`.
+"""Rows per second of the generators that need no model, and the cost of the engine compared with `Dataset.map`.
 
     python benchmarks/generation.py --output benchmarks/results/generation.md
 
-The engine writes every unit to disk so that a killed run goes on, and writes a dataset with its card in the end;
+The engine writes every unit to disk, so that a killed run can resume, and at the end a dataset with its card.
 `Dataset.map` calls the same stages in the same order and writes parquet. Both run in one process, in turns.
 """
 
@@ -77,7 +77,7 @@ def main() -> None:
     ]
     for name, stages in pipelines.items():
         for function in (by_map, by_engine):
-            timed(function, stages, 200)  # caches of glyphs and words
+            timed(function, stages, 200)  # fills the caches of glyphs and words
         turns = [
             (timed(by_map, stages, options.rows), timed(by_engine, stages, options.rows)) for _ in range(options.turns)
         ]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and time of the streaming InfoNCE kernel as a ratio against `cross_entropy` on the whole matrix.
+"""Memory and time of the streaming InfoNCE kernel, as a ratio to `cross_entropy` on the whole matrix.
 
     python benchmarks/infonce.py --output benchmarks/results/infonce.md
 
-Both compute `tripletclip`, forward and backward, on the same embeddings in the same run. Each measurement is a process
-of its own, so that peak memory is its own: the peak resident set above what was there after a step of 8 rows (CPU), or
-`torch.cuda.max_memory_allocated` (CUDA). Times are medians of `--repeats` steps after a first one, batches of 8192 and
-more are timed once; on a CPU they are CPU seconds of all threads, which other work on the machine disturbs least.
+Both compute `tripletclip`, forward and backward, on the same embeddings in the same run. Each measurement has its own
+process, and so its own peak memory: the growth of the peak resident set after a step of 8 rows (CPU), or
+`torch.cuda.max_memory_allocated` (CUDA). Times are medians of `--repeats` steps after a first one; batches of 8192 and
+more are timed once. On a CPU they are CPU seconds of all threads, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIM = 512
 
 
 def dense(e: Embeddings, scale: torch.Tensor) -> torch.Tensor:
-    """The reference: `tripletclip` as one would write it, with whole matrices."""
+    """The reference: a straightforward `tripletclip` with whole matrices."""
 
     def ce(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         logits = scale * queries @ keys.T
@@ -110,8 +110,8 @@ def main() -> None:
         "",
         f"`tripletclip`, forward and backward, dimension {DIM}, float32, chunks of {options.chunk_size} keys, "
         f"{machine}, torch {torch.__version__}, Python {platform.python_version()}. Reference, in the same run: "
-        "`torch.nn.functional.cross_entropy` on whole matrices. Where all keys of a term fit one chunk both build the "
-        "same matrix.",
+        "`torch.nn.functional.cross_entropy` on whole matrices. If all keys of a term fit into one chunk, both build "
+        "the same matrix.",
         "",
         "| rows | dense MiB | streaming MiB | memory ratio | dense s | streaming s | time ratio |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds of a training step with locked towers, as a ratio of the step without a cache against the one with it.
+"""Seconds of a training step with locked towers: the step without a cache, as a ratio to the step with it.
 
     python benchmarks/locked_towers.py --output benchmarks/results/locked_towers.md
 
-A CLIP of random weights (image tower of a ViT-S/14 at 168 px, text tower of two layers) trains on `negclip` with
-AdamW, twice in the same run: without and with `cache_locked_towers`, on the same rows from the same seed. Images are
-JPEG files of COCO's size, each row with two captions; a step's time includes reading, decoding and preprocessing them,
-and is the mean over an epoch, in one thread without workers: of the CPU seconds of the process, which other work on
-the machine disturbs least, and of the wall clock. With the cache the first epoch fills it; shown is the median of the
-later ones, against the median of the same epochs without. `--model` and `--images` take a real model and real
+A CLIP with random weights (image tower of a ViT-S/14 at 168 px, text tower of two layers) trains on `negclip` with
+AdamW twice in the same run: without and with `cache_locked_towers`, on the same rows from the same seed. Each row has
+a JPEG image of COCO's size and two captions. A step's time includes reading, decoding and preprocessing. It is the
+mean over an epoch, in one thread without workers, in CPU seconds of the process, which other work on the machine
+disturbs least, and in seconds of the wall clock. The first epoch fills the cache; the table shows the median of the
+later epochs, and the median of the same epochs without the cache. `--model` and `--images` take a real model and real
 photographs.
 """
 
@@ -56,7 +56,7 @@ DISTILLATION = {"distillation": {"kind": "similarity", "weight": 1.0}}
 
 
 class Epochs(TrainerCallback):
-    """How long each epoch takes."""
+    """Measures the time of each epoch."""
 
     def __init__(self) -> None:
         self.cpu: list[float] = []
@@ -129,10 +129,10 @@ def train(case: str, rows: Dataset, options: argparse.Namespace, folder: str, ca
     trainer.add_callback(epochs)
     trainer.train()
     steps = len(rows) // options.batch_size
-    found: dict[str, Any] = {
+    times: dict[str, Any] = {
         name: [seconds / steps for seconds in taken] for name, taken in (("cpu", epochs.cpu), ("wall", epochs.wall))
     }
-    return {**found, "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]}
+    return {**times, "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]}
 
 
 def main() -> None:
@@ -140,14 +140,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--model", help="a CLIP directory in place of random weights")
-    parser.add_argument("--images", type=Path, help="a folder of .jpg files in place of made pictures")
+    parser.add_argument("--model", help="a CLIP directory instead of random weights")
+    parser.add_argument("--images", type=Path, help="a folder of .jpg files instead of generated pictures")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     rows = make_rows(options.rows, options.images)
-    what = options.model or f"a CLIP of random weights (image tower ViT-S/14 at {SIZE} px, text tower of two layers)"
+    what = options.model or f"a CLIP with random weights (image tower ViT-S/14 at {SIZE} px, text tower of two layers)"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     lines = [
         "Written by `python benchmarks/locked_towers.py --output benchmarks/results/locked_towers.md`.",
@@ -155,9 +155,9 @@ def main() -> None:
         f"`negclip` with AdamW on {what}, float32, {options.rows} rows (an image of a JPEG file and two captions "
         f"each), batches of {options.batch_size}, {device}, torch {torch.__version__}, Python "
         f"{platform.python_version()}. CPU seconds of a step in one thread, with reading, decoding and preprocessing: "
-        "without `cache_locked_towers`, in the epoch that fills it, and in the later ones. Reference, in the same "
-        "run: without; of the wall clock too. The gap is the largest difference of a step's loss between the two "
-        "runs; disk is what the cache takes, for as many bytes per row.",
+        "without `cache_locked_towers`, in the epoch that fills the cache, and in the later ones. Reference, in the "
+        "same run, also for the wall clock: without the cache. The gap is the largest difference of a step's loss "
+        "between the two runs; disk is the size of the cache, also in bytes per row.",
         "",
         "| what trains | without | filling | later | ratio | of wall clock | gap | disk, KB | bytes per row |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

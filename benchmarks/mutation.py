@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which share of small changes of the source the tests notice.
+"""The share of small changes of the source code that the tests notice.
 
     pip install -e ".[test,mutation]"
     python benchmarks/mutation.py --rooms objectives training --sample 60
 
-A room is a folder of the package, or some of its files. A random sample of its comparisons, and/or, not, constants
-and signs is changed with the operators of cosmic-ray, one at a time, in a copy of the checkout, and the tests that
-reach the changed line run on it; if the line runs at import, all tests of the room. The tests of a room are those of
-the same folder under `tests/`, without the slow ones. A change that no test notices is listed: a test is missing, or
-the change means the same.
+A room is a folder of the package, or some of its files. The operators of cosmic-ray change a random sample of its
+comparisons, and/or, not, constants and signs, one at a time, in a copy of the checkout. Then the tests that reach the
+changed line run, or all tests of the room if the line runs at import. The tests of a room are those in the same folder
+under `tests/`, without the slow ones. Changes that no test notices are listed: either a test is missing, or the change
+makes no difference.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ PACKAGE = "src/hf_tripletclip"
 SCORING = "scoring recall result parts pairs triplets items item_benchmark".split()  # noqa: SIM905
 SCORING_TESTS = [f"tests/evaluation/test_{name}.py" for name in SCORING if name not in ("pairs", "item_benchmark")]
 SCORING_TESTS += ["tests/evaluation/test_metrics.py", "tests/evaluation/benchmarks"]
-ROOMS = {  # what is changed, and whose tests must notice
+ROOMS = {  # room -> the files to change, and the tests that must notice
     "objectives": (["objectives"], ["tests/objectives"]),
     "training": (["training"], ["tests/training", "tests/end_to_end/test_pretrain.py"]),
     "data": (["data"], ["tests/data"]),
     "checkpoints": (["checkpoints", "modeling.py", "pretrained.py"], ["tests/checkpoints", "tests/test_modeling.py"]),
     "scoring": ([f"evaluation/{name}.py" for name in SCORING], SCORING_TESTS),
 }
-# Each with its opposite or the next value: other changes of the same place are noticed by the same tests.
+# Each operator changes to its opposite or to the next value. Tests that notice this also notice other changes there.
 OPERATORS = """
 ReplaceComparisonOperator_Eq_NotEq ReplaceComparisonOperator_NotEq_Eq
 ReplaceComparisonOperator_Is_IsNot ReplaceComparisonOperator_IsNot_Is
@@ -59,14 +59,14 @@ ReplaceBinaryOperator_Div_Mul ReplaceBinaryOperator_FloorDiv_Div ReplaceBinaryOp
 AddNot ReplaceTrueWithFalse ReplaceFalseWithTrue ReplaceAndWithOr ReplaceOrWithAnd NumberReplacer
 ReplaceUnaryOperator_Delete_Not ReplaceUnaryOperator_Delete_USub ReplaceBreakWithContinue ReplaceContinueWithBreak
 """
-SIGNATURES = ("parameters", "lambdef", "arglist")  # the `*` in them is no product
+SIGNATURES = ("parameters", "lambdef", "arglist")  # the `*` in them is not a product
 NOTICED = ("noticed", "no end")
 CONTEXTS = "[run]\nparallel = true\nsource_pkgs = hf_tripletclip\npatch = subprocess\n"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One small change: the `occurrence`-th place in `file` that `operator` fits."""
+    """A small change: `operator` at its `occurrence`-th place in `file`."""
 
     file: str
     operator: str
@@ -75,17 +75,17 @@ class Change:
 
 
 def places(files: Iterable[str]) -> dict[tuple[str, int, int], list[Change]]:
-    """All changes, by the place (file, line, column) that they change."""
+    """All possible changes, by their place (file, line, column)."""
     operators = {f"core/{name}": cosmic_ray.plugins.get_operator(f"core/{name}")() for name in OPERATORS.split()}
-    found: dict[tuple[str, int, int], list[Change]] = {}
+    changes: dict[tuple[str, int, int], list[Change]] = {}
     for file in files:
         nodes = list(ast_nodes(get_ast((ROOT / file).read_text(encoding="utf-8"))))
         for name, operator in operators.items():
             positions = ((node, start) for node in nodes for start, _ in operator.mutation_positions(node))
             for occurrence, (node, (line, column)) in enumerate(positions):
                 if not (node.type == "operator" and node.parent.type in SIGNATURES):
-                    found.setdefault((file, line, column), []).append(Change(file, name, occurrence, line))
-    return found
+                    changes.setdefault((file, line, column), []).append(Change(file, name, occurrence, line))
+    return changes
 
 
 def source_files(parts: Iterable[str]) -> Iterator[str]:
@@ -97,7 +97,7 @@ def source_files(parts: Iterable[str]) -> Iterator[str]:
 
 
 def copy_of_checkout(folder: Path) -> Path:
-    """What git knows of, as it lies in the checkout."""
+    """Copy the files that git tracks, with their current contents."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
@@ -107,15 +107,18 @@ def copy_of_checkout(folder: Path) -> Path:
 
 
 def pytest_in(folder: Path, arguments: Sequence[str], timeout: float, log: Path | None = None) -> int | None:
-    """The exit status of pytest in a fork of this process, which has imported the large libraries; `None`: no end."""
+    """
+    The exit status of pytest in a fork of this process, which has imported the large libraries already; `None` if it
+    does not end in time.
+    """
     child = os.fork()
     if child == 0:
-        os.setsid()  # what the tests start ends with them
+        os.setsid()  # so that processes started by the tests end with them
         os.chdir(folder)
         with open(log or os.devnull, "w") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
-        # Processes that the tests start, and the tests, import the copy; and not this folder's `evaluate.py`.
+        # The tests and their processes must import the copy, and not this folder's `evaluate.py`.
         os.environ["PYTHONPATH"] = str(folder / "src")
         sys.path[:1] = [str(folder / "src"), str(folder)]
         status = 70
@@ -137,7 +140,7 @@ def pytest_in(folder: Path, arguments: Sequence[str], timeout: float, log: Path 
 
 
 def tests_by_line(folder: Path, tests: Sequence[str], log: Path) -> tuple[dict[tuple[str, int], set[str]], float]:
-    """The tests that reach each line, and how long all of them take."""
+    """The tests that reach each line, and the time of all tests."""
     (folder / ".coveragerc").write_text(CONTEXTS)
     arguments = ["--cov", "--cov-config=.coveragerc", "--cov-context=test", "--cov-report=", *tests]
     started = time.monotonic()
@@ -174,7 +177,9 @@ def try_all(
     copies: Queue[Path],
     timeout: float,
 ) -> list[str]:
-    """The outcome of each change, `unreached` if no test runs its line; those not noticed are printed at once."""
+    """
+    The outcome of each change; `unreached` if no test runs its line. Changes that are not noticed are printed at once.
+    """
 
     def outcome(change: Change) -> str:
         place = (change.file, change.line)
@@ -196,7 +201,7 @@ def try_all(
 
 
 def shown(change: Change, outcome: str) -> str:
-    """The line before and after."""
+    """The changed line before and after, with the outcome."""
     code = (ROOT / change.file).read_text(encoding="utf-8")
     changed = mutate_code(code, cosmic_ray.plugins.get_operator(change.operator)(), change.occurrence)
     before, after = (text.splitlines()[change.line - 1].strip() for text in (code, changed))
@@ -223,15 +228,15 @@ def main() -> None:
             copies.put(copy_of_checkout(Path(work) / f"copy-{job}"))
         for room in options.rooms:
             parts, tests = ROOMS[room]
-            found = places(source_files(parts))
+            by_place = places(source_files(parts))
             draw = random.Random(options.seed)
-            chosen = draw.sample(sorted(found), min(options.sample, len(found)))
-            changes = [draw.choice(found[place]) for place in chosen]
+            chosen = draw.sample(sorted(by_place), min(options.sample, len(by_place)))
+            changes = [draw.choice(by_place[place]) for place in chosen]
             measured = copy_of_checkout(Path(work) / f"coverage-{room}")
             reached, seconds = tests_by_line(measured, tests, Path(work) / "log")
             outcomes = try_all(changes, reached, tests, copies, timeout=3 * seconds + 60)
             noticed = sum(outcome in NOTICED for outcome in outcomes)
-            table.append(f"| {room} | {len(found)} | {len(changes)} | {noticed} | {noticed / len(changes):.0%} |")
+            table.append(f"| {room} | {len(by_place)} | {len(changes)} | {noticed} | {noticed / len(changes):.0%} |")
             missed = [shown(*pair) for pair in zip(changes, outcomes, strict=True) if pair[1] not in NOTICED]
             lists += ["", f"Not noticed in {room}:", "", *missed] if missed else []
     command = f"--rooms {' '.join(options.rooms)} --sample {options.sample} --seed {options.seed}"

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of a training step by each objective, as a ratio against `clip` on the same rows.
+"""Time of a training step with each objective, as a ratio to `clip` on the same rows.
 
     python benchmarks/objectives.py --output benchmarks/results/objectives.md
 
 A step is the forward and backward pass of a small CLIP on a batch with two hard negative captions, one hard negative
-image, one paraphrase and two dense captions per row; each objective gets what it needs of them. Objectives take turns,
-and the median of `--repeats` turns counts; on a CPU times are CPU seconds, which other work on the machine disturbs
-least.
+image, one paraphrase and two dense captions per row, of which each objective gets what it needs. Objectives alternate,
+and the median of `--repeats` turns counts. Times are CPU seconds, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from hf_tripletclip.objectives import available_objectives, get_objective
 from hf_tripletclip.roles import ROLES
 
 LENGTH, VOCABULARY, SIDE = 24, 1000, 64
-# What a row has of each role; an objective that pairs negative captions with negative images gets one of each.
+# Number of each role per row. An objective that pairs negative captions with negative images gets one of each.
 NUMBERS = {"image": 1, "text": 1, "negative_image": 1, "negative_text": 2, "paraphrase": 1, "dense_text": 2}
 
 
@@ -40,7 +39,7 @@ def make_model() -> TripletCLIPModel:
 
 
 def make_batch(name: str, rows: int) -> tuple[dict[str, torch.Tensor], int, int]:
-    """Model inputs, and how many images and texts they are per row."""
+    """Model inputs, and the numbers of images and texts per row."""
     roles = get_objective(name).roles
     numbers = {role: NUMBERS[role] for role in roles}
     if "negative_image" in roles and "negative_text" in roles:

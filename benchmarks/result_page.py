@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each benchmark ends: its page of Markdown on the screen, and in a file where one is named."""
+"""Print a benchmark's page of Markdown, and write it to a file if one is given."""
 
 from __future__ import annotations
 

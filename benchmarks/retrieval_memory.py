@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory and time of exact retrieval in chunks as a ratio against the whole matrix of scores and its `argsort`.
+"""Peak memory and time of exact retrieval in chunks, as a ratio to the whole matrix of scores and its `argsort`.
 
     python benchmarks/retrieval_memory.py --output benchmarks/results/retrieval_memory.md
 
-Both find recall@1, 5 and 10 in both directions from the same embeddings, 5,000 images and 25,000 captions as COCO's
-test split has. Each measurement is a process of its own, so that peak memory is its own: the peak resident set
-(`resource.getrusage`) above what was there after a run on 8 images. Times are CPU seconds of all threads, which other
-work on the machine disturbs least.
+Both compute recall@1, 5 and 10 in both directions from the same embeddings, for up to 5,000 images and 25,000 captions
+as in COCO's test split. Each measurement has its own process, and so its own peak memory: the growth of the peak
+resident set (`resource.getrusage`) after a run on 8 images. Times are CPU seconds of all threads, which other work on
+the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RECALL_AT = (1, 5, 10)
 
 
 def embeddings(images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random images, and captions near theirs: near enough to be found sometimes."""
+    """Random images, and captions near enough to their images to be retrieved sometimes."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(images, DIM, generator=generator)
     noise = torch.randn(images * CAPTIONS, DIM, generator=generator)
@@ -43,21 +43,21 @@ def embeddings(images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def matrix(image: torch.Tensor, text: torch.Tensor) -> list[float]:
-    """The reference: recall as one would write it, with the whole matrix."""
+    """The reference: straightforward recall with the whole matrix."""
     owner = torch.arange(len(image)).repeat_interleave(CAPTIONS)
     scores = image @ text.T
     to_text = scores.argsort(dim=1, descending=True)[:, : max(RECALL_AT)].clone()
     to_image = scores.T.argsort(dim=1, descending=True)[:, : max(RECALL_AT)].clone()
     right = [owner[to_text] == torch.arange(len(image))[:, None], to_image == owner[:, None]]
-    return [found[:, :k].any(dim=1).double().mean().item() for found in right for k in RECALL_AT]
+    return [hits[:, :k].any(dim=1).double().mean().item() for hits in right for k in RECALL_AT]
 
 
 def chunks(image: torch.Tensor, text: torch.Tensor) -> list[float]:
-    """Ours."""
+    """Our recall, in chunks."""
     own = [list(range(start, start + CAPTIONS)) for start in range(0, len(text), CAPTIONS)]
     owner = [[index] for index in range(len(image)) for _ in range(CAPTIONS)]
     ranks = [rank(image, text, own).rank, rank(text, image, owner).rank]
-    return [(found < k).double().mean().item() for found in ranks for k in RECALL_AT]
+    return [(places < k).double().mean().item() for places in ranks for k in RECALL_AT]
 
 
 METHODS = {"matrix": matrix, "chunks": chunks}
@@ -66,13 +66,13 @@ METHODS = {"matrix": matrix, "chunks": chunks}
 def measure(method: str, file: Path) -> dict[str, float | list[float]]:
     METHODS[method](*embeddings(8))  # libraries set up their buffers
     given = load_file(file)
-    assert all(values.sum().isfinite() for values in given.values())  # the file is mapped: now it is in memory
+    assert all(values.sum().isfinite() for values in given.values())  # reads the mapped file into memory
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    found = METHODS[method](given["image"], given["text"])
+    recall = METHODS[method](given["image"], given["text"])
     taken = time.process_time() - start
     return {
-        "recall": found,
+        "recall": recall,
         "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10,
         "time": taken,
     }

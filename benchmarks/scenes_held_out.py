@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the default run gains by kind: on all test rows of `scenes`, on those that are held out, on new compositions.
+"""Accuracy of the default run by kind of negative: on all test rows of `scenes`, held-out rows and new compositions.
 
     python benchmarks/scenes_held_out.py outputs/scenes
 
-Held out are rows with a combination of noun and colour that `train` never shows. New are rows of which neither scene
-has occurred with the same nouns, colours and relations, in whatever words, patterns, sizes and setting, in the rows of
-`train` that the start or the run has seen. It prints the table of docs/scenes.md.
+Held-out rows have a combination of noun and colour that `train` never shows. In new rows, neither scene has the same
+nouns, colours and relations as a scene in the rows of `train` that the start or the run has seen, whatever the words,
+patterns, sizes and setting. The script prints the table of docs/scenes.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hf_tripletclip.data.scenes.vocabulary import choose_nouns
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation import evaluate_triplets
 
-SEEN = {0: 20_000, 1: 25_000}  # seed -> rows of `train`: the run's, and the start's
+SEEN = {0: 20_000, 1: 25_000}  # seed -> rows of `train`: those of the run and those of the start
 MIRRORED = {"right": "left", "below": "above"}
 
 
@@ -47,16 +47,16 @@ def main(models: Sequence[str]) -> None:
     kinds = test["negative_type"][:]
     scenes = [make_row("test", index, 0, nouns)[:2] for index in range(len(test))]
     new = [seen.isdisjoint(map(composition, pair)) for pair in scenes]
-    found = []
+    predictions = []
     for model in (start_folder(), *models):
         loaded, processor = load_clip_like(model)
-        found.append(evaluate_triplets(loaded, processor, test, progress=False).predictions)
+        predictions.append(evaluate_triplets(loaded, processor, test, progress=False).predictions)
     print("| rows | kind | number | accuracy | group |\n| --- | --- | --- | --- | --- |")
     for name, chosen in (("all", [True] * len(test)), ("held out", test["held_out"][:]), ("new", new)):
         for kind in (*NEGATIVE_TYPES, None):
             rows = [row for row, asked in enumerate(chosen) if asked and kind in (None, kinds[row])]
             cells = [
-                " → ".join(f"{sum(one[metric][row] for row in rows) / len(rows):.3f}" for one in found)
+                " → ".join(f"{sum(one[metric][row] for row in rows) / len(rows):.3f}" for one in predictions)
                 for metric in ("accuracy", "group_score")
             ]
             print(f"| {name} | {kind or 'all kinds'} | {len(rows)} | {' | '.join(cells)} |")

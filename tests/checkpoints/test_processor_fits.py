@@ -246,7 +246,7 @@ def test_rows_of_tensors_need_the_end_token_too(tmp_path):
     trainer = train(model, None, tmp_path, train_dataset=[row, row])
     batch = {**row, "negative_input_ids": torch.tensor([5, 6, 7])}
     assert trainer.data_collator([row, row])["input_ids"].shape == (2, 3)
-    with pytest.raises(ValueError, match=rf"`negative_input_ids` of 1 of the 2 rows .* end-of-text token \({end}\)"):
+    with pytest.raises(ValueError, match=rf"In 1 of the 2 rows .*`negative_input_ids` has no .* token \({end}\)"):
         trainer.data_collator([batch, {**batch, "negative_input_ids": torch.tensor([end, 6, 7])}])
 
 

@@ -200,14 +200,14 @@ def test_photographs_have_captions_only():
         ),
         (["--only", "clip", "nothing"], "main has no 'nothing' at scenes; it has 'clip', 'negclip'"),
         (["--baseline", "nothing"], "main has no 'nothing' at scenes; it has 'clip', "),
-        (["--objective", "clip"], "--objective differs from run to run"),
-        (["--seed=3"], "--seed=3 differs from run to run"),
+        (["--objective", "clip"], "--objective differs between runs"),
+        (["--seed=3"], "--seed=3 differs between runs"),
         (["--seeds", "1", "1"], "names a seed twice"),
         (["--seeds", "0", "-1"], "`--seeds` has -1; give 0 or more"),
         (["--scale", "paper", "--model", "M"], "are for photographs: leave them out"),
         (["--jobs", "0"], "`--jobs` is 0; give at least 1"),
         (["--data", "DIR"], "are for photographs"),
-        (["--experiment", "filtered", "--scenes_nouns", "8"], "is drawn without --scenes_nouns: leave it out"),
+        (["--experiment", "filtered", "--scenes_nouns", "8"], "ignore --scenes_nouns: leave it out"),
         (["--scale", "photos"], "Give the folder of photographs as `--data`"),
         (["--scale", "photos", "--data", "D", "--model", "M", "--adam_beta2", "1"], "take no further flags"),
     ],
@@ -223,15 +223,15 @@ def test_finished_runs_make_tables_against_any_arm(tmp_path):
         run.folder.mkdir()
         (run.folder / "metrics.json").write_text(json.dumps({"group_score": place / 10}))
     arguments = ["--output_dir", str(tmp_path), "--seeds", "0", "1", "--disable_tqdm"]
-    assert "| method less clip |" in main(["--experiment", "cyclip", *arguments], SCRIPT)
+    assert "| method minus clip |" in main(["--experiment", "cyclip", *arguments], SCRIPT)
     text = main(["--experiment", "cyclip", "--baseline", "cyclip", "--only", "cyclip_triplet", *arguments], SCRIPT)
-    assert "| method less cyclip |" in text
+    assert "| method minus cyclip |" in text
     assert "| cyclip_triplet | +0.200 " in text
     assert "| tripletclip |" not in text
     assert (tmp_path / "cyclip" / "comparison.md").read_text() == text
     same = ["--eval_strategy", "no", "--dataloader_num_workers=0", "--max_steps", "150"]
     assert main(["--experiment", "cyclip", *arguments, *same], SCRIPT)
-    with pytest.raises(ValueError, match="holds runs of other settings"):
+    with pytest.raises(ValueError, match="holds runs with other settings"):
         main(["--experiment", "cyclip", *arguments, "--eval_strategy", "steps"], SCRIPT)
 
 

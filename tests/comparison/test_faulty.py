@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_tripletclip.comparison.faulty import FAULTY_SHARE, make_faulty, what_filters_find
+from hf_tripletclip.comparison.faulty import FAULTY_SHARE, filter_table, make_faulty
 from hf_tripletclip.data import load_tripletdata
 from hf_tripletclip.data.scenes.faulty import is_faulty
 
@@ -32,7 +32,7 @@ def test_the_scores_tell_faulty_rows_from_others(folder):
 
 
 def test_what_filters_find(folder):
-    _, _, none, best, margin = what_filters_find(folder, best=ROWS // 2).splitlines()
+    _, _, none, best, margin = filter_table(folder, best=ROWS // 2).splitlines()
     cells = [cell.strip() for cell in best.strip("|").split("|")]
     assert cells[:2] == [f"`best {ROWS // 2}`", str(ROWS // 2)]
     share = float(none.split("|")[3])

@@ -98,9 +98,7 @@ def test_a_folder_holds_one_run(tmp_path):
     assert below.settings() == {"data": "./d", "objective": "x"}
     others = [run("--x=2", "--y=3")]
     for execute in (hold_run, lambda one: execute_all([one], jobs=1, threads=1, progress=False)):
-        with pytest.raises(
-            ValueError, match=r"another run than that of 'a' \(x: '1', not '2', y: None, not '3'\): name"
-        ):
+        with pytest.raises(ValueError, match=r"another run than 'a' \(x: '1', not '2', y: None, not '3'\): give"):
             execute(others[0])
 
 
@@ -108,7 +106,7 @@ def test_runs_of_other_settings_do_not_meet_in_one_table(tmp_path):
     hold_settings(tmp_path, {"steps": 10, "flags": ("a",)})
     hold_run(run_of(tmp_path, "a", 0, ""))
     hold_settings(tmp_path, {"steps": 10, "flags": ["a"]})
-    with pytest.raises(ValueError, match=r"other settings \(steps: 10, not 20\): name another"):
+    with pytest.raises(ValueError, match=r"other settings \(steps: 10, not 20\): give another"):
         hold_settings(tmp_path, {"steps": 20, "flags": ["a"]})
 
 
@@ -122,9 +120,9 @@ def test_a_mistake_does_not_stand_in_the_way_of_what_was_meant(tmp_path):
     begun = run_of(tmp_path, "a", 0, "open({folder!r} + '/checkpoint', 'w'); raise SystemExit(1)")
     with pytest.raises(ChildProcessError):
         execute_all([begun], jobs=1, threads=1, progress=False)
-    with pytest.raises(ValueError, match="another run than that of 'a'"):
+    with pytest.raises(ValueError, match="another run than 'a'"):
         hold_run(mistaken)
-    with pytest.raises(ValueError, match="holds runs of other settings"):
+    with pytest.raises(ValueError, match="holds runs with other settings"):
         hold_settings(tmp_path, {"flags": "typo"})
 
 
@@ -142,7 +140,7 @@ def test_damaged_files_are_named(tmp_path, content):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file cannot be made .*: name another"):
+    with pytest.raises(OSError, match=r"Cannot create the folder .*file .*: give another"):
         hold_settings(tmp_path / "file", {})
 
 

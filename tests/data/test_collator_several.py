@@ -37,7 +37,7 @@ def test_a_batch_without_any_negative_caption(collator):
 
 def test_several_captions_for_one_image_are_refused(collator):
     rows = [make_row(0, neg_caption=["a dog"]), make_row(1, neg_caption=["a dog", "a cat"])]
-    with pytest.raises(ValueError, match=r"row row-1 has 2 negative captions and 1 negative image, of.*`negclip`"):
+    with pytest.raises(ValueError, match=r"row row-1 has 2 negative captions but 1 negative image: .*`negclip`"):
         collator(rows)
     assert len(collator(rows[:1])["negative_input_ids"]) == 1
     batch = dataclasses.replace(collator, first_negative=True)([*rows, make_row(2, neg_caption=[])])

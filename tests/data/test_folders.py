@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from hf_tripletclip.data import load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.raw import load_raw, quietly
+from hf_tripletclip.data.raw import load_raw, without_bars
 from hf_tripletclip.data.validate import format_report, validate
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "lime": (0, 255, 0)}
@@ -244,7 +244,7 @@ def test_a_csv_file_that_is_not_utf_8(tmp_path, caplog, streaming):
     file = write(tmp_path / "pairs.csv", "image,caption\n1.png,café\n".encode("latin-1"))
     with pytest.raises(ValueError, match="can't decode byte"):
         read(file, streaming)
-    assert "pairs.csv is not UTF-8 (unexpected end of data): save it so, or say with `encoding`" in caplog.text
+    assert "pairs.csv is not UTF-8 (unexpected end of data): save it as UTF-8, or give its `encoding`" in caplog.text
     assert read(file, streaming, encoding="latin-1") == {"train": [("café", "red")]}
 
 
@@ -387,7 +387,7 @@ def test_a_pattern_reaches_all_below_where_it_begins(tmp_path, streaming):
 def test_bars_are_shown_of_what_takes_a_while(tmp_path, monkeypatch, large, shown, name):
     write(tmp_path / "set" / "b.csv", "abc")
     monkeypatch.setattr("hf_tripletclip.data.raw.LARGE", large)
-    with quietly(str(tmp_path / name)):
+    with without_bars(str(tmp_path / name)):
         assert are_progress_bars_disabled() is not shown
     assert not are_progress_bars_disabled()
 

@@ -328,7 +328,7 @@ def test_a_pattern_in_the_path_of_a_folder_with_a_card(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_pattern_that_no_file_has(tmp_path, streaming):
-    with pytest.raises(FileNotFoundError, match=r"No file has a name like .*/no\*\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"No file matches .*/no\*\.csv"):
         load_tripletdata(tmp_path / "no*.csv", streaming=streaming)
 
 
@@ -355,7 +355,7 @@ def test_what_stands_between_the_columns(tmp_path, caplog, sign, name, streaming
 def test_signs_that_differ_or_are_said(tmp_path):
     (tmp_path / "train.csv").write_text("caption;more\na, b;c\n")
     (tmp_path / "test.csv").write_text("caption,more\na,c\n")
-    with pytest.raises(ValueError, match=r"train\.csv has ';' between its columns, .*test\.csv has ',': write all"):
+    with pytest.raises(ValueError, match=r"train\.csv separates its columns by ';', but .*test\.csv by ',': use one"):
         load_tripletdata(tmp_path)
     row = load_tripletdata(tmp_path / "train.csv", split="train", sep="|")[0]
     assert row == {"caption;more": "a, b;c"}
@@ -447,9 +447,9 @@ def test_presets(tmp_path, streaming, preset):
 
 def test_names_that_are_nobodys(tmp_path):
     table().to_parquet(tmp_path / "set.parquet")
-    with pytest.raises(ValueError, match=r"'bivlk', which is no preset: there are tripletclip, bivlc"):
+    with pytest.raises(ValueError, match=r"'bivlk', which is not a preset: give one of tripletclip, bivlc"):
         load_tripletdata(tmp_path / "set.parquet", columns="bivlk")
-    with pytest.raises(ValueError, match=r"'neg_captoin' is none of ours: they are image, caption"):
+    with pytest.raises(ValueError, match=r"'neg_captoin' is not one of ours: they are image, caption"):
         load_tripletdata(tmp_path / "set.parquet", columns={"neg_captoin": "neg_caption"})
     with pytest.raises(ValueError, match=r"uses 'caption' for more than one"):
         load_tripletdata(tmp_path / "set.parquet", columns={"caption": "caption", "neg_caption": "caption"})

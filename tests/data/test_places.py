@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.places import Home
+from hf_tripletclip.data.places import ImagePlaces
 from hf_tripletclip.data.raw import load_raw
 from hf_tripletclip.data.validate import validate
 from hf_tripletclip.generation.source import Source
@@ -189,7 +189,7 @@ def test_lists_of_images(folder):
 
 
 def test_urls_of_the_datasets_own_repository():
-    home = Home.of(["hf://datasets/me/own@0123/data.parquet"])
+    home = ImagePlaces.of(["hf://datasets/me/own@0123/data.parquet"])
     assert home.find("hf://datasets/me/own@0123/1.png") == "hf://datasets/me/own@0123/1.png"
     assert home.find("zip://1.png::hf://datasets/me/own@main/a.zip") == "zip://1.png::hf://datasets/me/own@main/a.zip"
     for path in ("hf://datasets/me/own2@0123/1.png", "hf://me/own/1.png", "hf://datasets/me/own@0123/../../x/1.png"):

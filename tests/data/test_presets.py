@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 
 from hf_tripletclip.data import TripletCollator, build_processor, load_tripletdata
 from hf_tripletclip.data.decoding import captions_in, decode_image
-from hf_tripletclip.data.presets import LISTS_AS_TEXT, OTHERWISE_MEANT, PRESETS
+from hf_tripletclip.data.presets import LISTS_AS_TEXT, PRESETS, UNRELATED_COLUMNS
 from hf_tripletclip.data.validate import validate
 from hf_tripletclip.mining.pairs import read_pairs
 
@@ -208,4 +208,4 @@ def test_numbers_are_cocos_pictures_of_any_year(tmp_path):
 
 
 def test_what_is_said_of_presets_is_of_presets():
-    assert OTHERWISE_MEANT.keys() | LISTS_AS_TEXT.keys() <= PRESETS.keys()
+    assert UNRELATED_COLUMNS.keys() | LISTS_AS_TEXT.keys() <= PRESETS.keys()

@@ -67,7 +67,7 @@ def test_negclip_trains_and_is_evaluated_on_the_first_negatives(data, tmp_path):
 
 
 def test_objectives_that_pair_rows_say_what_they_need(data, tmp_path):
-    with pytest.raises(ValueError, match=r"has 2 negative captions and 1 negative image, .*`negclip`"):
+    with pytest.raises(ValueError, match=r"has 2 negative captions but 1 negative image: .*`negclip`"):
         trainer(data.select([0, 1, 0, 1]), tmp_path / "run", "tripletclip").train()
 
 

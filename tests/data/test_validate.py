@@ -67,7 +67,7 @@ def test_everything_is_counted_by_split_and_reason(damaged, tmp_path, num_worker
     assert "column image: Image" in text
     assert "1 × tar cut short: " in text
     assert "5 of 106 rows are broken; training skips and reports them." in text
-    assert "1 file is damaged: a tar is read up to its damage" in text
+    assert "1 file is damaged: a tar is read up to the damage" in text
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in damaged.rglob("*") if path.is_file()}
     assert after == before
 
@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
 
 def test_damaged_files_are_told_if_no_row_of_them_can_be_read():
     text = format_report(ValidationReport("set", {"train": SplitReport(files=2)}))
-    assert "There is no row.\n2 files are damaged: " in text
+    assert "There are no rows.\n2 files are damaged: " in text
 
 
 def write_with_card(folder, files: int = 3, rows: int = 10):
@@ -190,7 +190,7 @@ def test_rows_that_the_card_promises_and_that_are_not_there(tmp_path):
     assert (split.rows, split.promised, report.exit_status()) == (20, 30, 1)
     text = format_report(report)
     assert "the card promises 30 rows: a file is missing, or was changed" in text
-    assert text.endswith("Not the number of rows that the card promises: train. Training refuses this.")
+    assert text.endswith("The number of rows differs from the card's in train. Training refuses such a dataset.")
     with pytest.raises(ValueError, match="the card promises 30 rows of train, the files hold 20: a file is missing"):
         load_tripletdata(folder)
 
@@ -234,7 +234,10 @@ def test_negatives_that_are_the_positive_are_counted(tmp_path):
         "the same as the positive in neg_caption": ["c"],
     }
     assert report.ok  # they can be used
-    assert "1 × the same as the positive in neg_caption (used, and teaches nothing): c" in format_report(report)
+    assert (
+        "1 × the same as the positive in neg_caption (used, but nothing can be learned from it): c"
+        in format_report(report)
+    )
 
 
 def test_a_corrupt_picture_is_named_with_its_path_and_the_reason(tmp_path):

@@ -107,7 +107,7 @@ def test_errors_say_what_is_missing():
         get_objective("tripletclip")(Embeddings(e["image"], e["text"]), torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"5 rows of the first and 6 of the second"):
         get_objective("clip")(Embeddings(e["image"][:5], e["text"]), torch.tensor(1.0))
-    with pytest.raises(ValueError, match=r"'nope'; give one of clip, "):
+    with pytest.raises(ValueError, match=r"'nope'; there are clip, "):
         get_objective("nope")
     with pytest.raises(ValueError, match=r"'clip' takes no chunks; it takes negatives_across_devices, chunk_size"):
         get_objective("clip", chunks=1)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods side by side: equal data, equal steps, several seeds, controls, paired tests."""
+"""Compare training methods: equal data, equal steps, several seeds, controls, paired tests."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared: experiments of the TripletCLIP paper and of the methods after it, as lists of runs that differ."""
+"""The experiments of the TripletCLIP paper and of later methods, as lists of runs to compare."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SCALES = ("scenes", "photos", "paper")
 @dataclass(frozen=True)
 class Arm:
     """
-    A row of a table: runs that differ in their seed only.
+    A row of a table: runs that differ only in their seed.
 
     Args:
-        label (`str`): What the table calls it.
-        flags (`Mapping[str, Any]`): Flags of the training script, without dashes, that it sets.
-        steps (`float`, defaults to 1): How many times the experiment's steps it trains.
-        batch (`float`, defaults to 1): How many times the experiment's batch it takes.
-        run (`str`, *optional*): The label of another experiment's arm that is trained alike, and whose runs it
-            therefore shares; its own by default.
-        faulty (`bool`, defaults to `False`): Whether it trains on the drawn data of which a part of the negative
-            images do not show their captions.
+        label (`str`): Its label in the table.
+        flags (`Mapping[str, Any]`): The flags of the training script that it sets, without dashes.
+        steps (`float`, defaults to 1): Its training steps, as a multiple of the experiment's.
+        batch (`float`, defaults to 1): Its batch size, as a multiple of the experiment's.
+        run (`str`, *optional*): Label of another experiment's arm with the same training, whose runs it shares. By
+            default it has its own runs.
+        faulty (`bool`, defaults to `False`): Whether it trains on the drawn data in which some negative images do not
+            show their captions.
         scales (`tuple[str, ...]`): The scales at which it can run.
     """
 
@@ -40,28 +40,30 @@ class Arm:
 
     @property
     def runs(self) -> str:
-        """What its runs are called."""
+        """The label of its runs."""
         return self.run or self.label
 
     @property
     def needs_neighbours(self) -> bool:
-        """Whether its batches are filled with nearest neighbours, which `tripletclip mine` finds once."""
+        """Whether its batches are filled with nearest neighbours, which are mined once for all runs."""
         return bool(self.flags.get("batch_neighbours"))
 
 
 @dataclass(frozen=True)
 class Experiment:
     """
+    A question and the arms that answer it.
+
     Args:
-        name (`str`): As in `--experiment`.
-        title (`str`): Of its table.
-        question (`str`): What it asks.
+        name (`str`): Its name for `--experiment`.
+        title (`str`): Title of its table.
+        question (`str`): The question that it answers.
         source (`str`): The tables and figures of the paper that it repeats.
         scales (`tuple[str, ...]`): The scales at which it can run.
-        baseline (`str`): Label of the arm that the others are tested against.
-        arms (`tuple[Arm, ...]`): What is trained.
-        start (`str`, *optional*): At the scale of the paper, the objective of the model that all arms start from;
-            random weights by default.
+        baseline (`str`): Label of the arm with which the others are compared.
+        arms (`tuple[Arm, ...]`): Its arms.
+        start (`str`, *optional*): At the scale of the paper: the objective that trains the model from which all arms
+            start. They start from random weights by default.
     """
 
     name: str
@@ -81,38 +83,38 @@ def _of(*objectives: str) -> tuple[Arm, ...]:
 def _arm_of(objective: str) -> Arm:
     if not OBJECTIVES[objective].needs_neighbours:
         return Arm(objective, {"objective": objective})
-    # At `photos` rows of one photograph, which are five, would be each other's neighbours.
+    # Not at `photos`: the five rows of a photograph would be each other's neighbours.
     return Arm(objective, {"objective": objective, "batch_neighbours": 1}, scales=("scenes", "paper"))
 
 
 TRIPLET = Arm("tripletclip", {"objective": "tripletclip"})
-# What tells a gain of the negatives from one of more data, more images and more compute. A triplet has two pairs, two
-# images and two captions, and costs what two pairs cost: twice the steps of CLIP is all three.
+# Controls separate the gain of negatives from the gain of more data, images and compute. A triplet has two images and
+# two captions, and costs as much as two pairs: twice the steps of CLIP equal all three.
 CONTROLS = (
     Arm("clip_all", {"objective": "clip_all"}),
     Arm("clip, 2x steps", {"objective": "clip"}, steps=2),
     Arm("clip, 2x batch", {"objective": "clip"}, batch=2),
 )
-# Those that learn from captions alone, beside the images: a fine-tuning set without drawn negatives has no more.
+# Methods that need no negative images: a set of photographs has none.
 CAPTION_ONLY = tuple(
     name
     for name in available_objectives()
     if not any(BY_COLUMN[column].is_image and column != "image" for column in OBJECTIVES[name]().columns)
 )
 
-# `clip_all` stands with the controls.
+# `clip_all` is one of the controls.
 EVERY_METHOD = tuple(name for name in OBJECTIVES if name != "clip_all")
 
-# Of the filtered experiment: half of the drawn rows, and as many as the paper keeps. Rows stand in no order, so that
-# the first of them are as good as any drawn at random.
+# Rows that the filtered experiment keeps: half of the drawn rows, or as many as the paper. Rows have no order, so the
+# first ones are as good as a random choice.
 KEPT_ROWS = {"scenes": 10_000, "paper": 1_400_000}
 
 MASKED: dict[str, Any] = {"repeats": "mask"}
 DISTILLED: dict[str, Any] = {"distillation": {"kind": "similarity", "weight": 1.0}}
 RECIPES = ("clip", "negclip", "fsc_clip", "tsvlc")
-# Images and other captions of a photograph rank a caption before its own negatives, without what all of them like; the
-# captions of one photograph masked, captions held to the start, a high learning rate. Chosen on photographs that are
-# not those of the table.
+# Images and other captions of a photograph rank a caption above its own negatives, without the language prior. Other
+# captions of the same photograph are masked, captions stay close to the start, and the learning rate is high. These
+# settings were chosen on other photographs than those of the table.
 HELD: dict[str, Any] = {"kind": "embedding", "weight": 20.0}
 RECIPE: dict[str, Any] = {
     "objective": "pairwise",
@@ -127,7 +129,7 @@ RECIPE: dict[str, Any] = {
     "max_positives": 1,
 }
 UNDEBIASED = {**RECIPE, "objective_kwargs": {**RECIPE["objective_kwargs"], "debias": 0.0}}
-# Where both towers train, both are held.
+# If both towers train, both stay close to the start.
 RECIPE_OF_BOTH: dict[str, Any] = {
     "objective": "pairwise",
     "objective_kwargs": {"repeats": "mask", "distillation": {**HELD, "roles": ["image", "text"]}},
@@ -146,8 +148,8 @@ EXPERIMENTS = {
         ),
         Experiment(
             "recipe",
-            "What each lever of a fine-tuning recipe does",
-            "How much composition is gained, and what of retrieval and zero-shot is lost?",
+            "The effect of each part of a fine-tuning recipe",
+            "How much composition is gained, and how much retrieval and zero-shot accuracy is lost?",
             "no table of the paper",
             "clip",
             (
@@ -174,7 +176,7 @@ EXPERIMENTS = {
         Experiment(
             "controls",
             "The triplet against its controls",
-            "Is what the triplet gains more than what as many pairs, images or FLOPs give?",
+            "Does the triplet gain more than as many pairs, images or FLOPs?",
             "Patel et al. 2024 has no such table",
             "clip, 2x steps",
             (*_of("clip"), TRIPLET, *CONTROLS),
@@ -210,7 +212,7 @@ EXPERIMENTS = {
         Experiment(
             "finetune",
             "Fine-tuning a CLIP",
-            "What does fine-tuning gain in composition, and what of retrieval does it cost?",
+            "How much does fine-tuning gain in composition, and how much retrieval does it cost?",
             "Patel et al. 2024, Tables 7 and 16",
             "clip",
             (
@@ -255,7 +257,7 @@ EXPERIMENTS = {
         Experiment(
             "filtered",
             "Filtered and unfiltered negatives",
-            "What do negative images that do not show their captions cost, and what of it does a filter bring back?",
+            "What do negative images that do not show their captions cost, and how much does a filter recover?",
             "Patel et al. 2024, Table 6",
             "tripletclip, unfiltered",
             (
@@ -284,10 +286,10 @@ EXPERIMENTS = {
 
 def find_experiment(name: str, scale: str) -> Experiment:
     """
-    The experiment of a name.
+    Find an experiment by its name.
 
     Raises:
-        ValueError: There is none, or it cannot run at the scale.
+        ValueError: There is no such experiment or scale, or the experiment cannot run at the scale.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"There is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.")
@@ -297,8 +299,8 @@ def find_experiment(name: str, scale: str) -> Experiment:
     if scale not in experiment.scales:
         fitting = [one.name for one in EXPERIMENTS.values() if scale in one.scales]
         raise ValueError(
-            f"The experiment {name!r} runs at {' and '.join(experiment.scales)}; at {scale} there are "
-            f"{', '.join(fitting)}."
+            f"The experiment {name!r} runs at {' and '.join(experiment.scales)}, not at {scale}; at {scale} give "
+            f"one of {', '.join(fitting)}."
         )
     return experiment
 
@@ -309,11 +311,11 @@ def arms_at(experiment: Experiment, scale: str, only: Sequence[str] | None = Non
 
     Args:
         experiment ([`Experiment`]): The experiment.
-        scale (`str`): At `photos` there are no negative images, and so only methods that learn from captions.
-        only (`Sequence[str]`, *optional*): Labels to keep.
+        scale (`str`): The scale. `photos` has no negative images, and so only methods that do not need them.
+        only (`Sequence[str]`, *optional*): Labels of the arms to keep; the baseline is always kept.
 
     Raises:
-        ValueError: A label is none of the experiment's.
+        ValueError: The experiment has no arm with one of the labels.
     """
     arms = tuple(
         arm

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn data of which a part of the negative images do not show their captions, and what a filter finds of them."""
+"""Drawn data in which some negative images do not show their captions, and a table of what filters remove."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from hf_tripletclip.generation.filters import FilterSettings, apply_filters
 from hf_tripletclip.utils.tables import markdown_table
 
 FAULTY_SHARE = 0.3
-SEED = 0  # of the drawn data, as in all experiments
+SEED = 0  # seed of the drawn data, as in all experiments
 
 
 def make_faulty(folder: Path, progress: bool = True, **sizes: int) -> None:
     """
-    Make the data as `tripletclip generate` makes any: a painter that fails in some rows, and the check `clip`, whose
-    CLIP is the start of the runs. Neither the check nor a filter is told which rows these are. What is there is kept.
+    Make the data in the same way as `tripletclip generate`, with an image source that fails in some rows and the check
+    `clip`, whose CLIP is the start of the runs. Neither the check nor a filter knows which rows are faulty. Existing
+    data are kept.
 
     Args:
-        folder (`Path`): Where to.
-        progress (`bool`, defaults to `True`): Whether to show bars.
-        sizes (`int`): `train_size`, `validation_size` and `test_size`; those of all runs by default.
+        folder (`Path`): Folder for the data.
+        progress (`bool`, defaults to `True`): Whether to show progress bars.
+        sizes (`int`): `train_size`, `validation_size` and `test_size`; by default those of all runs.
 
     Raises:
         ImportError: The libraries of generation are not installed.
@@ -48,15 +49,15 @@ def make_faulty(folder: Path, progress: bool = True, **sizes: int) -> None:
     generate(settings, progress=progress)
 
 
-def what_filters_find(folder: Path, best: int = KEPT_ROWS["scenes"]) -> str:
+def filter_table(folder: Path, best: int = KEPT_ROWS["scenes"]) -> str:
     """
-    The Markdown table of what filters leave out, by the kind of the change.
+    A Markdown table of the rows that filters leave out, by the kind of change.
 
     Args:
-        folder (`Path`): Of the data.
-        best (`int`): How many rows the experiment's filter keeps. A bound on the margin stands beside it.
+        folder (`Path`): Folder of the data.
+        best (`int`): Number of rows that the experiment's filter keeps. The table also shows a bound on the margin.
     """
-    tried = {f"best {best}": FilterSettings(best=best), "min_neg_margin 0": FilterSettings(min_neg_margin=0.0)}
+    filters = {f"best {best}": FilterSettings(best=best), "min_neg_margin 0": FilterSettings(min_neg_margin=0.0)}
     train = load_tripletdata(str(folder), split="train")
     assert isinstance(train, Dataset)
     places = [row_of(key) for key in train[ID]]
@@ -65,7 +66,7 @@ def what_filters_find(folder: Path, best: int = KEPT_ROWS["scenes"]) -> str:
     names = [str(kind) for kind in np.unique(kinds)]
     head = ["filter", "rows kept", "faulty of them", "faulty rows left out", "others left out"]
     lines = [["none", str(len(train)), f"{faulty.mean():.3f}", *["0"] * (2 + len(names))]]
-    for label, settings in tried.items():
+    for label, settings in filters.items():
         scores = train.select_columns(list(settings.columns())).with_format(None)[:]
         out = np.ones(len(train), dtype=bool)
         out[apply_filters(scores, settings, len(train))[0]] = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`examples/reproduce.py`: which experiment at which scale, and its tables."""
+"""`examples/reproduce.py`: runs an experiment at a scale, and writes its tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hf_tripletclip.utils.plots import require_plots
 
 STEPS = {"scenes": 150, "photos": 300}
 SEEDS = {"scenes": (0, 1, 2), "photos": (0, 1, 2, 3, 4), "paper": (0,)}
-# What differs from run to run, and cannot be given to all of them.
+# Flags that differ between runs, so that they cannot be given to all of them.
 OWN_FLAGS = ("--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint", "--objective", "--objective_kwargs")
 
 
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namesp
     parser.add_argument("--disable_tqdm", action="store_true", help="show no bar")
     options, extra = parser.parse_known_args(argv)
     if taken := [flag for flag in extra if flag.partition("=")[0] in OWN_FLAGS]:
-        raise ValueError(f"{', '.join(taken)} differs from run to run, and cannot be given to all of them.")
+        raise ValueError(f"{', '.join(taken)} differs between runs and cannot be given to all of them: leave it out.")
     if options.threads is None:
         options.threads = max((os.cpu_count() or 1) // max(options.jobs, 1), 1)
     for name in ("jobs", "threads", "max_steps"):
@@ -59,26 +59,26 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namesp
     if negative := [seed for seed in options.seeds or () if seed < 0]:
         raise ValueError(f"`--seeds` has {negative[0]}; give 0 or more.")
     if options.seeds is not None and len(set(options.seeds)) < len(options.seeds):
-        raise ValueError("`--seeds` names a seed twice: its runs would be one.")
+        raise ValueError("`--seeds` names a seed twice: give each seed once.")
     return options, extra
 
 
 def main(argv: Sequence[str], script: Path, description: str | None = None) -> str:
     """
-    Run an experiment and print its tables, or the commands of a lab.
+    Run an experiment and print its tables; at the scale of the paper, print the commands that run it.
 
     Args:
         argv (`Sequence[str]`): Command-line arguments.
-        script (`Path`): `examples/pretrain.py`.
-        description (`str`, *optional*): Of `--help`.
+        script (`Path`): Path of `examples/pretrain.py`.
+        description (`str`, *optional*): Description for `--help`.
 
     Returns:
-        `str`: What was printed.
+        `str`: The printed text.
 
     Raises:
         ImportError: matplotlib or scipy is not installed.
         ChildProcessError: A run failed.
-        ValueError: An option does not fit, or `output_dir` holds runs of other settings.
+        ValueError: An option is not allowed, or `output_dir` holds runs with other settings.
     """
     options, extra = parse(argv, description)
     experiment = find_experiment(options.experiment, options.scale)
@@ -100,7 +100,7 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
         )
         print(text := "\n".join(commands))
         return text
-    arms = arms_at(experiment, options.scale, options.only)  # an unknown label is refused before anything runs
+    arms = arms_at(experiment, options.scale, options.only)  # refuses an unknown label before anything runs
     require_plots()
     root = options.output_dir or Path("outputs") / "reproduce" / options.scale
     steps = options.max_steps or STEPS[options.scale]
@@ -111,10 +111,10 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
     runs, rows, columns = _runs(experiment, options, root, seeds, steps, script, extra)
     head = f"# {experiment.title}\n\n{experiment.question} ({experiment.source}.) {steps} steps at {options.scale}."
     if any(arm.faulty for arm in arms):
-        from hf_tripletclip.comparison.faulty import make_faulty, what_filters_find
+        from hf_tripletclip.comparison.faulty import filter_table, make_faulty
 
         make_faulty(root / FAULTY_FOLDER, progress=not options.disable_tqdm)
-        head += f"\n\n{what_filters_find(root / FAULTY_FOLDER)}"
+        head += f"\n\n{filter_table(root / FAULTY_FOLDER)}"
     by_neighbours = {arm.label for arm in arms if arm.needs_neighbours}
     if waiting := [run for run in runs if run.label in by_neighbours and not run.finished()]:
         mine_neighbours(waiting[0], "scenes", not options.disable_tqdm)
@@ -133,12 +133,14 @@ def main(argv: Sequence[str], script: Path, description: str | None = None) -> s
 
 
 def _refuse_other_data(options: argparse.Namespace, extra: Sequence[str], faulty: bool) -> None:
-    """Raise `ValueError` for what would be without effect, or would compare rows with others."""
+    """Raise `ValueError` for options that would have no effect, or would make runs train on different data."""
     if options.scale == "scenes":
         if options.data is not None or options.model is not None or options.part is not None:
-            raise ValueError("`--data`, `--model` and `--part` are for photographs; `scenes` draws its own.")
+            raise ValueError(
+                "`--data`, `--model` and `--part` are for photographs: leave them out, `scenes` draws its own data."
+            )
         if faulty and (given := [f"--{name}" for name in flags_of(extra) if name.startswith("scenes_")]):
-            raise ValueError(f"The data with faulty negatives is drawn without {', '.join(given)}: leave it out.")
+            raise ValueError(f"The data with faulty negatives ignore {', '.join(given)}: leave it out.")
         return
     if options.data is None or options.model is None:
         raise ValueError("Give the folder of photographs as `--data` and the CLIP that is fine-tuned as `--model`.")
@@ -155,7 +157,7 @@ def _runs(
     script: Path,
     extra: Sequence[str],
 ) -> tuple[list[Run], list[Run], Mapping[str, str]]:
-    """What is trained, what of it makes the rows of the table, and the columns."""
+    """The runs to train, the runs that are rows of the table, and the table's columns."""
     if options.scale == "scenes":
         runs = scenes_runs(experiment, script, root, seeds=seeds, max_steps=steps, only=options.only, extra=extra)
         return runs, runs, SCENES_COLUMNS

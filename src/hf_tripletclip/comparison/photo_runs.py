@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run on photographs: the text tower is tuned by one objective, the image tower is locked and runs once.
+"""
+A run on photographs: one objective tunes the text tower; the image tower is locked and embeds each photograph once.
 
 python -m hf_tripletclip.comparison.photo_runs --prepared DIR --data DIR --model CLIP --output_dir DIR --objective NAME
 """
@@ -43,27 +44,27 @@ from hf_tripletclip.utils.files import replace_text
 
 ROWS, QUESTIONS, PICTURES, START = "rows", "questions.json", "pictures.safetensors", "start"
 SOURCES, SOURCES_FILE = (CAPTIONS_FILE, SPLIT_FILE, LABELS_FILE), "sources.json"
-ALPHAS = (0.5, 1.0)  # of WiSE-FT; the tuned model comes last, for its metrics say that the run is finished
+ALPHAS = (0.5, 1.0)  # of WiSE-FT; the tuned model comes last, because its metrics mark the run as finished
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 3e-4, 0.1
-MAX_NEGATIVES = 4  # of a row in a batch, as NegCLIP has them
+MAX_NEGATIVES = 4  # of a row in a batch, as in NegCLIP
 
 
 def alpha_label(label: str, alpha: float) -> str:
-    """What the table calls the model between the start (0) and the tuned model (1)."""
+    """The table's label for the model between the start (0) and the tuned model (1)."""
     return label if alpha == 1 else f"{label}, WiSE-FT α = {alpha:g}"
 
 
 def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
     """
-    Make once what all runs share: the rows, the questions, the photographs' embeddings, and what the start scores.
+    Prepare what all runs share: the rows, the questions, the photographs' embeddings and the scores of the start.
 
     Args:
-        data, model (`Path`): The folder of photographs, and that of the CLIP.
-        folder (`Path`): Where to.
+        data, model (`Path`): The folder of photographs and the folder of the CLIP.
+        folder (`Path`): Folder for the prepared files.
         part (`str`): The part that is measured: `dev` or `test`.
 
     Raises:
-        ValueError: `folder` was made of other captions, labels or weights.
+        ValueError: `folder` was prepared from other captions, labels or weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     photos = read_photos(data, model)
@@ -81,11 +82,11 @@ def prepare(data: Path, model: Path, folder: Path, part: str) -> None:
 
 
 def _hold_sources(folder: Path, files: Sequence[Path]) -> None:
-    """Note what is made of which contents; raise `ValueError` where it was made of others."""
-    found = {str(file): file_digest(file)[:16] for file in files if file.is_file()}
-    if changed := differences_from(folder / SOURCES_FILE, found):
+    """Record the contents of the files from which a folder is made; raise `ValueError` if the record differs."""
+    digests = {str(file): file_digest(file)[:16] for file in files if file.is_file()}
+    if changed := differences_from(folder / SOURCES_FILE, digests):
         raise ValueError(
-            f"{folder} was made before {', '.join(changed)} changed, and so were the runs beside it: name another "
+            f"{folder} and the runs next to it were made before {', '.join(changed)} changed: give another "
             "`--output_dir`."
         )
 
@@ -94,12 +95,12 @@ def _measured(encoder: Encoder, data: Path, model: Path, folder: Path, part: str
     photos, labels = [photo for photo in read_photos(data, model) if photo.part == part], read_labels(data)
     questions = [Question(**values) for values in json.loads((folder / QUESTIONS).read_text(encoding="utf-8"))]
     names = names_of(photos, questions, labels)
-    return measure(encoder, Pictures.made(encoder, data, names, folder / PICTURES), photos, questions, labels)
+    return measure(encoder, Pictures.cached(encoder, data, names, folder / PICTURES), photos, questions, labels)
 
 
 def _write(metrics: Mapping[str, float], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / METRICS_FILE, json.dumps(metrics, indent=1))  # its being there says that it is whole
+    replace_text(folder / METRICS_FILE, json.dumps(metrics, indent=1))  # the file exists only when it is complete
 
 
 def photo_runs(
@@ -139,14 +140,14 @@ def _folder_of_alpha(folder: Path, alpha: float) -> Path:
 
 
 def measured_runs(runs: Sequence[Run], root: Path) -> list[Run]:
-    """The rows of the table: the start, and of each run the tuned model and those between."""
-    found = [Run(START, 0, folder_of(root, START, 0), ())]
+    """The rows of the table: the start, and for each run the tuned model and those between the start and it."""
+    rows = [Run(START, 0, folder_of(root, START, 0), ())]
     for run in runs:
-        found += [
+        rows += [
             Run(alpha_label(run.label, alpha), run.seed, _folder_of_alpha(run.folder, alpha), ())
             for alpha in reversed(ALPHAS)
         ]
-    return sorted(found, key=lambda run: [one.label for one in found].index(run.label))
+    return sorted(rows, key=lambda run: [one.label for one in rows].index(run.label))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -178,8 +179,8 @@ def main(argv: Sequence[str]) -> None:
     for alpha, weights in models.items():
         model.load_state_dict(weights)
         encoder = Encoder(model, processor, progress=False)
-        found = _measured(encoder, options.data, options.model, options.prepared, options.part)
-        _write(found, _folder_of_alpha(options.output_dir, alpha))
+        metrics = _measured(encoder, options.data, options.model, options.prepared, options.part)
+        _write(metrics, _folder_of_alpha(options.output_dir, alpha))
 
 
 def _arguments(options: argparse.Namespace) -> TripletCLIPTrainingArguments:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of photographs with captions: what is trained on, and the questions that are asked of held-out ones."""
+"""A folder of photographs with captions: the rows to train on, and the questions about held-out photographs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hf_tripletclip.generation.paraphrases.rules import RuleParaphrases
 
 CAPTIONS_FILE, LABELS_FILE, SPLIT_FILE, SUGAR_CREPE = "captions.jsonl", "labels.tsv", "split.json", "sugar_crepe"
 PARTS = ("train", "dev", "test")
-# Negatives of these kinds are trained on; `replace_rel`, of which there are many, is only asked about.
+# Training uses negatives of these kinds; `replace_rel`, of which there are many, only occurs in questions.
 TRAINED_KINDS = ("replace_obj", "replace_att", "swap_obj", "swap_att")
-NUM_NEGATIVES, NUM_PARAPHRASES = 16, 2  # of a row; how many of them a batch has is a setting of the run
-SHUFFLES = 5  # of the photographs, for the score without them
+NUM_NEGATIVES, NUM_PARAPHRASES = 16, 2  # of a row; a setting of the run says how many of them a batch holds
+SHUFFLES = 5  # of the photographs, for the score with other photographs
 PROMPT = "a photo of a {}."
-# What is measured -> its title.
+# Metric -> its title in the table.
 COLUMNS = {
     "rules_trained": "rules, kinds trained on",
     "rules_trained_blind": "... other photographs",
@@ -47,8 +47,10 @@ COLUMNS = {
 @dataclass(frozen=True)
 class Photo:
     """
+    A photograph with its captions.
+
     Args:
-        name (`str`): Path below the folder.
+        name (`str`): Path relative to the folder.
         captions (`tuple[str, ...]`): Its captions.
         part (`str`): `train`, `dev` or `test`.
     """
@@ -60,20 +62,21 @@ class Photo:
 
 def read_photos(folder: Path, model: Path) -> list[Photo]:
     """
-    The photographs of a folder.
+    Read the photographs of a folder.
 
     Args:
-        folder (`Path`): Has `captions.jsonl`, a line of `{"image": path, "captions": [...]}` for each. If it or the
-            model's folder has a `split.json` with a list `train`, those are trained on; otherwise six of ten. Half of
-            the others, by a digest of their names, are for choosing (`dev`), half for the table (`test`).
-        model (`Path`): The folder of the model.
+        folder (`Path`): Folder with `captions.jsonl`, which has a line `{"image": path, "captions": [...]}` for each
+            photograph. If it or the model's folder has a `split.json` with a list `train`, these photographs are for
+            training; otherwise six of ten. Half of the others, by a digest of their names, are for choosing settings
+            (`dev`), half for the table (`test`).
+        model (`Path`): Folder of the model.
 
     Raises:
-        OSError: A file is not there.
-        ValueError: A line is not of that shape, or a part has no photographs.
+        OSError: A file does not exist.
+        ValueError: A line does not have that form, or a part has fewer than two photographs.
     """
     trained = _trained_on(folder, model)
-    found = []
+    photos = []
     path = folder / CAPTIONS_FILE
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -86,16 +89,16 @@ def read_photos(folder: Path, model: Path) -> list[Photo]:
                 name, captions = str(row["image"]), tuple(str(text) for text in row["captions"] if str(text).strip())
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f'{path}, line {number}: give {{"image": a path below the folder, "captions": [...]}} ({error}).'
+                    f'{path}, line {number}: give {{"image": a path in the folder, "captions": [...]}} ({error}).'
                 ) from error
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path}, line {number}: there is no {folder / name}.")
             if captions:
-                found.append(Photo(name, captions, _part(name, trained)))
+                photos.append(Photo(name, captions, _part(name, trained)))
     for part in PARTS:
-        if sum(photo.part == part for photo in found) < 2:
-            raise ValueError(f"{folder} has fewer than two photographs for the part {part!r}: it needs more.")
-    return found
+        if sum(photo.part == part for photo in photos) < 2:
+            raise ValueError(f"{folder} has fewer than two photographs for the part {part!r}: add more.")
+    return photos
 
 
 def _trained_on(folder: Path, model: Path) -> set[str] | None:
@@ -117,8 +120,8 @@ def _part(name: str, trained: set[str] | None) -> str:
 
 def training_rows(photos: Sequence[Photo], folder: Path) -> Dataset:
     """
-    A row for each caption of the photographs that are trained on: negatives of `TRAINED_KINDS` and paraphrases by
-    rules, and the photograph's other captions as dense captions.
+    A row for each caption of the training photographs, with negatives of `TRAINED_KINDS` and paraphrases by rules, and
+    with the photograph's other captions as dense captions.
     """
     negatives = RuleCaptions(kinds=TRAINED_KINDS, num_negatives=NUM_NEGATIVES)
     paraphrases = RuleParaphrases(num_paraphrases=NUM_PARAPHRASES)
@@ -154,13 +157,13 @@ def training_rows(photos: Sequence[Photo], folder: Path) -> Dataset:
 @dataclass(frozen=True)
 class Question:
     """
-    Which of two captions is true of a photograph?
+    The question which of two captions is true of a photograph.
 
     Args:
         group (`str`): `rules_trained`, `rules_unseen` or `sugar_crepe`.
-        kind (`str`): What was changed.
-        image (`str`): Its path below the folder.
-        right, wrong (`str`): The captions.
+        kind (`str`): The kind of change.
+        image (`str`): Path of the photograph, relative to the folder.
+        right, wrong (`str`): The true and the false caption.
     """
 
     group: str
@@ -171,8 +174,8 @@ class Question:
 
 
 def questions_of(photos: Sequence[Photo], folder: Path, part: str) -> list[Question]:
-    """The questions of a part: a negative of each kind that rules can make of a caption, and SugarCrepe's rows."""
-    found = []
+    """The questions about a part: negatives of each kind that rules can make of a caption, and SugarCrepe's rows."""
+    questions = []
     for kind in KINDS:
         rules = RuleCaptions(kinds=[kind], seed=1)
         rules.setup()
@@ -180,12 +183,12 @@ def questions_of(photos: Sequence[Photo], folder: Path, part: str) -> list[Quest
         for photo in (photo for photo in photos if photo.part == part):
             for number, caption in enumerate(photo.captions):
                 for text, _ in rules.negatives(caption, f"{photo.name}#{number}"):
-                    found.append(Question(group, kind, photo.name, caption, text))
-    return found + list(_sugar_crepe(photos, folder, part))
+                    questions.append(Question(group, kind, photo.name, caption, text))
+    return questions + list(_sugar_crepe(photos, folder, part))
 
 
 def _sugar_crepe(photos: Sequence[Photo], folder: Path, part: str) -> Iterator[Question]:
-    """Rows of SugarCrepe's files whose photograph is in the folder and not trained on."""
+    """Rows of SugarCrepe's files whose photograph is in the folder and not used for training."""
     if not (folder / SUGAR_CREPE).is_dir():
         return
     trained = {Path(photo.name).name for photo in photos if photo.part == "train"}
@@ -202,7 +205,7 @@ def _sugar_crepe(photos: Sequence[Photo], folder: Path, part: str) -> Iterator[Q
 
 
 def read_labels(folder: Path) -> list[tuple[str, str]]:
-    """Labelled photographs and their classes: `labels.tsv`, if any, with the columns `image` and `class_name`."""
+    """Labelled photographs and their classes, from `labels.tsv` with the columns `image` and `class_name`, if any."""
     path = folder / LABELS_FILE
     if not path.is_file():
         return []
@@ -216,10 +219,10 @@ def read_labels(folder: Path) -> list[tuple[str, str]]:
 
 class Pictures:
     """
-    Embeddings of photographs, made once: the image tower is locked.
+    Embeddings of photographs, computed once, because the image tower is locked.
 
     Args:
-        embeddings (`dict[str, torch.Tensor]`): By path below the folder, `(dim,)`, L2-normalised.
+        embeddings (`dict[str, torch.Tensor]`): Embeddings by path relative to the folder, `(dim,)`, L2-normalised.
     """
 
     def __init__(self, embeddings: Mapping[str, torch.Tensor]) -> None:
@@ -227,12 +230,12 @@ class Pictures:
         self.matrix = torch.stack(list(embeddings.values()))
 
     def of(self, names: Sequence[str]) -> torch.Tensor:
-        """`(len(names), dim)`"""
+        """The embeddings of some photographs, `(len(names), dim)`."""
         return self.matrix[[self.place[name] for name in names]]
 
     @classmethod
-    def made(cls, encoder: Encoder, folder: Path, names: Sequence[str], file: Path) -> Pictures:
-        """Those that `file` holds, or made and kept there."""
+    def cached(cls, encoder: Encoder, folder: Path, names: Sequence[str], file: Path) -> Pictures:
+        """Load the embeddings from `file`; if it does not exist, compute and save them first."""
         if not file.is_file():
             embeddings, reasons = encoder.images([ImageFile(str(folder / name)) for name in names])
             if reasons:
@@ -250,19 +253,19 @@ def measure(
     labels: Sequence[tuple[str, str]],
 ) -> dict[str, float]:
     """
-    What a model makes of a part.
+    Measure a model on a part of the photographs.
 
     Args:
-        encoder ([`Encoder`]): The model; its image tower is that of `pictures`.
-        pictures ([`Pictures`]): Of all photographs.
-        photos (`Sequence[Photo]`): Of the part.
-        questions (`Sequence[Question]`): Of the part.
+        encoder ([`Encoder`]): The model, with the image tower of `pictures`.
+        pictures ([`Pictures`]): Embeddings of all photographs.
+        photos (`Sequence[Photo]`): The photographs of the part.
+        questions (`Sequence[Question]`): The questions about the part.
         labels (`Sequence[tuple[str, str]]`): Photographs and their classes.
 
     Returns:
-        `dict[str, float]`: Shares of right answers (a tie is wrong) of each group of questions and of each kind; of
-        each group also with other photographs in the place of the right ones (`_blind`), which no knowledge of the
-        photograph can answer, and the difference of both (`_seen`); recall at 5; top-5 accuracy.
+        `dict[str, float]`: The share of right answers (a tie is wrong) for each group of questions and each kind; for
+        each group also the share with other photographs instead of the right ones (`_blind`), which measures knowledge
+        of captions alone, and the difference of the two (`_seen`); recall at 5; top-5 accuracy.
     """
     texts = list(
         dict.fromkeys(
@@ -275,28 +278,28 @@ def measure(
     )
     place = {text: number for number, text in enumerate(texts)}
     embedded = encoder.texts(texts)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for group in dict.fromkeys(question.group for question in questions):
         asked = [question for question in questions if question.group == group]
         gaps = embedded[[place[q.right] for q in asked]] - embedded[[place[q.wrong] for q in asked]]
         images = pictures.of([question.image for question in asked])
         right = (images * gaps).sum(dim=1) > 0
-        found[group] = _share(right)
+        metrics[group] = _share(right)
         blind = []
         for seed in range(SHUFFLES):
             order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(seed))
             blind.append(_share((images[order] * gaps).sum(dim=1) > 0))
-        found[f"{group}_blind"] = sum(blind) / SHUFFLES
-        found[f"{group}_seen"] = found[group] - found[f"{group}_blind"]
+        metrics[f"{group}_blind"] = sum(blind) / SHUFFLES
+        metrics[f"{group}_seen"] = metrics[group] - metrics[f"{group}_blind"]
         for kind in dict.fromkeys(question.kind for question in asked):
-            found[f"{group}_{kind}"] = _share(right[[question.kind == kind for question in asked]])
-    found |= _retrieval(embedded, place, pictures, photos)
+            metrics[f"{group}_{kind}"] = _share(right[[question.kind == kind for question in asked]])
+    metrics |= _retrieval(embedded, place, pictures, photos)
     if labels:
         classes = list(dict.fromkeys(name for _, name in labels))
         scores = pictures.of([image for image, _ in labels]) @ embedded[[place[PROMPT.format(n)] for n in classes]].T
         wanted = torch.tensor([classes.index(name) for _, name in labels])
-        found["zeroshot_top5"] = _share((scores.topk(min(5, len(classes))).indices == wanted[:, None]).any(dim=1))
-    return found
+        metrics["zeroshot_top5"] = _share((scores.topk(min(5, len(classes))).indices == wanted[:, None]).any(dim=1))
+    return metrics
 
 
 def _retrieval(
@@ -318,6 +321,6 @@ def _share(right: torch.Tensor) -> float:
 
 
 def names_of(photos: Sequence[Photo], questions: Sequence[Question], labels: Sequence[Any]) -> list[str]:
-    """Every photograph that is asked about, once."""
+    """The names of all photographs that are measured, each once."""
     asked = [photo.name for photo in photos if photo.part != "train"]
     return sorted({*asked, *(question.image for question in questions), *(image for image, _ in labels)})

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of an experiment, each a process and a folder of its own: the finished are kept, the stopped go on."""
+"""
+The runs of an experiment. Each has its own process and folder; finished runs are kept, and stopped runs are resumed.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,10 @@ class Run:
     One training run.
 
     Args:
-        label (`str`): The arm that it belongs to.
+        label (`str`): Label of its arm.
         seed (`int`): Its seed.
-        folder (`Path`): Where its files go.
-        command (`tuple[str, ...]`): What trains and measures it, and leaves `metrics.json` in the folder.
+        folder (`Path`): Folder of its files.
+        command (`tuple[str, ...]`): The command that trains and measures it, and writes `metrics.json` to the folder.
     """
 
     label: str
@@ -47,29 +49,29 @@ class Run:
         return (self.folder / METRICS_FILE).is_file()
 
     def settings(self) -> dict[str, str]:
-        """The flags of its command by name, but for where its files go: paths beside its folder begin with `.`."""
+        """The flags of its command by name, except its folder. Paths next to its folder are made relative."""
         root = f"{self.folder.parent}{os.sep}"
         flags = {name: value for name, value in flags_of(self.command).items() if name != "output_dir"}
         return {name: value.replace(root, "./", value.startswith(root)) for name, value in flags.items()}
 
     def metrics(self) -> dict[str, float]:
         """
-        What was measured, of a finished run.
+        The metrics of a finished run.
 
         Raises:
-            ValueError: The file is damaged.
+            ValueError: The file of metrics is damaged.
         """
         return _read(self.folder / METRICS_FILE)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """An object of JSON."""
+    """The JSON object in a file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, or the folder that it is in.") from error
+        raise ValueError(f"{path} is damaged ({error}): remove it, or its folder.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it holds no object): remove it, or the folder that it is in.")
+        raise ValueError(f"{path} is damaged (it holds no object): remove it, or its folder.")
     return content
 
 
@@ -85,8 +87,8 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
 
 def flags_of(words: Sequence[str]) -> dict[str, str]:
     """
-    The flags among the words of a command line by name, and their values; several values with spaces between, the last
-    of a flag that is there twice. What stands before the first flag is left out.
+    The flags of a command line by name, with their values. Several values are joined by spaces; of a repeated flag the
+    last one counts. Words before the first flag are ignored.
     """
     flags: dict[str, str] = {}
     name = ""
@@ -102,14 +104,14 @@ def flags_of(words: Sequence[str]) -> dict[str, str]:
 
 def differences_from(record: Path, content: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """
-    Hold something to what a file notes of it, and note it there unless it differs.
+    Compare settings with the record of them in a file. If there is no record, write it.
 
     Args:
-        record (`Path`): A file of JSON, which need not be there.
-        content (`Mapping[str, Any]`): What it should say.
+        record (`Path`): A JSON file, which need not exist.
+        content (`Mapping[str, Any]`): The settings.
 
     Returns:
-        `dict[str, tuple]`: What differs, by name: as it is noted, and as it is; `None` for what is not there.
+        `dict[str, tuple]`: The values that differ, by name: as recorded, and as given; `None` for a missing value.
 
     Raises:
         ValueError: The file is damaged.
@@ -124,45 +126,43 @@ def differences_from(record: Path, content: Mapping[str, Any]) -> dict[str, tupl
 
 def hold_settings(root: Path, settings: Mapping[str, Any]) -> None:
     """
-    Note what the runs of a folder have in common. What is noted of a folder in which no run has begun does not count.
+    Record the settings that the runs of a folder share. An earlier record is replaced if no run has started yet.
 
     Raises:
-        OSError: The folder cannot be made.
-        ValueError: It holds runs of other settings, which must not meet in one table.
+        OSError: The folder cannot be created.
+        ValueError: The folder holds runs with other settings, which must not be compared in one table.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"The folder {root} cannot be made ({error.strerror}): name another `--output_dir`.") from error
+        raise OSError(f"Cannot create the folder {root} ({error.strerror}): give another `--output_dir`.") from error
     if all(path.name == LOG_FILE for path in root.glob("*/*")):
         (root / SETTINGS_FILE).unlink(missing_ok=True)
     if changed := differences_from(root / SETTINGS_FILE, settings):
         named = ", ".join(f"{name}: {kept!r}, not {now!r}" for name, (kept, now) in changed.items())
-        raise ValueError(f"{root} holds runs of other settings ({named}): name another `--output_dir`.")
+        raise ValueError(f"{root} holds runs with other settings ({named}): give another `--output_dir`.")
 
 
 def hold_run(run: Run) -> None:
     """
-    Note what a run is, in its folder.
+    Record the settings of a run in its folder.
 
     Raises:
-        ValueError: The folder holds another one, which may have been made by an older version.
+        ValueError: The folder holds another run, perhaps of an older version.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     if changed := differences_from(run.folder / RUN_FILE, run.settings()):
         named = ", ".join(f"{name}: {kept!r}, not {now!r}" for name, (kept, now) in changed.items())
-        raise ValueError(
-            f"{run.folder} holds another run than that of {run.label!r} ({named}): name another `--output_dir`."
-        )
+        raise ValueError(f"{run.folder} holds another run than {run.label!r} ({named}): give another `--output_dir`.")
 
 
 def execute(run: Run, threads: int) -> None:
     """
-    Run one in a process of its own; what it prints is kept in `log.txt`. One that fails before it writes anything, for
-    a flag that there is not, say, has not begun: its folder may hold another.
+    Execute a run in its own process, with its output in `log.txt`. If it fails before it writes anything, such as
+    because of an unknown flag, it counts as not started, and its folder may be used for another run.
 
     Raises:
-        ChildProcessError: It failed.
+        ChildProcessError: The run failed.
         ValueError: Its folder holds another run.
     """
     hold_run(run)
@@ -175,8 +175,8 @@ def execute(run: Run, threads: int) -> None:
             (run.folder / RUN_FILE).unlink()
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SHOWN_LINES:]
         raise ChildProcessError(
-            f"{run.label!r} with seed {run.seed} ended with status {status}; the same command goes on with it. Its "
-            f"log, {log}, " + ("is empty." if not said else "ends with:\n" + "\n".join(said))
+            f"{run.label!r} with seed {run.seed} ended with status {status}; the same command resumes it. Its log, "
+            f"{log}, " + ("is empty." if not said else "ends with:\n" + "\n".join(said))
         )
 
 
@@ -184,21 +184,21 @@ def execute_all(
     runs: Sequence[Run], *, jobs: int, threads: int, progress: bool = True, after: Callable[[], object] = lambda: None
 ) -> None:
     """
-    Run those that are not finished.
+    Execute the runs that are not finished.
 
     Args:
-        runs (`Sequence[Run]`): In this order, so that an early look at a table compares like with like.
-        jobs (`int`): How many at a time.
-        threads (`int`): CPU threads of each.
-        progress (`bool`, defaults to `True`): Whether to show a bar.
-        after (`Callable`, *optional*): Called after each.
+        runs (`Sequence[Run]`): The runs, in the order of execution, so that an unfinished table compares equal seeds.
+        jobs (`int`): Number of runs at a time.
+        threads (`int`): CPU threads of each run.
+        progress (`bool`, defaults to `True`): Whether to show a progress bar.
+        after (`Callable`, *optional*): Called after each run.
 
     Raises:
-        ChildProcessError: One failed. Those that were running beside it are finished first.
+        ChildProcessError: A run failed. Other runs that had started are finished first.
         ValueError: A folder holds another run.
     """
     for run in runs:
-        if run.folder.is_dir():  # before anything runs
+        if run.folder.is_dir():  # checked before anything runs
             hold_run(run)
     waiting = [run for run in runs if not run.finished()]
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), disable=not progress, unit="run")
@@ -208,10 +208,10 @@ def execute_all(
             for future in as_completed(futures):
                 run = futures[future]
                 if future.exception() is not None:
-                    tqdm.write(f"{run.label!r} with seed {run.seed} failed. What runs beside it is finished first.")
+                    tqdm.write(f"{run.label!r} with seed {run.seed} failed. Runs that started are finished first.")
                 future.result()
                 bar.set_postfix_str(f"last: {run.label}, seed {run.seed}")
                 bar.update()
                 after()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # of those that wait, where one failed
+            pool.shutdown(wait=False, cancel_futures=True)  # cancels waiting runs if one failed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an experiment's runs are trained at each scale: on the embedded data, on a folder of photographs, in a lab."""
+"""The runs of an experiment on `scenes`, and the commands for a lab that repeats it with the paper's settings."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SCENES_COLUMNS = {
     "text_to_image_recall@1": "T2I R@1",
 }
 SCENES_BATCH = 64
-# Beside what the configuration `scenes` says: the test rows at the end are what counts, and a process that
-# loads rows beside each run would take another run's core.
+# In addition to the configuration `scenes`: only the test rows at the end count, and a process that loads rows would
+# take the core of another run.
 SCENES_FLAGS = {"eval_strategy": "no", "dataloader_num_workers": "0"}
-# Below the folder of the runs: the data with faulty negatives, and what `tripletclip mine` found.
+# In the folder of the runs: the data with faulty negatives, and the mined neighbours.
 FAULTY_FOLDER, MINED_FOLDER = "faulty", "mined"
 # The paper's configuration of each data set.
 PAPER_CONFIGS = {"cc3m": "cc3m_vit_b32", "cc12m": "cc12m_vit_b32"}
-PAPER_DATA = {"cc3m": "data/cc3m-triplets", "cc12m": "data/cc12m-triplets"}  # as the configurations name them
-PAPER_MINER = "openai/clip-vit-base-patch32"  # whose neighbours fill batches
+PAPER_DATA = {"cc3m": "data/cc3m-triplets", "cc12m": "data/cc12m-triplets"}  # as in the configurations
+PAPER_MINER = "openai/clip-vit-base-patch32"  # the model that finds the neighbours for batches
 PAPER_STEPS = {"cc3m": 90_000, "cc12m": 230_000}
 PAPER_BATCH = 1024
 
@@ -47,30 +47,30 @@ def scenes_runs(
     extra: Sequence[str] = (),
 ) -> list[Run]:
     """
-    The runs on the embedded data, seed by seed: each is `examples/pretrain.py`, from the start that knows what the
-    data show. With `--config scenes_scratch` among `extra` they begin with random weights.
+    The runs on `scenes`, seed by seed. Each calls `examples/pretrain.py`, and starts from the small CLIP that
+    recognises the scenes. If `extra` has `--config scenes_scratch`, they start from random weights.
 
     Args:
-        experiment ([`Experiment`]): What is compared.
+        experiment ([`Experiment`]): The experiment.
         script (`Path`): The training script.
-        output_dir (`Path`): Where the runs' folders go.
-        seeds (`Sequence[int]`): One run of each arm for each.
-        max_steps (`int`): Steps of an arm that has not more.
+        output_dir (`Path`): Folder for the runs' folders.
+        seeds (`Sequence[int]`): The seeds; each arm has a run for each.
+        max_steps (`int`): Training steps of an arm without a factor.
         only (`Sequence[str]`, *optional*): Labels of the arms to train.
-        extra (`Sequence[str]`): Flags that every run gets.
+        extra (`Sequence[str]`): Further flags for every run.
     """
     arms = arms_at(experiment, "scenes", only)
     return [_scenes_run(arm, script, output_dir, seed, max_steps, extra) for seed in seeds for arm in arms]
 
 
 def scenes_flags(extra: Sequence[str]) -> dict[str, str]:
-    """What every run on the embedded data gets beside its own flags: ours, and over them those that were given."""
+    """The flags that every run on `scenes` gets in addition to its own: the defaults, overridden by `extra`."""
     return SCENES_FLAGS | flags_of(extra)
 
 
 def _scenes_run(arm: Arm, script: Path, root: Path, seed: int, max_steps: int, extra: Sequence[str]) -> Run:
     folder = folder_of(root, arm.runs, seed)
-    # The same rows for all, with the texts that some methods need: an arm of several experiments is one run.
+    # All arms get the same rows, with the texts that some methods need, so that experiments can share runs.
     data: dict[str, object] = (
         {"dataset_name_or_path": root / FAULTY_FOLDER} if arm.faulty else {"scenes_further_texts": True}
     )
@@ -92,17 +92,17 @@ def _scenes_run(arm: Arm, script: Path, root: Path, seed: int, max_steps: int, e
 
 def mine_neighbours(run: Run, config: str, progress: bool = True) -> None:
     """
-    Find the nearest rows of a run's training rows, as the start sees them. What is there is kept.
+    Find the nearest neighbours of a run's training rows by the embeddings of the start. Existing ones are kept.
 
     Args:
-        run ([`Run`]): On the embedded data, of an arm that needs neighbours.
-        config (`str`): The configuration of the training script.
-        progress (`bool`, defaults to `True`): Whether to show bars.
+        run ([`Run`]): A run on `scenes` of an arm that needs neighbours.
+        config (`str`): Configuration of the training script.
+        progress (`bool`, defaults to `True`): Whether to show progress bars.
 
     Raises:
         FileExistsError: The folder holds neighbours of other rows.
     """
-    from hf_tripletclip.mining import mine  # here: a refusal and the paper's commands need not wait for them
+    from hf_tripletclip.mining import mine  # here, because errors and the paper's commands do not need them
     from hf_tripletclip.training.run import scenes_options
     from hf_tripletclip.training.script_arguments import parse_arguments
 
@@ -131,22 +131,22 @@ def paper_commands(
     The commands that repeat an experiment with the paper's settings, for a machine that can run them.
 
     Args:
-        experiment ([`Experiment`]): What is compared.
+        experiment ([`Experiment`]): The experiment.
         data (`str`): `cc3m` or `cc12m`.
-        seeds (`Sequence[int]`): One run of each arm for each.
+        seeds (`Sequence[int]`): The seeds; each arm has a run for each.
         only (`Sequence[str]`, *optional*): Labels of the arms.
-        output_dir (`Path`, *optional*): Where the runs' folders go; `outputs/EXPERIMENT-DATA` by default.
-        max_steps (`int`, *optional*): Steps of an arm that has not more; the paper's by default.
-        extra (`Sequence[str]`): Flags that every command gets.
+        output_dir (`Path`, *optional*): Folder for the runs' folders; `outputs/EXPERIMENT-DATA` by default.
+        max_steps (`int`, *optional*): Training steps of an arm without a factor; the paper's by default.
+        extra (`Sequence[str]`): Further flags for every command.
 
     Raises:
-        ValueError: There is no such data.
+        ValueError: `data` is unknown.
     """
     if data not in PAPER_CONFIGS:
-        raise ValueError(f"At the scale of the paper `--data` is {' or '.join(PAPER_CONFIGS)}, not {data!r}.")
+        raise ValueError(f"`--data` is {data!r}; at the scale of the paper give {' or '.join(PAPER_CONFIGS)}.")
     root, commands = output_dir or Path("outputs") / f"{experiment.name}-{data}", []
     if any(arm.needs_neighbours for arm in arms_at(experiment, "paper", only)):
-        rows = flags_of(extra).get("dataset_name_or_path", PAPER_DATA[data])  # those that are trained on
+        rows = flags_of(extra).get("dataset_name_or_path", PAPER_DATA[data])  # the training rows
         mined = ["mine", rows, "--model", PAPER_MINER, "--output", str(root / MINED_FOLDER)]
         commands.append(shlex.join(["tripletclip", *mined, "--num_negatives", "0"]))
     for seed in seeds:

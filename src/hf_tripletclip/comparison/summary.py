@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means, deviations and paired tests of runs, as the tables and the figure of an experiment."""
+"""Means, deviations and paired tests of runs, and the tables and the figure of an experiment."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from hf_tripletclip.results.plots import plot_comparison
 from hf_tripletclip.utils.tables import markdown_table
 
 CONFIDENCE = 0.95
-EQUAL = 1e-12  # what rounding leaves between equal gaps
+EQUAL = 1e-12  # the largest difference that rounding causes between equal gaps
 
 
 @dataclass(frozen=True)
 class Difference:
     """
-    A metric of an arm less that of the baseline, over the seeds that both have.
+    The difference of a metric between an arm and the baseline, over the seeds that both have.
 
     Args:
-        mean (`float`): The mean difference.
-        low, high (`float`): Its 95 % interval (Student's t); not a number with one seed.
-        p (`float`): Two-sided p of a paired t-test; not a number with one seed.
-        seeds (`int`): How many pairs.
+        mean (`float`): Mean of the arm minus the baseline.
+        low, high (`float`): Its 95 % interval (Student's t); NaN for one seed.
+        p (`float`): Two-sided p of a paired t-test; NaN for one seed.
+        seeds (`int`): Number of seeds.
     """
 
     mean: float
@@ -43,9 +43,9 @@ class Cell:
     A metric of an arm.
 
     Args:
-        mean, deviation (`float`): Over the seeds; the deviation of one seed is 0.
-        seeds (`int`): How many.
-        difference ([`Difference`], *optional*): From the baseline.
+        mean, deviation (`float`): Mean and standard deviation over the seeds; the deviation of one seed is 0.
+        seeds (`int`): Number of seeds.
+        difference ([`Difference`], *optional*): The difference from the baseline.
     """
 
     mean: float
@@ -59,7 +59,7 @@ Summary = dict[str, dict[str, Cell]]  # label -> metric
 
 def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     """
-    The paired t-test of two arms whose seeds stand in the same order (Student 1908).
+    The paired t-test of two arms, whose values have the same order of seeds (Student 1908).
 
     Raises:
         ImportError: scipy is not installed.
@@ -73,7 +73,7 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     except ImportError as error:
         raise ImportError('paired tests need scipy: pip install "hf_tripletclip[comparison]"') from error
     error_of_mean = statistics.stdev(gaps) / math.sqrt(len(gaps))
-    if error_of_mean < EQUAL:  # equal in each seed: no test can be made, and none is needed
+    if error_of_mean < EQUAL:  # the same gap in each seed: a test is neither possible nor needed
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(gaps))
     reach = error_of_mean * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1))
     p = 2 * float(stats.t.sf(abs(mean) / error_of_mean, len(gaps) - 1))
@@ -82,25 +82,25 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
 
 def summarize(runs: Sequence[Run], columns: Mapping[str, str], baseline: str) -> Summary:
     """
-    What the finished runs found.
+    Summarize the finished runs.
 
     Args:
         runs (`Sequence[Run]`): All runs of the experiment.
-        columns (`Mapping[str, str]`): Metric -> its title. Others are left out.
-        baseline (`str`): Label of the arm that the others are compared with, seed by seed.
+        columns (`Mapping[str, str]`): Metric -> its title. Other metrics are left out.
+        baseline (`str`): Label of the arm with which the others are compared, seed by seed.
     """
-    found: dict[str, dict[int, dict[str, float]]] = {}
+    measured: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
         if run.finished():
-            found.setdefault(run.label, {})[run.seed] = run.metrics()
+            measured.setdefault(run.label, {})[run.seed] = run.metrics()
     summary: Summary = {}
-    for label, by_seed in found.items():
+    for label, by_seed in measured.items():
         summary[label] = {}
         for name in columns:
             values = {seed: metrics[name] for seed, metrics in by_seed.items() if name in metrics}
             if not values:
                 continue
-            others = {seed: metrics[name] for seed, metrics in found.get(baseline, {}).items() if name in metrics}
+            others = {seed: metrics[name] for seed, metrics in measured.get(baseline, {}).items() if name in metrics}
             shared = sorted(values.keys() & others.keys())
             compared = label != baseline and bool(shared)
             summary[label][name] = Cell(
@@ -113,7 +113,7 @@ def summarize(runs: Sequence[Run], columns: Mapping[str, str], baseline: str) ->
 
 
 def table(summary: Summary, columns: Mapping[str, str]) -> str:
-    """The Markdown table of means and deviations, a star where the difference from the baseline has p < 0.05."""
+    """The Markdown table of means and deviations, with a star if the difference from the baseline has p < 0.05."""
     names = [name for name in columns if any(name in cells for cells in summary.values())]
     lines = []
     for label, cells in summary.items():
@@ -131,7 +131,7 @@ def _mean(cell: Cell) -> str:
 
 
 def differences(summary: Summary, columns: Mapping[str, str], baseline: str) -> str:
-    """The Markdown table of differences from the baseline with their intervals and p."""
+    """The Markdown table of differences from the baseline, with their intervals and p."""
     names = [name for name in columns if any(name in cells for cells in summary.values())]
     lines = []
     for label, cells in summary.items():
@@ -139,15 +139,15 @@ def differences(summary: Summary, columns: Mapping[str, str], baseline: str) -> 
             continue
         shown = [_difference(cells[name].difference) if name in cells else "" for name in names]
         lines.append([label, *shown])
-    return markdown_table([f"method less {baseline}", *(columns[name] for name in names)], lines)
+    return markdown_table([f"method minus {baseline}", *(columns[name] for name in names)], lines)
 
 
-def _difference(found: Difference | None) -> str:
-    if found is None:
+def _difference(value: Difference | None) -> str:
+    if value is None:
         return ""
-    if math.isnan(found.p):
-        return f"{found.mean:+.3f}"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p:.2g}"
+    if math.isnan(value.p):
+        return f"{value.mean:+.3f}"
+    return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}], p = {value.p:.2g}"
 
 
 def write_summary(summary: Summary, columns: Mapping[str, str], baseline: str, folder: Path, head: str) -> str:
@@ -155,14 +155,14 @@ def write_summary(summary: Summary, columns: Mapping[str, str], baseline: str, f
     Write `comparison.md`, `comparison.json` and `comparison.png` into a folder.
 
     Args:
-        summary (`Summary`): From [`summarize`].
+        summary (`Summary`): The result of [`summarize`].
         columns (`Mapping[str, str]`): Metric -> its title.
         baseline (`str`): Label of the baseline.
-        folder (`Path`): Where to.
-        head (`str`): What stands above the tables.
+        folder (`Path`): The folder.
+        head (`str`): Text above the tables.
 
     Returns:
-        `str`: The Markdown.
+        `str`: The Markdown text.
     """
     tables = [
         head,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data side: column names, loading, collating, the embedded dataset and its tokenizer."""
+"""Data: column names, loading, collating, the built-in dataset `scenes` and its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blind score: how often the right caption is found without looking at the image."""
+"""The blind score: how often a classifier picks the right caption without looking at the image."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Mapping, Sequence
 
 from hf_tripletclip.utils.tables import markdown_table
 
-MAX_WORDS = 3_000  # the most frequent ones: a rare word cannot give many answers away
-MAX_ROWS = 20_000  # of a table
+MAX_WORDS = 3_000  # the most frequent ones: a rare word gives away few answers
+MAX_ROWS = 20_000  # of a group in a table
 
 
 def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int = 0) -> float:
     """
-    Accuracy of a classifier that sees only the two captions of a row, as bags of words and lengths, and says which is
-    the positive. A dataset whose negatives give themselves away scores above 0.5, the chance.
+    Accuracy of a classifier that sees only the two captions of a row, as bags of words and lengths, and picks the
+    positive. If the negatives of a dataset give themselves away, the score is above 0.5, which is chance.
 
-    A logistic regression on the difference of the two captions' features is fitted on one half of the rows and tried
-    on the other.
+    The classifier is a logistic regression on the difference of the two captions' features. It is fitted on one half
+    of the rows and tested on the other.
 
     Args:
-        positives, negatives (`Sequence[str]`): The captions of the rows. Of their words the 3,000 most frequent count.
-        seed (`int`, defaults to 0): Of the halves.
+        positives, negatives (`Sequence[str]`): The captions of the rows. Only the 3,000 most frequent words count.
+        seed (`int`, defaults to 0): Seed of the random halves.
 
     Returns:
-        `float`: Accuracy on the half that was not fitted, 0 to 1.
+        `float`: Accuracy on the half for testing, 0 to 1.
 
     Raises:
         ValueError: There are fewer than 4 rows.
     """
-    import torch  # here: workers that draw scenes can do without
+    import torch  # here, because workers that draw scenes do not need it
 
     if len(positives) < 4 or len(positives) != len(negatives):
         raise ValueError(f"give as many negatives as positives, at least 4; got {len(positives)} and {len(negatives)}")
@@ -59,23 +59,23 @@ def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int
 
     optimizer.step(loss)
     scores = tried @ weights.detach()
-    # No preference, such as after a swap of two objects, is half a right answer.
+    # A tie, such as after a swap of two objects, counts as half a right answer.
     return ((scores > 0).float() + 0.5 * (scores == 0).float()).mean().item()
 
 
 def blind_table(groups: Mapping[str, Sequence[tuple[str, str]]]) -> str:
     """
-    The blind score of each group of rows, beside the interval of two standard errors around chance, as Markdown.
+    The blind score of each group of rows, with the interval of two standard errors around chance, as Markdown.
 
     Args:
-        groups (`Mapping[str, Sequence[tuple[str, str]]]`): Name -> positive and negative caption of each row. Of a
-            group of more than 20,000 rows as many are tried, evenly spread; one of fewer than 4 is left out.
+        groups (`Mapping[str, Sequence[tuple[str, str]]]`): Name -> positive and negative caption of each row. If a
+            group has more than 20,000 rows, an evenly spread part is used; groups of fewer than 4 are left out.
     """
     rows = []
     for name, pairs in groups.items():
         pairs = pairs[:: -(-len(pairs) // MAX_ROWS) or 1]
         if len(pairs) >= 4:
             score = blind_score([positive for positive, _ in pairs], [negative for _, negative in pairs])
-            error = 0.5 / (len(pairs) // 2) ** 0.5  # of the half that is tried
+            error = 0.5 / (len(pairs) // 2) ** 0.5  # of the half for testing
             rows.append([name, len(pairs), f"{score:.3f}", f"{0.5 - 2 * error:.3f} to {0.5 + 2 * error:.3f}"])
     return markdown_table(["rows of", "number", "blind score", "0.5 ± two standard errors"], rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of rows that could not be used, over all DataLoader workers and processes."""
+"""Reports of rows that cannot be used, collected from all DataLoader workers and processes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-MAX_REASON = 500  # characters; a line must stay short, so that it is written at once
-FEW_BYTES = 1 << 16  # a report longer than this has had its warnings
+MAX_REASON = 500  # characters; a line must be short enough to be written at once
+FEW_BYTES = 1 << 16  # once a file is longer than this, all warnings have been logged
 
 
 class BrokenRows:
     """
-    Rows that were skipped, or changed, and why.
+    A report of the rows that were skipped or changed, with the reasons.
 
-    The report is a file of JSON lines, see `add`, so that all DataLoader workers, and all processes of a machine,
-    append to the same one and nothing is lost when one of them dies. It is created with the first report. A run that
-    is resumed goes on with the file that is there. Every epoch writes its reports; whoever reads them gets each row,
-    column and reason once, and reports of rows that have no key all.
+    The report is a file of JSON lines, see `add`. All DataLoader workers and all processes of a machine append to the
+    same file, and nothing is lost if one of them dies. The first entry creates the file; a resumed run appends to it.
+    Every epoch reports its rows again, but reading the report gives each row, column and reason once. Rows without a
+    key are given as often as they were reported.
 
     Args:
         path (`str` or `os.PathLike`, *optional*): The file. Defaults to one in the system's temporary folder, which
-            workers share and other ranks do not, and which is removed when this process ends. On a network file system
-            give each machine its own.
-        max_warnings (`int`, defaults to 5): Reports that are also logged, of skipped and of changed rows each.
+            workers share but other ranks do not, and which is removed when this process ends. On a network file system
+            give each machine its own file.
+        max_warnings (`int`, defaults to 5): How many skipped rows, and how many changed rows, are also logged.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, max_warnings: int = 5) -> None:
         if path is None:
             handle, name = tempfile.mkstemp(prefix="broken_rows-", suffix=".jsonl")
             os.close(handle)
-            os.unlink(name)  # only the name: most runs report nothing
+            os.unlink(name)  # only its name is needed: most runs report nothing
             path = name
             atexit.register(_remove, name, os.getpid())
         self.path = Path(path)
@@ -61,20 +61,20 @@ class BrokenRows:
         Report a row.
 
         Args:
-            key (`str`, *optional*): The row's key, or what else tells which it is.
-            reason (`str`): What is wrong; what follows a colon is detail.
-            column (`str`, *optional*): The column that it is wrong with.
-            digest (`str`, *optional*): Of the row's contents, where rows that differ may share `key`.
-            skipped (`bool`, defaults to `True`): Whether the row was left out; else it was used, but changed.
+            key (`str`, *optional*): The row's key, or another name by which to find it.
+            reason (`str`): What is wrong; the text after a colon is detail.
+            column (`str`, *optional*): The column with the problem.
+            digest (`str`, *optional*): Digest of the row's contents, if different rows may share `key`.
+            skipped (`bool`, defaults to `True`): Whether the row was left out. If not, it was used but changed.
         """
         report: dict[str, Any] = {"key": key, "reason": reason[:MAX_REASON]}
         report |= {name: value for name, value in (("column", column), ("digest", digest)) if value is not None}
         if not skipped:
             report["skipped"] = False
-        # A lone surrogate, as in the name of a file that is not UTF-8, is written as JSON's own escape.
+        # A lone surrogate, such as in a file name that is not UTF-8, is written as a JSON escape.
         line = json.dumps(report, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b", buffering=0) as file:  # appended in one write: lines of workers do not mix
+        with open(self.path, "a+b", buffering=0) as file:  # one write per line: lines of workers do not mix
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
@@ -84,7 +84,7 @@ class BrokenRows:
         self._warn(report, end)
 
     def _warn(self, report: dict[str, Any], end: int) -> None:
-        # The file counts for all workers, which are new ones in each epoch.
+        # Earlier warnings are counted in the file, because each epoch starts new workers.
         if end - self._start > FEW_BYTES:
             return
         before = sum(_skipped(other) is _skipped(report) for other in self._read(self._start, end))
@@ -105,7 +105,7 @@ class BrokenRows:
                     yield _parse(line)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The reports, each row, column and reason once however often an epoch met it."""
+        """The reports. Each row, column and reason comes once, however many epochs reported it."""
         seen = set()
         for report in self._read():
             identity = (report["key"], report.get("digest"), _label(report))
@@ -118,10 +118,15 @@ class BrokenRows:
         return sum(map(_skipped, self))
 
     def __bool__(self) -> bool:
-        return True  # an empty report is still a report
+        return True  # also when no row was reported
 
     def counts(self, skipped: bool | None = None) -> dict[str, int]:
-        """Number of rows by reason and column, the most frequent first; only skipped or only changed ones if asked."""
+        """
+        Number of rows by reason and column, the most frequent first.
+
+        Args:
+            skipped (`bool`, *optional*): Count only rows that were skipped, or only rows that were changed.
+        """
         reports = (report for report in self if skipped is None or _skipped(report) is skipped)
         return dict(Counter(map(_label, reports)).most_common())
 
@@ -135,7 +140,7 @@ class BrokenRows:
 
 
 def _remove(path: str, process: int) -> None:
-    if os.getpid() == process:  # not the end of a worker that was forked
+    if os.getpid() == process:  # not when a forked worker ends
         with contextlib.suppress(OSError):
             os.unlink(path)
 
@@ -152,5 +157,5 @@ def _skipped(report: dict[str, Any]) -> bool:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         return {"key": None, "reason": "", **json.loads(line)}
-    except (ValueError, TypeError):  # cut short when a process died: it stands for a row all the same
+    except (ValueError, TypeError):  # cut short because a process died; it still stands for a row
         return {"key": None, "reason": f"incomplete report: {line.decode('utf-8', 'replace')}"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TripletCollator`: raw rows in, a batch for `TripletCLIPModel` out, broken rows reported."""
+"""`TripletCollator`: makes a batch for `TripletCLIPModel` of raw rows, and reports broken ones."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from hf_tripletclip.roles import BY_COLUMN, ROLES, Role
 
 logger = logging.get_logger(__name__)
 
-# What the model takes: rows that have these have been through a processor.
+# Model inputs: rows that have these went through a processor already.
 TENSORS = frozenset(role.model_input for role in ROLES.values())
 NEGATIVES = (NEG_IMAGE, NEG_CAPTION)
 
 
 class KnownImages(Protocol):
-    """Images of which something is known that spares their decoding."""
+    """A store that knows something about images, so that they need not be decoded."""
 
     def open(self, value: Any, decode_size: int | None) -> Any:
-        """What stands for an image, decoded or not. Raises `BrokenValue` where it cannot be read."""
+        """The store's object for an image, decoded or not. Raises `BrokenValue` if the image cannot be read."""
 
     def inputs(
         self, images: Sequence[Any], pixels: Callable[[list[Any]], torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What stands for the `pixel_values` of opened images, a row each, and what a batch has beside them."""
+        """A tensor that replaces the `pixel_values` of opened images, a row each, and further inputs of the batch."""
 
 
 @dataclass
@@ -59,60 +59,59 @@ class TripletCollator:
     r"""
     Collates raw rows into a batch for [`~hf_tripletclip.TripletCLIPModel`].
 
-    Rows hold images as PIL, bytes, `{"bytes", "path"}`, paths or arrays and captions as `str` or UTF-8 `bytes`. Each
-    is decoded once, on its way through the processor. A row that cannot be used (an unreadable, truncated or
-    dangerously large image; a missing, empty or undecodable caption) is left out of the batch and reported; a caption
-    longer than `max_length` is cut and reported, and so is one that the text tower does not read to its end. What is
-    written in a caption like a special token is text. Give it datasets whose images are
-    [`~hf_tripletclip.data.loading.undecoded`]: one that decodes images itself stops at a broken one.
+    Rows hold images as PIL, bytes, `{"bytes", "path"}`, paths or arrays, and captions as `str` or UTF-8 `bytes`. Each
+    is decoded once. A row that cannot be used (an unreadable, truncated or dangerously large image; a missing, empty
+    or undecodable caption) is left out of the batch and reported. A caption longer than `max_length` is cut and
+    reported; a caption that the text tower does not read to its end is reported too. Special tokens that are spelt out
+    in a caption are read as text. Give it datasets with [`~hf_tripletclip.data.loading.undecoded`] images: a dataset
+    that decodes images itself stops at a broken one.
 
     Args:
         processor ([`~transformers.CLIPProcessor`]): Image processor and tokenizer.
-        columns (`Sequence[str]`): Columns to collate, of `image`, `caption`, `neg_image`, `neg_caption`, `paraphrase`,
-            `dense_caption`.
-        max_length (`int`, *optional*): Tokens per caption, such as the model's `max_position_embeddings`; at most the
-            tokenizer's `model_max_length`, which is the default.
-        pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens, or to
-            `max_length` where that is less.
-        broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
+        columns (`Sequence[str]`): Columns to collate: any of `image`, `caption`, `neg_image`, `neg_caption`,
+            `paraphrase` and `dense_caption`.
+        max_length (`int`, *optional*): Tokens per caption, such as the model's `max_position_embeddings`. The
+            tokenizer's `model_max_length` is the default and the upper limit.
+        pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens, but at most to
+            `max_length`.
+        broken_rows ([`BrokenRows`], *optional*): The report of broken rows. Defaults to a temporary file.
         decode_size (`int`, *optional*):
-            Decode JPEG files at a half, a quarter or an eighth of their size where that leaves both sides at least
-            this long: the model's image size, or twice that for pixels that are closer to the processor's own. By
-            default files are decoded whole.
+            Decode JPEG files at a half, a quarter or an eighth of their size if both sides stay at least this long.
+            Give the model's image size, or twice that for pixels that are closer to the processor's own. By default
+            files are decoded at full size.
         first_negative (`bool`, defaults to `False`):
-            Of rows with several hard negatives use the first only; rows without one are then broken.
+            Use only the first of a row's hard negatives; a row without one is then broken.
         draw_captions ([`~hf_tripletclip.data.drawing.CaptionDraw`], *optional*):
-            Draw each row's caption from its `caption`, which may then be a list, and its `paraphrase`, if it has any.
+            Draws each row's caption from its `caption`, which may then be a list, and its `paraphrase`, if it has any.
         draw_several ([`~hf_tripletclip.data.drawing.SeveralDraw`], *optional*):
-            Of a row's lists of negatives, paraphrases or dense captions draw at most so many. A negative caption and
-            the image in its place are drawn together.
+            Limits how many of a row's negatives, paraphrases or dense captions are drawn. A negative caption and its
+            image are drawn together.
         return_loss (`bool`, defaults to `False`):
             Put `return_loss=True` into batches, which the loss of transformers' plain `Trainer` needs;
             `TripletCLIPTrainer` asks for the loss itself.
         known_images ([`KnownImages`], *optional*):
-            Asked before an image is decoded; `TripletCLIPTrainer` gives it with `cache_locked_towers`. In the place of
-            pixels a batch then has what it gives.
+            A store that is asked before an image is decoded, and whose tensors replace pixels in the batch.
+            `TripletCLIPTrainer` sets it with `cache_locked_towers`.
 
     Returns (of a call):
-        `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`, `input_ids` and
-        `attention_mask` int64 `(B, L)`, with L the longest caption of the batch, `negative_pixel_values`,
-        `negative_input_ids` and `negative_attention_mask` likewise; and, where rows have a `negative_type`, that as
-        int64 `(B,)`: an index into `NEGATIVE_TYPES`, -1 for others.
+        `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`; `input_ids` and
+        `attention_mask` int64 `(B, L)`, where L is the length of the longest caption of the batch; and
+        `negative_pixel_values`, `negative_input_ids` and `negative_attention_mask` likewise. If rows have a
+        `negative_type`, it is int64 `(B,)`: an index into `NEGATIVE_TYPES`, -1 for other values.
 
         `paraphrase_input_ids` and `dense_input_ids`, with their attention masks, hold paraphrases and dense captions.
 
-        If `neg_caption`, `neg_image`, `paraphrase` or `dense_caption` is a list in some row, those of all rows stand
-        in one tensor, such as `negative_input_ids` `(N, L)`, those of a row together, and `negative_mask` bool
-        `(B, K)` tells whose they are: a row with k of them has k times `True`, one without any none. K is the most
-        that a row has. The other masks are `negative_image_mask`, `paraphrase_mask` and `dense_mask`. A row may lack
-        paraphrases and dense captions.
+        If `neg_caption`, `neg_image`, `paraphrase` or `dense_caption` is a list in some row, one tensor holds those of
+        all rows in their order, such as `negative_input_ids` `(N, L)`. `negative_mask`, bool `(B, K)`, tells which row
+        they belong to: a row with k of them has k `True` values. K is the largest number of a row. The other masks are
+        `negative_image_mask`, `paraphrase_mask` and `dense_mask`. A row may lack paraphrases and dense captions.
 
-        Of lists of negative captions and negative images each caption belongs to the image in its place: where one
-        of both cannot be used, both are left out.
+        In lists of negative captions and negative images, each caption belongs to the image at the same position. If
+        one of the two cannot be used, both are left out.
 
     Raises:
-        ValueError: A column is missing from the rows, all rows of a batch are broken, there is no processor, or
-            a row has not as many negative captions as negative images.
+        ValueError: A column is missing from the rows, all rows of a batch are broken, there is no processor, or a
+            row's numbers of negative captions and negative images differ.
     """
 
     processor: Any
@@ -135,13 +134,15 @@ class TripletCollator:
                 "Raw images and captions need a processor: give the trainer `processing_class=load_processor(...)`."
             )
         if unknown := [name for name in self.columns if name not in BY_COLUMN]:
-            raise ValueError(f"TripletCollator collates {', '.join(BY_COLUMN)}; it knows no {', '.join(unknown)}.")
+            raise ValueError(
+                f"TripletCollator has no columns {', '.join(unknown)}: it collates {', '.join(BY_COLUMN)}."
+            )
         self._pixels = FastPixels(self.processor.image_processor)
         self._end = end_token_id(self.processor.tokenizer)
         if self._end is None:
             logger.warning_once(
-                "The tokenizer does not end captions with a token of its own: a CLIP, which takes their embeddings at "
-                "that token, would find all captions alike."
+                "The tokenizer does not end captions with a special token. A CLIP takes a caption's embedding at that "
+                "token, so all captions would get the same embedding."
             )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -155,14 +156,14 @@ class TripletCollator:
         return {**batch, "return_loss": True} if self.return_loss else batch
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[Mapping[str, Any]]]:
-        """The batch, and the rows that are in it: those that are not broken. Without any the batch is empty."""
+        """The batch, and the rows in it: those that are not broken. If there are none, the batch is empty."""
         return self._collate(rows, [])
 
     def _collate(
         self, rows: Sequence[Mapping[str, Any]], problems: list[str]
     ) -> tuple[dict[str, torch.Tensor], list[Mapping[str, Any]]]:
         if not rows:
-            raise ValueError("There is nothing to collate: the batch has no rows.")
+            raise ValueError("The batch has no rows: there is nothing to collate.")
         if missing := [name for name in self.columns if name not in rows[0]]:
             hint = " They are tensors already: use transformers' `default_data_collator`."
             raise ValueError(
@@ -170,7 +171,7 @@ class TripletCollator:
                 + ("" if TENSORS.isdisjoint(rows[0]) else hint)
             )
         several = {name for name in self.columns if self._is_list(name, rows)}
-        if not several.isdisjoint(NEGATIVES):  # a negative caption and its image have the same place
+        if not several.isdisjoint(NEGATIVES):  # a negative caption and its image have the same position
             several |= set(NEGATIVES) & set(self.columns)
         decoded: list[dict[str, Any]] = []
         usable: list[Mapping[str, Any]] = []
@@ -204,7 +205,7 @@ class TripletCollator:
         return batch, usable
 
     def _is_list(self, name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether rows of the batch may have any number of a column's values."""
+        """Whether rows of the batch may hold any number of values in a column."""
         if BY_COLUMN[name].mask is None or (self.first_negative and name in NEGATIVES):
             return False
         values = [row.get(name) for row in rows]
@@ -221,37 +222,37 @@ class TripletCollator:
         if name not in several and not (role.mask is not None and is_several(value)):
             return self._decode_one(value, role)
         values = _listed(value)
-        if name in several and role.is_image:  # only those that are drawn need be decoded
+        if name in several and role.is_image:  # only the drawn ones are decoded
             return self._each(row, name, self._drawn(row, name, [one for one in values if one is not None]), role)
         if name in several:
             return self._drawn(row, name, self._each(row, name, values, role))
-        if role.is_image:  # others need not be decoded
+        if role.is_image:  # only the first one is decoded
             values = [one for one in values if one is not None][:1]
-        found = self._each(row, name, values, role)
-        if not found:
+        usable = self._each(row, name, values, role)
+        if not usable:
             raise BrokenValue("missing image" if role.is_image else "missing caption")
-        return found[0]
+        return usable[0]
 
     def _drawn(self, row: Mapping[str, Any], name: str, values: list[Any]) -> list[Any]:
-        """Those of a row's usable values that are drawn in this pass."""
+        """The values of a row that are drawn in this pass over the data."""
         if self.draw_several is None:
             return values
         texts = [str(text) for column in (CAPTION, NEG_CAPTION) for text in _listed(row.get(column))]
         return self.draw_several(name, values, texts)
 
     def _each(self, row: Mapping[str, Any], name: str, values: Sequence[Any], role: Role) -> list[Any]:
-        """Those of a list's values that can be used; the others are reported."""
-        found = []
+        """The usable values of a list; the others are reported."""
+        usable = []
         for one in values:
             try:
-                found.append(self._decode_one(one, role))
+                usable.append(self._decode_one(one, role))
             except BrokenValue as error:
                 if one is not None:  # a list may be padded with nulls
-                    if role.is_image:  # its caption would be another's
+                    if role.is_image:  # without it, captions would belong to wrong images
                         raise
                     key, digest = row_name(row)
                     self.broken_rows.add(key, str(error), name, digest=digest, skipped=False)
-        return found
+        return usable
 
     def _decode_one(self, value: Any, role: Role) -> Any:
         if not role.is_image:
@@ -260,25 +261,25 @@ class TripletCollator:
         return decode_image(value, self.decode_size) if known is None else known.open(value, self.decode_size)
 
     def _is_paired(self, row: Mapping[str, Any], name: str, several: set[str]) -> bool:
-        """Whether a value is one of a row's lists of negative captions and images, which belong to each other."""
+        """Whether a column holds lists of negative captions or images, which belong to each other by position."""
         if name not in NEGATIVES or not set(NEGATIVES) <= set(self.columns):
             return False
         return name in several or any(is_several(row.get(one)) for one in NEGATIVES)
 
     def _with_partners(self, row: Mapping[str, Any], name: str) -> Sequence[Any]:
-        """A row's negative captions or images, without those whose partner cannot be used, which are reported."""
+        """A row's negative captions or images, without those whose partner is unusable; these are reported."""
         captions, images = ([*_listed(row.get(one))] for one in (NEG_CAPTION, NEG_IMAGE))
         if len(captions) != len(images):  # lists may be padded with nulls
             captions, images = ([one for one in values if one is not None] for values in (captions, images))
         if len(captions) != len(images):
-            if self.first_negative:  # those of an objective that takes captions alone, or images
+            if self.first_negative:  # for an objective that takes only captions, or only images
                 return captions if name == NEG_CAPTION else images
             raise ValueError(
                 f"The row {row_name(row)[0]} has {len(captions)} negative caption{'' if len(captions) == 1 else 's'} "
-                f"and {len(images)} negative image{'' if len(images) == 1 else 's'}, of which each needs one: give as "
-                "many captions as images, or train with an objective that takes captions alone, such as `negclip`."
+                f"but {len(images)} negative image{'' if len(images) == 1 else 's'}: give as many captions as images, "
+                "or train with an objective that takes only negative captions, such as `negclip`."
             )
-        found = []
+        kept = []
         for caption, image in zip(captions, images, strict=True):
             if caption is None and image is None:
                 continue
@@ -288,11 +289,11 @@ class TripletCollator:
             except BrokenValue as error:
                 problem = (NEG_CAPTION, str(error))
             if problem is None:
-                found.append(caption if name == NEG_CAPTION else image)
+                kept.append(caption if name == NEG_CAPTION else image)
             elif problem[0] == name:
                 key, digest = row_name(row)
                 self.broken_rows.add(key, problem[1], name, digest=digest, skipped=False)
-        return found
+        return kept
 
     def _roles(self, images: bool) -> list[Role]:
         return [role for role in ROLES.values() if role.is_image == images and role.column in self.columns]
@@ -305,8 +306,8 @@ class TripletCollator:
         images = [one for of_role in values for one in of_role]
         if self.known_images is None:
             return _split({"pixel_values": self._pixels(images)}, roles, values)
-        known, beside = self.known_images.inputs(images, self._pixels)
-        return _split({"pixel_values": known}, roles, values) | beside
+        known, further = self.known_images.inputs(images, self._pixels)
+        return _split({"pixel_values": known}, roles, values) | further
 
     def _captions(self, decoded: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         captions: list[str] = []
@@ -346,15 +347,15 @@ class TripletCollator:
 @dataclass
 class TensorCollator:
     """
-    Collates rows that hold the model's inputs as tensors, as transformers' `default_data_collator` does. If each row
-    has K negatives, paraphrases or dense captions, such as `negative_input_ids` `(K, L)`, those of all rows stand in
-    one tensor, and the mask that tells whose they are is added.
+    Collates rows that hold the model's inputs as tensors, like transformers' `default_data_collator`. If each row has
+    K negatives, paraphrases or dense captions, such as `negative_input_ids` `(K, L)`, one tensor holds those of all
+    rows, and the mask that tells which row they belong to is added.
 
     Args:
-        end (`int`, *optional*): Id of the token at which the text tower pools, which every caption must have.
+        end (`int`, *optional*): Id of the token at which the text tower pools; every caption must have it.
 
     Raises:
-        ValueError: A caption has it not.
+        ValueError: A caption lacks that token.
     """
 
     end: int | None = None
@@ -367,24 +368,24 @@ class TensorCollator:
                 continue
             if lacking := (~(ids == self.end).any(dim=-1)).flatten().nonzero().flatten().tolist():
                 raise ValueError(
-                    f"`{name}` of {len(lacking)} of the {len(rows)} rows in a batch has no end-of-text token "
-                    f"({self.end}), at which the text tower takes the embedding, such as "
-                    f"{ids.flatten(0, -2)[lacking[0]].tolist()[:8]}...: make them with the model's own processor, and "
-                    "shorten captions by its `truncation=True`."
+                    f"In {len(lacking)} of the {len(rows)} rows of a batch, `{name}` has no end-of-text token "
+                    f"({self.end}), at which the text tower takes the embedding; one is "
+                    f"{ids.flatten(0, -2)[lacking[0]].tolist()[:8]}... Tokenize with the model's own processor, and "
+                    "shorten captions with its `truncation=True`."
                 )
         return batch
 
 
 def _in_one_tensor(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch whose rows have K of a role each, `(B, K, ...)`, as the model takes it: `(B * K, ...)` and a mask."""
-    found = dict(batch)
+    """Flatten inputs with K entries per row, `(B, K, ...)`, to `(B * K, ...)` and a mask, as the model takes them."""
+    flat = dict(batch)
     for role in ROLES.values():
         values = batch.get(role.model_input)
         if role.mask is None or values is None or values.ndim != (5 if role.is_image else 3):
             continue
-        found |= {name: batch[name].flatten(0, 1) for name in role.model_inputs if name in batch}
-        found.setdefault(role.mask, torch.ones(values.shape[:2], dtype=torch.bool))
-    return found
+        flat |= {name: batch[name].flatten(0, 1) for name in role.model_inputs if name in batch}
+        flat.setdefault(role.mask, torch.ones(values.shape[:2], dtype=torch.bool))
+    return flat
 
 
 def _listed(value: Any) -> Sequence[Any]:
@@ -394,7 +395,7 @@ def _listed(value: Any) -> Sequence[Any]:
 def _split(
     tensors: dict[str, torch.Tensor], roles: Sequence[Role], values: Sequence[Sequence[Any]]
 ) -> dict[str, torch.Tensor]:
-    """What went through the processor together, by the names of the model's inputs."""
+    """Split the processor's output for all roles into the model's inputs for each role."""
     numbers = [len(of_role) for of_role in values]
     return {
         f"{role.prefix}{name}": part

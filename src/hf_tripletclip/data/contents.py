@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells a dataset from another of the same name, without reading every picture."""
+"""A digest that tells two datasets apart even if they share a name, made without reading every picture."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
 ROWS_AT_A_TIME = 10_000
-PICTURES = 64  # of a dataset whose bytes are looked at; of the others their length
-ENDS = 1 << 16  # bytes at both ends of a file of a stream
+PICTURES = 64  # number of pictures whose bytes are read; of the others only the length counts
+ENDS = 1 << 16  # bytes that are read at each end of a stream's file
 
 
 def contents(dataset: Any, columns: Sequence[str] | None = None) -> str:
     """
-    A digest of a dataset's contents. It does not depend on where the files are or on `datasets`' cache.
+    A digest of a dataset's contents. It depends neither on the place of the files nor on the cache of `datasets`.
 
-    Of a `Dataset` it covers all captions, the length of every picture and the bytes of some; of a stream the names,
-    sizes and both ends of its files, as far as they are on this machine; of others the number of rows.
+    For a `Dataset` it covers all captions, the length of every picture and the bytes of some pictures. For a stream it
+    covers names, sizes and both ends of the files on this machine. For any other dataset it covers the number of rows.
 
     Args:
-        dataset (`Any`): What is trained on.
+        dataset (`Any`): The training dataset.
         columns (`Sequence[str]`, *optional*): The columns that count; all by default.
 
     Returns:
-        `str`: The number of rows where it is known, and a digest.
+        `str`: The number of rows, if it is known, and a digest.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     if isinstance(dataset, Dataset):
         for piece in _of_rows(dataset, columns):
-            found.update(piece)
+            digest.update(piece)
     elif isinstance(dataset, IterableDataset):
         for piece in _of_stream(dataset._ex_iterable):
-            found.update(piece)
+            digest.update(piece)
     else:
-        found.update(type(dataset).__name__.encode())
+        digest.update(type(dataset).__name__.encode())
     rows = f"{len(dataset)} rows, " if hasattr(dataset, "__len__") else ""
-    return f"{rows}{found.hexdigest()[:16]}"
+    return f"{rows}{digest.hexdigest()[:16]}"
 
 
 def _of_rows(dataset: Dataset, columns: Sequence[str] | None) -> Iterator[bytes]:
@@ -98,13 +98,13 @@ def _of_picture(value: Any) -> bytes:
 
 
 def _of_stream(examples: Any) -> Iterator[bytes]:
-    """Of a stream's sources, below whatever shuffles, maps or renames them."""
+    """The contents of a stream's sources, below the steps that shuffle, map or rename them."""
     for name in ("ex_iterable", "ex_iterables"):
         below = getattr(examples, name, None)
         for part in below if isinstance(below, list) else [below]:
             if part is not None:
                 yield from _of_stream(part)
-    # `versions` of our reader of tars are modification times, which a copy does not keep.
+    # The `versions` of our tar reader are modification times, which a copy of a file does not keep.
     for name, value in sorted((getattr(examples, "kwargs", None) or {}).items()):
         if name not in ("versions", "token"):
             yield from _of_source(value)
@@ -121,7 +121,7 @@ def _of_source(value: Any) -> Iterator[bytes]:
 
 
 def _of_file(path: str) -> bytes:
-    """Of a file on this machine its name, size and ends; of any other what it is called."""
+    """Name, size and both ends of a file on this machine; only the path of any other file."""
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collator of training with a decoder: what the decoder must write stands beside what the text tower reads."""
+"""The collator for objectives with a decoder: it adds the token ids that the decoder must write."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from hf_tripletclip.data.collator import TripletCollator
 from hf_tripletclip.roles import BY_COLUMN, ROLES
 
-LONGEST = 77  # labels of a text, as of the code that was released with READ-CLIP
+LONGEST = 77  # labels per text, as in the released code of READ-CLIP
 IGNORED = -100
 
 
 @dataclass
 class LabelCollator(TripletCollator):
     """
-    A [`TripletCollator`] that adds `paraphrase_decoder_targets` and the like: int64 `(N, L)`, a decoder's token ids of
-    the same texts in the same order, at most 77, padded with -100.
+    A [`TripletCollator`] that adds inputs such as `paraphrase_decoder_targets`: int64 `(N, L)`, the decoder's token
+    ids of the same texts in the same order, at most 77 per text, padded with -100.
 
     Args:
         label_tokenizer: The decoder's tokenizer.
-        label_columns (`Sequence[str]`): The columns of texts that it must write.
+        label_columns (`Sequence[str]`): The columns of texts that the decoder must write.
     """
 
     label_tokenizer: Any = None
@@ -51,23 +51,24 @@ def labels_of(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
 
 def with_labels(collator: Any, tokenizer: Any, roles: Sequence[str]) -> Any:
     """
-    The collator, with labels of some roles.
+    Extend a collator by the labels of some roles.
 
     Args:
-        collator: A [`TripletCollator`]; one of rows that are tensors already stays as it is: it hands on labels too.
-        tokenizer: The decoder's.
-        roles (`Sequence[str]`): Whose texts the decoder writes.
+        collator: A [`TripletCollator`]. A collator of rows that are tensors already is returned unchanged, because it
+            passes labels on too.
+        tokenizer: The decoder's tokenizer.
+        roles (`Sequence[str]`): The roles whose texts the decoder must write.
 
     Raises:
-        ValueError: It is another collator of raw rows.
+        ValueError: `collator` is another subclass of [`TripletCollator`].
     """
     if not isinstance(collator, TripletCollator) or isinstance(collator, LabelCollator):
         return collator
     if type(collator) is not TripletCollator:
         names = ", ".join(ROLES[role].decoder_targets for role in roles)
         raise ValueError(
-            f"The objective has a decoder, which needs {names} in each batch: use a `TripletCollator`, or a "
-            f"`LabelCollator` in place of {type(collator).__name__}."
+            f"The objective has a decoder, which needs {names} in each batch: use a `TripletCollator` or a "
+            f"`LabelCollator` instead of {type(collator).__name__}."
         )
     given = {field.name: getattr(collator, field.name) for field in dataclasses.fields(collator)}
     return LabelCollator(**given, label_tokenizer=tokenizer, label_columns=[ROLES[role].column for role in roles])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Some of what a row has several of, drawn anew in each pass over the data."""
+"""Random choices among a row's captions or negatives, which change in each pass over the data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 class Draw:
     """
-    What is drawn depends on the seed, the pass and the row's own texts alone: not on the process, the worker or the
-    batch that the row falls to, so a resumed run draws what the whole run would have.
+    The draw depends only on the seed, the pass over the data and the row's own texts, not on the process, the worker
+    or the batch of the row. A resumed run therefore draws the same as an uninterrupted one.
 
     Args:
-        seed (`int`, defaults to 0): Another seed draws others.
+        seed (`int`, defaults to 0): Another seed leads to other draws.
 
     Attributes:
-        epoch (`torch.Tensor` of shape `()`): int64, the pass over the data. It lies in shared memory: the loader's
-            workers see it change.
+        epoch (`torch.Tensor` of shape `()`): int64, the pass over the data. It lies in shared memory, so that the
+            loader's workers see it change.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -28,14 +28,14 @@ class Draw:
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def number(self, texts: Sequence[str]) -> int:
-        """A random number of 64 bits, the same for the same texts in one pass."""
+        """A random number of 64 bits, the same for equal texts in one pass."""
         text = "\0".join((str(self.seed), str(int(self.epoch)), *texts))
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "big")
 
 
 class CaptionDraw(Draw):
-    """Draws a caption of a row."""
+    """Draws one of a row's captions."""
 
     def __call__(self, captions: Sequence[str]) -> str:
         """
@@ -49,11 +49,11 @@ class CaptionDraw(Draw):
 
 class SeveralDraw(Draw):
     """
-    Draws at most so many of a row's negatives, paraphrases or dense captions.
+    Draws a limited number of a row's negatives, paraphrases or dense captions.
 
     Args:
-        most (`Mapping[str, int]`): Column -> how many at most. Of others all are taken.
-        seed (`int`, defaults to 0): Another seed draws others.
+        most (`Mapping[str, int]`): Column -> the largest number to draw. Of other columns all values are taken.
+        seed (`int`, defaults to 0): Another seed leads to other draws.
     """
 
     def __init__(self, most: Mapping[str, int], seed: int = 0) -> None:
@@ -62,12 +62,12 @@ class SeveralDraw(Draw):
 
     def __call__(self, column: str, values: Sequence[Any], texts: Sequence[str]) -> list[Any]:
         """
-        Some of the values, in their order. Columns with as many values draw the same places for the same texts.
+        Some of the values, in their order. For equal texts, columns of equal length draw the same positions.
 
         Args:
-            column (`str`): The column that they are of.
+            column (`str`): The column of the values.
             values (`Sequence`): The values.
-            texts (`Sequence[str]`): What tells the row from others.
+            texts (`Sequence[str]`): Texts that tell the row from others.
         """
         most = self.most.get(column, len(values))
         if most >= len(values):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image processor's pixels in a fraction of its time."""
+"""The pixels of an image processor, computed in a fraction of its time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicub
 
 class FastPixels:
     """
-    What a CLIP image processor of transformers' PIL backend makes of RGB images.
+    Processes RGB images like a CLIP image processor of transformers' PIL backend, but faster.
 
-    Torch makes images smaller, with Pillow's filters and three times as fast, as in transformers' torchvision backend:
-    some pixels, 1 in 300 of photographs, differ by one of 255 levels from the PIL backend's. Rescaling and normalising
-    give one float for each level of a channel: the processor is asked for these once, and pixels are looked up. Images
-    of the right size come out the same to the last bit.
+    Torch shrinks the images, with Pillow's filters and three times as fast, as in transformers' torchvision backend.
+    Some pixels, 1 in 300 in photographs, differ from the PIL backend's by one of 255 levels. Rescaling and normalising
+    turn each level of a channel into one float: the processor computes these floats once, and pixels are looked up.
+    Images of the right size give exactly the processor's pixels.
 
     Args:
-        processor: The image processor. Others than the above are called as they are.
+        processor: The image processor. Other kinds of processors are called directly.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -55,7 +55,7 @@ class FastPixels:
     def __call__(self, images: list[Image.Image]) -> torch.Tensor:
         """
         Args:
-            images (`list[PIL.Image.Image]`): RGB.
+            images (`list[PIL.Image.Image]`): RGB images.
 
         Returns:
             `torch.Tensor` of shape `(images, 3, H, W)`: The processor's `pixel_values`.
@@ -71,12 +71,12 @@ class FastPixels:
         pixels = tensor.numpy()
         for index, box in enumerate(boxes):
             for channel in range(3):
-                # `clip` only because `take` would else write to a copy first; no level is out of range
+                # `clip` because otherwise `take` writes to a copy first; no level is out of range
                 np.take(self.table[channel], box[:, :, channel], out=pixels[index, channel], mode="clip")
         return tensor
 
     def _cropped(self, images: list[Image.Image]) -> list[np.ndarray] | None:
-        """The images resized and cropped, `(H, W, 3)` uint8; `None` where they would have to be padded or differ."""
+        """The images resized and cropped, `(H, W, 3)` uint8; `None` if one needs padding, or their sizes differ."""
         processor, boxes = self.processor, []
         for image in images:
             box = self._resized(image) if processor.do_resize else np.asarray(image)
@@ -107,7 +107,7 @@ class FastPixels:
 
 
 def _empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """A float32 tensor; in a DataLoader's worker in shared memory, as in `default_collate`, or it would be copied."""
+    """An empty float32 tensor; in a DataLoader worker it lies in shared memory, which saves a copy."""
     if torch.utils.data.get_worker_info() is None:
         return torch.empty(shape)
     numbers = int(np.prod(shape))
@@ -117,8 +117,8 @@ def _empty(shape: tuple[int, ...]) -> torch.Tensor:
 
 def needless_steps(processor: Any, images: list[Image.Image]) -> dict[str, bool]:
     """
-    Switches off what would leave these RGB images as they are: half of the processor's time where all are of the
-    model's size already, and the same pixels to the last bit.
+    Arguments that switch off the steps of an image processor that would not change these RGB images. If all images
+    have the model's size already, this saves half of the processor's time. The pixels stay exactly the same.
     """
     steps = {}
     if getattr(processor, "do_convert_rgb", None):

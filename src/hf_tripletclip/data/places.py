@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the images of a dataset may lie: paths in its rows are followed inside its own folder only."""
+"""Where the images of a dataset may lie: paths in its rows must lead into its own folder."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Home:
+class ImagePlaces:
     """
-    Where the images of a dataset lie.
+    The places where the images of a dataset may lie.
 
     Args:
-        bases (`tuple[str, ...]`): Folders that relative paths are looked up in, the first that has the file.
-        folders (`tuple[str, ...]`): Folders that paths may lead to, symbolic links resolved.
-        repositories (`tuple[str, ...]`): Ids of the Hub datasets that URLs may lead to.
-        coco (`bool`, defaults to `False`): Whether numbers name COCO's pictures: a folder of images is given.
+        bases (`tuple[str, ...]`): Folders in which relative paths are looked up, in this order.
+        folders (`tuple[str, ...]`): Folders into which paths may lead, with symbolic links resolved.
+        repositories (`tuple[str, ...]`): Ids of the Hub datasets to which URLs may lead.
+        coco (`bool`, defaults to `False`): Whether numbers name COCO's pictures, because a folder of images is given.
     """
 
     bases: tuple[str, ...] = ()
@@ -48,13 +48,15 @@ class Home:
         folder: str | None = None,
         images: str | os.PathLike[str] | None = None,
         repository: str | None = None,
-    ) -> Home:
+    ) -> ImagePlaces:
         """
+        The places for the images of a dataset.
+
         Args:
             files: The data files, local paths or URLs.
-            folder (`str`, *optional*): The dataset's folder; by default those that the local files are in.
-            images (`str` or `os.PathLike`, *optional*): Another folder of images, which relative paths are looked up
-                in first.
+            folder (`str`, *optional*): The dataset's folder. Defaults to the folders of the local files.
+            images (`str` or `os.PathLike`, *optional*): Another folder of images, in which relative paths are looked
+                up first.
             repository (`str`, *optional*): The id of the Hub dataset.
         """
         files = [file.rpartition("::")[2] for file in files]
@@ -74,7 +76,7 @@ class Home:
         return cls(tuple(dict.fromkeys(bases)), tuple(dict.fromkeys(real)), tuple(sorted(repositories)), bool(given))
 
     def find(self, path: str) -> str:
-        """The file that a path in a row names; of one that must not be followed, what says so when it is decoded."""
+        """The file that a path in a row names. If the path is not allowed, a text that says so when it is decoded."""
         if "\0" in path:
             return f"{REFUSED}{NO_FILE}: {path!r}"
         if is_url(path):
@@ -82,7 +84,7 @@ class Home:
         candidates = [os.path.realpath(os.path.join(base, path)) for base in self.bases or ("",)]
         inside = [candidate for candidate in candidates if self.holds(candidate)]
         if not inside:
-            return f"{REFUSED}{OUTSIDE}: {path}; if it is yours, name its folder with `images`"
+            return f"{REFUSED}{OUTSIDE}: {path}; if it is yours, give its folder as `images`"
         there = [candidate for candidate in inside if os.path.exists(candidate)]
         return there[0] if there else inside[0]
 
@@ -90,10 +92,10 @@ class Home:
         *archives, last = path.split("::")
         allowed = all(archive.partition("://")[0] in ARCHIVES for archive in archives)
         if not is_url(last):
-            found = self.find(last)
-            if found.startswith(REFUSED):
-                return found
-            last = found
+            file = self.find(last)
+            if file.startswith(REFUSED):
+                return file
+            last = file
         else:
             match = REPOSITORY.match(last)
             allowed &= match is not None and match["id"] in self.repositories and ".." not in last.split("/")
@@ -105,7 +107,7 @@ class Home:
 
 
 def _blobs(folder: Path) -> Path | None:
-    """Where the files of a folder lie that `huggingface_hub` has downloaded: its snapshots hold symbolic links."""
+    """The folder to which the symbolic links in a snapshot of `huggingface_hub` lead; `None` for other folders."""
     for parent in (folder, *folder.parents):
         if parent.parent.name == "snapshots" and (blobs := parent.parent.parent / "blobs").is_dir():
             return blobs
@@ -113,15 +115,15 @@ def _blobs(folder: Path) -> Path | None:
 
 
 def image_columns(features: Features | None) -> list[str]:
-    """The columns that are typed as images, or lists of images."""
+    """The columns whose type is an image or a list of images."""
     return [name for name, feature in (features or {}).items() if isinstance(_inner(feature), Image)]
 
 
-def may_be_images(feature: Any, home: Home) -> bool:
-    """Whether a column that is typed as something else may hold images: paths, contents, or ids of COCO's pictures."""
+def may_be_images(feature: Any, places: ImagePlaces) -> bool:
+    """Whether a column of another type may hold images: paths, contents, or numbers of COCO's pictures."""
     inner = _inner(feature)
     if isinstance(inner, Value):
-        numbers = home.coco and inner.dtype.startswith(("int", "uint"))
+        numbers = places.coco and inner.dtype.startswith(("int", "uint"))
         return numbers or (
             inner.dtype.endswith(("string", "binary")) and (inner is feature or "string" in inner.dtype)
         )
@@ -133,7 +135,7 @@ def _inner(feature: Any) -> Any:
 
 
 def as_images(dataset: Any, columns: Sequence[str], decode: bool) -> Any:
-    """The dataset with these columns typed as images, or lists of images; numbers stay."""
+    """The dataset with these columns cast to images or lists of images. Columns of numbers stay as they are."""
     for name in columns:
         feature, image = dataset.features[name], Image(decode=decode)
         if not (isinstance(feature, Value) and feature.dtype.startswith(("int", "uint"))):
@@ -141,15 +143,17 @@ def as_images(dataset: Any, columns: Sequence[str], decode: bool) -> Any:
     return dataset
 
 
-def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Home) -> Dataset | IterableDataset:
+def resolve_paths(
+    dataset: Dataset | IterableDataset, columns: Sequence[str], places: ImagePlaces
+) -> Dataset | IterableDataset:
     """
-    The dataset with the paths of its images resolved: each is that of a file in the dataset's own folder, or says that
-    it was refused when it is decoded. Images that are in the rows themselves stay where they are.
+    The dataset with the paths of its images resolved. Each path then names a file in an allowed folder, or holds the
+    reason why it was refused, which shows when it is decoded. Images in the rows themselves stay there.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): It leaves these columns undecoded.
+        dataset (`Dataset` or `IterableDataset`): A dataset that leaves these columns undecoded.
         columns (`Sequence[str]`): Columns of images.
-        home ([`Home`]): Where paths may lead.
+        places ([`ImagePlaces`]): Where paths may lead.
     """
     if not columns:
         return dataset
@@ -158,20 +162,20 @@ def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Hom
         numbers = [name for name in columns if isinstance(features[name], Value)]
         features = Features({**features, **dict.fromkeys(numbers, Image(decode=False))})
     if isinstance(dataset, IterableDataset):
-        mapped = dataset.map(_settle_row, fn_kwargs={"columns": list(columns), "find": home.find})
+        mapped = dataset.map(_resolve_row, fn_kwargs={"columns": list(columns), "find": places.find})
         return mapped.cast(features) if features is not None else mapped
     for name in columns:
         chunks, changed = [], False
         for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
             for chunk in table[name].chunks:
-                settled = _settle_array(chunk, home.find)
-                changed |= settled is not chunk
-                chunks.append(settled)
+                resolved = _resolve_array(chunk, places.find)
+                changed |= resolved is not chunk
+                chunks.append(resolved)
         if changed:
             order = dataset.column_names
-            column = Dataset(  # in memory: the paths only, contents of images stay in the file that they are in
+            column = Dataset(  # in memory: only the paths, contents of images stay in their file
                 pa.table({name: pa.chunked_array(chunks)}),
-                fingerprint=Hasher.hash([dataset._fingerprint, name, home]),
+                fingerprint=Hasher.hash([dataset._fingerprint, name, places]),
             ).cast(Features({name: features[name]}))
             rest = dataset.remove_columns([name])
             dataset = concatenate_datasets([rest, column], axis=1) if rest.column_names else column
@@ -179,13 +183,13 @@ def settle(dataset: Dataset | IterableDataset, columns: Sequence[str], home: Hom
     return dataset
 
 
-def _settle_row(row: dict[str, Any], columns: list[str], find: Callable[[str], str]) -> dict[str, Any]:
-    return {name: _settle_value(row.get(name), find) for name in columns}
+def _resolve_row(row: dict[str, Any], columns: list[str], find: Callable[[str], str]) -> dict[str, Any]:
+    return {name: _resolve_value(row.get(name), find) for name in columns}
 
 
-def _settle_value(value: Any, find: Callable[[str], str]) -> Any:
+def _resolve_value(value: Any, find: Callable[[str], str]) -> Any:
     if isinstance(value, list):
-        return [_settle_value(one, find) for one in value]
+        return [_resolve_value(one, find) for one in value]
     if isinstance(value, int):
         return {"bytes": None, "path": _find_coco(value, find)}
     if isinstance(value, str):
@@ -193,45 +197,45 @@ def _settle_value(value: Any, find: Callable[[str], str]) -> Any:
     if not isinstance(value, dict):
         return value
     if value.get("bytes") is not None:
-        # Without its path: where a local file has that name, `datasets` drops the contents and reads the file.
+        # Without its path: if a local file has that name, `datasets` drops the contents and reads the file.
         return {"bytes": value["bytes"], "path": None}
     return {"bytes": None, "path": None if value.get("path") is None else find(value["path"])}
 
 
-def _settle_array(array: Any, find: Callable[[str], str]) -> Any:
-    """The array itself if no image is a path."""
+def _resolve_array(array: Any, find: Callable[[str], str]) -> Any:
+    """The array with its paths resolved; the same object if no image is a path."""
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         values = array.flatten()
-        settled = _settle_array(values, find)
-        if settled is values:
+        resolved = _resolve_array(values, find)
+        if resolved is values:
             return array
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         offsets = pa.array([0, *lengths.cumsum()], pa.int64() if pa.types.is_large_list(array.type) else pa.int32())
-        return type(array).from_arrays(offsets, settled, mask=array.is_null())
+        return type(array).from_arrays(offsets, resolved, mask=array.is_null())
     if pa.types.is_integer(array.type):
-        found = [None if code is None else _find_coco(code, find) for code in array.to_pylist()]
-        contents = pa.nulls(len(found), pa.binary())
-        return pa.StructArray.from_arrays([contents, pa.array(found, pa.string())], ["bytes", "path"])
+        files = [None if code is None else _find_coco(code, find) for code in array.to_pylist()]
+        contents = pa.nulls(len(files), pa.binary())
+        return pa.StructArray.from_arrays([contents, pa.array(files, pa.string())], ["bytes", "path"])
     contents, paths = pc.struct_field(array, "bytes"), pc.struct_field(array, "path")
     followed = pc.and_(pc.is_null(contents), pc.is_valid(paths))
     if not pc.any(followed).as_py():
         return array
-    found = [
+    files = [
         path if path is None or not follow else find(path)
         for path, follow in zip(paths.to_pylist(), followed.to_pylist(), strict=True)
     ]
     return pa.StructArray.from_arrays(
-        [contents, pa.array(found, pa.string())], ["bytes", "path"], mask=array.is_null()
+        [contents, pa.array(files, pa.string())], ["bytes", "path"], mask=array.is_null()
     )
 
 
 def _find_coco(code: int, find: Callable[[str], str]) -> str:
-    """The file of a number: the first of its names that is there, or else the first."""
-    found = (find(name) for name in _coco_names(code))
-    first = next(found)
-    return first if os.path.exists(first) else next((path for path in found if os.path.exists(path)), first)
+    """The file of a COCO picture: the first of its possible names that exists, else the first name."""
+    files = (find(name) for name in _coco_names(code))
+    first = next(files)
+    return first if os.path.exists(first) else next((path for path in files if os.path.exists(path)), first)
 
 
 def _coco_names(code: int) -> list[str]:
-    """What COCO calls a picture: from 2017 on, and before that."""
+    """COCO's file names for a picture: since 2017, and before."""
     return [f"{code:012d}.jpg", f"COCO_train2014_{code:012d}.jpg", f"COCO_val2014_{code:012d}.jpg"]

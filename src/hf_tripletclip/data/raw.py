@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any dataset as it is, with its own columns; only where its images lie has been found out."""
+"""Load any dataset with its own columns; only the paths of its images are resolved."""
 
 from __future__ import annotations
 
@@ -38,8 +38,15 @@ from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from fsspec.implementations.local import LocalFileSystem
 
-from hf_tripletclip.data.folders import METADATA, csv_sign, data_files, image_column, left_out, undivided
-from hf_tripletclip.data.places import Home, as_images, image_columns, may_be_images, settle
+from hf_tripletclip.data.folders import (
+    METADATA,
+    csv_separator,
+    data_files,
+    image_column,
+    merged_splits,
+    unlisted_pictures,
+)
+from hf_tripletclip.data.places import ImagePlaces, as_images, image_columns, may_be_images, resolve_paths
 from hf_tripletclip.data.reading import is_url
 from hf_tripletclip.data.tars import open_tars
 
@@ -47,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 AnyDataset: TypeAlias = Dataset | IterableDataset | DatasetDict | IterableDatasetDict
 
-# File name's end -> `datasets`' builder.
+# Suffix of a file -> `datasets`' builder.
 BUILDERS = {
     ".parquet": "parquet",
     ".tar": "webdataset",
@@ -56,14 +63,16 @@ BUILDERS = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-OTHER_FILES = (".txt", ".ndjson", ".arrow", ".gz", ".zip", ".xlsx", ".xls")  # whose ends no id of the Hub has either
-# Arguments of `load_dataset` that say how to load, not what; and those that our reader of tars heeds too.
-OF_LOADING = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
-OF_TARS = ("keep_in_memory", "num_proc", "token", "cache_dir")
-OF_COLUMNS = ("sep", "delimiter", "dialect", "names", "header", "skiprows", "comment", "quotechar", "quoting")
-LARGE = 2**30  # bytes of a local dataset: reading it takes a while
-ROWS_LOOKED_AT = 10_000  # of a CSV file at a time, for the types of its columns
-# What pandas takes for a missing number.
+OTHER_FILES = (".txt", ".ndjson", ".arrow", ".gz", ".zip", ".xlsx", ".xls")  # suffixes that no Hub id has either
+# Arguments of `load_dataset` that say how to load, not what to load.
+LOADING_ARGUMENTS = ("keep_in_memory", "num_proc", "verification_mode", "save_infos")
+# Arguments of `load_dataset` that our tar reader takes too.
+TAR_ARGUMENTS = ("keep_in_memory", "num_proc", "token", "cache_dir")
+# Arguments of `load_dataset` that describe the layout of a CSV file.
+CSV_ARGUMENTS = ("sep", "delimiter", "dialect", "names", "header", "skiprows", "comment", "quotechar", "quoting")
+LARGE = 2**30  # bytes; reading a larger local dataset takes a while
+ROWS_AT_A_TIME = 10_000  # rows of a CSV file that are inspected at a time, for the types of its columns
+# Texts that pandas takes for a missing number.
 NO_NUMBER = [
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null"),
@@ -72,31 +81,33 @@ PLAIN_SPLIT = re.compile(r"[\w.-]+")  # without "[:10%]" or "+"
 
 
 def not_found(name: str, error: Exception) -> FileNotFoundError:
-    """What is raised of a dataset that `datasets` does not find."""
+    """The error for a dataset that `datasets` does not find."""
     return FileNotFoundError(
         f"{name!r} is neither a path that exists nor a dataset of the Hub that can be reached: {error}"
     )
 
 
-def check_there(name: str) -> None:
+def check_local_path(name: str) -> None:
     """
+    Check, without asking the Hub, that a name which can only be a local path exists.
+
     Raises:
-        FileNotFoundError: It can only be meant as a local path, and there is nothing; the Hub need not be asked.
+        FileNotFoundError: The name can only be a local path, and there is no such file.
     """
     path = Path(name)
     if "://" in name or path.exists():
         return
     if glob.has_magic(name):
         if not LocalFileSystem().glob(name):
-            raise FileNotFoundError(f"No file has a name like {name}.")
+            raise FileNotFoundError(f"No file matches {name}.")
         return
     only_local = path.is_absolute() or name.startswith(".") or name.count("/") > 1 or name[-1:] == "/"
     if only_local or path.suffix.lower() in (*BUILDERS, *OTHER_FILES):
         raise FileNotFoundError(f"The dataset path {name} does not exist.")
 
 
-def at_work(name: str) -> str:
-    """A local folder as its absolute path, from which `datasets` takes the name of the dataset; others as they are."""
+def absolute_folder(name: str) -> str:
+    """The absolute path of a local folder, so that `datasets` can derive the dataset's name; other names unchanged."""
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
@@ -112,62 +123,66 @@ def load_raw(
     texts: Sequence[str] = (),
 ) -> tuple[AnyDataset, dict[str, str]]:
     """
-    The dataset with its own columns, and those that are still to be renamed.
+    Load a dataset with its own columns.
 
     Args:
         name, split, streaming, columns, kwargs, images: As in [`load_tripletdata`].
-        pictures (`Sequence[str]`): Columns that hold images whatever their type; those of the type `Image`, and
-            `file_name` and the like of metadata, which lose this ending, are images anyway.
-        texts (`Sequence[str]`): Columns that hold text, also where a CSV file has numbers there.
+        pictures (`Sequence[str]`): Columns that hold images, whatever their type. Columns of the type `Image`, and
+            metadata columns such as `file_name` (which are renamed), hold images anyway.
+        texts (`Sequence[str]`): Columns that hold text, even if a CSV file has numbers there.
+
+    Returns:
+        The dataset, and the renames of `columns` that are still to be made.
 
     Raises:
-        FileNotFoundError, ValueError: As [`load_tripletdata`].
+        FileNotFoundError, ValueError: As in [`load_tripletdata`].
     """
     path = Path(name)
     if images is not None and not Path(images).expanduser().is_dir():
         raise FileNotFoundError(f"The folder of images {os.fspath(images)} does not exist.")
-    source: dict[str, Any] = {"path": at_work(name)}
+    source: dict[str, Any] = {"path": absolute_folder(name)}
     pattern = "://" in name or (glob.has_magic(name) and not path.exists())
-    check_there(name)
+    check_local_path(name)
     if path.is_file() or pattern:
         if path.suffix not in BUILDERS:
-            raise ValueError(f"{name} is no {', '.join(BUILDERS)} file.")
+            raise ValueError(f"{name} is not a file of a known kind: {', '.join(BUILDERS)}.")
         source = {"path": BUILDERS[path.suffix], "data_files": name if pattern else glob.escape(name)}
         if path.suffix == ".tsv" and not kwargs.keys() & {"sep", "delimiter"}:
             source["sep"] = "\t"
     elif any((path / marker).exists() for marker in ("dataset_dict.json", "state.json")):
-        home = Home.of((), name, images)
-        return _each(_from_disk(name, split, streaming, kwargs), lambda part: _at_home(part, home, pictures)), columns
+        places = ImagePlaces.of((), name, images)
+        saved = _from_disk(name, split, streaming, kwargs)
+        return _each(saved, lambda part: _with_images(part, places, pictures)), columns
     elif path.is_dir() and not kwargs.keys() & {"data_files", "data_dir", "name"}:
         source |= as_arguments(data_files(path))
-        if unnamed := left_out(path):
-            listed = ", ".join(unnamed[:3]) + (", ..." if len(unnamed) > 3 else "")
-            logger.warning(f"{len(unnamed)} pictures of {name} are in no metadata, and so in no row: {listed}")
-        if len(splits := undivided(path)) > 1:
+        if unlisted := unlisted_pictures(path):
+            listed = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
+            logger.warning(f"{len(unlisted)} pictures of {name} are in no metadata, and so in no row: {listed}")
+        if len(splits := merged_splits(path)) > 1:
             logger.warning(
-                f"{name} has pictures in folders for {' and '.join(splits)}, but one metadata file for them, whose "
-                "rows are all in one split: to keep them apart put a metadata file into each folder."
+                f"{name} has folders of pictures for {' and '.join(splits)}, but only one metadata file for them, so "
+                "all their rows are in one split. To separate the splits, put a metadata file into each folder."
             )
     try:
-        of_builder = {key: value for key, value in kwargs.items() if key not in OF_LOADING}
-        builder = load_dataset_builder(**source, **of_builder)
+        builder_kwargs = {key: value for key, value in kwargs.items() if key not in LOADING_ARGUMENTS}
+        builder = load_dataset_builder(**source, **builder_kwargs)
         folder = _own_folder(builder, name, kwargs)
         by_split = {str(key): [str(file) for file in of] for key, of in (builder.config.data_files or {}).items()}
         if split is not None and by_split and PLAIN_SPLIT.fullmatch(split) and split not in (*by_split, "all"):
             raise ValueError(f"{name} has no split {split!r}; it has {', '.join(by_split)}.")
         if isinstance(builder, WebDataset):
-            ours = {key: value for key, value in kwargs.items() if key in OF_TARS}
+            ours = {key: value for key, value in kwargs.items() if key in TAR_ARGUMENTS}
             return open_tars(builder, name, split, streaming, columns, **ours), {}  # its rows hold no paths
         kinds: dict[str, str] = {}
-        if isinstance(builder, Csv) and not kwargs.keys() & OF_COLUMNS:
+        if isinstance(builder, Csv) and not kwargs.keys() & CSV_ARGUMENTS:
             local = [file for files in by_split.values() for file in files if os.path.isfile(file)]
-            sign = _sign_of(local, kwargs.get("encoding"), builder.config.sep)
-            if sign != builder.config.sep:
-                source["sep"] = builder.config.sep = sign
+            separator = _separator_of(local, kwargs.get("encoding"), builder.config.sep)
+            if separator != builder.config.sep:
+                source["sep"] = builder.config.sep = separator
         if isinstance(builder, Csv) and not kwargs.keys() & {"converters", "features", "keep_default_na", "na_values"}:
             kinds = _csv_kinds({file for files in by_split.values() for file in files if not is_url(file)}, builder)
             kinds |= {name: "string" for name in (*texts, *pictures) if name in kinds or not kinds}
-            # In text "null", "NA" and "None" are words; only where nothing stands, nothing is there.
+            # In text, "null", "NA" and "None" are words; only an empty field is missing.
             converters: dict[str, Any] = {"string": str, "mixed": _number}
             source["converters"] = {name: converters[kind] for name, kind in kinds.items() if kind in converters}
             source["na_values"] = {name: [""] if kind == "string" else NO_NUMBER for name, kind in kinds.items()}
@@ -179,7 +194,7 @@ def load_raw(
             files = by_split.get(key, [file for files in by_split.values() for file in files])
             folders = {os.path.dirname(file) for file in files if not is_url(file)}
             if len(folders) > 1 and key in by_split and _has_paths(part, pictures):
-                # The same name may be another picture in each folder.
+                # Equal names may be different pictures in different folders.
                 groups = [[file for file in files if os.path.dirname(file) == one] for one in sorted(folders)]
             else:
                 groups = [files]
@@ -191,11 +206,11 @@ def load_raw(
                     part = load_dataset(**options, split=key, streaming=streaming, **kwargs)
                 if part.features is None and set(column_names(part)) == set(types):
                     part = part.cast(types)  # a stream of CSV files
-                home = Home.of(group, folder, images, builder.repo_id)
+                places = ImagePlaces.of(group, folder, images, builder.repo_id)
                 further: list[str] = []
                 if pictures or (group and all(os.path.basename(file) in METADATA for file in group)):
                     part, further = _with_image_columns(part, keep=columns.values())
-                done.append(_at_home(part, home, [*pictures, *further]))
+                done.append(_with_images(part, places, [*pictures, *further]))
             parts[key] = done[0] if len(done) == 1 else concatenate_datasets(done)
         return loaded if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else parts[str(split)], columns
     except (DatasetNotFoundError, ConnectionError) as error:
@@ -203,7 +218,7 @@ def load_raw(
     except FileNotFoundError as error:
         if path.is_dir() and glob.has_magic(os.path.abspath(name)):
             raise ValueError(
-                f"{name} cannot be read: `datasets` takes *, ? and [ in the folder's path for a pattern. Rename it."
+                f"{name} cannot be read: `datasets` takes *, ? and [ in the path for a pattern. Rename the folder."
             ) from error
         raise
     except NonMatchingSplitsSizesError as error:
@@ -223,8 +238,8 @@ def load_raw(
 
 
 @contextlib.contextmanager
-def quietly(name: str) -> Iterator[None]:
-    """Without the bars of `datasets` for local files that are read in no time, which it calls downloads."""
+def without_bars(name: str) -> Iterator[None]:
+    """Hide the progress bars of `datasets` for small local files, whose reading it calls a download."""
     if are_progress_bars_disabled() or not Path(name).exists() or _is_large(Path(name)):
         yield
         return
@@ -248,8 +263,8 @@ def _is_large(path: Path) -> bool:
 
 def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     """
-    Files by split as the arguments of `datasets.load_dataset`, which takes names for patterns, and relative ones for
-    files inside the folder that it is given.
+    Files by split as arguments of `datasets.load_dataset`, escaped and absolute, because it takes names for patterns,
+    and relative names for files inside the folder that it is given.
     """
     if files is None:
         return {}
@@ -257,58 +272,59 @@ def as_arguments(files: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     return {"data_files": {split: [glob.escape(file) for file in of] for split, of in whole.items()}}
 
 
-def _sign_of(files: Sequence[str], encoding: str | None, default: str) -> str:
+def _separator_of(files: Sequence[str], encoding: str | None, default: str) -> str:
     """
-    What stands between the columns of these CSV files, or the default if none is here.
+    The separator of these CSV files, or the default if there are none on this machine.
 
     Raises:
-        ValueError: They differ: `datasets` reads all in one way.
+        ValueError: They have different separators, but `datasets` reads all files with the same one.
     """
-    found = {file: csv_sign(file, encoding or "utf-8-sig") for file in files if file.endswith((".csv", ".tsv"))}
-    first = next(iter(found), "")
-    if other := next((file for file in found if found[file] != found[first]), None):
+    used = {file: csv_separator(file, encoding or "utf-8-sig") for file in files if file.endswith((".csv", ".tsv"))}
+    first = next(iter(used), "")
+    if other := next((file for file in used if used[file] != used[first]), None):
         raise ValueError(
-            f"{first} has {found[first]!r} between its columns, {other} has {found[other]!r}: write all in one way."
+            f"{first} separates its columns by {used[first]!r}, but {other} by {used[other]!r}: use one separator in "
+            "all files."
         )
-    return default if not found else found[first]
+    return default if not used else used[first]
 
 
 def _csv_kinds(files: Collection[str], builder: Csv) -> dict[str, str]:
     """
-    The columns of local CSV files and their types, `mixed` for integers here and fractions there. All rows are read,
-    unless the first ones have no numbers: `datasets` takes the type of the first, and stops at others behind them.
+    The columns of local CSV files and their types; `mixed` if some rows have integers and others fractions. All rows
+    are read, unless the first ones hold no numbers: `datasets` takes the type of the first rows and fails at later
+    rows of another type.
     """
     options = {key: value for key, value in builder.config.pd_read_csv_kwargs.items() if key != "chunksize"}
-    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     names: dict[str, None] = {}
     for file in sorted(files):
         try:
-            with pd.read_csv(file, **options, chunksize=ROWS_LOOKED_AT) as frames:
+            with pd.read_csv(file, **options, chunksize=ROWS_AT_A_TIME) as frames:
                 for frame in frames:
                     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields for row names
                         raise _TooManyFields
                     names |= dict.fromkeys(map(str, frame))
                     for name, column in frame.items():
                         kind = str(column.dtype) if pd.api.types.is_numeric_dtype(column) else "string"
-                        before = found.get(str(name), kind)
+                        before = kinds.get(str(name), kind)
                         there = column.dropna()
                         if len(there) == 0 or (before == "int64" and kind == "float64" and (there % 1 == 0).all()):
-                            continue  # integers, of which some are missing
-                        found[str(name)] = _common(before, kind)
+                            continue  # integers, some of which are missing
+                        kinds[str(name)] = _common(before, kind)
                     if not any(pd.api.types.is_numeric_dtype(column) for _, column in frame.items()):
                         break
         except _TooManyFields:
-            sign = "a comma" if options.get("sep") == "," else repr(options.get("sep"))
+            separator = "a comma" if options.get("sep") == "," else repr(options.get("sep"))
             raise ValueError(
-                f"{file}: its rows have more fields than its header has names. Put text that holds {sign} in quotes."
+                f"{file}: its rows have more fields than its header has names. Put text that holds {separator} in "
+                "quotes."
             ) from None
-        except UnicodeDecodeError as error:  # a stream would not say in which file
-            logger.warning(
-                f"{file} is not UTF-8 ({error.reason}): save it so, or say with `encoding` how it is written."
-            )
-        except (OSError, ValueError):  # which is told when the rows are read
+        except UnicodeDecodeError as error:  # a stream would not name the file
+            logger.warning(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8, or give its `encoding`.")
+        except (OSError, ValueError):  # reported when the rows are read
             continue
-    return {name: found.get(name, "string") for name in names}  # what is empty may be text
+    return {name: kinds.get(name, "string") for name in names}  # an empty column may hold text
 
 
 class _TooManyFields(Exception):
@@ -316,23 +332,23 @@ class _TooManyFields(Exception):
 
 
 def _common(first: str, second: str) -> str:
-    """The type of a column that has values of both."""
+    """The type of a column that has values of both types."""
     if first == second:
         return first
     return "mixed" if {first, second} <= {"int64", "uint64", "float64", "mixed"} else "string"
 
 
 def _number(text: str) -> float:
-    """A field of a column of numbers."""
+    """The value of a field in a column of numbers."""
     return math.nan if text.strip() in NO_NUMBER else float(text)
 
 
 def _own_folder(builder: DatasetBuilder, name: str, kwargs: Mapping[str, Any]) -> str | None:
     """
-    The folder of a local dataset; `None` if there are only files, and the folders that they are in count.
+    The folder of a local dataset; `None` if only files are given, whose folders count then.
 
     Raises:
-        ValueError: A foreign card names files elsewhere.
+        ValueError: The dataset's card names files outside its folder or repository.
     """
     files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
     path = Path(name)
@@ -349,47 +365,51 @@ def _own_folder(builder: DatasetBuilder, name: str, kwargs: Mapping[str, Any]) -
     if outside and not kwargs.get("data_files"):
         raise ValueError(
             f"{name}: its card names data outside the {'folder' if path.is_dir() else 'repository'}, such as "
-            f"{outside[0]}, which is not read. Give `data_files` if that is yours."
+            f"{outside[0]}, which is not read. If these files are yours, give them as `data_files`."
         )
     return folder
 
 
 def _each(dataset: AnyDataset, change: Callable[[Any], Any]) -> AnyDataset:
-    """A dataset, or those of all splits, changed."""
+    """Apply a change to a dataset, or to the datasets of all splits."""
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         return type(dataset)({key: change(part) for key, part in dataset.items()})
     return change(dataset)
 
 
 def column_names(dataset: Any) -> list[str]:
-    """The columns of a dataset; of a stream that does not know them, those of its first row."""
+    """The columns of a dataset; if a stream does not know them, the columns of its first row."""
     return dataset.column_names if dataset.column_names is not None else list(next(iter(dataset), {}))
 
 
 def _has_paths(dataset: Dataset | IterableDataset, pictures: Sequence[str]) -> bool:
-    """Whether images may be given as paths, by the types of the columns."""
+    """Whether images may be paths, judging by the types of the columns."""
     features = dataset.features
     if features is None or any(image_column(name) for name in features):
         return True
     return any(isinstance(features.get(name), Value) and "string" in features[name].dtype for name in pictures)
 
 
-def _at_home(dataset: Dataset | IterableDataset, home: Home, pictures: Sequence[str]) -> Dataset | IterableDataset:
+def _with_images(
+    dataset: Dataset | IterableDataset, places: ImagePlaces, pictures: Sequence[str]
+) -> Dataset | IterableDataset:
     """The dataset with the paths of its images resolved, and these columns as images."""
     features = dataset.features
-    if features is None:  # a stream of a CSV file that is not here
-        return settle(dataset, [name for name in dict.fromkeys(pictures) if name in column_names(dataset)], home)
+    if features is None:  # a stream of a CSV file that is not on this machine
+        columns = [name for name in dict.fromkeys(pictures) if name in column_names(dataset)]
+        return resolve_paths(dataset, columns, places)
     columns = image_columns(features)
     columns += [
         name
         for name in dict.fromkeys(pictures)
-        if name in features and name not in columns and may_be_images(features[name], home)
+        if name in features and name not in columns and may_be_images(features[name], places)
     ]
-    return as_images(settle(as_images(dataset, columns, decode=False), columns, home), columns, decode=True)
+    undecoded = as_images(dataset, columns, decode=False)
+    return as_images(resolve_paths(undecoded, columns, places), columns, decode=True)
 
 
 def _with_image_columns(dataset: Any, keep: Collection[str]) -> tuple[Any, list[str]]:
-    """Metadata with `image` instead of `file_name`, and so on, and these columns."""
+    """Rename metadata columns such as `file_name` to `image`; the dataset, and the new names."""
     names = column_names(dataset)
     renames = {
         name: ours
@@ -400,25 +420,26 @@ def _with_image_columns(dataset: Any, keep: Collection[str]) -> tuple[Any, list[
 
 
 def _other_sizes(error: NonMatchingSplitsSizesError) -> str:
-    """Which splits have other numbers of rows than the card says."""
-    found = re.findall(r"name='([^']*)', num_bytes=\d+, num_examples=(\d+)", str(error))  # it has no other form
+    """A message that names the splits whose number of rows differs from the card's."""
+    # The error holds these numbers only in its text.
+    sizes = re.findall(r"name='([^']*)', num_bytes=\d+, num_examples=(\d+)", str(error))
     listed = "; ".join(
         f"the card promises {int(promised):,} rows of {split}, the files hold {int(rows):,}"
-        for (split, promised), (_, rows) in zip(found[::2], found[1::2], strict=True)
+        for (split, promised), (_, rows) in zip(sizes[::2], sizes[1::2], strict=True)
     )
     return (
-        f"{listed}: a file is missing, or was changed. Bring it back, or delete `dataset_info` from the card's "
-        "README.md if the dataset is meant to be like this."
+        f"{listed}: a file is missing, or was changed. Restore it, or delete `dataset_info` from the card's "
+        "README.md if the dataset is complete."
     )
 
 
 def damaged_files(name: str | os.PathLike[str]) -> list[str]:
-    """The parquet files of a folder, a file or a pattern that are cut short or no parquet, each with what is wrong."""
+    """The damaged parquet files of a folder, a file or a pattern, each with the reason."""
     path = Path(name).expanduser()
     if path.is_dir():
         files = sorted(path.rglob("*.parquet"))
     else:
-        files = [path] if path.is_file() else [Path(found) for found in sorted(glob.glob(os.fspath(name)))]
+        files = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(os.fspath(name)))]
     damaged = []
     for file in files:
         if file.suffix == ".parquet":
@@ -438,7 +459,7 @@ def _what_is_damaged(name: str, error: BaseException) -> str:
 
 def _from_disk(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:
     saved = load_from_disk(name, **kwargs)
-    if isinstance(saved, Dataset):  # one that says no split is `train`, as `load_dataset` calls a lone file
+    if isinstance(saved, Dataset):  # without a split it is `train`, as `load_dataset` calls a single file
         saved = DatasetDict({str(saved.split or "train"): saved})
     if split is not None and split not in saved:
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(saved)}.")

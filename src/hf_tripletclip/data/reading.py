@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that opens image files: regular files only, of formats and sizes that are known to be safe."""
+"""Opens image files, for the whole package: only regular files, of formats and sizes that are known to be safe."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# Pillow knows more formats. Some start other programs (EPS, WMF), some have no magic number, so that any file may be
+# Pillow reads more formats. Some start other programs (EPS, WMF); some have no magic number, so that any file may be
 # taken for one (TGA, PCX).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "MPO")
-MAX_BYTES = 2**28 + 2**16  # of a file: as many pixels as Pillow allows, uncompressed, and a header
-REFUSED = "[refused] "  # stands before the reason, in place of a path that must not be followed
+MAX_BYTES = 2**28 + 2**16  # of a file: the most pixels that Pillow allows, uncompressed, and a header
+REFUSED = "[refused] "  # prefix of the reason that replaces a path which must not be followed
 NO_FILE = "no such file"
-ARCHIVES = ("zip",)  # what `datasets` chains: "zip://1.png::hf://datasets/name/images.zip"
+ARCHIVES = ("zip",)  # in the chains of `datasets`: "zip://1.png::hf://datasets/name/images.zip"
 
-MAX_ASPECT_RATIO = 100  # a longer strip is no photograph, and scaling its short side to 224 fills the memory
+MAX_ASPECT_RATIO = 100  # a longer strip is not a photograph, and scaling its short side to 224 fills the memory
 
-APPLICATION = [bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)]  # segments of JPEG files, and comments
-ADOBE = b"\xee"  # of these the one that says how colours are stored
+APPLICATION = [bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)]  # markers of metadata in JPEG files
+ADOBE = b"\xee"  # the marker among these that says how colours are stored
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _TURNS = {
@@ -40,11 +40,11 @@ _TURNS = {
 
 
 class BrokenValue(ValueError):
-    """A value of a row that cannot be used; its message is the reason, with details after a colon."""
+    """A value of a row cannot be used. The message is the reason, with details after a colon."""
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names something that is no local file, or a file inside an archive."""
+    """Whether a path names a file elsewhere, or inside an archive, not a local file."""
     return _SCHEME.match(path) is not None
 
 
@@ -53,12 +53,12 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
     The contents of an image file.
 
     Args:
-        path (`str` or `os.PathLike`): A local file, a file on the Hub (`hf://`) or one in a zip archive there or here
-            (`zip://1.png::images.zip`), as `datasets` names them.
+        path (`str` or `os.PathLike`): A local file, a file on the Hub (`hf://`), or a file in a local or Hub zip
+            archive (`zip://1.png::images.zip`), as `datasets` names them.
 
     Raises:
-        BrokenValue: There is no such file, it is no regular one (a folder, a device, a pipe), it is larger than 256
-            MiB, it is at a URL of another kind, or it is a path that the loader has refused.
+        BrokenValue: The file does not exist, is not a regular file (a folder, a device, a pipe), is larger than 256
+            MiB, has a URL of another kind, or was refused by the loader.
     """
     name = os.fspath(path)
     if name.startswith(REFUSED):
@@ -68,7 +68,7 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
     if is_url(name):
         return _read_url(name)
     try:
-        _check_regular(os.stat(name), name)  # before it is opened: that alone may block, or start a device
+        _check_regular(os.stat(name), name)  # before opening, which may block, or start a device
         with open(os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             _check_regular(os.fstat(file.fileno()), name)
             return _at_most(file, name)
@@ -87,7 +87,7 @@ def _check_regular(status: os.stat_result, name: str) -> None:
 
 
 def _at_most(file: Any, name: str) -> bytes:
-    content: bytes = file.read(MAX_BYTES + 1)  # a file in an archive, or of /proc, may be larger than it says
+    content: bytes = file.read(MAX_BYTES + 1)  # a file in an archive or in /proc may be larger than its stated size
     if len(content) > MAX_BYTES:
         raise BrokenValue(f"image too large: {name} has more than {MAX_BYTES:,} bytes")
     return content
@@ -104,7 +104,7 @@ def _read_url(name: str) -> bytes:
                 raise BrokenValue(f"no regular file: {last} is no archive")
         except OSError:
             raise BrokenValue(f"{NO_FILE}: {last}") from None
-    from datasets.utils.file_utils import xopen  # what `datasets` opens its own chains with
+    from datasets.utils.file_utils import xopen  # `datasets` opens its chains with it
 
     try:
         with xopen(name, "rb") as file:
@@ -115,20 +115,20 @@ def _read_url(name: str) -> bytes:
 
 def decode_bytes(content: bytes | bytearray, decode_size: int | None = None, *, turn: bool = True) -> Image.Image:
     """
-    The image in a file's contents, decoded in its own mode, turned as its EXIF orientation says.
+    The image in a file's contents, decoded in its own mode and rotated by its EXIF orientation.
 
-    Metadata that Pillow stumbles over, such as a broken EXIF chunk or a colour profile of more than 1 MB, is left out:
-    the pixels are sound.
+    Metadata on which Pillow fails, such as a broken EXIF chunk or a colour profile of more than 1 MB, are ignored,
+    because the pixels are intact.
 
     Args:
-        content (`bytes`): The file.
-        decode_size (`int`, *optional*): Decode JPEG files at a half, a quarter or an eighth of their size where that
-            leaves both sides at least this long.
-        turn (`bool`, defaults to `True`): Whether to heed the EXIF orientation.
+        content (`bytes`): The contents of the file.
+        decode_size (`int`, *optional*): Decode JPEG files at a half, a quarter or an eighth of their size if both
+            sides stay at least this long.
+        turn (`bool`, defaults to `True`): Whether to rotate the image by its EXIF orientation.
 
     Raises:
-        BrokenValue: It is too large, a strip, or of no format that is read.
-        Exception: Pillow's own, of all kinds, for corrupt files.
+        BrokenValue: The image is too large, a strip, or of a format that is not read.
+        Exception: Pillow's own errors, of all kinds, for corrupt files.
     """
     if len(content) > MAX_BYTES:
         raise BrokenValue(f"image too large: {len(content):,} bytes, the limit is {MAX_BYTES:,}")
@@ -150,9 +150,9 @@ def _decode(content: bytes | bytearray, decode_size: int | None, turn: bool) -> 
     check_size(image)
     if decode_size:
         image.draft(None, (decode_size, decode_size))  # other formats than JPEG ignore it
-    image.load()  # a truncated file shows here; a TIFF file is turned here
+    image.load()  # raises for a truncated file, and rotates a TIFF file
     step = None
-    with contextlib.suppress(Exception):  # broken EXIF says nothing
+    with contextlib.suppress(Exception):  # broken EXIF is ignored
         step = _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     if step is None or not turn:
         return image
@@ -163,13 +163,13 @@ def _decode(content: bytes | bytearray, decode_size: int | None, turn: bool) -> 
 
 @functools.cache
 def _readers() -> tuple[str, ...]:
-    """The formats that this Pillow has a reader of; JPEG's reads MPO too, and some builds lack AVIF or WEBP."""
+    """The formats that this build of Pillow reads. Some lack AVIF or WEBP; the reader of JPEG reads MPO too."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def check_size(image: Image.Image) -> None:
-    """Raises `BrokenValue` of an image that has no pixels or is a strip; reads its header only."""
+    """Raise `BrokenValue` if an image has no pixels or is a strip. Only its header is read."""
     if 0 in image.size:
         raise BrokenValue("unreadable image: it has no pixels")
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
@@ -177,19 +177,19 @@ def check_size(image: Image.Image) -> None:
 
 
 def _what_format(content: bytes | bytearray) -> str:
-    """Why no reader takes it."""
+    """Why no reader accepts the file."""
     if not content:
         return "the file is empty"
-    prefix = bytes(content[:16]).ljust(16, b"\0")  # they expect as many
+    prefix = bytes(content[:16]).ljust(16, b"\0")  # the readers expect 16 bytes
     for name, (_, accepts) in Image.OPEN.items():
-        # These look at the first bytes only; a format without such a test takes anything.
+        # These tests see only the first bytes; a format without a test accepts anything.
         if name not in FORMATS and accepts and accepts(prefix):
             return f"{name} files are not read, only {', '.join(FORMATS)}"
     return "not a format that Pillow knows"
 
 
 def _without_metadata(content: bytes | bytearray) -> Iterator[bytes]:
-    """The file without its metadata; first with the EXIF chunk, which may hold the orientation, then without that."""
+    """The file without its metadata: first with the EXIF chunk, which may hold the orientation, then without it."""
     content = bytes(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         parts, exif = list(_png_chunks(content)), b"eXIf"
@@ -205,7 +205,7 @@ def _without_metadata(content: bytes | bytearray) -> Iterator[bytes]:
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and whole chunk; names of chunks that a reader may pass over begin with a small letter."""
+    """Name and contents of each chunk. The names of chunks that a reader may skip begin with a small letter."""
     yield b"", content[:8]
     start = 8
     while start + 12 <= len(content):
@@ -216,7 +216,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Marker and whole segment; the pixels, and what follows them, as one."""
+    """Marker and contents of each segment. The pixels and everything after them are the last one."""
     yield b"", content[:2]
     start = 2
     while content[start : start + 1] == b"\xff" and content[start + 1 : start + 2] not in (b"\xda", b""):

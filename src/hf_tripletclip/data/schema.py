@@ -5,23 +5,23 @@ from __future__ import annotations
 
 IMAGE = "image"  # the image
 CAPTION = "caption"  # its caption
-NEG_IMAGE = "neg_image"  # the hard negative image: like the image, and the caption is false of it
+NEG_IMAGE = "neg_image"  # the hard negative image: similar to the image, but the caption is false of it
 NEG_CAPTION = "neg_caption"  # the hard negative's caption: true of `neg_image`, false of `image`
 COLUMNS = (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION)
 PARAPHRASE = "paraphrase"  # another caption that is true of `image`, or a list of them
 DENSE_CAPTION = "dense_caption"  # a list of captions that each describe a part of `image`
 IMAGE_COLUMNS = (IMAGE, NEG_IMAGE)
 CAPTION_COLUMNS = (CAPTION, NEG_CAPTION)
-TEXT_COLUMNS = (*CAPTION_COLUMNS, PARAPHRASE, DENSE_CAPTION)  # all that hold text
+TEXT_COLUMNS = (*CAPTION_COLUMNS, PARAPHRASE, DENSE_CAPTION)  # all columns of text
 
-# Optional columns, where a row comes from and how good it is.
+# Optional columns: where a row comes from and how good it is.
 NEGATIVE_TYPE = "negative_type"  # one of NEGATIVE_TYPES
-HELD_OUT = "held_out"  # bool: shows a combination of concepts that the training split never shows
+HELD_OUT = "held_out"  # bool: the row shows a combination of concepts that the training split never shows
 SOURCE = "source"  # dataset or generator of the row
 
-# What was changed to get the negative: SugarCrepe's seven kinds (Hsieh et al. 2023, arXiv 2306.14610), in the order of
-# the TripletCLIP paper's table 4. An object, attribute or relation is replaced, two objects or attributes change
-# places, or an object or attribute is added.
+# The kinds of change that make a negative: SugarCrepe's seven kinds (Hsieh et al. 2023, arXiv 2306.14610), in the
+# order of the TripletCLIP paper's table 4. An object, attribute or relation is replaced, two objects or attributes are
+# swapped, or an object or attribute is added.
 NEGATIVE_TYPES = (
     "replace_obj",
     "replace_att",
@@ -32,20 +32,20 @@ NEGATIVE_TYPES = (
     "add_att",
 )
 
-# Columns by which a row is named in reports, the first that it has.
+# Columns that name a row in reports; the first that a row has counts.
 KEY_COLUMNS = ("__key__", "key", "id", "row_id")
 
-# Who made the negative and how it was checked; see `hf_tripletclip.generation`.
-ID = "id"  # names the row, unique in its split
+# How the negative was made and checked; see `hf_tripletclip.generation`.
+ID = "id"  # the row's name, unique in its split
 GENERATOR = "generator"  # such as "llm:mistralai/Mistral-7B-Instruct-v0.2 + diffusers:stabilityai/sdxl-turbo"
-SEED = "seed"  # int64: the seed that the negative image was drawn from
+SEED = "seed"  # int64: the seed of the negative image
 CLIP_SCORE = "clip_score"  # float32: cosine of image and caption
 NEG_CLIP_SCORE = "neg_clip_score"  # float32: cosine of neg_image and neg_caption
 CROSS_CLIP_SCORE = "cross_clip_score"  # float32: cosine of image and neg_caption
 NEG_CROSS_CLIP_SCORE = "neg_cross_clip_score"  # float32: cosine of neg_image and caption
 IMAGE_SIMILARITY = "image_similarity"  # float32: cosine of image and neg_image
 CAPTION_SIMILARITY = "caption_similarity"  # float32: cosine of caption and neg_caption
-VQA_SCORE = "vqa_score"  # float32: share of the questions about neg_caption answered right on neg_image
+VQA_SCORE = "vqa_score"  # float32: share of the questions about neg_caption that are answered right on neg_image
 SCORES = (
     CLIP_SCORE,
     NEG_CLIP_SCORE,
@@ -56,7 +56,7 @@ SCORES = (
     VQA_SCORE,
 )
 
-# What is wrong with a row's columns, by the loader that read them: lines of "column: reason", or "file: reason" where
-# a row stands for a file. Such values are null, and the collator reports them with this reason.
+# The loader's errors on a row: lines of "column: reason", or "file: reason" if a row stands for a file. Such values
+# are null, and the collator reports them with this reason.
 ERROR = "__error__"
 FILE = "file"

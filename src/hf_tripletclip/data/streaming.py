@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shuffling a stream so that a run goes on inside an epoch with exactly the rows that it had not seen."""
+"""Shuffle a stream so that a run that resumes inside an epoch sees exactly the remaining rows."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, iterable_dataset
 
-# Private, but what every transformation of a stream is made of; there is no public way to add one that has a state.
+# Private, but all transformations of streams are built on them; there is no public way to add one with a state.
 from datasets.iterable_dataset import BufferShuffledExamplesIterable, _BaseExamplesIterable
 
-# Raised where `take` or `skip` fix the order of the shards; versions before it leave the shards as they are.
+# Raised if `take` or `skip` fix the order of the shards. Older versions leave the shards in order without an error.
 FIXED_ORDER: type[Exception] = getattr(iterable_dataset, "DataSourcesShufflingDisallowed", NotImplementedError)
 
 
 def shuffled(dataset: Any, seed: int | None = None, buffer_size: int = 1000) -> Dataset | IterableDataset:
     """
-    The dataset in random order, another one in each epoch (`set_epoch`).
+    The dataset in random order, which changes in each epoch (`set_epoch`).
 
     A stream is read in blocks of `buffer_size` rows, from its shards in random order; each block is shuffled in
-    memory. `IterableDataset.shuffle` mixes several shards at a time, but its `state_dict` leaves out the rows in its
-    buffer: a run that goes on from one loses up to `buffer_size` rows per worker. Here the state is the start of the
-    block and the number of its rows that were handed out, so none is lost and none comes twice. Set the epoch before
-    `load_state_dict`, which heeds states of the same epoch only; torchdata's `StatefulDataLoader` keeps the states of
-    DataLoader workers.
+    memory. `IterableDataset.shuffle` mixes several shards at a time, but its `state_dict` omits the rows in its
+    buffer: a resumed run loses up to `buffer_size` rows per worker. Here the state is the start of the block and the
+    number of its rows that were returned, so no row is lost or repeated. Set the epoch before `load_state_dict`, which
+    accepts only states of the same epoch. torchdata's `StatefulDataLoader` keeps the states of DataLoader workers.
 
-    Ranks and DataLoader workers read different shards where there are enough (`split_dataset_by_node`,
-    `IterableDataset`'s own division by workers), and else different rows of the same.
+    If there are enough shards, ranks and DataLoader workers read different shards (`split_dataset_by_node`,
+    `IterableDataset`'s own division by workers). If not, they read different rows of the same shard.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): What to shuffle.
-        seed (`int`, *optional*): The same on all ranks. By default a random one.
-        buffer_size (`int`, defaults to 1000): Rows per block; a worker holds as many, undecoded, in memory.
+        dataset (`Dataset` or `IterableDataset`): The dataset to shuffle.
+        seed (`int`, *optional*): Must be the same on all ranks. Random by default.
+        buffer_size (`int`, defaults to 1000): Rows per block. Each worker holds one undecoded block in memory.
 
     Raises:
         ValueError: `buffer_size` is not positive.
@@ -53,7 +52,7 @@ def shuffled(dataset: Any, seed: int | None = None, buffer_size: int = 1000) -> 
 
 
 def unshuffled(dataset: IterableDataset) -> IterableDataset:
-    """A stream from its beginning, without what would read a whole buffer before its first row."""
+    """A stream from its beginning, without the shuffling that reads a whole buffer before the first row."""
     rows = dataset._ex_iterable
     while isinstance(rows, (_ShuffledBlocks, BufferShuffledExamplesIterable)):
         rows = rows.ex_iterable
@@ -72,7 +71,7 @@ def _with_rows(dataset: IterableDataset, rows: _BaseExamplesIterable) -> Iterabl
 
 
 class _ShuffledBlocks(_BaseExamplesIterable):
-    """Blocks of rows, each in the random order that the generator and the block's number give."""
+    """Blocks of rows, each in a random order that follows from the generator and the block's number."""
 
     def __init__(self, ex_iterable: _BaseExamplesIterable, size: int, generator: np.random.Generator) -> None:
         super().__init__()
@@ -112,9 +111,9 @@ class _ShuffledBlocks(_BaseExamplesIterable):
     def _init_state_dict(self) -> dict[str, Any]:
         self._state_dict = {
             "examples_iterable": self.ex_iterable._init_state_dict(),
-            "start_of_block": None,  # the state in which the rows of the block have not been read
+            "start_of_block": None,  # the state before the rows of the block were read
             "block": 0,
-            "handed_out": 0,  # rows of the block
+            "handed_out": 0,  # rows of the block that were returned
             "type": type(self).__name__,
         }
         return self._state_dict

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-WebDataset tars, broken ones too, as `datasets` objects.
+WebDataset tars, even broken ones, as `datasets` objects.
 
-`datasets`' own reader takes the types from the first five samples and stops at a sample that lacks a member, at a
-member that comes twice and at a file that was cut; some cuts it does not notice.
+`datasets`' own reader takes the types from the first five samples. It fails at a sample that lacks a member, at a
+repeated member and at a file that is cut short, and it does not notice all such cuts.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset, base_plu
 from hf_tripletclip.data.reading import MAX_BYTES
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, COLUMNS, ERROR, FILE, IMAGE_COLUMNS
 
-KEY, URL = "__key__", "__url__"  # as `datasets` calls them
+KEY, URL = "__key__", "__url__"  # `datasets`' names
 TEXT_EXTENSIONS = ("txt", "text", "json", "cls", "id")
-SAMPLES_LOOKED_AT = 20  # for the members that samples have
-READER = "2"  # part of the cache's key: raise it when the rows that come out change
+SAMPLES_LOOKED_AT = 20  # samples that are inspected for their members
+READER = "2"  # part of the cache's key: raise it when the reader's rows change
 
-# In `tarfile` for long, but not in its documentation.
+# Long part of `tarfile`, but undocumented.
 END_OF_ARCHIVE = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 HEADER_ERROR = tarfile.HeaderError
 NO_HEADER = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
@@ -50,21 +50,21 @@ BROKEN_TAR = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGz
 
 
 class _CutShort(tarfile.ReadError):
-    """The file ends where another header must be."""
+    """The file ends where another header is expected."""
 
 
 class _Damaged(tarfile.ReadError):
-    """What is there is no header."""
+    """A header is damaged."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose errors are raised: `tarfile` takes one that is missing or broken for the end of the file."""
+    """A header that raises errors: `tarfile` itself takes a missing or broken header for the end of the file."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
         try:
             return super().fromtarfile(tarfile)
-        except END_OF_ARCHIVE:  # the end, as it should be
+        except END_OF_ARCHIVE:  # a regular end
             raise
         except NO_HEADER as error:
             raise _CutShort("its end is missing") from error
@@ -85,13 +85,13 @@ def open_tars(
     keep_in_memory: bool = False,
 ) -> Dataset | IterableDataset | DatasetDict | IterableDatasetDict:
     """
-    The tars that a builder of `datasets` has found, read by our reader.
+    Read the tars of a `datasets` builder with our reader.
 
     Args:
-        builder (`WebDataset`): It knows the files by split.
-        name (`str`): The dataset, for messages.
-        split (`str`, *optional*): One split, or a part such as `"train[:10%]"` where it is no stream.
-        streaming (`bool`): Whether to read the tars as rows are asked for.
+        builder (`WebDataset`): The builder, which knows the files by split.
+        name (`str`): The dataset's name in messages.
+        split (`str`, *optional*): One split; without `streaming` also a part such as `"train[:10%]"`.
+        streaming (`bool`): Whether to read the tars only when rows are needed.
         columns (`Mapping[str, str]`): Our name -> the member's extension.
         token, cache_dir, num_proc, keep_in_memory: As in `datasets.load_dataset`.
 
@@ -119,7 +119,7 @@ def open_tars(
         arguments = {
             "tars": tars,
             "names": names,
-            # Of all files that were found: others may lie beside the tars, so that they cannot be told apart.
+            # One hash of all files of the split: others may lie next to the tars, so files cannot be matched to tars.
             "versions": [f"{READER} {Hasher.hash(files.origin_metadata)}"] * len(names),
             "columns": names_by_member,
             "token": token,
@@ -156,7 +156,7 @@ def _downloads(cache_dir: str | None) -> str | None:
 
 
 def _members(tars: Iterable[str], token: str | bool | None) -> list[str]:
-    """Extensions of the first samples' members, of the first tar that has one; our own columns come first."""
+    """Extensions of the members of the first samples, in the first tar that has any; our own columns come first."""
     for tar in tars:
         members: dict[str, None] = {}
         keys: set[str] = set()
@@ -174,7 +174,7 @@ def _members(tars: Iterable[str], token: str | bool | None) -> list[str]:
 
 
 def _our_names(members: list[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """Member -> column; a member of our name gives way to one that `columns` says is it."""
+    """Member -> column. If `columns` names another member for a column, a member with the column's name is dropped."""
     ours = {theirs: name for name, theirs in columns.items()}
     return {member: ours.get(member, member) for member in members if member in ours or member not in columns}
 
@@ -196,15 +196,15 @@ def read_tars(
     tars: list[str], names: list[str], versions: list[str], columns: dict[str, str], token: str | bool | None = None
 ) -> Iterator[dict[str, Any]]:
     """
-    The rows of tars: one per sample, missing members as null, and one per tar that ends too early or cannot be read,
-    which holds no columns but says so in `__error__`. What is wrong with a sample's member stands there too.
+    The rows of tars: one row per sample, with null for missing members, and one row per tar that ends too early or
+    cannot be read, which holds only the reason in `__error__`. `__error__` also tells what is wrong with a member.
 
     Args:
         tars (`list[str]`): Paths or URLs.
-        names (`list[str]`): What they are called in rows and reports.
-        versions (`list[str]`): Of the files, which the cache goes by.
+        names (`list[str]`): Names of the tars in rows and reports.
+        versions (`list[str]`): Versions of the files, which become part of the cache's key.
         columns (`dict[str, str]`): Member's extension -> column.
-        token (`str` or `bool`, *optional*): For the Hub.
+        token (`str` or `bool`, *optional*): Token for the Hub.
     """
     features = _features(columns)
     empty = dict.fromkeys(features)
@@ -231,7 +231,7 @@ def read_tars(
                     sample[ERROR] = "\n".join([*filter(None, [sample[ERROR]]), f"{column}: {problem}"])
         except BROKEN_TAR as error:
             detail = str(error)
-            if sample and seen >= set(columns.values()):  # whole: what is lost comes after it
+            if sample and seen >= set(columns.values()):  # complete: only later samples are lost
                 yield sample
                 whole += 1
             elif sample:
@@ -248,7 +248,7 @@ def read_tars(
 
 
 def _what(error: BaseException, tar: str) -> str:
-    # `tarfile` has no error of its own for a file that ends inside a member.
+    # `tarfile` has no separate error for a file that ends inside a member.
     cut = isinstance(error, (_CutShort, EOFError)) or "unexpected end" in str(error)
     return "tar cut short" if cut or ("://" not in tar and os.path.getsize(tar) == 0) else "damaged tar"
 
@@ -258,7 +258,7 @@ def _value(feature: Any, member: BinaryIO) -> tuple[Any, str | None]:
     if len(content) > MAX_BYTES:
         return None, f"member too large: more than {MAX_BYTES:,} bytes"
     if isinstance(feature, Image):
-        # Without a path: where a local file has that name, `datasets` drops the contents and reads the file.
+        # Without a path: if a local file has that name, `datasets` drops the contents and reads the file.
         return {"bytes": content, "path": None}, None
     if feature.dtype != "string":
         return content, None
@@ -269,17 +269,17 @@ def _value(feature: Any, member: BinaryIO) -> tuple[Any, str | None]:
 
 
 def _files(tar: str, token: str | bool | None) -> Iterator[tuple[str, str, Any]]:
-    """Key, extension and contents, as a file, of each member; hidden files are no members."""
+    """Key, extension and contents (as a file) of each member. Hidden files are skipped."""
     with _open(tar, token) as file:
-        # A local file is read where it is asked for, one from afar as it comes.
+        # Local files can be read at any position, remote ones only from beginning to end.
         mode: Any = "r|*" if "://" in tar else "r:*"
         try:
             archive = tarfile.open(fileobj=file, mode=mode, tarinfo=_Header)  # noqa: SIM115 - below
-        except tarfile.TarError as error:  # its message lists all ways of compression that were tried
+        except tarfile.TarError as error:  # its own message lists all compressions that were tried
             raise _Damaged("it has no header of a tar") from error
         with archive:
             for info in archive:
-                archive.members = []  # type: ignore[attr-defined] # else it keeps all headers
+                archive.members = []  # type: ignore[attr-defined] # otherwise all headers stay in memory
                 if not info.isreg() or os.path.basename(info.name).startswith((".", "__")):
                     continue
                 key, member = base_plus_ext(info.name)

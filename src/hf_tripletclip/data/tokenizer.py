@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions as tokens: how they are read, and a CLIP tokenizer made offline for data whose captions use few words."""
+"""Tokens of captions, and a CLIP tokenizer that is trained offline, for captions of few words."""
 
 from __future__ import annotations
 
@@ -17,27 +17,25 @@ from transformers.utils import is_torchvision_available
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
-
-
-PROBES = ("", "a", "two cats.")  # what all captions end with is no token of a word
+PROBES = ("", "a", "two cats.")  # a token at the end of all of these belongs to no word
 
 
 def tokenize_captions(tokenizer: Any, captions: Sequence[str], **options: Any) -> Any:
     """
-    Tokens of captions, in which everything is text, also what is written like a special token.
+    The tokens of captions. A special token that is spelt out in a caption is read as text.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
         captions (`Sequence[str]`): The captions.
-        options: What else the tokenizer takes. It does not warn of long captions.
+        options: Further arguments of the tokenizer, which does not warn of long captions.
     """
     return tokenizer(list(captions), split_special_tokens=True, verbose=False, **options)
 
 
 def end_token_id(tokenizer: Any) -> int | None:
     """
-    Id of the token that a tokenizer appends to every caption, whatever it calls it; `None` if it appends none, or one
-    that it also puts before the caption.
+    The id of the token that a tokenizer appends to every caption, whatever its name; `None` if it appends none, or
+    the same token that it puts before the caption.
     """
     ends = set()
     for ids in tokenize_captions(tokenizer, PROBES)["input_ids"]:
@@ -48,7 +46,7 @@ def end_token_id(tokenizer: Any) -> int | None:
 
 
 def misread(ids: Sequence[int], end: int) -> str | None:
-    """What is wrong with a caption that does not have the end token at its end, and there only; `None` if it has."""
+    """The problem of a caption whose end token is missing or not at its end; `None` if it has no problem."""
     if end not in ids:
         return "caption without an end-of-text token: its embedding is not that of the caption"
     if (read := list(ids).index(end) + 1) < len(ids):
@@ -58,17 +56,17 @@ def misread(ids: Sequence[int], end: int) -> str | None:
 
 def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, vocab_size: int = 4096) -> CLIPTokenizer:
     """
-    Train a byte-pair tokenizer of CLIP's kind on captions: the same normalisation, splitting into words, end-of-word
-    suffix and special tokens, so it is an ordinary `CLIPTokenizer`.
+    Train a byte-pair tokenizer on captions, with CLIP's normalisation, splitting into words, end-of-word suffix and
+    special tokens. The result is an ordinary `CLIPTokenizer`.
 
     Args:
         captions (`Iterable[str]`): The captions.
-        model_max_length (`int`, defaults to 77): Tokens per caption, with the two special ones.
-        vocab_size (`int`, defaults to 4096): Upper bound of the vocabulary, which holds the 256 bytes as letters and
-            as ends of words, so any text can be encoded.
+        model_max_length (`int`, defaults to 77): Tokens per caption, including the two special tokens.
+        vocab_size (`int`, defaults to 4096): Upper bound of the vocabulary. It holds the 256 bytes as letters and as
+            ends of words, so any text can be encoded.
 
     Returns:
-        [`~transformers.CLIPTokenizer`], the same for the same captions in whatever order, process or machine.
+        [`~transformers.CLIPTokenizer`], which is the same for equal captions in any order, process or machine.
 
     Raises:
         ValueError: `vocab_size` has no room for the bytes.
@@ -92,14 +90,14 @@ def train_tokenizer(captions: Iterable[str], *, model_max_length: int = 77, voca
 
 def _learn_merges(words: Mapping[str, int], limit: int) -> list[tuple[str, str]]:
     """
-    The merges of byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1), most frequent pair first;
-    of equally frequent pairs the one that comes first in the alphabet.
+    The merges of byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1), most frequent pair first,
+    and in alphabetical order among equally frequent pairs.
 
-    `tokenizers` has this too, but breaks those ties at random.
+    `tokenizers` has this too, but breaks such ties at random.
 
     Args:
-        words (`Mapping[str, int]`): Words, as letters of the byte alphabet, and how often each occurs.
-        limit (`int`): Upper bound of the number of different tokens that merges make.
+        words (`Mapping[str, int]`): Words, as letters of the byte alphabet, and their frequencies.
+        limit (`int`): Upper bound of the number of different tokens that the merges create.
     """
     spelled = [[*word[:-1], f"{word[-1]}{WORD_END}"] for word in words]
     frequencies = list(words.values())
@@ -111,11 +109,11 @@ def _learn_merges(words: Mapping[str, int], limit: int) -> list[tuple[str, str]]
             places[pair].add(place)
     queue = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(queue)
-    merges: dict[tuple[str, str], None] = {}  # a pair may come up again, once other merges have made its halves
+    merges: dict[tuple[str, str], None] = {}  # a pair may occur again after other merges created its halves
     made: set[str] = set()
     while queue and len(made) < limit:
         expected, pair = heapq.heappop(queue)
-        if (count := counts[pair]) != -expected:  # other merges have taken some away
+        if (count := counts[pair]) != -expected:  # other merges reduced it
             if count > 0:
                 heapq.heappush(queue, (-count, pair))
             continue
@@ -149,13 +147,13 @@ def _learn_merges(words: Mapping[str, int], limit: int) -> list[tuple[str, str]]
 
 
 def default_image_processor() -> type[Any]:
-    """CLIP's image processor; the PIL one, without a warning, where torchvision is not installed."""
+    """CLIP's image processor; if torchvision is not installed, the PIL one, without a warning."""
     return CLIPImageProcessor if is_torchvision_available() else CLIPImageProcessorPil
 
 
 def build_processor(captions: Iterable[str], *, image_size: int, model_max_length: int = 77) -> CLIPProcessor:
     """
-    A CLIP processor whose tokenizer is trained on these captions.
+    Build a CLIP processor whose tokenizer is trained on captions.
 
     Args:
         captions (`Iterable[str]`): The captions.
@@ -163,7 +161,7 @@ def build_processor(captions: Iterable[str], *, image_size: int, model_max_lengt
         model_max_length (`int`, defaults to 77): Tokens per caption.
 
     Returns:
-        [`~transformers.CLIPProcessor`], with the PIL image processor where torchvision is not installed.
+        [`~transformers.CLIPProcessor`], with the PIL image processor if torchvision is not installed.
     """
     return CLIPProcessor(
         image_processor=default_image_processor()(

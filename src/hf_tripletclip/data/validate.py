@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walk a dataset, decode everything in it and say what is broken."""
+"""Read a whole dataset, decode everything in it and report what is broken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hf_tripletclip.data.decoding import (
     known_reason,
     row_name,
 )
-from hf_tripletclip.data.folders import left_out
+from hf_tripletclip.data.folders import unlisted_pictures
 from hf_tripletclip.data.loading import UNREADABLE, load_tripletdata, undecoded
 from hf_tripletclip.data.places import OUTSIDE
 from hf_tripletclip.data.raw import column_names, damaged_files
@@ -44,29 +44,31 @@ from hf_tripletclip.data.schema import (
 from hf_tripletclip.roles import BY_COLUMN
 from hf_tripletclip.utils.worker_pool import worker_pool
 
-ROWS_AT_ONCE = 32  # a worker's work; a row of the published data holds about 0.1 MB
+ROWS_AT_ONCE = 32  # rows per task of a worker; a row of the published data holds about 0.1 MB
 LEFT_OUT = " (left out of rows that are used)"
-USELESS = " (used, and teaches nothing)"
-ABOUT_FILES = "a tar is read up to its damage; training stops at other files, so make them anew or remove them."
+USELESS = " (used, but nothing can be learned from it)"
+ABOUT_FILES = "a tar is read up to the damage, but training stops at other files: make them again or remove them."
 NUMBERED = re.compile(r"row \d+( \(|$)")
 
 
 @dataclass
 class SplitReport:
     """
-    What is in a split.
+    The content of a split.
 
     Args:
-        columns (`dict[str, str]`): Column -> type, those that were looked at first.
+        columns (`dict[str, str]`): Column -> type; the checked columns come first.
         rows (`int`): Rows that were read.
-        broken (`int`): Rows of them that training would skip.
+        broken (`int`): Those of the rows that training would skip.
         files (`int`): Files that are cut short, damaged or unreadable.
-        counts (`dict[str, int]`): Reason and column -> rows or files, the most frequent first.
-        changed (`dict[str, int]`): The same of what is only left out of a row, such as one of its negative captions.
-        useless (`dict[str, int]`): The same of rows that can be used and teach nothing: the negative is the positive.
-        promised (`int`, *optional*): Rows that the dataset's card says the split has.
-        keys (`dict[str, list[str]]`): Reason and column -> the first keys; of images with path and detail in brackets.
-            A row without key and captions is called "row 3", counted from 0 in its split.
+        counts (`dict[str, int]`): Reason and column -> number of rows or files, the most frequent first.
+        changed (`dict[str, int]`): The same for values that are only left out of a row, such as one of its negative
+            captions.
+        useless (`dict[str, int]`): The same for rows whose negative equals the positive: they can be used, but nothing
+            can be learned from them.
+        promised (`int`, *optional*): Number of rows of the split according to the dataset's card.
+        keys (`dict[str, list[str]]`): Reason and column -> the first keys; for images with path and detail in
+            brackets. A row without key and captions is called "row 3", counted from 0 in its split.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class SplitReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every row can be used, and there are some, as many as promised."""
+        """Whether there are rows, all of them can be used, and their number is as promised."""
         return self.rows > 0 and not self.broken and not self.files and not self.lacks_rows
 
     @property
@@ -93,12 +95,12 @@ class SplitReport:
 @dataclass
 class ValidationReport:
     """
-    What [`validate`] has found.
+    The result of [`validate`].
 
     Args:
         name (`str`): The dataset.
-        splits (`dict[str, SplitReport]`): By split.
-        left_out (`list[str]`): Pictures of an image folder that its metadata do not name: they are in no row.
+        splits (`dict[str, SplitReport]`): The reports by split.
+        left_out (`list[str]`): Pictures of an image folder that its metadata do not name, so that they are in no row.
     """
 
     name: str
@@ -129,7 +131,7 @@ class ValidationReport:
         return bool(self.splits) and all(split.ok for split in self.splits.values())
 
     def exit_status(self) -> int:
-        """Of a command: 0 if all is well, else 1."""
+        """The exit status of the command: 0 if all rows can be used, else 1."""
         return 0 if self.ok else 1
 
 
@@ -151,8 +153,9 @@ def validate(
 
     Args:
         name_or_path, split, columns, images, kwargs: As in [`load_tripletdata`]; all splits by default.
-        num_workers (`int`, *optional*): Processes that decode; 0 for none beside this one. Defaults to the CPUs.
-        broken_rows ([`BrokenRows`], *optional*): Gets every broken row; by default only the first keys are kept.
+        num_workers (`int`, *optional*): Processes that decode; with 0 this process does. Defaults to the number of
+            CPUs.
+        broken_rows ([`BrokenRows`], *optional*): Receives every broken row. By default only the first keys are kept.
         max_keys (`int`, defaults to 5): Keys that are kept for each reason.
         progress (`bool`, defaults to `True`): Whether to show a progress bar.
 
@@ -161,21 +164,23 @@ def validate(
 
     Raises:
         FileNotFoundError: There is no such dataset.
-        ValueError: It has none of the columns `image`, `caption`, `neg_image`, `neg_caption`, or `columns` is wrong.
+        ValueError: The dataset has none of the columns `image`, `caption`, `neg_image`, `neg_caption`, or `columns` is
+            wrong.
     """
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     loaded: Any = load_tripletdata(name_or_path, split=split, streaming=True, columns=columns, images=images, **kwargs)
     datasets = loaded if isinstance(loaded, dict) else {str(split): loaded}
     folder = Path(name_or_path).expanduser()
-    report = ValidationReport(os.fspath(name_or_path), left_out=left_out(folder) if folder.is_dir() else [])
+    unlisted = unlisted_pictures(folder) if folder.is_dir() else []
+    report = ValidationReport(os.fspath(name_or_path), left_out=unlisted)
     pool = worker_pool(num_workers)
     try:
         for name, dataset in datasets.items():
-            report.splits[name] = found = SplitReport()
-            found.promised = _number_of_rows(dataset)
-            with tqdm(total=found.promised, desc=f"checking {name}", unit=" rows", disable=not progress) as bar:
-                _check_split(report.name, dataset, found, pool, num_workers, broken_rows, max_keys, bar)
+            report.splits[name] = of_split = SplitReport()
+            of_split.promised = _number_of_rows(dataset)
+            with tqdm(total=of_split.promised, desc=f"checking {name}", unit=" rows", disable=not progress) as bar:
+                _check_split(report.name, dataset, of_split, pool, num_workers, broken_rows, max_keys, bar)
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
@@ -183,7 +188,7 @@ def validate(
 
 
 def format_report(report: ValidationReport) -> str:
-    """The report for a terminal: splits, columns, counts by reason with the first keys, and the verdict."""
+    """The report for a terminal: splits, columns, counts by reason with the first keys, and a verdict."""
     lines = [report.name]
     for name, split in report.splits.items():
         lines.append(f"  {name}: {split.rows} rows, {split.broken} of them broken")
@@ -198,7 +203,7 @@ def format_report(report: ValidationReport) -> str:
                 lines.append(f"    {number} × {label}{what}: {listed}")
     called = [key for split in report.splits.values() for keys in split.keys.values() for key in keys]
     if any(NUMBERED.match(key) for key in called):
-        lines.append("Rows without key and caption are called by their number: the first is row 0.")
+        lines.append("Rows without key and caption are named by their number: the first is row 0.")
     if report.left_out:
         listed = ", ".join(report.left_out[:5]) + (", ..." if len(report.left_out) > 5 else "")
         lines.append(f"{len(report.left_out)} pictures are in no row: {listed}")
@@ -206,14 +211,14 @@ def format_report(report: ValidationReport) -> str:
         lines.append(f"All {report.rows} rows can be used.")
     else:
         if not report.rows:
-            lines.append("There is no row.")
+            lines.append("There are no rows.")
         if report.broken:
             lines.append(f"{report.broken} of {report.rows} rows are broken; training skips and reports them.")
         if files := sum(split.files for split in report.splits.values()):
             lines.append(f"{files} {'file is' if files == 1 else 'files are'} damaged: {ABOUT_FILES}")
         if lacking := [name for name, split in report.splits.items() if split.lacks_rows]:
             lines.append(
-                f"Not the number of rows that the card promises: {', '.join(lacking)}. Training refuses this."
+                f"The number of rows differs from the card's in {', '.join(lacking)}. Training refuses such a dataset."
             )
     return "\n".join(lines)
 
@@ -226,7 +231,7 @@ def _number_of_rows(dataset: Any) -> int | None:
 def _check_split(
     source: str,
     dataset: Any,
-    found: SplitReport,
+    report: SplitReport,
     pool: ProcessPoolExecutor | None,
     num_workers: int,
     broken_rows: BrokenRows | None,
@@ -239,10 +244,10 @@ def _check_split(
     if not columns:
         raise ValueError(
             f"{source} has none of the columns {', '.join(BY_COLUMN)}; it has {', '.join(others) or 'none'}. If they "
-            'are there under other names, say so with `--columns`, such as {"caption": "text"}.'
+            'have other names there, say so with `--columns`, such as {"caption": "text"}.'
         )
     features = dataset.features or {}
-    found.columns = {name: _kind(features.get(name)) for name in [*columns, *others]}
+    report.columns = {name: _kind(features.get(name)) for name in [*columns, *others]}
     counts: Counter[str] = Counter()
     changed: Counter[str] = Counter()
     useless: Counter[str] = Counter()
@@ -254,7 +259,7 @@ def _check_split(
             useless[label] += 1
         else:
             (counts if skipped else changed)[label] += 1
-        first = found.keys.setdefault(label, [])
+        first = report.keys.setdefault(label, [])
         if len(first) < max_keys:
             first.append(f"{key} ({detail})" if detail and column in IMAGE_COLUMNS and head != OUTSIDE else str(key))
         if broken_rows is not None and head != SAME:
@@ -263,10 +268,10 @@ def _check_split(
     def take(results: list[RowProblems]) -> None:
         for problems in results:
             whole_file = any(column is None for _, _, column, _, _ in problems)
-            number = f"row {found.rows}"  # of its split, from 0, as `dataset[number]`
-            found.files += whole_file
-            found.rows += not whole_file
-            found.broken += not whole_file and any(skipped for *_, skipped in problems)
+            number = f"row {report.rows}"  # counted from 0 in its split, as in `dataset[number]`
+            report.files += whole_file
+            report.rows += not whole_file
+            report.broken += not whole_file and any(skipped for *_, skipped in problems)
             for key, reason, column, digest, skipped in problems:
                 unnamed = column is not None and key in (None, UNNAMED)
                 count(number if unnamed else key, reason, column, digest, skipped)
@@ -274,7 +279,7 @@ def _check_split(
 
     wanted = {*columns, *KEY_COLUMNS, ERROR}
     waiting: deque[Future[list[RowProblems]]] = deque()
-    for part in _parts(undecoded(dataset)):  # a file that cannot be read must not hide those behind it
+    for part in _parts(undecoded(dataset)):  # an unreadable file must not hide the files after it
         rows = ({name: value for name, value in row.items() if name in wanted} for row in part)
         try:
             for chunk in _chunks(rows):
@@ -282,19 +287,19 @@ def _check_split(
                     take(_check_rows(chunk, columns))
                     continue
                 waiting.append(pool.submit(_check_rows, chunk, columns))
-                if len(waiting) > 2 * num_workers:  # so that the rows that wait fit the memory
+                if len(waiting) > 2 * num_workers:  # so that waiting rows fit into memory
                     take(waiting.popleft().result())
         except UNREADABLE as error:
-            found.files += 1
+            report.files += 1
             cause = error.__cause__ or error
             detail = f"{type(cause).__name__} {cause}".splitlines()[0]
             count(None, f"a file or the rest of it cannot be read: {detail}", None, None, True)
-            label = next(reversed(found.keys))
-            found.keys[label] = damaged_files(source) or [detail]
+            label = next(reversed(report.keys))
+            report.keys[label] = damaged_files(source) or [detail]
     while waiting:
         take(waiting.popleft().result())
-    found.counts, found.changed = dict(counts.most_common()), dict(changed.most_common())
-    found.useless = dict(useless.most_common())
+    report.counts, report.changed = dict(counts.most_common()), dict(changed.most_common())
+    report.useless = dict(useless.most_common())
 
 
 def _parts(dataset: Any) -> Iterator[Any]:
@@ -319,7 +324,7 @@ def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 SAME = "the same as the positive"
 
-# Key, reason, column, digest, and whether the row is unusable, of everything that is wrong with a row.
+# For each problem of a row: key, reason, column, digest, and whether it makes the row unusable.
 RowProblems = list[tuple["str | None", str, "str | None", "str | None", bool]]
 
 
@@ -350,7 +355,7 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
                 problems.append((name[0], _with_path(reason, one), where, name[1], not several))
             else:
                 usable += 1
-        if several and column == CAPTION and not usable:  # one of them is drawn
+        if several and column == CAPTION and not usable:  # training draws one of them
             name = name or row_name(row)
             reason, where = known_reason(row, column) or ("missing caption", column)
             problems.append((name[0], reason, where, name[1], True))
@@ -362,7 +367,7 @@ def _check_row(row: Mapping[str, Any], columns: Sequence[str]) -> RowProblems:
 
 
 def _with_path(reason: str, value: Any) -> str:
-    """The reason with the path of an image that is a file, if there is detail that does not name it already."""
+    """The reason with the path of an image file, if the reason has a detail that does not name the path already."""
     path = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else None
     head, _, detail = reason.partition(": ")
     named = not path or path.startswith(REFUSED) or repr(path)[1:-1] in detail or path in detail
@@ -370,7 +375,7 @@ def _with_path(reason: str, value: Any) -> str:
 
 
 def _is_same(positive: Any, negative: Any) -> bool:
-    """Whether a negative, or one of several, is a positive: the same text, or the same bytes of an image."""
+    """Whether a negative, or one of several, equals a positive: the same text, or the same bytes of an image."""
     if is_several(positive):
         return any(_is_same(one, negative) for one in positive)
     if is_several(negative):

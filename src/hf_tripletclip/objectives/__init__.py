@@ -148,8 +148,8 @@ def get_objective(name: str, **kwargs: Any) -> Objective:
     """
     if name not in OBJECTIVES:
         raise ValueError(
-            f"unknown objective {name!r}; give one of {', '.join(OBJECTIVES)}, or register your own class with "
-            "`register_objective` first"
+            f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}, and your own classes once "
+            "`register_objective` has registered them"
         )
     accepted = OBJECTIVES[name].arguments()
     if unknown := sorted(kwargs.keys() - accepted.keys()):

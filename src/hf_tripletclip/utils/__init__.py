@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers without a word about CLIP."""
+"""Helpers that know nothing about CLIP."""

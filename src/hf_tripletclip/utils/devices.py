@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all stages need that load a model: where it runs, in which precision, and silence while it loads."""
+"""Loading models: the device, the precision, and no progress bars meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_dtype(dtype: str) -> None:
     Check the setting before a model is loaded.
 
     Raises:
-        ValueError: There is no such precision.
+        ValueError: `dtype` is none of `DTYPES`.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; give {', '.join(DTYPES)}.")
@@ -27,14 +27,14 @@ def check_dtype(dtype: str) -> None:
 
 def pick_device(device: str | None = None) -> torch.device:
     """
-    The device of this name; the machine's accelerator, or its CPU where it has none, by default.
+    The device with this name. Defaults to the machine's accelerator if it has one, else the CPU.
 
     Raises:
-        ValueError: There is no such device.
+        ValueError: The machine has no such device.
     """
     if device is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
     try:
         torch.empty(0, device=device)
         return torch.device(device)
@@ -44,7 +44,7 @@ def pick_device(device: str | None = None) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The precision of this name; half precision on an accelerator and float32 on a CPU where it is `auto`."""
+    """The precision with this name. `auto` is half precision on an accelerator and float32 on a CPU."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
     return getattr(torch, dtype)
@@ -53,8 +53,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
     """
-    Without the bars that transformers shows while it reads weights, and without its remark that a processor without
-    torchvision is Pillow's. Its warnings about weights stay.
+    Hide the progress bars of transformers while it reads weights, and its remark that a processor uses Pillow because
+    torchvision is missing. Warnings about weights are still shown.
     """
     from transformers.utils import import_utils
     from transformers.utils import logging as transformers_logging
@@ -74,10 +74,15 @@ def no_progress_bars() -> Iterator[None]:
 @contextlib.contextmanager
 def loading(source: str, kind: str) -> Iterator[None]:
     """
-    Quietly, see [`no_progress_bars`], and with errors that name the model: the Hub's client does not always.
+    Load something without progress bars, see [`no_progress_bars`], and with errors that name the model, which those of
+    the Hub's client do not always do.
+
+    Args:
+        source (`str`): The model's name or path.
+        kind (`str`): What it is loaded as, for the message.
 
     Raises:
-        OSError: The model is not there or cannot be reached.
+        OSError: The model does not exist, cannot be reached, or its files are damaged.
     """
     with no_progress_bars():
         try:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optional libraries: what each is for, and the command that installs it, told wherever one is missing."""
+"""The optional libraries: what each is for, and the error that names the command to install a missing one."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-# Top-level module -> what needs it, and what to install.
+# Top-level module -> its purpose, and the package to install.
 EXTRAS = {
     "datatrove": ("making datasets", "hf_tripletclip[generation]"),
     "loguru": ("making datasets", "hf_tripletclip[generation]"),  # datatrove's
@@ -24,25 +24,25 @@ EXTRAS = {
 
 def explained(error: ImportError) -> ImportError:
     """
-    The same error, with the pip command if it is an optional library that cannot be imported.
+    Add the pip command to an import error of an optional library; other errors are returned unchanged.
 
     Args:
-        error (`ImportError`): What an import raised.
+        error (`ImportError`): The error of an import.
     """
     library = (error.name or "").partition(".")[0]
     if library not in EXTRAS or "pip install" in str(error):
         return error
     purpose, package = EXTRAS[library]
-    told = f'{library} is not installed, which is needed for {purpose}: pip install "{package}"'
-    return ImportError(f"{told} ({error})", name=error.name)
+    message = f'{library} is not installed, which is needed for {purpose}: pip install "{package}"'
+    return ImportError(f"{message} ({error})", name=error.name)
 
 
 @contextlib.contextmanager
 def optional_imports() -> Iterator[None]:
-    """Imports inside it that fail for want of an optional library say what to install."""
+    """Make imports that fail because an optional library is missing say what to install."""
     try:
         yield
     except ImportError as error:
-        if (told := explained(error)) is error:
+        if (with_command := explained(error)) is error:
             raise
-        raise told from error
+        raise with_command from error

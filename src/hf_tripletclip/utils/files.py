@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that go to the Hub: read with errors that name them, and without tokens and paths of this machine."""
+"""Read and write small files, and remove tokens and local paths from what goes to the Hub."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CARD_FILE = REPOCARD_NAME
 
 def read_text(path: Path, name: str | None = None) -> str:
     """
-    A text with its line breaks as they are, and without a byte order mark.
+    Read a text with its line breaks unchanged, and without a byte order mark.
 
     Args:
         path (`Path`): The file.
-        name (`str`, *optional*): What an error calls it; its path by default.
+        name (`str`, *optional*): The file's name in errors; its path by default.
 
     Raises:
-        ValueError: It is not UTF-8.
+        ValueError: The file is not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -34,10 +34,10 @@ def read_text(path: Path, name: str | None = None) -> str:
 
 def load_json(path: Path) -> Any:
     """
-    What a JSON file holds.
+    Read a JSON file.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: The file is not valid JSON.
     """
     text = read_text(path)
     try:
@@ -48,10 +48,10 @@ def load_json(path: Path) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """
-    A file that holds a JSON object.
+    Read a file that holds a JSON object.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The file is not valid JSON, or not an object.
     """
     content = load_json(path)
     if not isinstance(content, dict):
@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text with its line breaks as they are; whoever reads the file meanwhile gets the old one whole."""
+    """Write a text, with its line breaks unchanged, in one step: readers never see a partly written file."""
     staged = path.with_name(f".{path.name}.tmp")
     staged.write_bytes(text.encode("utf-8"))
     os.replace(staged, path)
@@ -68,8 +68,8 @@ def replace_text(path: Path, text: str) -> None:
 
 def without_tokens(text: str, token: str | bool | None = None) -> str:
     """
-    A text for the Hub in which what looks like its tokens is blanked, and the one given whatever it looks like. For
-    what others say, [`~hf_tripletclip.utils.redact.redact`] knows more forms.
+    Replace Hub tokens in a text that goes to the Hub: the given token, and everything that looks like one. For texts
+    from other sources, [`~hf_tripletclip.utils.redact.redact`] knows more forms.
     """
     if isinstance(token, str) and token:
         text = text.replace(token, MARK)
@@ -77,7 +77,7 @@ def without_tokens(text: str, token: str | bool | None = None) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """JSON values whose absolute paths are cut to their last part: where things lie here is nobody's business."""
+    """JSON values with absolute paths cut to their last part, so that they do not reveal this machine's folders."""
     if isinstance(value, dict):
         return {name: without_paths(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lazy imports: a package names what it offers and where that is defined, and imports it on first use (PEP 562)."""
+"""Lazy imports: a package lists its public names and their modules, and imports them on first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[st
 
     ```python
     __getattr__, __dir__ = lazy_exports(__name__, {"TripletCLIPModel": "modeling"})
-    ```"""
+    ```
+    """
 
     def module_getattr(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         with optional_imports():
             value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
-        setattr(sys.modules[package], name, value)  # the next access does not come here
+        setattr(sys.modules[package], name, value)  # the next access finds it directly
         return value
 
     def module_dir() -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others wrote (a server, the Hub, a library) made fit to print and to store: without keys, on one line."""
+"""Remove keys and tokens from the texts of servers, the Hub and libraries before they are printed or stored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-MARK = "[token]"  # what stands in the place of a key
-PIECE = 8  # characters of a key that give it away
-HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # as the Hub makes them
+MARK = "[token]"  # replaces a key
+PIECE = 8  # length of a part of a key that must not be shown
+HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # tokens of the Hub
 
 _VALUE = r"[^\s\"'`,;&<>(){}\[\]\\]"
-# What is a key by its shape, whosoever it is.
+# Keys that are known by their shape.
 _SHAPES = re.compile(
     r"\b(?:hf|api_org)_(?:[a-z]+_)?[A-Za-z0-9]{16,}[\w-]*(?:\.[\w-]{8,})*"
     r"|\b(?:gh[pousr]|github_pat|glpat|gsk|r8|fw|xox[abprs]|nvapi|tgp|pplx|csk)[_-][A-Za-z0-9_-]{16,}"
@@ -28,7 +28,7 @@ _SHAPES = re.compile(
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}"
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
 )
-# What is a key by what stands before it; only that stays.
+# Keys that are known by the text before them, which stays.
 _NAMED = (
     re.compile(
         r"(?P<name>\bauthorization\b\\?[\"']?\s*[:=]\s*\\?[\"']?(?:(?:bearer|basic|token|key)\s+)?)"
@@ -53,15 +53,15 @@ _MASK = re.compile(r"\*{2,}|\.{2,}|…+|•{2,}|[xX]{4,}")  # `sk-ab...wxyz`, `s
 
 def redact(text: str, *secrets: str | bool | None) -> str:
     """
-    A text in which keys are blanked: those that are given, however they are written, and whatever looks like one.
+    Replace keys in a text: the given ones in all their forms, and everything that looks like a key.
 
-    Of a given key, also its forms in JSON, in a URL, in HTML and in base64, a masked echo such as `sk-ab...wxyz`, and
-    any part of it of 8 characters or more. Of other keys, those of well-known shapes, and what follows
-    `Authorization:`, `Bearer`, `api_key=` and their like, in URLs too.
+    Forms of a given key are those in JSON, in a URL, in HTML and in base64, a masked echo such as `sk-ab...wxyz`, and
+    any part of 8 or more characters. Other keys are found by well-known shapes, and after words such as
+    `Authorization:`, `Bearer` and `api_key=`, also in URLs.
 
     Args:
         text (`str`): A message.
-        *secrets (`str`, *optional*): Keys and tokens; `None` and `bool` stand for none.
+        *secrets (`str`, *optional*): Keys and tokens; `None` and `bool` values are ignored.
     """
     for secret in {secret for secret in secrets if isinstance(secret, str) and secret.strip()}:
         text = _without(text, secret.strip())
@@ -70,23 +70,23 @@ def redact(text: str, *secrets: str | bool | None) -> str:
     return _SHAPES.sub(MARK, text)
 
 
-CLIENTS = ("huggingface_hub", "httpx", "httpcore")  # whose loggers may tell of a request and its answer
-_telling = threading.Lock()
-_told_without: list[tuple[str | bool | None, ...]] = []  # the keys of each `clients_redacted` that lasts
+CLIENTS = ("huggingface_hub", "httpx", "httpcore")  # libraries that may log a request and its answer
+_lock = threading.Lock()
+_active: list[tuple[str | bool | None, ...]] = []  # the keys of each active `clients_redacted`
 
 
 @contextlib.contextmanager
 def clients_redacted(*secrets: str | bool | None) -> Iterator[None]:
     """
-    While it lasts, warnings, and what the Hub's client and its HTTP library log, are given without keys (see
-    [`redact`]): in all threads, for an upload has several and another one may be under way.
+    Remove keys (see [`redact`]) from warnings, and from the log messages of the Hub's client and its HTTP library. It
+    applies to all threads, because an upload has several, and another upload may run at the same time.
 
     Args:
         *secrets (`str`, *optional*): Keys and tokens.
     """
-    with _telling:
-        _told_without.append(secrets)
-        # Others put their own in their place, and back again, such as `warnings.catch_warnings`.
+    with _lock:
+        _active.append(secrets)
+        # Others replace and restore these functions too, such as `warnings.catch_warnings`.
         if not isinstance(warnings.showwarning, _RedactedWarning):
             warnings.showwarning = _RedactedWarning(warnings.showwarning)
         if not isinstance(logging.getLogRecordFactory(), _RedactedRecord):
@@ -94,9 +94,9 @@ def clients_redacted(*secrets: str | bool | None) -> Iterator[None]:
     try:
         yield
     finally:
-        with _telling:
-            _told_without.remove(secrets)
-            if not _told_without:
+        with _lock:
+            _active.remove(secrets)
+            if not _active:
                 if isinstance(warnings.showwarning, _RedactedWarning):
                     warnings.showwarning = warnings.showwarning.original
                 if isinstance(factory := logging.getLogRecordFactory(), _RedactedRecord):
@@ -108,7 +108,7 @@ class _Redacted:
         self.original = original
 
     def public(self, text: str) -> str:
-        return redact(text, *(secret for secrets in _told_without for secret in secrets))
+        return redact(text, *(secret for secrets in _active for secret in secrets))
 
 
 class _RedactedWarning(_Redacted):
@@ -123,38 +123,38 @@ class _RedactedRecord(_Redacted):
         if record.name.partition(".")[0] in CLIENTS:
             try:
                 text = record.getMessage()
-            except Exception:  # other arguments than the message asks for: logging tells that where it writes it
+            except Exception:  # the arguments do not fit the message, which logging itself reports
                 return record
             if (public := self.public(text)) != text:
                 record.msg, record.args = public, ()
-            if record.exc_info and record.exc_info[0] is not None:  # handlers write `exc_text` where it is there
+            if record.exc_info and record.exc_info[0] is not None:  # handlers write `exc_text` if it is set
                 record.exc_text = self.public(logging.Formatter().formatException(record.exc_info))
         return record
 
 
 def one_line(text: str, *secrets: str | bool | None, longest: int | None = None) -> str:
     """
-    A text of somebody else's for a message of ours: without keys (see [`redact`]), on one line, without control
-    characters and halves of surrogate pairs, which no file takes.
+    Prepare a foreign text for a message of ours: without keys (see [`redact`]), on one line, without control
+    characters and lone surrogates, which cannot be written to a file.
 
     Args:
-        text (`str`): What was said.
+        text (`str`): The text.
         *secrets (`str`, *optional*): Keys and tokens.
-        longest (`int`, *optional*): Where it is cut.
+        longest (`int`, *optional*): Length at which the text is cut.
     """
     text = " ".join(printable(redact(text, *secrets)).split())
     return text if longest is None or len(text) <= longest else f"{text[:longest]}..."
 
 
 def printable(text: str) -> str:
-    """A text with `\\ufffd` for what cannot be printed or encoded, but for its white space."""
+    """Replace characters that cannot be printed or encoded by `\\ufffd`; white space stays."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in text)
 
 
 def _without(text: str, secret: str) -> str:
-    if len(secret) < PIECE:  # as a word, for it may be one: "EMPTY" is what servers without keys are given
+    if len(secret) < PIECE:  # only as a whole word, because it may be one: "EMPTY" is a usual key for open servers
         return re.sub(rf"(?<![\w-]){re.escape(secret)}(?![\w-])", MARK, text) if len(secret) >= 4 else text
     for form in _forms(secret):
         text = text.replace(form, MARK)
@@ -175,11 +175,11 @@ def _without_masked(text: str, secret: str) -> str:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """The ways in which a key is written, the longest first."""
+    """The forms of a key, the longest first."""
     plain = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}
     plain |= {html.escape(secret), quote(quote(secret, safe=""), safe=""), secret.encode().hex()}
     content = secret.encode("utf-8", "surrogatepass")
-    for before in range(3):  # within a longer text, such as `user:key`, base64 depends on what stands before
+    for before in range(3):  # in a longer text, such as `user:key`, base64 depends on the characters before the key
         encoded = base64.b64encode(b"\0" * before + content).decode()
         start = -(-before * 8 // 6)
         whole = (before + len(content)) * 8 // 6
@@ -189,7 +189,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _without_pieces(text: str, secret: str) -> str:
-    """Blank what text and key have in common over at least `PIECE` characters: an echo that was cut."""
+    """Replace parts of at least `PIECE` characters of the key, such as in an echo that was cut."""
     pieces = {secret[start : start + PIECE] for start in range(len(secret) - PIECE + 1)}
     kept, place = [], 0
     while place < len(text):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes by name, with settings from JSON or YAML: what the registries of stages and of benchmarks share."""
+"""Find classes by name and make instances with settings from JSON or YAML, for the registries of this package."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hf_tripletclip.utils.extras import optional_imports
 
 def load_class(kind: str, name: str, known: Mapping[str, str], package: str) -> type[Any]:
     """
-    The class of this name.
+    Import a class by its name in a registry.
 
     Args:
-        kind (`str`): What it is, for the message.
-        name (`str`): Its name.
-        known (`Mapping[str, str]`): Name -> `module:Class` in the package.
+        kind (`str`): The kind of thing, such as "benchmark", for messages.
+        name (`str`): The name.
+        known (`Mapping[str, str]`): The registry: name -> `module:Class` in the package.
         package (`str`): The package.
 
     Raises:
-        ValueError: There is none of this name.
-        ImportError: A library that it needs is not installed.
+        ValueError: The registry has no such name.
+        ImportError: A library that the class needs is not installed.
     """
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
@@ -37,29 +37,29 @@ def make(
     kind: str, name: str, known: Mapping[str, str], package: str, options: Mapping[str, Any] | None = None
 ) -> Any:
     """
-    An instance of the dataclass of this name.
+    Make an instance of a dataclass by its name in a registry.
 
     Args:
         kind, name, known, package: As in `load_class`.
-        options (`Mapping[str, Any]`, *optional*): Its settings, as JSON or YAML gives them.
+        options (`Mapping[str, Any]`, *optional*): Its settings, as JSON or YAML holds them.
 
     Raises:
-        ValueError: There is none of this name, or it has no such setting, or one of another type.
-        ImportError: A library that it needs is not installed.
+        ValueError: The registry has no such name, the class has no such setting, or a value has the wrong type.
+        ImportError: A library that the class needs is not installed.
     """
-    found = load_class(kind, name, known, package)
-    accepted = [field.name for field in dataclasses.fields(found) if field.init]
+    cls = load_class(kind, name, known, package)
+    accepted = [field.name for field in dataclasses.fields(cls) if field.init]
     if unknown := [option for option in options or {} if option not in accepted]:
         raise ValueError(f"{kind} {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    hints = get_type_hints(found)
+    hints = get_type_hints(cls)
     for option, value in (options or {}).items():
         if not fits(value, hints[option]):
             raise ValueError(f"{kind} {name!r}: `{option}` is {value!r}, which is no {_name(hints[option])}")
-    return found(**(options or {}))
+    return cls(**(options or {}))
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON or YAML is of a field's type: a list does for a tuple, an integer for a float."""
+    """Whether a value of JSON or YAML fits a field's type. A list fits a tuple, and an integer fits a float."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if hint is Any:
         return True

@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 def worker_pool(number: int) -> ProcessPoolExecutor | None:
     """
-    So many worker processes; `None` for 0: this process does the work.
+    A pool of `number` worker processes; `None` for 0, if this process does the work itself.
 
-    Ctrl-C, which a terminal sends to all processes, is left to this one: it ends the workers.
+    The workers ignore Ctrl-C, which a terminal sends to all processes: this process ends them.
     """
     if not number:
         return None

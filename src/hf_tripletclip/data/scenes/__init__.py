@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scenes`: the embedded dataset, drawn compositional scenes with true hard negatives."""
+"""`scenes`: the built-in dataset of drawn compositional scenes with true hard negatives."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.vocabulary import choose_nouns
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 
-ROWS = 7_000  # of each split: enough that a leak of two points would show
+ROWS = 7_000  # of each split: enough to show a leak of two points
 
 
 def scenes_table() -> str:
-    """The blind score of each split, and of each kind within `test`; captions need no drawing."""
+    """The blind score of each split, and of each kind of change in `test`. The scenes are not drawn."""
     nouns = choose_nouns(24)
     groups: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:

@@ -35,23 +35,23 @@ from hf_tripletclip.data.schema import (
     SOURCE,
 )
 
-VERSION = "1.1.0"  # raise it whenever the same seed gives other rows
-DRAWING = "2"  # raise it whenever the same rows are drawn otherwise: the cache is that of a drawing
+VERSION = "1.1.0"  # raise it if a seed gives other rows than before
+DRAWING = "2"  # raise it if equal rows are drawn differently than before, so that caches are made again
 DEFAULT_SIZES = {"train": 20_000, "validation": 1_000, "test": 2_100}  # split -> rows
 SPLITS = tuple(DEFAULT_SIZES)
-PARAPHRASES = 2  # of a row, at most
+PARAPHRASES = 2  # the most paraphrases of a row
 MAX_SHARDS = 64  # of a split; the rows do not depend on it
 
 
 def caption_split(caption: str) -> str:
-    """The split that a caption may appear in: the captions themselves are dealt out, so no split shares one."""
+    """The split of a caption. A hash assigns each caption to one split, so splits share none."""
     return {0: "test", 1: "validation"}.get(stable_hash("split", caption) % 5, "train")
 
 
 def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[Scene, Scene, str]:
     """
-    Row `index` of a split: the positive scene, the negative scene and the kind of change. Kinds take turns; training
-    and validation have the mutually exclusive ones only. Training has no held-out combination.
+    Row `index` of a split: the positive scene, the negative scene and the kind of change. Kinds alternate. Training
+    and validation use only mutually exclusive kinds, and training has no held-out combination.
     """
     rng = random.Random(stable_hash("row", VERSION, seed, split, index))
     kinds = NEGATIVE_TYPES if split == "test" else EXCLUSIVE
@@ -65,7 +65,7 @@ def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[S
             continue
         if split == "train" and (is_held_out(positive) or is_held_out(negative)):
             continue
-        # SugarCrepe's negative is the longer one. Tossing the direction keeps length from giving the answer away.
+        # SugarCrepe's negative is always the longer caption. A random direction keeps length from telling the answer.
         if kind not in EXCLUSIVE and rng.random() < 0.5:
             positive, negative = negative, positive
         assert describes(positive, positive)
@@ -74,13 +74,13 @@ def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[S
 
 
 def shards_of(rows: int) -> list[tuple[int, int]]:
-    """The first and the last row, exclusive, of the parts of a split that workers make."""
+    """The first row and the end (exclusive) of each shard of a split."""
     count = min(rows, MAX_SHARDS)
     return [(rows * part // count, rows * (part + 1) // count) for part in range(count)]
 
 
 def png_bytes(image: Any) -> bytes:
-    """The picture as the datasets of this package hold it."""
+    """The picture as PNG, as this package's datasets hold it."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -89,7 +89,7 @@ def png_bytes(image: Any) -> bytes:
 def make_example(
     split: str, index: int, seed: int, nouns: Sequence[str], image_size: int, columns: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Row `index` of a split as the dataset has it, or those of its columns that are asked for: drawing takes time."""
+    """Row `index` of a split as the dataset holds it. `columns` limits it to what is needed: drawing takes time."""
     positive, negative, kind = make_row(split, index, seed, nouns)
     key = f"scenes-{split}-{index:06d}"
 
@@ -107,7 +107,7 @@ def make_example(
         SOURCE: lambda: "scenes",
     }
     further: dict[str, Callable[[], Any]] = {
-        # No caption of one split stands in another.
+        # Only captions of the same split, because splits share none.
         PARAPHRASE: lambda: [text for text in paraphrases(positive) if caption_split(text) == split][:PARAPHRASES],
         DENSE_CAPTION: lambda: parts(positive),
     }
@@ -116,14 +116,14 @@ def make_example(
 
 
 def row_of(key: str) -> tuple[str, int] | None:
-    """The split and the index of the row with this id; `None` where it is not an id of `scenes`."""
+    """The split and the index of the row with this id; `None` if it is not an id of `scenes`."""
     match = re.fullmatch(rf"scenes-({'|'.join(SPLITS)})-(\d{{6}}|[1-9]\d{{6,11}})", key, re.ASCII)
     return None if match is None else (match[1], int(match[2]))
 
 
 @dataclass
 class ScenesConfig(datasets.BuilderConfig):
-    """What determines the rows."""
+    """The settings that determine the rows."""
 
     nouns: Nouns = 24
     seed: int = 0
@@ -133,7 +133,7 @@ class ScenesConfig(datasets.BuilderConfig):
 
 
 class Scenes(datasets.GeneratorBasedBuilder):
-    """The builder behind `load_scenes`: `datasets` brings workers, progress and a cache that is whole or absent."""
+    """The builder of `load_scenes`. `datasets` provides workers, progress bars and a cache that is never partial."""
 
     VERSION = datasets.Version(VERSION)
     BUILDER_CONFIG_CLASS = ScenesConfig
@@ -179,8 +179,8 @@ class Scenes(datasets.GeneratorBasedBuilder):
 
 def default_workers() -> int:
     """
-    The cores this process may use. One where new processes do not fork (macOS, Windows): there each would run the
-    caller's script again, which ends in an error in scripts without an `if __name__ == "__main__"`.
+    The number of cores that this process may use. It is 1 if new processes do not fork (macOS, Windows): there each
+    would run the caller's script again, which fails in scripts without an `if __name__ == "__main__"`.
     """
     method = multiprocess.get_start_method(allow_none=True) or multiprocess.get_all_start_methods()[0]
     if method != "fork":
@@ -189,12 +189,12 @@ def default_workers() -> int:
 
 
 def check_options(nouns: Nouns, sizes: Mapping[str, int], image_size: int) -> None:
-    """Raise `ValueError` where an option of the embedded data is out of range, `ImportError` without its fonts."""
+    """Raise `ValueError` if an option of `scenes` is out of range, `ImportError` if its fonts are not installed."""
     choose_nouns(nouns)
     if bad := [name for name, rows in sizes.items() if rows < 1]:
         raise ValueError(f"`{bad[0]}_size` is {sizes[bad[0]]}; give at least 1.")
     if image_size < 16:
-        raise ValueError(f"`image_size` is {image_size}; nothing can be recognised below 16.")
+        raise ValueError(f"`image_size` is {image_size}; give at least 16, below which nothing can be recognised.")
     require_fonts()
 
 
@@ -212,28 +212,28 @@ def load_scenes(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> DatasetDict | Dataset:
     """
-    The embedded dataset: drawn scenes with hard negatives of SugarCrepe's seven kinds. It is for development, tests
-    and first steps without a network, and says nothing about photographs.
+    Load the built-in dataset: drawn scenes with hard negatives of SugarCrepe's seven kinds. It serves development,
+    tests and first steps without a network; its results do not carry over to photographs.
 
-    The first call makes it, in parallel; later ones read `datasets`' cache. The same arguments give the same captions
-    on every machine, and the same pictures with the same Pillow.
+    The first call makes the dataset, in parallel; later calls read the cache of `datasets`. Equal arguments give equal
+    captions on every machine, and equal pictures with the same version of Pillow.
 
     Args:
         split (`str`, *optional*): `train`, `validation` or `test`; all of them by default.
-        nouns (`int` or `"all"`, defaults to 24): How many nouns occur, the most recognisable first.
+        nouns (`int` or `"all"`, defaults to 24): Number of different nouns, the most recognisable first.
         seed (`int`, defaults to 0): Another seed gives other rows.
         image_size (`int`, defaults to 64): Side of the images in pixels.
-        train_size, validation_size, test_size (`int`, default to 20,000, 1,000 and 2,100): Rows.
+        train_size, validation_size, test_size (`int`, default to 20,000, 1,000 and 2,100): Numbers of rows.
         further_texts (`bool`, defaults to `False`):
-            Whether rows have the columns `paraphrase`, up to two captions that say the same in other words, and
+            Whether rows also have the columns `paraphrase`, up to two captions that say the same in other words, and
             `dense_caption`, a caption of each object.
-        num_proc (`int`, *optional*): Processes. Defaults to the number of cores where processes fork, else to 1.
+        num_proc (`int`, *optional*): Processes. Defaults to the number of cores if processes fork, else to 1.
         cache_dir (`str` or `os.PathLike`, *optional*): Defaults to `datasets`' cache.
 
     Returns:
         `DatasetDict` or `Dataset` with the columns `id`, `image`, `caption`, `neg_image`, `neg_caption`,
-        `negative_type`, `held_out` (one of the two scenes has a combination of noun and colour that `train` never
-        shows) and `source`.
+        `negative_type`, `held_out` (whether one of the two scenes has a combination of noun and colour that `train`
+        never shows) and `source`.
 
     Raises:
         ImportError: The icon fonts are not installed.
@@ -252,16 +252,16 @@ def load_scenes(
         seed=seed,
         image_size=image_size,
         sizes=sizes,
-        **({"further_texts": True} if further_texts else {}),  # the cache of others keeps its name
+        **({"further_texts": True} if further_texts else {}),  # without them the cache keeps its old name
     )
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"`num_proc` is {num_proc}; give at least 1.")
-    # `datasets` warns where a split has fewer shards than there are workers.
+    # `datasets` warns if a split has fewer shards than there are workers.
     workers = min(num_proc or default_workers(), *(len(shards_of(rows)) for rows in sizes.values()))
     builder.download_and_prepare(
         file_format="parquet", num_proc=workers if workers > 1 else None, verification_mode="no_checks"
     )
-    # The shards that the finished cache lists, not all files in its folder: a killed run may have left some there.
+    # The shards that the finished cache lists, not all files in its folder: a killed run may have left others.
     files = {
         name: filenames_for_dataset_split(
             builder.cache_dir, "scenes", name, filetype_suffix="parquet", shard_lengths=info.shard_lengths
@@ -269,7 +269,7 @@ def load_scenes(
         for name, info in (builder.info.splits or {}).items()
     }
     shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()  # the bar of making the rows was enough
+    datasets.disable_progress_bars()  # making the rows showed one already
     try:
         return load_dataset(
             "parquet", data_files=files, split=split, cache_dir=None if cache_dir is None else os.fspath(cache_dir)

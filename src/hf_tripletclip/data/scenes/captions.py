@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caption of a scene."""
+"""Captions of scenes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEMPLATES = (
 
 
 def describe_thing(thing: Thing) -> str:
-    """Such as "a small striped red cat" or "a pair of orange scissors"."""
+    """The phrase for an object, such as "a small striped red cat" or "a pair of orange scissors"."""
     words = [thing.size] if thing.says_size else []
     words += [thing.pattern] if thing.pattern != PLAIN else []
     words += [thing.colour, thing.noun]
@@ -33,21 +33,21 @@ def describe_thing(thing: Thing) -> str:
 def paraphrases(scene: Scene) -> list[str]:
     """Other captions of a scene, which say the same in other words."""
     template, first, second = scene.wording
-    found = [describe(scene)]
+    captions = [describe(scene)]
     for step in range(1, len(TEMPLATES)):
         other = describe(dataclasses.replace(scene, wording=(template + step, first + step, second + step)))
-        if other not in found:
-            found.append(other)
-    return found[1:]
+        if other not in captions:
+            captions.append(other)
+    return captions[1:]
 
 
 def parts(scene: Scene) -> list[str]:
-    """Captions of the single objects of a scene."""
+    """Captions of the scene's single objects."""
     return [describe_thing(thing) for thing in scene.objects]
 
 
 def describe(scene: Scene) -> str:
-    """The caption of a scene, in its wording: lower case, without a full stop."""
+    """The caption of a scene in its own wording: lower case, without a full stop."""
     template, first, second = scene.wording
 
     def relate(relation: str, choice: int) -> str:

@@ -14,20 +14,20 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from hf_tripletclip.data.scenes.scene import Scene
 from hf_tripletclip.data.scenes.vocabulary import COLOURS, FA, MDI, NOUNS, PLAIN, SETTINGS
 
-OVERSAMPLING = 2  # on top of the glyphs' own antialiasing
-OUTLINED = (
-    1 / 64
-)  # of the image's side, and at least a pixel: that a large picture, made small, looks like a small one
+OVERSAMPLING = 2  # in addition to the glyphs' own antialiasing
+# Width of the outline as a share of the image's side, at least a pixel: so a large picture looks like a small one when
+# it is scaled down.
+OUTLINED = 1 / 64
 FONT_FILES = {MDI: "materialdesignicons6-webfont", FA: "fontawesome6-solid-webfont"}
-# One outline colour for all, for one that depended on the fill would tell the colour twice.
+# One outline colour for all: an outline that depended on the fill would show the colour twice.
 OUTLINE = (96, 96, 104)
-# Share of the image's side that an object takes: (in pairs, in threes).
+# Size of an object as a share of the image's side: (of two objects, of three objects).
 EXTENT = {"large": (0.47, 0.40), "small": (0.30, 0.25)}
 
 
 @functools.lru_cache(maxsize=1)
 def _font_folder() -> Path:
-    """qtawesome brings the fonts; it is not imported, for that would want Qt."""
+    """The fonts of qtawesome, which is not imported because it needs Qt."""
     spec = importlib.util.find_spec("qtawesome")
     if spec is None or spec.origin is None:
         raise ImportError('`scenes` draws with the icon fonts of qtawesome: pip install "hf_tripletclip[scenes]"')
@@ -35,7 +35,7 @@ def _font_folder() -> Path:
 
 
 def require_fonts() -> None:
-    """Raise `ImportError`, with what to install, where the icon fonts are missing."""
+    """Raise `ImportError`, which says what to install, if the icon fonts are missing."""
     _font_folder()
 
 
@@ -65,7 +65,7 @@ def _glyph(noun: str, extent: int) -> Image.Image:
 
 @functools.lru_cache(maxsize=2048)
 def _outline(noun: str, extent: int, width: int) -> Image.Image:
-    """The mask of the ring around a noun's glyph, which has `width + 1` more pixels on each side than the glyph."""
+    """The mask of the ring around a noun's glyph. On each side it is `width + 1` pixels larger than the glyph."""
     glyph, margin = _glyph(noun, extent), width + 1
     padded = Image.new("L", (glyph.width + 2 * margin, glyph.height + 2 * margin))
     padded.paste(glyph, (margin, margin))
@@ -74,7 +74,7 @@ def _outline(noun: str, extent: int, width: int) -> Image.Image:
 
 @functools.lru_cache(maxsize=4096)
 def _fill(colour: str, pattern: str, width: int, height: int) -> Image.Image:
-    """A rectangle of the colour, with its pattern in a lighter or darker shade of it."""
+    """A rectangle of the colour, with the pattern in a lighter or darker shade."""
     base = COLOURS[colour]
     area = Image.new("RGB", (width, height), base)
     if pattern == PLAIN:
@@ -82,7 +82,7 @@ def _fill(colour: str, pattern: str, width: int, height: int) -> Image.Image:
     bright = sum(base) > 380
     shade = tuple(int(value * 0.45) if bright else int(255 - (255 - value) * 0.40) for value in base)
     draw = ImageDraw.Draw(area)
-    step = max(9, max(width, height) // 4)  # finer ones blend into one tone on small objects
+    step = max(9, max(width, height) // 4)  # finer patterns blend into one tone on small objects
     if pattern == "striped":
         for x in range(-height, width, step):
             draw.line([(x, height), (x + height, 0)], fill=shade, width=max(2, round(step * 0.42)))
@@ -105,7 +105,7 @@ def draw_scene(scene: Scene, image_size: int, seed: int) -> Image.Image:
     Args:
         scene ([`Scene`]): What to draw.
         image_size (`int`): Side of the image in pixels.
-        seed (`int`): Of the small displacements of the objects and the horizon.
+        seed (`int`): Seed of the small displacements of the objects and the horizon.
 
     Returns:
         `PIL.Image.Image`: RGB, `image_size` by `image_size`.

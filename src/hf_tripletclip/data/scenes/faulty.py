@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Negative images that do not show their captions, as text-to-image models draw some: what filters are tried on."""
+"""Negative images that do not show their captions, like some of text-to-image models: a test for filters."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SPLIT = "train"  # the only one with faulty rows
 
 def is_faulty(split: str, index: int, seed: int, share: float) -> bool:
     """
-    Whether the negative image of a row is a faulty one. The rows of a smaller share are among those of a larger one.
+    Whether the negative image of a row is faulty. The faulty rows of a smaller share are also faulty for a larger one.
 
     Args:
-        split (`str`): Only `train` has any.
+        split (`str`): Only `train` has faulty rows.
         index (`int`): The row.
-        seed (`int`): The `seed` that the scenes were made with.
-        share (`float`): Of the rows, from 0 to 1.
+        seed (`int`): The `seed` of the scenes.
+        share (`float`): Share of faulty rows, from 0 to 1.
     """
     return split == SPLIT and stable_hash("faulty", seed, index) < share * 2**64
 
 
 def faulty_scene(index: int, seed: int, nouns: Sequence[str]) -> Scene:
     """
-    What the faulty image of a training row shows: for one half of the rows the scene of the caption once more, as if
-    the change had been overlooked; for the other the negative scene with a change of another kind. The negative
-    caption is false of it, and no training caption is left out for it: its own caption is one of `train`.
+    The scene in the faulty image of a training row. For half of the rows it is the positive scene again, as if the
+    change had been overlooked; for the others it is the negative scene with a change of another kind. The negative
+    caption is false of it, and its own caption belongs to `train`, so no caption of another split leaks.
     """
     rng = random.Random(stable_hash("faulty scene", seed, index))
     positive, negative, kind = make_row(SPLIT, index, seed, nouns)

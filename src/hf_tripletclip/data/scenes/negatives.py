@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hard negatives of a scene: SugarCrepe's seven kinds (Hsieh et al. 2023, arXiv 2306.14610).
 
-Each function changes one thing at random, in such a way that the change back is as likely: nothing about a pair of
-captions tells which is the negative.
+Each function changes one thing at random. The reverse change is equally likely, so that nothing about a pair of
+captions reveals which is the negative.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def replace_obj(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene
 def replace_att(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
     index = int(rng.random() * len(scene.objects))
     thing = scene.objects[index]
-    # Only what the caption mentions, so that each caption is false of the other's image.
+    # Only attributes in the caption change, so that each caption is false of the other's image.
     attributes = ["colour"] + ["pattern"] * (thing.pattern != PLAIN) + ["size"] * thing.says_size
     attribute = pick(rng, attributes)
     options: dict[str, Sequence[str]] = {"colour": tuple(COLOURS), "pattern": PATTERNS, "size": SIZES}
@@ -67,14 +67,14 @@ def swap_att(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
 
 
 def add_obj(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
-    """Adds a third object to a scene of two."""
+    """Add a third object to a scene of two."""
     absent = unrelated(nouns, (thing.noun for thing in scene.objects))
     colours = [colour for colour in COLOURS if all(colour != thing.colour for thing in scene.objects)]
     return replace(scene, objects=(*scene.objects, sample_thing(rng, absent, colours, scene.objects[0].says_size)))
 
 
 def add_att(rng: random.Random, scene: Scene, nouns: Sequence[str]) -> Scene:
-    """Adds a pattern to a plain object; the scene must have one."""
+    """Add a pattern to a plain object, of which the scene must have one."""
     plain = [index for index, thing in enumerate(scene.objects) if thing.pattern == PLAIN]
     index = pick(rng, plain)
     return _with(scene, index, replace(scene.objects[index], pattern=pick(rng, PATTERNS)))
@@ -90,8 +90,8 @@ CHANGES: dict[str, Change] = {
     "add_att": add_att,
 }
 
-# Both captions are false of the other's image. Not so where something is added: the shorter caption is still true of
-# the fuller image, so as a training negative it would teach something false.
+# Kinds in which both captions are false of the other's image. If something is added, the shorter caption is still true
+# of the fuller image, so it would be a false negative in training.
 EXCLUSIVE = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws a contact sheet of the test split: `python -m hf_tripletclip.data.scenes.preview docs/images/scenes.png`."""
+"""Draw a contact sheet of the test split: `python -m hf_tripletclip.data.scenes.preview docs/images/scenes.png`."""
 
 from __future__ import annotations
 

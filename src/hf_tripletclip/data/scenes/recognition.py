@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recognition set of the embedded data: one object per picture, its colour is the class."""
+"""A recognition set of `scenes`: one object per picture, whose colour is the class."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LABEL = "label"
 
 def load_recognition(*, nouns: Nouns = 24, seed: int = 0, image_size: int = 64, per_class: int = PER_CLASS) -> Dataset:
     """
-    Pictures of one object each, in the middle; the class is its colour. No caption of `scenes` has one object, so this
-    asks what a model has learned besides what it was trained on: a probe of retention in fine-tuning, and no more a
-    claim about photographs than `scenes` is.
+    Load pictures of one object each, in the middle, whose colour is the class. No caption of `scenes` has a single
+    object, so this set measures what a model knows beyond its training task: it tests retention in fine-tuning. Like
+    those of `scenes`, its results do not carry over to photographs.
 
     Args:
         nouns, seed, image_size: As in [`load_scenes`].
-        per_class (`int`, defaults to 100): Pictures of each colour.
+        per_class (`int`, defaults to 100): Number of pictures per colour.
 
     Returns:
         `Dataset` with the columns `image` and `label`, a `ClassLabel`.

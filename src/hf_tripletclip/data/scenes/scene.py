@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene, what is true of it, and how one is drawn at random."""
+"""Scenes: their objects, what is true of them, and random scenes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 
 def pick(rng: random.Random, options: Sequence[T]) -> T:
-    """One of the options; `random.Random.random` is the one stream that Python promises to keep."""
+    """A random option. Only `random.Random.random` is used, the one sequence that Python promises not to change."""
     return options[int(rng.random() * len(options))]
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: a noun with its attributes. `says_size`: whether the caption mentions the size."""
+    """An object: a noun with its attributes. `says_size` tells whether the caption mentions the size."""
 
     noun: str
     colour: str
@@ -47,13 +47,13 @@ class Scene:
     Two or three objects in a setting.
 
     Args:
-        objects (`tuple[Thing, ...]`): The first stands in `relation` to the second; a third in `third_relation` to
-            both.
+        objects (`tuple[Thing, ...]`): The first object stands in `relation` to the second; a third one stands in
+            `third_relation` to both.
         relation (`str`): `left`, `right`, `above` or `below`.
-        third_relation (`str`): As `relation`, on the other axis. Without a third object it has no meaning.
+        third_relation (`str`): The same on the other axis. It has no meaning without a third object.
         setting (`str`): The background.
-        says_setting (`bool`): Whether the caption mentions it.
-        wording (`tuple[int, int, int]`): Which template and which synonyms the caption uses.
+        says_setting (`bool`): Whether the caption mentions the background.
+        wording (`tuple[int, int, int]`): Numbers of the caption's template and synonyms.
     """
 
     objects: tuple[Thing, ...]
@@ -64,7 +64,7 @@ class Scene:
     wording: tuple[int, int, int]
 
     def positions(self) -> list[tuple[float, float]]:
-        """Centres of the objects as fractions of the image's side, from the top left; of one, the middle."""
+        """Centres of the objects as fractions of the image's side, from the top left; a single one in the middle."""
         if len(self.objects) == 1:
             return [(0.5, 0.5)]
         near, far = (0.27, 0.73) if len(self.objects) == 2 else (0.26, 0.74)
@@ -82,14 +82,14 @@ class Scene:
 
 
 def stands(relation: str, first: tuple[float, float], second: tuple[float, float]) -> bool:
-    """Whether a centre stands in the relation to another: clearly so, on the relation's axis."""
+    """Whether a centre clearly stands in the relation to another, on the relation's axis."""
     dx, dy = second[0] - first[0], second[1] - first[1]
     return {"left": dx, "right": -dx, "above": dy, "below": -dy}[relation] > 0.2
 
 
 def describes(caption: Scene, image: Scene) -> bool:
     """
-    Whether the caption of one scene is true of the image of another. What a caption does not mention it leaves open:
+    Whether the caption of one scene is true of the image of another. A caption leaves open what it does not mention:
     "a red cat" is true of a striped red cat.
     """
     if caption.says_setting and caption.setting != image.setting:
@@ -97,7 +97,7 @@ def describes(caption: Scene, image: Scene) -> bool:
     shown = list(zip(image.objects, image.positions(), strict=True))
     centres = []
     for said in caption.objects:
-        # At most one, for a scene has no two nouns of which one is true of the other.
+        # At most one, because no noun of a scene is true of another object in it.
         meant = [pair for pair in shown if is_true_of(said.noun, pair[0].noun)]
         if not meant:
             return False
@@ -125,7 +125,7 @@ def sample_third_relation(rng: random.Random, relation: str) -> str:
 
 
 def sample_scene(rng: random.Random, nouns: Sequence[str], objects: int) -> Scene:
-    """A random scene of so many objects, with unrelated nouns and different colours."""
+    """A random scene of `objects` objects, with unrelated nouns and different colours."""
     says_size = rng.random() < 0.4
     things: list[Thing] = []
     for _ in range(objects):
@@ -149,10 +149,10 @@ def sample_scene(rng: random.Random, nouns: Sequence[str], objects: int) -> Scen
 
 
 def stable_hash(*parts: object) -> int:
-    """64 bits of SHA-256 over the parts: the same on every machine, unlike `hash`."""
+    """64 bits of the SHA-256 of the parts, which are the same on every machine, unlike `hash`."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether an object of the scene is one of the (noun, colour) combinations, a tenth, that training never shows."""
+    """Whether the scene has one of the held-out (noun, colour) combinations, a tenth of all: training shows none."""
     return any(stable_hash("held out", thing.noun, thing.colour) % 10 == 0 for thing in scene.objects)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small CLIP beside `scenes` that has learned to recognise what they show, for short runs to start from.
+"""The small CLIP that comes with `scenes` and recognises what they show: a starting point for short runs.
 
-`examples/scenes_start.py` trains it; its card tells what it saw.
+`examples/scenes_start.py` trains it; its card lists its training data.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-START = "scenes"  # instead of a model's name
+START = "scenes"  # stands for this model where a model's name is expected
 
 
 def start_folder() -> Path:
-    """The folder of the model and its processor, as `from_pretrained` takes it: float16, pictures of 64 px."""
+    """The folder of the model and its processor, for `from_pretrained`: float16 weights, pictures of 64 px."""
     return Path(__file__).parents[1] / "scenes_start"

@@ -12,7 +12,7 @@ from typing import ClassVar
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from hf_tripletclip.data.raw import check_there
+from hf_tripletclip.data.raw import check_local_path
 from hf_tripletclip.evaluation.items import CHANCE, CHOOSE_IMAGE, Comparisons, Item
 from hf_tripletclip.evaluation.questions import ItemBenchmark
 from hf_tripletclip.evaluation.readers.images import ImageFile
@@ -101,7 +101,7 @@ class MMVP(ItemBenchmark):
 
     def _folder(self) -> Path:
         folder = Path(self.data).expanduser()
-        check_there(os.fspath(folder))
+        check_local_path(os.fspath(folder))
         if not folder.is_dir() and self.data.count("/") == 1 and not os.path.isabs(self.data):
             try:
                 folder = Path(snapshot_download(self.data, repo_type="dataset", revision=self.revision))

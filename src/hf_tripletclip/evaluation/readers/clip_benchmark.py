@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.raw import check_there
+from hf_tripletclip.data.raw import check_local_path
 from hf_tripletclip.data.schema import ERROR
 from hf_tripletclip.data.tars import KEY, READER, URL, read_tars
 from hf_tripletclip.evaluation.readers.images import LISTED, ImageCell
@@ -84,7 +84,7 @@ def find_tar_set(source: str | os.PathLike[str], split: str, revision: str | Non
         splits = sorted({path.parent.name for path in Path(name).glob("*/*.tar")}) if os.path.isdir(name) else []
         _check(name, split, splits)
         return Path(name) if splits else None
-    check_there(name)
+    check_local_path(name)
     try:
         # Unlike a listing of the files, this does not try again for half a minute where there is no network.
         files = [file.rfilename for file in HfApi().dataset_info(name, revision=revision).siblings or ()]

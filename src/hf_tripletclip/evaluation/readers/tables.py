@@ -23,9 +23,9 @@ from datasets import (
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError
 
-from hf_tripletclip.data.folders import csv_sign, data_files
+from hf_tripletclip.data.folders import csv_separator, data_files
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
-from hf_tripletclip.data.raw import as_arguments, at_work, check_there, load_raw, not_found
+from hf_tripletclip.data.raw import absolute_folder, as_arguments, check_local_path, load_raw, not_found
 from hf_tripletclip.data.schema import ERROR
 from hf_tripletclip.evaluation.readers.images import EXTENSIONS, is_left_behind
 
@@ -80,7 +80,7 @@ def read_csv_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     Raises:
         ValueError: A row has more or fewer values than the header; says which.
     """
-    sign = csv_sign(path)
+    sign = csv_separator(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             header, *rows = [row for row in csv.reader(file, delimiter=sign, strict=True) if row] or [[]]
@@ -230,9 +230,9 @@ def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[
         return {}
     if Path(name).is_dir() and (found := data_files(Path(name))) is not None:
         return as_arguments({split: found[split]}) if split in found and len(found) > 1 else {}
-    check_there(name)
+    check_local_path(name)
     try:
-        files = load_dataset_builder(at_work(name), **options).config.data_files
+        files = load_dataset_builder(absolute_folder(name), **options).config.data_files
     except (DatasetNotFoundError, ConnectionError) as error:
         raise not_found(name, error) from error
     if not files or split not in files or len(files) == 1:
