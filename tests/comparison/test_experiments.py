@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which runs an experiment has, and what it is refused for."""
+"""The runs of experiments, and options that are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_main_has_every_method_and_the_controls(tmp_path):
     assert {flags["scenes_further_texts"] for flags in by_label.values()} == {"true"}
 
 
-def test_all_start_from_what_the_package_has(tmp_path):
+def test_all_runs_start_from_the_packages_model(tmp_path):
     runs = scenes_runs(EXPERIMENTS["locked"], SCRIPT, tmp_path, seeds=[3], max_steps=10)
     assert [run.label for run in runs] == [arm.label for arm in EXPERIMENTS["locked"].arms]
     for run in runs:
@@ -49,7 +49,7 @@ def test_all_start_from_what_the_package_has(tmp_path):
     assert flags_of(runs[1].command)["train_vision"] == "frozen"
 
 
-def test_what_is_trained_alike_is_one_run(tmp_path):
+def test_equal_training_is_one_run(tmp_path):
     runs = [
         run
         for experiment in EXPERIMENTS.values()
@@ -66,7 +66,7 @@ def test_what_is_trained_alike_is_one_run(tmp_path):
     assert by_label["tripletclip, none faulty"] == "tripletclip-seed-0"
 
 
-def test_flags_that_are_given_stand_above_ours(tmp_path):
+def test_given_flags_override_ours(tmp_path):
     assert scenes_flags([]) == {"eval_strategy": "no", "dataloader_num_workers": "0"}
     same = scenes_flags(["--eval_strategy", "no", "--dataloader-num-workers=0"])
     assert same == scenes_flags([])
@@ -104,7 +104,7 @@ def test_filtered_rows_are_as_many_as_random_ones(tmp_path):
 
 
 @pytest.mark.parametrize("experiment", [name for name, one in EXPERIMENTS.items() if "scenes" in one.scales])
-def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
+def test_every_run_has_flags_that_the_script_accepts(tmp_path, experiment):
     for run in scenes_runs(EXPERIMENTS[experiment], SCRIPT, tmp_path, seeds=[0], max_steps=10):
         model_args, data_args, args = parse_arguments(list(run.command[2:]), "scenes")
         assert data_args.dataset_name_or_path in ("scenes", str(tmp_path / "faulty"))
@@ -113,7 +113,7 @@ def test_every_run_has_flags_that_the_script_takes(tmp_path, experiment):
         model_args.check()
 
 
-def test_neighbours_are_those_of_the_rows_that_are_trained_on(tmp_path):
+def test_neighbours_are_mined_from_the_training_rows(tmp_path):
     sizes = ["--scenes_train_size", "30", "--scenes_validation_size", "3", "--scenes_test_size", "3"]
     runs = scenes_runs(EXPERIMENTS["main"], SCRIPT, tmp_path, seeds=[0], max_steps=10, only=["laclip_hn"], extra=sizes)
     clip, run = runs
@@ -134,7 +134,7 @@ def test_neighbours_are_those_of_the_rows_that_are_trained_on(tmp_path):
         mine_neighbours(other, config, progress=False)
 
 
-def test_the_paper_mines_before_it_trains_on_neighbours():
+def test_the_paper_commands_mine_before_training_on_neighbours():
     first, *others = (
         shlex.split(line)
         for line in paper_commands(EXPERIMENTS["main"], data="cc3m", seeds=[0, 1], only=["laclip_hn"])
@@ -158,7 +158,7 @@ def test_the_paper_mines_before_it_trains_on_neighbours():
     assert config_values([], PAPER_CONFIGS["cc3m"])["dataset_name_or_path"] == first[2]
 
 
-def test_the_paper_is_repeated_by_commands():
+def test_commands_repeat_the_paper():
     commands = [shlex.split(line) for line in paper_commands(EXPERIMENTS["controls"], data="cc12m", seeds=[0])]
     assert all(command[:3] == ["accelerate", "launch", "examples/pretrain.py"] for command in commands)
     assert all("cc12m_vit_b32" in command for command in commands)
@@ -212,7 +212,7 @@ def test_photographs_have_captions_only():
         (["--scale", "photos", "--data", "D", "--model", "M", "--adam_beta2", "1"], "take no further flags"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path, arguments, message):
+def test_wrong_options_are_refused_before_anything_runs(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         main([*arguments, "--output_dir", str(tmp_path / "runs")], SCRIPT)
 
@@ -242,7 +242,7 @@ def test_find_experiment_knows_its_scales():
             assert experiment.baseline in {arm.label for arm in arms_at(experiment, scale)}
 
 
-def test_the_configuration_of_the_recipe_is_what_was_compared():
+def test_the_configuration_of_the_recipe_equals_the_compared_one():
     model_args, _, args = parse_arguments(["--model", "M", "--data", "D"], "finetune_captions")
     assert args.objective == RECIPE["objective"]
     assert args.objective_arguments == RECIPE["objective_kwargs"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data with faulty negatives, made and scored as any other, and what filters find of them."""
+"""The data with faulty negatives, made and scored like any other, and the table of filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_scores_tell_faulty_rows_from_others(folder):
+def test_the_scores_separate_faulty_rows_from_others(folder):
     rows = load_tripletdata(str(folder))
     assert {split: len(rows[split]) for split in rows} == {"train": ROWS, "validation": 5, "test": 7}
     assert {"neg_clip_score", "negative_type", "neg_image"} <= set(rows["test"].column_names)
@@ -31,7 +31,7 @@ def test_the_scores_tell_faulty_rows_from_others(folder):
     assert means[True] < means[False] - 0.02
 
 
-def test_what_filters_find(folder):
+def test_the_table_of_filters(folder):
     _, _, none, best, margin = filter_table(folder, best=ROWS // 2).splitlines()
     cells = [cell.strip() for cell in best.strip("|").split("|")]
     assert cells[:2] == [f"`best {ROWS // 2}`", str(ROWS // 2)]

@@ -33,7 +33,7 @@ def test_sections_with_measured_tables_have_their_command(page):
         assert commands_of(section), section.splitlines()[0]
 
 
-def test_commands_are_taken(page):
+def test_commands_are_accepted(page):
     found = commands_of(page)
     assert len(found) >= 5
     for words in found:
@@ -47,7 +47,7 @@ def test_every_experiment_is_named(page):
     assert set(re.findall(r"`(\w+)`", listed)) == set(EXPERIMENTS)
 
 
-def test_claims_name_experiments_arms_and_scales_that_there_are(page):
+def test_claims_name_existing_experiments_arms_and_scales(page):
     claims = page[page.index("## Claim by claim") : page.index("## Open")]
     rows = [line.strip("|").split(" | ") for line in claims.splitlines() if line.startswith("| ")]
     cells = [cells[-2] for cells in rows if len(cells) in (4, 5)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of photographs: its parts, the questions about them, what is measured, and a short run."""
+"""A folder of photographs: its parts, the questions about them, the metrics, and a short run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def model(tmp_path_factory) -> Path:
     return path
 
 
-def test_parts_are_those_of_the_split_or_of_the_names(folder, tmp_path):
+def test_parts_follow_the_split_or_the_names(folder, tmp_path):
     photos = read_photos(folder, tmp_path)
     parts = {photo.name: photo.part for photo in photos}
     assert [parts[f"{number}.png"] for number in range(8)] == ["train"] * 8
@@ -87,7 +87,7 @@ def test_parts_are_those_of_the_split_or_of_the_names(folder, tmp_path):
         ('{"image": "0.png", "captions": ["a dog"]}', "fewer than two photographs for the part"),
     ],
 )
-def test_what_does_not_fit_is_named(folder, tmp_path, line, message):
+def test_wrong_files_are_named(folder, tmp_path, line, message):
     (tmp_path / "captions.jsonl").write_text(line + "\n")
     (tmp_path / "0.png").write_bytes((folder / "0.png").read_bytes())
     with pytest.raises((ValueError, OSError), match=message):
@@ -128,7 +128,7 @@ class Texts:
         return torch.tensor([self.known[caption] for caption in captions])
 
 
-def test_what_is_measured():
+def test_the_metrics():
     pictures = Pictures({"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 1.0])})
     known = {"of a": [1.0, 0.0], "of b": [0.0, 1.0], "long": [0.5, 0.5], "a photo of a A.": [1.0, 0.0]}
     known["a photo of a B."] = [0.0, 1.0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in processes of their own, and the tables of what they found."""
+"""Runs in separate processes, and the tables of their results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_finished_runs_are_kept_and_failed_ones_named(tmp_path):
         execute_all([mute], jobs=1, threads=1, progress=False)
 
 
-def test_those_beside_a_failed_run_are_finished_and_no_more_begin(tmp_path):
+def test_other_started_runs_are_finished_after_a_failure_and_no_more_start(tmp_path):
     slow = "import time; time.sleep(0.5); " + WRITES.replace("{value}", "0.5")
     runs = [run_of(tmp_path, "slow", 0, slow), run_of(tmp_path, "broken", 0, "raise SystemExit(3)")]
     later = [run_of(tmp_path, "later", seed, WRITES.replace("{value}", "0.1")) for seed in range(6)]
@@ -102,7 +102,7 @@ def test_a_folder_holds_one_run(tmp_path):
             execute(others[0])
 
 
-def test_runs_of_other_settings_do_not_meet_in_one_table(tmp_path):
+def test_runs_with_other_settings_are_not_compared_in_one_table(tmp_path):
     hold_settings(tmp_path, {"steps": 10, "flags": ("a",)})
     hold_run(run_of(tmp_path, "a", 0, ""))
     hold_settings(tmp_path, {"steps": 10, "flags": ["a"]})
@@ -110,7 +110,7 @@ def test_runs_of_other_settings_do_not_meet_in_one_table(tmp_path):
         hold_settings(tmp_path, {"steps": 20, "flags": ["a"]})
 
 
-def test_a_mistake_does_not_stand_in_the_way_of_what_was_meant(tmp_path):
+def test_a_mistaken_run_does_not_block_the_right_one(tmp_path):
     hold_settings(tmp_path, {"flags": "typo"})
     mistaken = run_of(tmp_path, "a", 0, "raise SystemExit('unknown flag: --typo')")
     mistaken = dataclasses.replace(mistaken, command=(*mistaken.command, "--typo"))
@@ -138,7 +138,7 @@ def test_damaged_files_are_named(tmp_path, content):
         hold_run(run)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Cannot create the folder .*file .*: give another"):
         hold_settings(tmp_path / "file", {})
@@ -173,7 +173,7 @@ def test_means_deviations_and_paired_tests(runs):
     assert math.isnan(alone.p)
 
 
-def test_equal_runs_make_no_test():
+def test_equal_runs_need_no_test():
     assert paired((0.1, 0.2), (0.1, 0.2)).p == 1.0
     assert paired((0.3, 0.7, 0.2), (0.3, 0.7, 0.2)).p == 1.0
     alike = paired((0.3, 0.4, 0.7), (0.2, 0.3, 0.6))  # but for rounding

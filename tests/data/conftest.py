@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A processor of little images, and a collator that reports to a file of the test's own."""
+"""A processor of small images, and a collator that reports to a temporary file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of little pictures."""
+"""Rows of small pictures."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_most_frequent_reason_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["two\nlines", 'a "quoted" \\ key', "🦓", "not UTF-8 \udcff", "\u2028"], ids=ascii)
-def test_any_key_comes_back_as_it_was(tmp_path, key, caplog):
+def test_any_key_is_read_back_unchanged(tmp_path, key, caplog):
     # The log of a test is sent to pytest-xdist, which takes UTF-8 only.
     caplog.set_level(logging.CRITICAL, logger="hf_tripletclip.data.broken")
     rows = BrokenRows(tmp_path / "broken.jsonl")
@@ -95,21 +95,21 @@ def test_rows_without_a_key_are_all_counted(tmp_path):
     assert rows.counts() == {"missing image in image": 3}
 
 
-def test_rows_that_share_a_name_are_told_apart_by_their_digest(tmp_path):
+def test_rows_with_the_same_name_differ_by_their_digest(tmp_path):
     rows = BrokenRows(tmp_path / "broken.jsonl")
     for digest in ("1a", "2b", "1a"):
         rows.add("'a red cat'", "missing image", "image", digest=digest)
     assert rows.counts() == {"missing image in image": 2}
 
 
-def test_details_do_not_make_another_row(tmp_path):
+def test_details_do_not_make_a_row_count_again(tmp_path):
     rows = BrokenRows(tmp_path / "broken.jsonl")
     for detail in ("byte 7", "byte 8"):
         rows.add("row", f"unreadable image: {detail}", "image")
     assert len(rows) == 1
 
 
-def test_changed_rows_are_not_broken_ones(tmp_path):
+def test_changed_rows_do_not_count_as_broken(tmp_path):
     rows = BrokenRows(tmp_path / "broken.jsonl")
     rows.add("a", "caption cut: 90 tokens", "caption", skipped=False)
     assert len(rows) == 0
@@ -120,7 +120,7 @@ def test_changed_rows_are_not_broken_ones(tmp_path):
     assert rows.counts() == {"caption cut in caption": 1, "missing image in image": 1}
 
 
-def test_a_line_that_was_cut_short_loses_no_other(tmp_path):
+def test_a_line_that_is_cut_short_does_not_hide_others(tmp_path):
     path = tmp_path / "broken.jsonl"
     BrokenRows(path).add("first", "empty caption")
     with open(path, "ab") as file:
@@ -156,7 +156,7 @@ def test_the_first_reports_are_logged_whichever_worker_makes_them(tmp_path, monk
     ]
 
 
-def test_a_temporary_file_is_gone_when_the_process_ends(tmp_path):
+def test_the_temporary_file_is_removed_when_the_process_ends(tmp_path):
     code = (
         "from hf_tripletclip.data import BrokenRows\nimport os, sys\n"
         "rows = BrokenRows()\nrows.add('1', 'missing image')\n"

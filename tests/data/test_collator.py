@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches: what the processor makes of rows, columns, texts, and models that train on them."""
+"""Batches of the collator: columns, texts, and models that train on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_tripletclip.data.schema import COLUMNS, NEGATIVE_TYPES
 from tests.data.rows import make_row, random_picture
 
 
-def test_a_batch_is_what_the_processor_makes_of_each_side(collator, processor):
+def test_a_batch_equals_the_processors_output_for_each_side(collator, processor):
     rows = [make_row(index) for index in range(3)]
     batch = collator(rows)
     images = processor.image_processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
@@ -37,7 +37,7 @@ def test_captions_may_be_bytes(collator):
     )
 
 
-def test_only_the_columns_asked_for(processor):
+def test_only_the_requested_columns_are_collated(processor):
     batch = TripletCollator(processor, columns=("image", "caption", "neg_caption"))([make_row(neg_image=None)])
     assert set(batch) == {
         "pixel_values",
@@ -51,12 +51,12 @@ def test_only_the_columns_asked_for(processor):
     assert "negative_input_ids" not in batch
 
 
-def test_kinds_become_codes(collator):
+def test_negative_types_become_codes(collator):
     batch = collator([make_row(negative_type=kind) for kind in ("swap_obj", "other", None)])
     assert batch["negative_type"].tolist() == [NEGATIVE_TYPES.index("swap_obj"), -1, -1]
 
 
-def test_negatives_are_what_the_processor_makes_of_them_alone(processor):
+def test_negatives_equal_the_processors_output_for_them_alone(processor):
     rows = [
         make_row(index, image=random_picture(index, (40, 33)), neg_image=random_picture(9 + index, (32, 64)))
         for index in range(3)
@@ -132,7 +132,7 @@ def test_special_tokens_in_captions_are_text(collator, processor):
     assert "caption read in part in caption" not in collator.broken_rows.counts()
 
 
-def test_a_tokenizer_that_appends_no_end_token_is_told(processor, caplog):
+def test_a_tokenizer_without_an_end_token_is_reported(processor, caplog):
     transformers_logging.warning_once.cache_clear()
     processor = copy.deepcopy(processor)
     processor.tokenizer.backend_tokenizer.post_processor = None
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_appends_no_end_token_is_told(processor, caplog):
     assert "does not end captions with a token of its own" in caplog.text
 
 
-def test_rows_of_tensors_need_the_end_of_their_captions():
+def test_rows_of_tensors_need_an_end_of_text_token():
     rows = [{"input_ids": [1, 2, 9, 9], "negative_input_ids": [3, 9, 0, 0], "labels": 0} for _ in range(3)]
     batch = TensorCollator(end=9)(rows)
     assert batch["input_ids"].tolist() == [[1, 2, 9, 9]] * 3

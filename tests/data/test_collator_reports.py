@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are broken or cut: left out, named and reported."""
+"""Broken rows and cut captions are left out, named and reported."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_long_caption_is_cut_and_reported(collator):
     )
 
 
-def test_a_batch_of_broken_rows_only_is_an_error(collator):
+def test_a_batch_of_only_broken_rows_is_an_error(collator):
     with pytest.raises(ValueError, match=r"All 2 rows of a batch are broken, such as row-0: empty caption in caption"):
         collator([make_row(0, caption=""), make_row(1, image=b"")])
 
@@ -82,7 +82,7 @@ def test_no_rows_are_an_error(collator):
         collator([])
 
 
-def test_a_missing_column_is_an_error_that_lists_what_is_there(collator):
+def test_a_missing_column_is_an_error_that_lists_the_columns(collator):
     row = make_row()
     del row["neg_image"]
     with pytest.raises(ValueError, match=r"lack 'neg_image'; they have 'id', 'image', 'caption', 'neg_caption'"):
@@ -117,7 +117,7 @@ def test_workers_report_to_the_parent(collator, context):
 
 
 @pytest.mark.parametrize("column", ["image", "caption", "neg_image", "neg_caption"])
-def test_positives_and_negatives_stay_together_whatever_breaks(collator, column):
+def test_positives_and_negatives_stay_together_if_rows_break(collator, column):
     rows = [
         make_row(index, image=picture((0, 40 * index, 0)), neg_image=picture((0, 40 * index, 255)), number=index)
         for index in range(5)
@@ -145,14 +145,14 @@ def test_positives_and_negatives_stay_together_whatever_breaks(collator, column)
         ({"image": {}}, "missing image in image"),
     ],
 )
-def test_strange_values_are_broken_rows_too(collator, changes, reason):
+def test_values_of_wrong_types_make_broken_rows(collator, changes, reason):
     row = make_row(1, **changes)
     del row["id"]
     assert len(collator([make_row(0), row])["input_ids"]) == 1
     assert collator.broken_rows.counts() == {reason: 1}
 
 
-def test_a_row_is_named_by_what_it_has(collator):
+def test_a_row_is_named_by_its_key_or_its_caption(collator):
     rows = [{**make_row(), "caption": "", "__key__": "000123", "key": "other"}]
     rows += [{**make_row(), "caption": "", "id": 0}]
     rows += [{**make_row(), "id": None, "caption": "", "neg_caption": "a dog " * 30}]
@@ -177,7 +177,7 @@ def test_a_cut_caption_is_reported_with_its_length(collator):
     }
 
 
-def test_rows_without_a_key_are_told_apart_by_what_they_hold(collator):
+def test_rows_without_a_key_differ_by_their_contents(collator):
     same = {"id": None, "caption": "", "neg_caption": ""}
     collator([make_row(), *(make_row(**same, neg_image=encoded(picture(colour))) for colour in ("red", "blue"))])
     assert collator.broken_rows.counts() == {"empty caption in caption": 2}
@@ -229,6 +229,6 @@ def test_a_caption_that_is_not_read_to_its_end_is_reported(processor, tmp_path):
     assert reason == "caption read in part in caption"
 
 
-def test_rows_without_a_key_are_told_apart_by_lists_too():
+def test_rows_without_a_key_differ_by_their_lists():
     lists = [["a", "b"], ["a", "c"], ["ab"], ["a", None], [None, "a"], []]
     assert len({row_name({"caption": "a cat", "neg_caption": several})[1] for several in lists}) == len(lists)

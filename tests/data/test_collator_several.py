@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows with several of a role."""
+"""Rows with several negatives, paraphrases or dense captions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_negclip_learns_from_several_negative_captions(collator):
     [["", "a red dog"], [None, "a red dog"], ["a blue dog", "a red dog"]],
     ids=["empty", "missing", "whole"],
 )
-def test_a_negative_caption_keeps_to_the_image_in_its_place(processor, captions, first_negative):
+def test_a_negative_caption_stays_with_its_image(processor, captions, first_negative):
     table = [
         {
             "image": Image.new("RGB", (8, 8), "green"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells a dataset from another."""
+"""The digest that tells datasets apart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(captions=("a", "b", None), shades=(1, 2, 3)) -> Dataset:
     )
 
 
-def test_the_same_contents_by_whatever_way(tmp_path):
+def test_equal_contents_have_equal_digests_however_loaded(tmp_path):
     here = contents(make())
     assert here.startswith("3 rows, ")
     assert contents(undecoded(make())) == here
@@ -45,7 +45,7 @@ def test_the_same_contents_by_whatever_way(tmp_path):
     [make(captions=("a", "c", None)), make(shades=(1, 2, 4)), make().select([0, 1]), make().select([0, 2, 1])],
     ids=["caption", "picture", "fewer", "order"],
 )
-def test_other_contents(other):
+def test_other_contents_have_other_digests(other):
     assert contents(other) != contents(make())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a decoder must write stands in batches beside what the text tower reads."""
+"""Batches hold the token ids that a decoder must write."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_each_and_broken_rows(collator, tokenizer):
     assert collator([row("a cat", None), row("a dog", [])])["paraphrase_decoder_targets"].shape[0] == 0
 
 
-def test_labels_end_are_padded_and_are_not_endless(tokenizer):
+def test_labels_have_an_end_token_and_are_padded_and_cut(tokenizer):
     labels = labels_of(tokenizer, ["a red cat", "a", "cat " * 200])
     assert labels.shape == (3, 77)
     end = tokenizer.eos_token_id
@@ -81,7 +81,7 @@ def test_other_collators(collator, tokenizer):
         with_labels(Mine(collator.processor), tokenizer, ("paraphrase",))
 
 
-def test_it_is_replaced_and_sent_to_workers(collator, tokenizer):
+def test_the_collator_can_be_replaced_and_sent_to_workers(collator, tokenizer):
     for one in (
         dataclasses.replace(collator, columns=("image", "caption")),
         dataclasses.replace(pickle.loads(pickle.dumps(collator)), first_negative=True),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""At most so many of a row's negatives and further texts, drawn anew in each pass."""
+"""A limited number of a row's negatives and further texts, drawn at random in each pass."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def collator(processor, draw: SeveralDraw | None, *columns: str) -> TripletColla
 
 
 @pytest.mark.parametrize("most", [1, 2, 4, 10])
-def test_at_most_so_many_and_all_of_them_in_time(processor, most):
+def test_a_limited_number_is_drawn_and_each_is_drawn_sometime(processor, most):
     draw = SeveralDraw({"neg_caption": most, "paraphrase": 2})
     made = collator(processor, draw, *LISTS)
     seen: list[set[str]] = [set() for _ in rows()]
@@ -63,7 +63,7 @@ def test_at_most_so_many_and_all_of_them_in_time(processor, most):
     assert seen == [set(row["neg_caption"]) for row in rows()]
 
 
-def test_each_is_drawn_as_often():
+def test_each_is_drawn_equally_often():
     draw, values = SeveralDraw({"neg_caption": 2}), list("abcde")
     counts: Counter[str] = Counter()
     for epoch in range(2000):
@@ -74,8 +74,8 @@ def test_each_is_drawn_as_often():
     assert len(pairs) == 10
 
 
-def test_what_is_drawn_is_the_rows_own_affair(processor):
-    """Not that of the batch, its order, the worker or the process."""
+def test_the_draw_depends_on_the_row_alone(processor):
+    """It does not depend on the batch, its order, the worker or the process."""
     draw = SeveralDraw({"neg_caption": 2}, seed=3)
     draw.epoch.fill_(5)
     made = collator(processor, draw, "neg_caption")
@@ -126,14 +126,14 @@ def test_a_negative_caption_is_drawn_with_its_image(processor, columns):
 
 
 def places_of(batch: dict) -> list[list[int]]:
-    """Which of its images each row has, told by their green."""
+    """The images of each row, identified by their shade of green."""
     greens = batch["negative_pixel_values"][:, 1].flatten(1).mean(dim=1)
     levels = (greens * 0.26862954 + 0.4578275 if greens.min() < 0 else greens) * 255
     numbers = iter((levels / 10).round().int().tolist())
     return [list(itertools.islice(numbers, count)) for count in batch["negative_image_mask"].sum(dim=1).tolist()]
 
 
-def test_what_cannot_be_used_is_not_drawn(processor, tmp_path):
+def test_unusable_values_are_not_drawn(processor, tmp_path):
     report = BrokenRows(tmp_path / "broken.jsonl")
     draw = SeveralDraw({"neg_caption": 2})
     made = TripletCollator(processor, columns=("caption", "neg_caption"), draw_several=draw, broken_rows=report)

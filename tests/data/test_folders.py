@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of a folder hold rows, and what becomes of the pictures beside them."""
+"""Which files of a folder hold rows, and which pictures belong to them."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_folder_of_images_of_its_own(tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_words_that_tables_take_for_nothing(tmp_path, streaming):
+def test_words_that_look_like_missing_values(tmp_path, streaming):
     captions = ["null", "NA", "None", "nan", "n/a", "#N/A", "a cat", "", "12"]
     write(tmp_path / "None.png", png("red"))
     lines = [
@@ -249,7 +249,7 @@ def test_a_csv_file_that_is_not_utf_8(tmp_path, caplog, streaming):
 
 
 @pytest.mark.parametrize("names", [["train/1.png", "test/2.png"], ["1.png", "val2017/2.png"]])
-def test_one_metadata_file_over_folders_of_splits_is_told(tmp_path, caplog, names):
+def test_one_metadata_file_for_several_split_folders_is_reported(tmp_path, caplog, names):
     for name in names:
         write(tmp_path / "data" / name, png("red"))
     write_table(tmp_path / "data" / "metadata.csv", [{"file_name": name, "caption": "a"} for name in names])
@@ -258,7 +258,7 @@ def test_one_metadata_file_over_folders_of_splits_is_told(tmp_path, caplog, name
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_img2dataset_leaves_beside_tars(tmp_path, streaming):
+def test_files_of_img2dataset_next_to_tars_are_ignored(tmp_path, streaming):
     for shard in ("00000", "00001"):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
             for extension, content in (("png", png("red")), ("txt", shard.encode()), ("json", b"{}")):
@@ -274,7 +274,7 @@ def test_what_img2dataset_leaves_beside_tars(tmp_path, streaming):
         assert part.num_shards == 2
 
 
-def test_only_columns_of_the_file_are_named_as_its_own(tmp_path):
+def test_errors_list_only_columns_of_the_file(tmp_path):
     file = write_table(tmp_path / "pairs.csv", [{"image": "1.png", "caption": "a"}])
     with pytest.raises(ValueError, match=r"it lacks 'neg_caption'; it has 'image', 'caption'\. If"):
         load_tripletdata(file, required_columns=["neg_caption"])
@@ -304,7 +304,7 @@ def test_trohn_img_needs_coco(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_split_that_is_not_there(tmp_path, streaming):
+def test_a_missing_split_is_an_error(tmp_path, streaming):
     write(tmp_path / "1.png", png("red"))
     write_table(tmp_path / "pairs.csv", [{"image": "1.png", "caption": "a"}])
     for name in (tmp_path, tmp_path / "pairs.csv"):
@@ -312,7 +312,7 @@ def test_a_split_that_is_not_there(tmp_path, streaming):
             load_tripletdata(name, split="test", streaming=streaming)
 
 
-def test_validate_tells_missing_from_corrupt(tmp_path):
+def test_validate_distinguishes_missing_from_corrupt(tmp_path):
     write(tmp_path / "corrupt.png", b"no image")
     file = write_table(
         tmp_path / "pairs.csv", [{"image": name, "caption": "a"} for name in ("absent.png", "corrupt.png", "gone.png")]
@@ -338,7 +338,7 @@ def test_a_small_local_folder_shows_no_bars(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_cannot_be_told_is_said(tmp_path, streaming):
+def test_unclear_folders_are_errors(tmp_path, streaming):
     write(tmp_path / "commas.csv", "image,caption\n1.png,a cat, a dog\n")
     with pytest.raises(ValueError, match=r"commas\.csv: its rows have more fields .* in quotes"):
         load_tripletdata(tmp_path / "commas.csv", streaming=streaming)
@@ -348,12 +348,12 @@ def test_what_cannot_be_told_is_said(tmp_path, streaming):
         load_tripletdata(tmp_path / "kinds", streaming=streaming)
     write(tmp_path / "card" / "README.md", "---\n: : bad [\n---\n")
     write(tmp_path / "card" / "pairs.csv", "image,caption\n1.png,a\n")
-    with pytest.raises(ValueError, match=r"The header of .*README\.md is no YAML"):
+    with pytest.raises(ValueError, match=r"The header of .*README\.md is not valid YAML"):
         load_tripletdata(tmp_path / "card", streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_names_are_no_patterns(tmp_path, streaming):
+def test_names_are_not_taken_for_patterns(tmp_path, streaming):
     folder = tmp_path / "a [1] \u00fc"
     write(folder / "im [1].png", png("red"))
     file = write_table(folder / "p [x].csv", [{"image": "im [1].png", "caption": "a"}])
@@ -361,7 +361,7 @@ def test_names_are_no_patterns(tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_column_of_file_names_is_images_only_where_images_are_asked_for(tmp_path, streaming):
+def test_a_column_of_file_names_holds_images_only_if_images_are_expected(tmp_path, streaming):
     write(tmp_path / "1.png", png("red"))
     file = write_table(tmp_path / "pairs.csv", [{"file_name": "1.png", "caption": "a"}])
     assert read(file, streaming) == {"train": [("a", "red")]}
@@ -370,7 +370,7 @@ def test_a_column_of_file_names_is_images_only_where_images_are_asked_for(tmp_pa
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_pattern_reaches_all_below_where_it_begins(tmp_path, streaming):
+def test_a_pattern_allows_files_below_its_first_folder(tmp_path, streaming):
     write(tmp_path / "data" / "shared" / "1.png", png("red"))
     write(tmp_path / "private.png", png("blue"))
     for folder in ("a", "b"):
@@ -384,7 +384,7 @@ def test_a_pattern_reaches_all_below_where_it_begins(tmp_path, streaming):
 
 @pytest.mark.parametrize(("large", "shown"), [(2, True), (3, False)])
 @pytest.mark.parametrize("name", ["set", "set/b.csv"])
-def test_bars_are_shown_of_what_takes_a_while(tmp_path, monkeypatch, large, shown, name):
+def test_bars_are_shown_for_large_datasets(tmp_path, monkeypatch, large, shown, name):
     write(tmp_path / "set" / "b.csv", "abc")
     monkeypatch.setattr("hf_tripletclip.data.raw.LARGE", large)
     with without_bars(str(tmp_path / name)):

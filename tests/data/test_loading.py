@@ -176,7 +176,7 @@ def test_image_folder_with_metadata(tmp_path, streaming, metadata):
     check(load_tripletdata(folder, split="train", streaming=streaming))
 
 
-def test_other_peoples_names(tmp_path):
+def test_other_column_names_are_mapped(tmp_path):
     path = tmp_path / "train.parquet"
     table(image="picture", neg_caption="foil").to_parquet(path)
     check(load_tripletdata(path, split="train", columns={"image": "picture", "neg_caption": "foil"}))
@@ -185,7 +185,7 @@ def test_other_peoples_names(tmp_path):
     check(load_tripletdata(path, split="train", columns={"image": "neg_image", "neg_image": "image"}))
 
 
-def test_errors_say_what_is_there(tmp_path):
+def test_errors_list_the_columns_that_exist(tmp_path):
     path = tmp_path / "train.parquet"
     table(neg_caption="foil").to_parquet(path)
     with pytest.raises(
@@ -327,7 +327,7 @@ def test_a_pattern_in_the_path_of_a_folder_with_a_card(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_pattern_that_no_file_has(tmp_path, streaming):
+def test_a_pattern_that_matches_no_file(tmp_path, streaming):
     with pytest.raises(FileNotFoundError, match=r"No file matches .*/no\*\.csv"):
         load_tripletdata(tmp_path / "no*.csv", streaming=streaming)
 
@@ -335,7 +335,7 @@ def test_a_pattern_that_no_file_has(tmp_path, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "folder", "metadata"])
 @pytest.mark.parametrize("sign", [",", ";", "\t"])
-def test_what_stands_between_the_columns(tmp_path, caplog, sign, name, streaming):
+def test_separators_of_csv_files(tmp_path, caplog, sign, name, streaming):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "red.png").write_bytes(png("red"))
@@ -352,7 +352,7 @@ def test_what_stands_between_the_columns(tmp_path, caplog, sign, name, streaming
     assert "in no metadata" not in caplog.text
 
 
-def test_signs_that_differ_or_are_said(tmp_path):
+def test_separators_that_differ_or_are_given(tmp_path):
     (tmp_path / "train.csv").write_text("caption;more\na, b;c\n")
     (tmp_path / "test.csv").write_text("caption,more\na,c\n")
     with pytest.raises(ValueError, match=r"train\.csv separates its columns by ';', but .*test\.csv by ',': use one"):
@@ -413,7 +413,7 @@ def test_a_stream_of_unknown_columns_passes():
     check_columns(iter([]), COLUMNS)
 
 
-def test_the_embedded_data_by_its_name(tmp_path):
+def test_scenes_is_loaded_by_its_name(tmp_path):
     sizes = {"train_size": 5, "validation_size": 5, "test_size": 7, "image_size": 16}
     loaded = load_tripletdata("scenes", cache_dir=tmp_path, **sizes, required_columns=COLUMNS)
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 5, "validation": 5, "test": 7}
@@ -430,7 +430,7 @@ def test_scenes_can_be_streamed(tmp_path):
     assert len(list(data)) == 7
 
 
-def test_a_missing_column_that_is_none_of_ours():
+def test_a_missing_column_with_an_unknown_name():
     with pytest.raises(ValueError, match=r"lacks 'source'; it has 'image'\.$"):
         check_columns([{"image": 1}], ("source",))
 
@@ -445,7 +445,7 @@ def test_presets(tmp_path, streaming, preset):
     check(load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming, columns=preset))
 
 
-def test_names_that_are_nobodys(tmp_path):
+def test_unknown_presets_and_columns(tmp_path):
     table().to_parquet(tmp_path / "set.parquet")
     with pytest.raises(ValueError, match=r"'bivlk', which is not a preset: give one of tripletclip, bivlc"):
         load_tripletdata(tmp_path / "set.parquet", columns="bivlk")

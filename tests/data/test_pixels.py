@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images on their way into a batch: every form of them, damaged ones, and pixels as the processor makes them."""
+"""Images in a batch: all their forms, damaged files, and the same pixels as the processor's."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_damaged_files_never_stop_a_run(collator):
     assert len(collator.broken_rows) > 50
 
 
-def test_truncated_images_are_broken_whatever_pillow_is_told(collator, monkeypatch):
+def test_truncated_images_are_broken_whatever_pillows_settings(collator, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     content = encoded(random_picture(0, (64, 64)), "JPEG")
     collator([make_row(0), make_row(1, image=content[:3000])])
@@ -103,7 +103,7 @@ def test_truncated_images_are_broken_whatever_pillow_is_told(collator, monkeypat
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # the program's own business
 
 
-def test_files_are_turned_as_datasets_turns_them():
+def test_files_are_rotated_like_in_datasets():
     from datasets import Image as ImageFeature
 
     image = picture(size=32)
@@ -119,7 +119,7 @@ def test_files_are_turned_as_datasets_turns_them():
 
 @pytest.mark.parametrize("sizes", [[(32, 32)], [(40, 32), (32, 50)], [(32, 32), (70, 20)], [(31, 32), (32, 33)]])
 @pytest.mark.parametrize("resize", [{"shortest_edge": 32}, {"height": 32, "width": 32}])
-def test_steps_that_are_left_out_would_change_nothing(processor, sizes, resize):
+def test_skipped_steps_would_change_nothing(processor, sizes, resize):
     processor = copy.deepcopy(processor)
     processor.image_processor.size = type(processor.image_processor.size)(**resize)
     images = [random_picture(seed, size) for seed, size in enumerate(sizes)]
@@ -131,7 +131,7 @@ def test_steps_that_are_left_out_would_change_nothing(processor, sizes, resize):
 
 
 def levels_apart(pixels: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Of 255, of pixels that were divided by CLIP's standard deviations."""
+    """The levels, of 255, of pixels that were divided by CLIP's standard deviations."""
     return (pixels - expected).abs() * 255 * torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
 
 
@@ -206,7 +206,7 @@ def test_workers_put_pixels_into_shared_memory(processor):
         ({"do_pad": True}, (60, 40), False),
     ],
 )
-def test_the_processor_is_asked_only_for_what_is_not_known(settings, size, fast):
+def test_the_processor_is_called_only_for_unknown_cases(settings, size, fast):
     image_processor = CLIPImageProcessorPil(**settings)
     pixels, asked = FastPixels(image_processor), []
     pixels.processor = Spy(image_processor, asked)
@@ -218,7 +218,7 @@ def test_the_processor_is_asked_only_for_what_is_not_known(settings, size, fast)
 
 
 class Spy:
-    """An image processor that notes when it is called."""
+    """An image processor that counts its calls."""
 
     def __init__(self, processor, asked: list[bool]) -> None:
         self._processor, self._asked = processor, asked
@@ -240,7 +240,7 @@ def test_pictures_of_other_sizes_that_are_not_cropped_are_left_to_the_processor(
 
 
 @pytest.mark.parametrize("size", [(60, 16), (20, 40), (20, 16)])
-def test_what_has_to_be_enlarged_is_pillows_to_the_bit(size):
+def test_enlarged_images_equal_pillows_exactly(size):
     image_processor = CLIPImageProcessorPil(size={"height": 20, "width": 30}, do_center_crop=False)
     images = [random_picture(seed, size[::-1]) for seed in range(2)]
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths in the rows of a dataset lead into its own folder only."""
+"""Paths in the rows of a dataset must lead into its own folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A dataset's folder with a picture of its own, beside a private one."""
+    """A dataset's folder with a picture, and a private picture outside it."""
     (tmp_path / "private.png").write_bytes(png("black"))
     own = tmp_path / "data"
     (own / "images").mkdir(parents=True)
@@ -75,7 +75,7 @@ ALLOWED = ["images/red.png", "images/short.png", "{own}/images/red.png", "zip://
 
 
 def write(folder: Path, layout: str, paths: list[str]) -> Path:
-    """A dataset of these image paths, and one embedded picture in front."""
+    """A dataset of these image paths, after a first row that holds a picture itself."""
     rows = [{"id": f"row-{index}", "image": {"bytes": None, "path": path}} for index, path in enumerate(paths)]
     for row in rows:
         row |= {"caption": "a cat", "neg_image": {"bytes": png("blue"), "path": "images/red.png"}}
@@ -133,7 +133,7 @@ def test_every_room_refuses_the_same(folder):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_embedded_pictures_are_not_exchanged_for_files_of_their_name(folder, monkeypatch, streaming):
+def test_pictures_in_rows_are_not_replaced_by_files_of_the_same_name(folder, monkeypatch, streaming):
     monkeypatch.chdir(folder / "images")
     rows = [{"image": {"bytes": png("blue"), "path": "red.png"}, "caption": "a cat"}]
     Dataset.from_list(rows).cast_column("image", Image()).to_parquet(folder / "rows.parquet")
@@ -209,7 +209,7 @@ def test_a_card_that_names_data_elsewhere(tmp_path):
             load_tripletdata(tmp_path / "data")
 
 
-def test_a_moved_dataset_takes_its_pictures_along(folder, tmp_path):
+def test_a_moved_dataset_finds_its_pictures(folder, tmp_path):
     write(folder, "typed parquet", ["images/red.png"])
     (row,) = undecoded(load_tripletdata(folder / "rows.parquet", split="train"))
     shutil.move(folder, tmp_path / "moved")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small directories in the shapes of the data that methods were trained on, and lists that are written as text."""
+"""Small directories with the layouts of methods' training data, and lists that are written as text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NEGATIVES = [
 
 
 def negclip(folder: Path) -> tuple[Path, dict]:
-    """`train_neg_clip.tsv`: a column of row numbers without a name, and lists as Python writes them."""
+    """`train_neg_clip.tsv`: a column of row numbers without a name, and lists in Python's notation."""
     names = [f"coco/val2014/COCO_val2014_{number:012d}.jpg" for number in range(3)]
     for number, name in enumerate(names):
         picture(folder / name, number)
@@ -103,7 +103,7 @@ WANTED = {
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("preset", SHAPES)
-def test_what_a_method_was_trained_on_opens(tmp_path, preset, streaming):
+def test_training_data_of_methods_can_be_loaded(tmp_path, preset, streaming):
     path, options = SHAPES[preset](tmp_path / "data" if preset != "read-clip" else tmp_path)
     loaded = load_tripletdata(path, split="train", streaming=streaming, columns=preset, **options)
     rows = list(loaded)
@@ -118,7 +118,7 @@ def test_what_a_method_was_trained_on_opens(tmp_path, preset, streaming):
 
 
 @pytest.mark.parametrize("preset", SHAPES)
-def test_every_row_of_it_can_be_used_and_mined(tmp_path, preset):
+def test_all_its_rows_can_be_used_and_mined(tmp_path, preset):
     path, options = SHAPES[preset](tmp_path / "data" if preset != "read-clip" else tmp_path)
     report = validate(path, columns=preset, num_workers=0, progress=False, **options)
     assert report.ok, report
@@ -127,7 +127,7 @@ def test_every_row_of_it_can_be_used_and_mined(tmp_path, preset):
     assert not pairs.problems
 
 
-def test_negatives_of_negclip_come_into_batches(tmp_path):
+def test_batches_hold_negatives_of_negclip(tmp_path):
     path, _ = negclip(tmp_path / "data")
     rows = load_tripletdata(path, split="train", columns="negclip")
     processor = build_processor(["a caption"], image_size=8)
@@ -157,7 +157,7 @@ def test_texts_that_are_all_lists_are_lists(tmp_path, column, streaming, ends):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("cells", [["['a']", "a plain one"], ["[sic] a cat", "a dog"], ["[1, 2]", "[3]"], ["", ""]])
-def test_texts_of_which_some_are_none_stay_texts(tmp_path, cells, streaming):
+def test_texts_of_which_some_are_not_lists_stay_texts(tmp_path, cells, streaming):
     picture(tmp_path / "1.png", 0)
     rows = [["1.png", "a caption", cell] for cell in cells]
     path = written(tmp_path / "rows.tsv", ["image", "caption", "neg_caption"], rows)
@@ -207,5 +207,5 @@ def test_numbers_are_cocos_pictures_of_any_year(tmp_path):
         assert [decode_image(row["image"]).size for row in first] == [(8, 8)] * 3
 
 
-def test_what_is_said_of_presets_is_of_presets():
+def test_special_columns_belong_to_presets():
     assert UNRELATED_COLUMNS.keys() | LISTS_AS_TEXT.keys() <= PRESETS.keys()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is opened as an image, and what is not."""
+"""Files that are opened as images, and files that are not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_other_formats_are_not_opened(monkeypatch, kind, tmp_path):
     ("content", "reason"),
     [(b"", "the file is empty"), (b"404", "not a format that"), (b"<html></html>", "not a format")],
 )
-def test_what_a_failed_download_leaves(content, reason):
+def test_files_of_failed_downloads(content, reason):
     with pytest.raises(BrokenValue, match=f"unreadable image: {reason}"):
         decode_image(content)
 
@@ -99,7 +99,7 @@ def small_limit(monkeypatch):
     monkeypatch.setattr("hf_tripletclip.data.tars.MAX_BYTES", 100_000)
 
 
-def test_the_limit_is_as_large_as_the_documentation_says(tmp_path):
+def test_the_size_limit_is_the_documented_one(tmp_path):
     limit = 256 * 2**20 + 2**16
     assert tars.MAX_BYTES == reading.MAX_BYTES == limit
     file = tmp_path / "sparse.png"
@@ -219,7 +219,7 @@ def test_orientation(kind):
     assert image.getpixel((12, 4))[0] > 200 > 90 > image.getpixel((12, 28))[0]
 
 
-def test_orientation_beside_metadata_that_is_broken():
+def test_orientation_with_broken_metadata():
     whole = encoded(picture(), "JPEG", exif=ORIENTED)
     assert decode_image(whole[:2] + JPEG_METADATA["ICC without numbers"] + whole[2:]).size == (24, 32)
     whole = encoded(picture(), exif=ORIENTED)
@@ -260,7 +260,7 @@ def test_bombs():
         decode_image(damaged)
 
 
-def test_a_file_that_is_two():
+def test_a_file_that_holds_two_images():
     with pytest.raises(BrokenValue, match="EPS"):
         decode_image(encoded(picture(), "EPS") + encoded(picture()))
     image = decode_image(encoded(picture()) + encoded(picture(), "EPS"))

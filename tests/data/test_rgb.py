@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of any bit depth, with and without transparency, show what is in them."""
+"""Pictures of any bit depth, with and without transparency, stay recognisable in RGB."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def test_grey_of_any_depth_is_scaled(kind):
         ("bool", [False, True], [0, 255]),
     ],
 )
-def test_levels_to_the_digit(dtype, values, expected):
+def test_exact_levels(dtype, values, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert to_levels(np.array([values], dtype)).tolist() == [expected]
 
 
-def test_light_as_it_was_measured():
+def test_measured_light():
     scene = np.tile(np.linspace(0, 0.9, 256, dtype=np.float32), (32, 1))
     scene[0, 0] = 900.5  # a lamp
     pixels = grey(encoded(Image.fromarray(scene), "TIFF"))
@@ -135,7 +135,7 @@ def test_light_as_it_was_measured():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none(value):
+def test_values_that_are_not_finite(value):
     values = np.full((8, 8), 0.5, np.float32)
     values[3, 3] = value
     for form in (values, Image.fromarray(values), encoded(Image.fromarray(values), "TIFF")):
@@ -145,7 +145,7 @@ def test_numbers_that_are_none(value):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.float32, bool])
 @pytest.mark.parametrize("level", [0, 1])
-def test_what_is_one_colour_stays_so(dtype, level):
+def test_a_single_colour_stays_a_single_colour(dtype, level):
     assert len(np.unique(grey(np.full((8, 8), level, dtype)))) == 1
 
 
@@ -196,7 +196,7 @@ MODES = ["RGBA", "LA", "PA", "La", "RGBa", "P", "P in bytes", "RGB with a key", 
 
 
 @pytest.mark.parametrize("mode", [*MODES, "16 bits with a key"])
-def test_what_is_transparent_shows_white(mode):
+def test_transparent_pixels_become_white(mode):
     image = drawing(mode)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -88,7 +88,7 @@ def test_resuming_inside_an_epoch(kind, request, stop):
 
 
 def test_the_shuffle_of_datasets_would_lose_rows(tars):
-    """Why there is one of our own; where this fails, it is no longer needed."""
+    """The reason for our own shuffle; if this test fails, it is no longer needed."""
     data = load_dataset("webdataset", data_files=str(tars / "*.tar"), split="train", streaming=True)
     data = data.shuffle(seed=0, buffer_size=8)
     before = keys(itertools.islice(data, 20))
@@ -152,13 +152,13 @@ def test_the_first_rows_of_a_stream(tars):
         (3, 2, "103 100 101 105 102 107 106 104 112 110"),
     ],
 )
-def test_the_order_is_that_of_every_version(parquet, epoch, seed, expected):
-    """A run that goes on where an older version stopped meets the rows that it has not seen."""
+def test_the_order_is_the_same_in_every_version(parquet, epoch, seed, expected):
+    """A run that resumes where an older version stopped sees exactly the remaining rows."""
     assert " ".join(key[3:] for key in keys(itertools.islice(make(parquet, epoch, seed=seed), 10))) == expected
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_block_has_a_row(tars, size):
+def test_a_block_has_at_least_one_row(tars, size):
     with pytest.raises(ValueError, match=f"`buffer_size` is {size}; give at least 1"):
         make(tars, buffer_size=size)
     assert sorted(keys(make(tars, buffer_size=1))) == ALL

@@ -23,7 +23,7 @@ def png(colour: Any) -> bytes:
 
 
 def write_tar(path: Path, rows: int, first: int = 0, **changes: dict[int, bytes | None]) -> list[tarfile.TarInfo]:
-    """A shard as it is published; `changes` of members by row, `None` leaves one out. Returns the headers."""
+    """Write a shard in the published layout. `changes` replaces members by row; `None` leaves one out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for index in range(rows):
@@ -55,7 +55,7 @@ def processor():
 
 
 def broken(path: Path, processor: Any, streaming: bool, report: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Keys of the rows that reach a batch, and what is reported."""
+    """The keys of the rows in batches, and the reports."""
     data = undecoded(load_tripletdata(path, split="train", streaming=streaming))
     collator = TripletCollator(processor, broken_rows=BrokenRows(report))
     _, usable = collator.collate(list(data))
@@ -203,7 +203,7 @@ def test_parts_of_splits(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_other_peoples_members(tmp_path, streaming):
+def test_other_names_of_members_are_mapped(tmp_path, streaming):
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         members = {"jpg": png("red"), "txt": b"a cat", "image": b"not this one", "json": b"{}", "npy": b"\x93"}
         members["depth.png"] = png("blue")

@@ -36,7 +36,7 @@ def test_training_is_deterministic_and_bounded():
 
 
 @pytest.mark.parametrize("opener", [AutoTokenizer, CLIPTokenizer])
-def test_saved_and_opened_it_is_the_same(tmp_path, opener):
+def test_a_saved_tokenizer_loads_unchanged(tmp_path, opener):
     tokenizer = train_tokenizer(CAPTIONS, model_max_length=12)
     tokenizer.save_pretrained(tmp_path)
     again = opener.from_pretrained(tmp_path)
@@ -46,7 +46,7 @@ def test_saved_and_opened_it_is_the_same(tmp_path, opener):
     assert again.model_max_length == 12
 
 
-def test_a_saved_processor_opens_without_a_word(tmp_path):
+def test_a_saved_processor_loads_without_warnings(tmp_path):
     build_processor(CAPTIONS, image_size=32).save_pretrained(tmp_path)
     code = f"""
 from PIL import Image
@@ -104,7 +104,7 @@ def test_words_never_seen_take_more_tokens_and_unseen_order_does_not_matter(toke
     assert train_tokenizer(CAPTIONS[::-1]).get_vocab() == tokenizer.get_vocab()
 
 
-def test_no_captions_still_make_a_tokenizer():
+def test_a_tokenizer_can_be_trained_without_captions():
     tokenizer = train_tokenizer([])
     assert len(tokenizer) == 514
     assert tokenizer.decode(tokenizer("a cat")["input_ids"], skip_special_tokens=True).replace(" ", "") == "acat"
@@ -157,7 +157,7 @@ def test_the_same_in_another_process(seed):
 @pytest.mark.parametrize(
     ("rest", "learned"), [(["bz"], ["ab", "abz</w>", "aby</w>", "bz</w>"]), ([], ["ab", "abz</w>", "aby</w>"])]
 )
-def test_a_pair_that_other_merges_take_words_from_is_learned_if_it_still_occurs(rest, learned):
+def test_a_pair_that_other_merges_reduce_is_learned_if_it_still_occurs(rest, learned):
     words = ["aby"] * 5 + ["abz"] * 6 + rest  # "bz" stands in "abz" until "ab" is one token
     vocabulary = train_tokenizer([" ".join(words)]).get_vocab()
     assert sorted(vocabulary, key=vocabulary.__getitem__)[512:-2] == learned

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows with several negative captions, all the way through the trainer."""
+"""The trainer on rows with several negative captions."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ LISTS = [["a", "b"], ["", "b"], [None, "c"], [], ["", None], None]
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("column", ["neg_caption", "paraphrase", "dense_caption"])
-def test_any_number_of_captions_per_row_is_no_fault(tmp_path, column, binary):
+def test_any_number_of_captions_per_row_is_allowed(tmp_path, column, binary):
     values = [few and [one.encode() if binary and one is not None else one for one in few] for few in LISTS]
     table = {"image": [png("red")] * len(LISTS), "caption": [f"row {row}" for row in range(len(LISTS))]}
     pq.write_table(pa.table({**table, column: values}), tmp_path / "set.parquet")
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path):
     assert "training stops at other files" in format_report(report)
 
 
-def test_damaged_files_are_told_if_no_row_of_them_can_be_read():
+def test_damaged_files_without_readable_rows_are_reported():
     text = format_report(ValidationReport("set", {"train": SplitReport(files=2)}))
     assert "There are no rows.\n2 files are damaged: " in text
 
@@ -180,7 +180,7 @@ def write_with_card(folder, files: int = 3, rows: int = 10):
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
 
 
-def test_rows_that_the_card_promises_and_that_are_not_there(tmp_path):
+def test_rows_that_the_card_promises_but_are_missing(tmp_path):
     folder = tmp_path / "set"
     write_with_card(folder)
     assert validate(folder, num_workers=0, progress=False).ok
@@ -195,7 +195,7 @@ def test_rows_that_the_card_promises_and_that_are_not_there(tmp_path):
         load_tripletdata(folder)
 
 
-def test_a_damaged_file_is_named_and_hides_no_other(tmp_path):
+def test_a_damaged_file_is_named_and_does_not_hide_others(tmp_path):
     folder = tmp_path / "set"
     write_with_card(folder)
     path = folder / "data" / "train-0.parquet"
@@ -216,7 +216,7 @@ def test_one_damaged_file_without_a_card(tmp_path):
             load(tmp_path / "cut.parquet")
 
 
-def test_negatives_that_are_the_positive_are_counted(tmp_path):
+def test_negatives_that_equal_the_positive_are_counted(tmp_path):
     red, blue = png("red"), png("blue")
     columns = {
         "id": pa.array(["a", "b", "c", "d"]),
@@ -272,7 +272,7 @@ def test_rows_without_a_key_and_a_caption_are_numbered(tmp_path, num_workers):
     assert "the first is row 0" in format_report(report)
 
 
-def test_columns_of_our_own_are_not_told(tmp_path):
+def test_internal_columns_are_not_reported(tmp_path):
     data = {"other": pa.array(["a"]), "__error__": pa.array([None], pa.string())}
     pq.write_table(pa.table(data), tmp_path / "set.parquet")
     with pytest.raises(ValueError, match=r"it has other\. If they"):

@@ -25,7 +25,7 @@ def running_chromium() -> Iterator[Any]:
 
 
 class Visit:
-    """A page that was opened, what it asked for, and what it complained about."""
+    """An open page, its requests and its errors."""
 
     def __init__(self, chromium: Any, url: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> None:
         self.context = chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)

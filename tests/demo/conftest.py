@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two small random models in directories, pictures as Gradio hands them over, and the page in a browser."""
+"""Two small random models in directories, pictures in Gradio's form, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def chromium(url) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(chromium, url) -> Iterator[Visit]:
-    """A visit that asks no other server for anything, and whose script fails nowhere."""
+    """A visit without requests to other servers and without errors of scripts."""
     visit = Visit(chromium, url)
     yield visit
     outside = [request for request in visit.requests if not request.startswith((url, "data:", "blob:"))]

@@ -26,7 +26,7 @@ from hf_tripletclip.demo.inputs import MAX_BYTES, NegativeWriter
 
 @pytest.fixture
 def no_network(monkeypatch) -> list[str]:
-    """Hosts that anything in this process asked for, other than this machine."""
+    """All hosts that this process contacts, except this machine."""
     asked: list[str] = []
     real = socket.getaddrinfo
 
@@ -85,7 +85,7 @@ def test_the_server_is_local_silent_and_limits_uploads(served, capsys):
 
 
 def _ask(url: str, function: int, data: list[Any]) -> str:
-    """What the queue answers to a request, whoever makes it: the answer without times and without what was sent."""
+    """The queue's answer to a request, without times and without the request itself."""
     session = uuid.uuid4().hex
     body = json.dumps({"fn_index": function, "data": data, "session_hash": session}).encode()
     request = urllib.request.Request(f"{url}gradio_api/queue/join", body, {"Content-Type": "application/json"})
@@ -145,7 +145,7 @@ def test_only_uploads_are_read_whoever_asks(served, uploads, picture, tmp_path):
     assert asked == []
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch, folders, capsys):
+def test_without_gradio_the_error_says_what_to_install(monkeypatch, folders, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r"hf_tripletclip\[demo\]"):
         require_gradio()

@@ -34,7 +34,7 @@ def test_none_without_the_fonts(tmp_path, monkeypatch):
 
 
 def test_a_model_of_small_pictures_recognises_what_is_on_the_large_ones(tmp_path):
-    """The start, which has learned from pictures of 64 px."""
+    """The model that comes with `scenes` was trained on pictures of 64 px."""
     examples = [example for example in draw_examples(tmp_path) if example.kind in ("replace_obj", "add_obj")]
     if not examples:
         pytest.skip("the fonts of the extra `scenes` are not installed")

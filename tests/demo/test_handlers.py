@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What buttons do, without Gradio."""
+"""The actions of the buttons, without Gradio."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_captions_are_compared(handlers, picture):
     ("with_picture", "typed", "message"),
     [(False, CAPTION, "no picture yet"), (True, "", "no captions"), (True, "a" * 1_001, "1001 characters")],
 )
-def test_what_is_missing_is_said(handlers, picture, with_picture, typed, message):
+def test_missing_inputs_are_reported(handlers, picture, with_picture, typed, message):
     page = handlers.compare({"path": picture} if with_picture else None, typed)
     assert 'role="alert"' in page
     assert message in page
 
 
-def test_a_file_is_checked_when_it_comes(handlers, picture, text_file):
+def test_a_file_is_checked_when_it_is_uploaded(handlers, picture, text_file):
     assert handlers.check({"path": picture}) == ""
     message = handlers.check({"path": text_file})
     assert 'role="alert"' in message
@@ -82,7 +82,7 @@ def test_files_elsewhere_are_not_read(handlers, models, picture, tmp_path):
     assert "no picture yet" in Handlers(models, handlers.writer).check({"path": picture})  # without any folder
 
 
-def test_words_that_a_model_does_not_know_are_no_verdict(handlers, picture):
+def test_words_that_a_model_does_not_know_give_no_verdict(handlers, picture):
     _, _, _, page = handlers.compose({"path": picture}, CAPTION, "a red cat\na purple giraffe\n<b>зебра</b>", {}, 0)
     assert page.count("“purple” and “giraffe” unknown to this model") == 2  # of both models
     assert page.count("“зебра” unknown to this model") == 2
@@ -95,7 +95,7 @@ def test_words_that_a_model_does_not_know_are_no_verdict(handlers, picture):
 
 
 @needs_wordnet
-def test_negatives_are_written_where_none_are_typed(models, uploads, picture):
+def test_negatives_are_written_if_none_are_typed(models, uploads, picture):
     handlers = Handlers(models, NegativeWriter(number=3), [uploads])
     typed, kinds, seed, page = handlers.compose({"path": picture}, CAPTION, "", {}, 0)
     assert typed.split("\n") == list(kinds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What visitors give."""
+"""Pictures and captions of visitors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_picture(upload, uploads):
         check_image(upload, [uploads, "/does/not"])
 
 
-def test_a_picture_elsewhere_is_as_one_that_does_not_exist(picture, uploads, tmp_path):
+def test_a_picture_elsewhere_looks_like_one_that_does_not_exist(picture, uploads, tmp_path):
     elsewhere = tmp_path / "elsewhere.png"
     elsewhere.write_bytes(Path(picture).read_bytes())
     (tmp_path / "given").mkdir()

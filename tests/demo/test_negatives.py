@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hard negatives by rules, and what is said where WordNet is missing."""
+"""Hard negatives by rules, and the message if WordNet is missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_rule_applies():
         NegativeWriter().write("hello")
 
 
-def test_without_wordnet_it_says_what_to_install(without_nltk):
+def test_without_wordnet_the_error_says_what_to_install(without_nltk):
     writer = NegativeWriter()
     with pytest.raises(DemoError, match=r"type some yourself.*pip install"):
         writer.write(CAPTION)

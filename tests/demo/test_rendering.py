@@ -21,7 +21,7 @@ def test_scores_are_shown():
     assert "50.0 × cosine" in page
 
 
-def test_ties_and_single_captions_are_said():
+def test_ties_and_single_captions_are_explained():
     score = CaptionScore("a cat", 0.25, 0.5)
     tie = rendering.comparisons([Comparison("one", 1.0, [score, CaptionScore("a dog", 0.25, 0.5)])])
     assert "tie for the best score" in tie
@@ -65,5 +65,5 @@ def test_what_visitors_type_is_escaped():
         assert "<script" not in page
 
 
-def test_every_kind_has_words():
+def test_every_kind_has_a_label():
     assert set(rendering.KINDS) == set(NEGATIVE_TYPES)

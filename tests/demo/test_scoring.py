@@ -65,7 +65,7 @@ def test_compose_compares_with_each_negative(models, folders, picture):
         assert [trial.right for trial in answer.trials] == [own > other for other in others]
 
 
-def test_a_caption_that_the_tokenizer_does_not_tell_from_the_other_is_a_tie_and_wrong(models, picture):
+def test_captions_with_equal_tokens_tie_and_are_wrong(models, picture):
     for answer in models.compose(picture, "a red cat", {"a RED cat": None}):
         assert answer.trials[0].tie
         assert not answer.trials[0].right
@@ -115,7 +115,7 @@ def test_nothing_to_score(models, picture):
         models.compose(picture, "a cat", {"a cat": None})
 
 
-def test_a_caption_that_is_cut_is_said_with_what_is_not_seen(models, picture):
+def test_a_cut_caption_is_reported_with_the_part_that_is_not_seen(models, picture):
     long = " ".join(["a red cat"] * 4 + ["above"] * 8)
     first, _ = models.compare(picture, [long, "a red cat"])
     tokenizer = models.encoders[0].processor.tokenizer

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "space"
 
 
-def test_the_header_is_what_the_hub_reads():
+def test_the_header_has_the_form_that_the_hub_reads():
     _, header, text = (SPACE / "README.md").read_text().split("---\n", 2)
     fields = yaml.safe_load(header)
     assert fields["sdk"] == "gradio"

@@ -32,7 +32,7 @@ SEVERAL = ("tsvlc", "dac", "ce_clip", "fsc_clip", "degla", "clic", "read_alignme
 
 
 def rows_of(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
-    """Some rows of a batch, with what belongs to them."""
+    """Some rows of a batch, with everything that belongs to them."""
     cut = {}
     for key, value in batch.items():
         mask_name = f"{key.split('_')[0]}_mask"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every objective as its equations say, written out row by row in float64, and batches with any number per row."""
+"""The equations of every objective, written out row by row in float64, and batches with any number per row."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def within(batch: Batch, s: torch.Tensor) -> torch.Tensor:
 
 
 def ranks(batch: Batch, query: str, s: torch.Tensor, prior: float = 0.0) -> torch.Tensor:
-    """Each query, less a share of the mean query, with its row's caption and each of the row's negatives."""
+    """Each query, minus a share of the mean query, with its row's caption and each of the row's negatives."""
     queries, losses = batch.values[query], []
     common = sum(queries) / len(queries)
     for n, row in enumerate(batch.owners[query]):

@@ -44,7 +44,7 @@ TERMS = {
 
 
 def value(formula: str, batch: reference.Batch, scale: torch.Tensor) -> float:
-    """What the first line of a card's equation comes to, computed without the package's kernel."""
+    """The value of the first line of a card's equation, computed without the package's kernel."""
     text = formula.removeprefix(r"\mathcal{L} = ")
     for pattern, compute in TERMS.items():
         text = re.sub(pattern, lambda match, c=compute: f"({c(batch, scale, *match.groups()).item()})", text)
@@ -68,7 +68,7 @@ def test_the_equation_is_what_the_code_computes(name):
         assert (rf"\\({known.symbol}\\): " in text) == (role in objective.roles)
 
 
-def test_odd_weights_and_terms_of_other_kinds():
+def test_unusual_weights_and_other_kinds_of_terms():
     class Odd(Objective):
         name = "odd"
         terms = (Term("image", ("text",), 1.0), Term("text", ("image",), 0.3331), Term("image", ("text",), 2.0))
@@ -85,7 +85,7 @@ def test_odd_weights_and_terms_of_other_kinds():
     assert "The further terms are those of the code of `Further`." in text
 
 
-def test_distillation_is_a_term_of_its_own():
+def test_distillation_is_a_separate_term():
     similar = describe_objective(get_objective("negclip", distillation={"kind": "similarity", "weight": 0.5}))
     total, _, distilled = SHOWN.findall(similar)
     assert total.endswith(r"\right] + \tfrac{1}{2} D")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation against its equations written out naively in float64, and what is refused."""
+"""Distillation against its equations, written out in float64, and wrong settings."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_settings_that_are_refused(settings, message):
         get_objective("clip", distillation=settings)
 
 
-def test_settings_that_are_taken():
+def test_settings_that_are_accepted():
     assert make_distillation(None) is None
     made = Distillation("embedding", 2.0)
     assert make_distillation(made) is made

@@ -28,7 +28,7 @@ def test_a_batch_term_has_one_right_answer_and_all_others_wrong():
     assert not any(NOTHING in row for row in picture.cells)
 
 
-def test_own_terms_look_at_their_row_only():
+def test_own_terms_use_only_their_row():
     own = OBJECTIVES["tsvlc"].terms[2]
     picture = picture_of(own)
     for row, cells in enumerate(picture.cells):
@@ -53,7 +53,7 @@ def test_every_objective_is_drawn_and_documented(name, tmp_path, pytestconfig):
     assert f"(images/methods/{name}.png)" in page
 
 
-def test_a_term_of_ones_own_has_no_drawing():
+def test_a_term_of_another_package_has_no_drawing():
     class Own(LossTerm):
         pass
 

@@ -139,7 +139,7 @@ def test_without_gradients():
     assert torch.equal(output.loss, again.loss)
 
 
-def test_a_subclass_adds_a_term_of_its_own():
+def test_a_subclass_adds_its_own_term():
     class WithAlignment(Objective):
         name = "with_alignment"
         terms = get_objective("clip").terms
@@ -184,7 +184,7 @@ def test_another_scale_is_one_clear_error(scale):
 
 @pytest.mark.parametrize("change", [lambda row: row * 2, lambda row: row * 0.9, torch.zeros_like, lambda row: row / 0])
 @pytest.mark.parametrize("role", ROLES)
-def test_embeddings_that_are_not_normalised_are_noticed(role, change):
+def test_embeddings_that_are_not_normalised_are_refused(role, change):
     e = make_embeddings()
     e[role] = torch.cat([e[role][:-1], change(e[role][-1:])])
     with pytest.raises(ValueError, match=f"L2-normalised embeddings, but {role} embeddings are not: a row has length"):
@@ -203,12 +203,12 @@ def test_the_row_whose_length_is_farthest_from_one_is_named():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_rounding_is_no_other_length(dtype):
+def test_rounded_lengths_are_accepted(dtype):
     e = {role: value.to(dtype) for role, value in make_embeddings(64, 512).items()}
     assert get_objective("tripletclip")(Embeddings(**e), 7.0).loss.isfinite()
 
 
-def test_what_are_no_embeddings_is_one_clear_error():
+def test_other_types_than_embeddings_are_one_clear_error():
     e = make_embeddings()
     with pytest.raises(TypeError, match="takes `Embeddings"):
         get_objective("clip")(e["image"], e["text"])
@@ -221,7 +221,7 @@ def test_what_are_no_embeddings_is_one_clear_error():
 
 
 class Margin(Objective):
-    """One of one's own, with an argument of its own."""
+    """A user's objective with its own argument."""
 
     name = "margin"
     terms = (Term("image", ("text",), 1.0),)
@@ -242,7 +242,7 @@ def registry(monkeypatch):
     return known
 
 
-def test_an_objective_of_ones_own_is_registered(registry):
+def test_a_users_own_objective_is_registered(registry):
     assert register_objective(Margin) is Margin
     assert get_objective("margin", margin=0.5, chunk_size=4).settings == {"margin": 0.5, "chunk_size": 4}
     assert "margin" in available_objectives()
@@ -266,7 +266,7 @@ def test_an_objective_of_ones_own_is_registered(registry):
             register_objective(wrong)
 
 
-def test_an_argument_without_a_default_is_asked_for(registry):
+def test_a_missing_argument_without_a_default_is_an_error(registry):
     class Needy(Margin):
         name = "needy"
 
@@ -296,7 +296,7 @@ def test_an_argument_without_a_default_is_asked_for(registry):
         get_objective("given", chunk_size=5)
 
 
-def test_settings_are_what_differs_from_the_defaults():
+def test_settings_are_the_arguments_that_differ_from_the_defaults():
     documented = {"negatives_across_devices": True, "chunk_size": 2048, "distillation": None}
     assert get_objective("clip").settings == get_objective("clip", **documented).settings == {}
     settings = {"negatives_across_devices": False, "distillation": {"kind": "embedding", "weight": 2.0}}
@@ -304,7 +304,7 @@ def test_settings_are_what_differs_from_the_defaults():
 
 
 @pytest.mark.parametrize("name", available_objectives())
-def test_arguments_of_another_kind_are_refused(name):
+def test_arguments_of_another_type_are_refused(name):
     flags = [one for one, argument in OBJECTIVES[name].arguments().items() if isinstance(argument.default, bool)]
     assert "negatives_across_devices" in flags
     for flag in flags:
@@ -329,8 +329,8 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize("repeats", ["negative", "mask"])
 @pytest.mark.parametrize("name", RAGGED)
-def test_the_places_of_a_mask_are_asked_for_once(name, repeats):
-    """Each time the program waits for the device."""
+def test_the_positions_of_a_mask_are_computed_once(name, repeats):
+    """Computing them waits for the device."""
     batch, objective = make_batch(name, ragged=True), get_objective(name, repeats=repeats)
     contents = {role: torch.arange(len(batch.values[role])) for role in objective.roles}
     embeddings = batch.embeddings(normalized=True, contents=contents)
@@ -354,8 +354,8 @@ def test_the_places_of_a_mask_are_asked_for_once(name, repeats):
     ],
     ids=lambda term: type(term).__name__,
 )
-def test_a_term_that_needs_one_of_each_row_takes_no_more_and_no_fewer(term):
-    """Others of a row would be compared with what is another row's."""
+def test_a_term_that_needs_one_per_row_refuses_more_or_fewer(term):
+    """Otherwise embeddings of one row would be compared with those of another."""
     one = type("OneObjective", (Objective,), {"name": "one", "terms": (term,)})()
     batch = make_batch("tripletclip", rows=4, ragged=True)
     with pytest.raises(

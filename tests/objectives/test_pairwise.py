@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pairwise` with other settings than its own: what is taken away from the queries, other columns, terms left out."""
+"""`pairwise` with other settings than the defaults: the share of the prior, other columns, missing terms."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def test_gradcheck(settings):
     assert torch.autograd.gradcheck(loss, tuple(batch.values.values()))
 
 
-def test_terms_that_weigh_nothing_ask_for_nothing():
+def test_terms_without_a_weight_need_no_inputs():
     assert get_objective("pairwise", text_weight=0).columns == ("image", "caption", "neg_caption")
     assert get_objective("pairwise", others="dense_caption").columns[-1] == "dense_caption"
     assert not get_objective("pairwise", prior_weight=0).needs_teacher
     assert get_objective("pairwise", prior_weight=0.3).teacher_roles == ("text",)
 
 
-def test_what_every_query_likes_is_no_answer_without_the_prior():
-    """A gap that is the same for all images has no gradient; one that tells two images apart has."""
+def test_the_common_part_of_all_queries_does_not_count_without_the_prior():
+    """A gap that is the same for all images has no gradient; a gap that differs between images has one."""
     common, apart = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
     image = torch.stack([common + apart, common - apart]) / 2**0.5
     for direction, wanted in ((common, 0.0), (apart, 0.5)):

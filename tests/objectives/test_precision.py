@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What autocast would round: losses are float32 inside and outside of it."""
+"""Losses are float32 inside and outside of autocast."""
 
 from __future__ import annotations
 

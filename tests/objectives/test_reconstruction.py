@@ -101,7 +101,7 @@ def test_without_a_decoder_nothing_changes():
     )
 
 
-def test_the_decoder_is_frozen_one_and_without_dropout():
+def test_there_is_one_frozen_decoder_without_dropout():
     decoder = reconstruction.load_decoder(tiny_decoder())
     assert decoder is reconstruction.load_decoder(tiny_decoder())
     assert decoder.config.dropout_rate > 0
@@ -113,7 +113,7 @@ def test_the_decoder_is_frozen_one_and_without_dropout():
 
 
 @pytest.mark.parametrize(("dtype", "same"), [(torch.float16, True), (torch.bfloat16, False)])
-def test_float16_in_which_a_t5_overflows_is_left(dtype, same):
+def test_float16_is_not_used_because_a_t5_overflows_in_it(dtype, same):
     batch = make_batch()
     values = {role: value.detach().float() for role, value in batch.values.items()}
     batch, states = Batch(values, batch.owners, batch.teacher), make_states(batch).detach().float().requires_grad_()
@@ -163,7 +163,7 @@ def test_errors_say_what_is_missing(tmp_path):
         get_objective("read_alignment", reconstruction_weight=-1)
 
 
-def test_what_is_no_t5_is_named_when_a_model_gets_the_objective(tmp_path):
+def test_other_models_than_a_t5_are_refused_when_the_objective_is_set(tmp_path):
     model = TripletCLIPModel(tiny_config())
     with pytest.raises(ValueError, match=r"`decoder` is '.*nowhere', whose config cannot be loaded.*google/t5"):
         model.set_objective("read_alignment", decoder=str(tmp_path / "nowhere"))

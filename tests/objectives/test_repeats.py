@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several rows with one picture or one caption: wrong answers, or masked."""
+"""Rows that share a picture or a caption: they count as wrong answers, or are masked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCALE = torch.tensor(5.0, dtype=torch.float64)
 
 
 def contents_of(batch, **same: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-    """Numbers of their own for all, but for the pairs that are given by role."""
+    """Different contents for all rows, except equal ones for the pairs that are given by role."""
     found = {
         role: torch.arange(len(values)) + 1000 * number for number, (role, values) in enumerate(batch.values.items())
     }
@@ -34,7 +34,7 @@ def masked_ce(queries: torch.Tensor, keys: torch.Tensor, out: list[tuple[int, in
 
 
 @pytest.mark.parametrize("chunk_size", [2, 2048])
-def test_captions_of_one_photograph_are_no_wrong_answers_of_it(chunk_size):
+def test_captions_of_one_photograph_are_not_its_wrong_answers(chunk_size):
     batch = make_batch()
     contents = contents_of(batch, image=[(0, 2), (1, 5)])
     objective = get_objective("clip", repeats="mask", chunk_size=chunk_size)
@@ -56,7 +56,7 @@ def test_the_same_caption_of_other_pictures_and_as_a_negative():
     torch.testing.assert_close(loss, (forth + masked_ce(t, v, [(0, 3), (3, 0)])) / 2)
 
 
-def test_other_paraphrases_of_a_row_are_no_wrong_answers():
+def test_other_paraphrases_of_a_row_are_not_wrong_answers():
     batch = make_batch(ragged=True)
     contents = contents_of(batch)
     objective = get_objective("tsvlc", repeats="mask")
@@ -86,14 +86,14 @@ def test_without_repeats_only_what_belongs_to_the_row_is_masked(name, ragged):
     assert all(value.grad is None or value.grad.isfinite().all() for value in batch.values.values())
 
 
-def test_a_batch_of_one_photograph_is_no_task():
+def test_a_batch_of_one_photograph_has_a_loss_of_zero():
     batch = make_batch()
     contents = contents_of(batch, image=[(0, row) for row in range(1, 6)])
     loss = get_objective("clip", repeats="mask")(batch.embeddings(masks=False, contents=contents), SCALE).loss
     assert loss.item() == pytest.approx(0, abs=1e-12)
 
 
-def test_what_is_not_known_is_asked_for():
+def test_missing_contents_are_an_error():
     batch = make_batch()
     objective = get_objective("negclip", repeats="mask")
     contents = contents_of(batch)
@@ -105,7 +105,7 @@ def test_what_is_not_known_is_asked_for():
     assert objective.settings == {"repeats": "mask"}
 
 
-def test_contents_are_those_of_pixels_and_tokens():
+def test_contents_follow_from_pixels_and_tokens():
     ids, mask = torch.tensor([[5, 6, 9, 0], [5, 6, 9, 9], [5, 7, 9, 9]]), torch.tensor([[1, 1, 1, 0]] * 3)
     pixels = torch.randn(3, 3, 4, 4)
     pixels[2] = pixels[0]
@@ -156,7 +156,7 @@ def test_a_batch_without_any_negative_or_paraphrase(name):
 
 
 @pytest.mark.parametrize("chunk_size", [2, 2048])
-def test_a_caption_that_is_a_negative_of_another_row_is_no_wrong_answer_within_its_modality(chunk_size):
+def test_a_caption_that_is_another_rows_negative_is_not_a_wrong_answer_within_its_modality(chunk_size):
     batch = make_batch()
     contents = contents_of(batch)
     contents["negative_text"][4] = contents["text"][0]
@@ -171,7 +171,7 @@ def test_a_caption_that_is_a_negative_of_another_row_is_no_wrong_answer_within_i
 
 @pytest.mark.parametrize("chunk_size", [2, 2048])
 @pytest.mark.parametrize("repeated", [False, True])
-def test_dense_captions_of_one_photograph_are_no_wrong_answers_of_it(chunk_size, repeated):
+def test_dense_captions_of_one_photograph_are_not_its_wrong_answers(chunk_size, repeated):
     batch = make_batch("dac", ragged=True)
     owners, rows = batch.owners["dense_text"], range(6)
     contents = contents_of(batch, image=[(0, 2)] if repeated else [])
@@ -204,7 +204,7 @@ def test_dense_captions_of_one_photograph_are_no_wrong_answers_of_it(chunk_size,
 
 @pytest.mark.parametrize("chunk_size", [2, 2048])
 @pytest.mark.parametrize("name", available_objectives())
-def test_a_batch_of_which_nothing_is_left_has_finite_gradients(name, chunk_size):
+def test_a_batch_without_any_keys_left_has_finite_gradients(name, chunk_size):
     batch = make_batch(name)
     contents = {role: torch.zeros(len(values), dtype=torch.long) for role, values in batch.values.items()}
     objective = get_objective(name, repeats="mask", chunk_size=chunk_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terms that look at patches and words."""
+"""Terms that use patches and words."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_without_a_weight_nothing_changes():
     torch.testing.assert_close(output.loss, reference("fsc_clip", batch, torch.tensor(7.0)))
 
 
-def test_shares_are_of_the_patches_that_count():
+def test_shares_depend_only_on_the_patches_that_count():
     values = torch.tensor([[[1.0, 0], [3, 0], [2, 0], [9, 9]]])
     patches = Tokens(values, torch.tensor([[True, True, True, False]]))
     words = Tokens(torch.tensor([[[1.0, 0], [0, 1], [-1, 0]]]), torch.ones(1, 3, dtype=torch.bool))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all stages need that load a model: where, in which precision, and silence."""
+"""Devices, precisions, and loading without progress bars."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_precisions(name, device, expected):
     assert pick_dtype(name, torch.device(device)) is expected
 
 
-def test_what_this_machine_or_torch_does_not_have():
+def test_devices_that_this_machine_or_torch_does_not_have():
     with pytest.raises(ValueError, match="`dtype` is 'float8'; give auto, float32, float16, bfloat16"):
         check_dtype("float8")
     for name in ("tpu", "cpu:x"):
@@ -46,7 +46,7 @@ def test_devices(monkeypatch):
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_progress_bars_are_as_they_were(shown):
+def test_progress_bars_are_restored(shown):
     before = transformers_logging.is_progress_bar_enabled()
     (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
     try:

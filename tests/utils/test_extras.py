@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Without the optional libraries every door names the pip command; none ends in a bare "No module named"."""
+"""If an optional library is missing, every entry point names the pip command instead of a bare "No module named"."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ print(json.dumps(doors))
 """
 
 
-def test_every_door_names_the_command(tmp_path):
+def test_every_entry_point_names_the_command(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "none"}')
     (tmp_path / "adapter_model.safetensors").write_text("")
     done = subprocess.run([sys.executable, "-c", TRY, str(tmp_path)], capture_output=True, text=True, timeout=300)
@@ -99,7 +99,7 @@ def test_every_door_names_the_command(tmp_path):
     assert '"hf_tripletclip[generation]"' in doors["generate --help"]
 
 
-def test_what_is_named_exists():
+def test_the_named_extras_exist():
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for library, (_, package) in EXTRAS.items():
@@ -118,5 +118,5 @@ def test_an_error_is_explained_once(name):
 @pytest.mark.parametrize(
     "error", [ImportError("a"), ImportError("no", name="hf_tripletclip.no"), ImportError("b", name="os")]
 )
-def test_other_errors_stay(error):
+def test_other_errors_are_unchanged(error):
     assert explained(error) is error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots: what is on them, and that they need no display."""
+"""The plots: their contents, and that they need no display."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_evaluation_has_bars_and_chance(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("image_accuracy",), ("image_to_text_recall@1",), ("tie_rate",)])
-def test_whatever_was_measured_can_be_plotted(tmp_path, names):
+def test_any_metrics_can_be_plotted(tmp_path, names):
     assert evaluation_plot(tmp_path, result(0.2, *names), result(0.4, *names)).std() > 0
 
 
@@ -102,7 +102,7 @@ def test_the_legend_of_a_comparison_fits(tmp_path, monkeypatch):
     ],
     ids=["loss", "evaluation", "comparison"],
 )
-def test_without_matplotlib_each_says_what_to_install(tmp_path, monkeypatch, plot):
+def test_without_matplotlib_each_plot_says_what_to_install(tmp_path, monkeypatch, plot):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "hf_tripletclip\[plots\]"'):
         plot(tmp_path / "plot.png")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys are blanked in whatever others write, and nothing else is."""
+"""Keys are removed from foreign texts, and nothing else is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_key_however_it_is_written(form):
+def test_a_given_key_in_all_its_forms(form):
     told = redact(f"HTTP 401: the key {form} is wrong", KEY)
     assert "[token]" in told
     assert told.startswith("HTTP 401: the key ")
@@ -65,7 +65,7 @@ def test_a_key_however_it_is_written(form):
         ("jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJ", "jwt [token]"),
     ],
 )
-def test_a_key_that_is_not_known(text, told):
+def test_an_unknown_key(text, told):
     assert redact(text) == told
 
 
@@ -83,11 +83,11 @@ def test_a_key_that_is_not_known(text, told):
         "https://x.org/v1?model=m@rev",
     ],
 )
-def test_what_is_no_key_stays(text):
+def test_other_text_stays(text):
     assert redact(text, KEY, None, True) == text
 
 
-def test_a_short_key_is_blanked_as_a_word():
+def test_a_short_key_is_replaced_only_as_a_word():
     assert redact("key abcd: abcde and abcd.", "abcd") == "key [token]: abcde and [token]."
     assert redact("a key of one sign", "a", "") == "a key of one sign"
 
@@ -99,7 +99,7 @@ def test_one_line():
     one_line("\udcff").encode()
 
 
-def test_what_clients_say_is_told_as_before_once_nothing_is_uploaded(caplog):
+def test_logging_and_warnings_are_restored_after_the_last_upload(caplog):
     warner, factory = warnings.showwarning, logging.getLogRecordFactory()
     first, second = clients_redacted(KEY), clients_redacted("another-key-of-mine")
     first.__enter__()
@@ -115,7 +115,7 @@ def test_what_clients_say_is_told_as_before_once_nothing_is_uploaded(caplog):
     assert (warnings.showwarning, logging.getLogRecordFactory()) == (warner, factory)
 
 
-def test_a_traceback_of_a_client_and_a_record_that_is_wrong(caplog):
+def test_a_clients_traceback_and_a_malformed_record(caplog):
     with clients_redacted(KEY):
         wrong = logging.getLogger("httpx").makeRecord("httpx", logging.INFO, "", 1, "%d", ("no number",), None)
         try:

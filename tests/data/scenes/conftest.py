@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset, made small, and thousands of its rows without their images."""
+"""A small version of the dataset, and thousands of its rows without images."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> DatasetDict:
 
 @pytest.fixture(scope="session")
 def rows_of() -> dict[str, list[tuple[Scene, Scene, str]]]:
-    """What `make_row` gives for the first `ROWS` of each split."""
+    """The results of `make_row` for the first `ROWS` rows of each split."""
     nouns = choose_nouns(24)
     return {split: [make_row(split, index, 0, nouns) for index in range(ROWS[split])] for split in SPLITS}

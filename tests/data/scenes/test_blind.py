@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blind score finds leaks, and the embedded data has none."""
+"""The blind score detects leaks, and `scenes` has none."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_swap_of_words_is_exactly_at_chance():
 
 
 def unique_words(rows: int, lengths: tuple[int, ...], letters: str) -> list[str]:
-    """Captions whose words hardly occur twice, so that only their lengths can tell anything."""
+    """Captions whose words rarely occur twice, so that only their lengths carry information."""
     rng = random.Random(f"{lengths} {letters}")
     return [" ".join("".join(rng.choices(letters, k=length)) for length in lengths) for _ in range(rows)]
 
@@ -48,7 +48,7 @@ def unique_words(rows: int, lengths: tuple[int, ...], letters: str) -> list[str]
 @pytest.mark.parametrize(
     "lengths", [(6, 6, 6, 6, 6, 6), (6, 6), (8, 8, 8), (9, 3, 3, 3)], ids=["words", "fewer", "letters", "same-letters"]
 )
-def test_lengths_that_tell_are_found(lengths):
+def test_lengths_that_reveal_the_answer_are_detected(lengths):
     usual, other = unique_words(400, (6, 7, 6), "abcdefghijklm"), unique_words(400, lengths, "nopqrstuvwxyz")
     assert blind_score(usual, other) > 0.95
     assert blind_score(other, usual) > 0.95  # whichever side is the longer one
@@ -56,7 +56,7 @@ def test_lengths_that_tell_are_found(lengths):
     assert within_four_standard_errors(blind_score(usual, same), 400)
 
 
-def test_a_word_that_only_negatives_use_is_found_as_often_as_it_occurs():
+def test_a_word_that_only_negatives_use_is_detected_as_often_as_it_occurs():
     positives, negatives = random_captions(2000, 0), random_captions(2000, 1)
     negatives = [
         caption.rpartition(" ")[0] + " telltale" if index % 2 else caption for index, caption in enumerate(negatives)
@@ -83,7 +83,7 @@ def test_it_needs_rows_in_pairs():
         blind_score(["a"] * 5, ["b"] * 4)
 
 
-def test_words_that_always_tell_are_always_found():
+def test_words_that_always_reveal_the_answer_are_always_detected():
     positives = [f"a {noun}" for noun in NOUNS]
     assert blind_score(positives, [f"{caption} and more" for caption in positives]) == 1.0
     assert blind_score(positives, [caption.replace("a ", "one ") for caption in positives]) == 1.0

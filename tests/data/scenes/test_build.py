@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that `make_row` gives, and the dataset made of them: columns, cache, processes."""
+"""The rows of `make_row`, and the dataset that is made of them: columns, cache, processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_captions_are_true_of_their_own_image_only(rows_of):
                 assert crossed == (shorter_is_positive, not shorter_is_positive)
 
 
-def test_kinds_take_turns(rows_of):
+def test_kinds_alternate(rows_of):
     for split in ("train", "validation"):
         assert Counter(kind for *_, kind in rows_of[split]) == dict.fromkeys(EXCLUSIVE, ROWS[split] // 5)
     assert Counter(kind for *_, kind in rows_of["test"]) == dict.fromkeys(NEGATIVE_TYPES, 300)
@@ -88,7 +88,7 @@ def test_either_side_of_an_addition_may_be_the_positive(rows_of):
         assert abs(sum(longer) - 150) < 4 * 75**0.5  # four standard errors
 
 
-def test_captions_are_those_of_every_machine(rows_of):
+def test_captions_are_the_same_on_every_machine(rows_of):
     captions = [describe(scene) for split in SPLITS for row in rows_of[split][:50] for scene in row[:2]]
     digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
     assert digest == "b27d2982510378ec3e25189bec946ce0bcd02ba03c07800078f31e079f4ece9a"
@@ -123,7 +123,7 @@ def test_sizes_and_columns(scenes):
         assert train[0][name].size == (32, 32)
 
 
-def test_every_row_is_that_of_make_row(scenes, rows_of):
+def test_every_row_equals_make_row(scenes, rows_of):
     for split, rows in scenes.items():
         names = ["caption", "neg_caption", "negative_type", "held_out", "id", "source"]
         expected = [
@@ -171,7 +171,7 @@ def test_the_second_call_reads_the_cache(scenes, tmp_path, monkeypatch):
     assert load_scenes("test", **options, seed=1)["caption"] != first["caption"]
 
 
-def test_a_dataset_of_its_own_is_plain_parquet(scenes, tmp_path):
+def test_the_cache_is_plain_parquet(scenes, tmp_path):
     load_scenes(train_size=20, validation_size=5, test_size=7, num_proc=1, cache_dir=tmp_path)
     (file,) = tmp_path.rglob("*test*.parquet")
     rows = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "other"))
@@ -203,7 +203,7 @@ def test_rows_depend_on_neither_the_sizes_nor_the_other_splits(scenes, tmp_path)
         assert rows[1]["image"].tobytes() == scenes[split][1]["image"].tobytes()
 
 
-def test_options_change_what_they_say(tmp_path):
+def test_options_have_their_effect(tmp_path):
     options = {"train_size": 40, "validation_size": 5, "test_size": 7, "cache_dir": tmp_path}
     few = load_scenes("train", **options, nouns=4)
     assert len(few) == 40
@@ -215,7 +215,7 @@ def test_options_change_what_they_say(tmp_path):
     assert not set(few["caption"]) & set(other["caption"])
 
 
-def test_a_cache_serves_its_own_arguments_only(tmp_path):
+def test_a_cache_is_used_only_for_its_own_arguments(tmp_path):
     options = {"validation_size": 5, "test_size": 7, "image_size": 16, "cache_dir": tmp_path}
     first = load_scenes("train", **options, train_size=6)
     assert len(load_scenes("train", **options, train_size=8)) == 8
@@ -280,7 +280,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_more_workers_than_rows_say_nothing_but_the_progress(tmp_path):
+def test_more_workers_than_rows_print_only_progress(tmp_path):
     finished = run(QUIET, str(tmp_path))
     assert finished.stdout == "150\n", finished.stderr
     said = finished.stderr.replace("\r", "\n").splitlines()
@@ -289,7 +289,7 @@ def test_more_workers_than_rows_say_nothing_but_the_progress(tmp_path):
     assert (again.stdout, again.stderr) == ("150\n", "")
 
 
-def test_a_killed_run_leaves_nothing_that_loads(tmp_path):
+def test_a_killed_run_leaves_no_usable_cache(tmp_path):
     killed = run(KILLED, str(tmp_path))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     options = {"train_size": 150, "validation_size": 30, "test_size": 7, "image_size": 16, "num_proc": 1}

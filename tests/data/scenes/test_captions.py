@@ -52,7 +52,7 @@ def test_size_comes_before_pattern_before_colour():
     assert describe_thing(Thing("socks", "orange", "dotted", "large", True)) == "a pair of large dotted orange socks"
 
 
-def test_articles_fit_the_word_that_follows(rows):
+def test_articles_fit_the_following_word(rows):
     for positive, negative, _ in rows:
         for caption in map(describe, (positive, negative)):
             words = caption.split()

@@ -32,7 +32,7 @@ def places(image: np.ndarray, colour: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [16, 33, 64, 224])
-def test_the_size_is_what_was_asked_for(size):
+def test_the_image_has_the_requested_size(size):
     image = draw_scene(SCENE, size, 0)
     assert (image.mode, image.size) == ("RGB", (size, size))
     assert len(image.getcolors(size * size)) > 4  # two tones and two objects
@@ -84,7 +84,7 @@ def test_a_pattern_keeps_its_colour_visible(pattern):
         assert len(places(image, colour)) > 100
 
 
-def test_settings_are_their_own_background():
+def test_each_setting_has_its_own_background():
     corners = set()
     for name, setting in SETTINGS.items():
         image = pixels(replace(SCENE, setting=name))
@@ -115,7 +115,7 @@ def test_the_negative_looks_different(kind):
 
 
 @pytest.mark.parametrize("extent", [32, 40])
-def test_every_icon_has_ink_of_its_own(extent):
+def test_every_icon_looks_different(extent):
     glyphs = {}
     for noun in NOUNS:
         glyph = drawing._glyph(noun, extent)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Negative images that do not show their captions: which rows have one, and what it shows."""
+"""Negative images that do not show their captions: the rows that have one, and what it shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOUNS = choose_nouns(24)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 1.0])
-def test_the_share_is_that_of_the_training_rows(share):
+def test_the_share_applies_to_the_training_rows(share):
     rows = 4000
     found = {index for index in range(rows) if is_faulty("train", index, 0, share)}
     assert len(found) / rows == pytest.approx(share, abs=0.03)
@@ -44,7 +44,7 @@ def test_the_negative_caption_is_false_of_what_is_shown():
     assert 150 < again < 250
 
 
-def test_the_image_is_one_of_its_own():
+def test_each_row_has_its_own_faulty_image():
     one, other = (faulty_image(index, 0, NOUNS, 32)["bytes"] for index in (0, 1))
     assert one != other
     assert one == faulty_image(0, 0, NOUNS, 32)["bytes"]

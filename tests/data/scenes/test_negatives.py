@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each kind of change changes one thing, and can be taken back."""
+"""Each kind of change changes one thing, and is reversible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOUNS = choose_nouns(24)
 
 
 def changed(kind: str, number: int = 400) -> Iterator[tuple[Scene, Scene]]:
-    """Scenes and what the change makes of them."""
+    """Scenes, and the results of the change."""
     rng = random.Random(f"{kind}")
     found = 0
     while found < number:
@@ -61,7 +61,7 @@ def test_exclusive_kinds_are_false_both_ways(kind):
 
 
 @pytest.mark.parametrize("kind", ["add_obj", "add_att"])
-def test_added_things_are_false_in_exactly_one_direction(kind):
+def test_additions_are_false_in_exactly_one_direction(kind):
     for before, after in changed(kind, 1000):
         assert describes(before, after)
         assert not describes(after, before)
@@ -126,7 +126,7 @@ def test_additions_leave_the_rest_alone():
         assert new in PATTERNS
 
 
-def test_where_there_is_room():
+def test_changes_need_room_in_the_scene():
     plain, dotted = Thing("cat", "red", PLAIN, "large"), Thing("fish", "blue", "dotted", "large")
     three = Thing("key", "white", "striped", "large")
 

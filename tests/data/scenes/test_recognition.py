@@ -28,7 +28,7 @@ def test_pictures_are_of_their_colour_and_the_same_each_time():
     assert [image.tobytes() for image in other["image"]] != [image.tobytes() for image in table["image"]]
 
 
-def test_templates_say_a_thing_of_each_noun():
+def test_there_is_a_template_for_each_noun():
     templates = recognition_templates()
     assert len(templates) == 24
     assert all(template.count("{c}") == 1 for template in templates)
@@ -47,7 +47,7 @@ def test_bad_arguments():
         load_recognition(per_class=0)
 
 
-def test_benchmarks_take_the_embedded_data_by_name():
+def test_benchmarks_load_scenes_by_name():
     found = ZeroShot(data="scenes", max_rows=22).read("scenes")
     assert (len(found.images), found.classnames) == (22, list(COLOURS))
     rows = Retrieval(data="scenes", max_rows=5).rows()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is true of a scene, by its geometry, and how scenes are drawn at random."""
+"""What is true of a scene by its geometry, and random scenes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scene(*things: Thing, relation: str = "left", third: str = "above", **change
     return replace(Scene(things, relation, third, "beach", False, (0, 0, 0)), **changes)
 
 
-def test_positions_fulfil_exactly_the_relation_that_is_said():
+def test_positions_fulfil_exactly_the_stated_relation():
     for relation in RELATIONS:
         first, second = scene(CAT, FISH, relation=relation).positions()
         assert [name for name in RELATIONS if stands(name, first, second)] == [relation]
@@ -75,14 +75,14 @@ def test_positions_of_three_fulfil_both_relations_and_stay_inside():
         scene(CAT, FISH, relation="above"),
     ],
 )
-def test_a_change_of_what_is_said_makes_it_false(image):
+def test_a_change_of_the_caption_makes_it_false(image):
     said = scene(CAT, FISH)
     assert describes(said, said)
     assert not describes(said, image)
     assert not describes(scene(CAT, FISH, KEY), image)
 
 
-def test_size_and_setting_matter_only_where_they_are_said():
+def test_size_and_setting_matter_only_if_mentioned():
     shown = scene(replace(CAT, size="small"), FISH, setting="sea")
     assert describes(scene(CAT, FISH), shown)
     assert not describes(scene(replace(CAT, says_size=True), FISH), shown)
@@ -138,7 +138,7 @@ def test_pick_reaches_every_option_evenly():
     assert all(abs(picked.count(letter) - 1000) < 120 for letter in "abcd")
 
 
-def test_the_hash_is_that_of_every_machine():
+def test_the_hash_is_the_same_on_every_machine():
     assert (
         stable_hash("held out", "cat", "red") == 0x9A826C44A8D97948
     )  # of `printf "held out\037cat\037red" | sha256sum`

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The start that is shipped beside `scenes`, and `examples/scenes_start.py`, which trains it."""
+"""The model that comes with `scenes`, and `examples/scenes_start.py`, which trains it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_its_tokenizer_knows_the_words_of_all_captions(nouns):
     assert [word for word in sorted(words) if len(tokenizer(word)["input_ids"]) != 3] == []
 
 
-def test_it_recognises_what_is_there():
+def test_it_recognises_scenes():
     """Among 64 captions of pictures that it has not seen."""
     model, processor = TripletCLIPModel.from_pretrained(start_folder()).float().eval(), load_processor(start_folder())
     scenes = [make_row("test", index, 5, NOUNS)[0] for index in range(64)]
@@ -64,14 +64,14 @@ def test_it_recognises_what_is_there():
     assert (best == torch.arange(64)).float().mean() > 0.6
 
 
-def test_what_it_was_trained_on_has_nothing_held_out(script):
+def test_its_training_data_have_no_held_out_combination(script):
     pictures = script.draw(40, seed=1)
     assert len(pictures.captions) == len(pictures.pixels) == 80
     assert {caption_split(caption) for caption in pictures.captions} == {"train"}
     assert not any(is_held_out(scene) for row in range(40) for scene in make_row("train", row, 1, NOUNS)[:2])
 
 
-def test_labels_say_what_is_drawn(script):
+def test_labels_match_the_drawing(script):
     pictures = script.draw(20, seed=1)
     scenes = [scene for row in range(20) for scene in make_row("train", row, 1, NOUNS)[:2]]
     for scene, labels, boxes in zip(scenes, pictures.labels, pictures.boxes, strict=True):
@@ -85,8 +85,8 @@ def test_labels_say_what_is_drawn(script):
             assert divmod(cell, 3) == ((x > 0.4) + (x > 0.6), (y > 0.4) + (y > 0.6))
 
 
-def test_the_lessons_reward_the_right_answers(script):
-    """Answers made from the labels lose nothing; those of other pictures do."""
+def test_the_losses_reward_the_right_answers(script):
+    """Answers from the labels have no loss; those of other pictures have one."""
     lessons, pictures = script.Lessons(), script.draw(8, seed=1)
     labels, boxes, rows = pictures.labels, pictures.boxes, torch.arange(16)
 
@@ -145,7 +145,7 @@ def test_a_few_steps_write_a_model_that_the_default_run_opens(script, tmp_path: 
     assert model.config.objective == shipped.config.objective == "clip"
 
 
-def test_a_composition_is_the_same_in_whatever_words(pytestconfig):
+def test_a_composition_does_not_depend_on_the_words(pytestconfig):
     held_out = load_script(pytestconfig.rootpath / "benchmarks/scenes_held_out.py")
     scene = make_row("train", 3, 1, NOUNS)[0]
     first, second, *third = scene.objects

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of scenes: which nouns are chosen, which of them include others, and that no two words are confused."""
+"""The words of scenes: the chosen nouns, nouns that include others, and that no two words are confused."""
 
 from __future__ import annotations
 
