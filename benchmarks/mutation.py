@@ -36,15 +36,20 @@ from result_page import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "src/hf_tripletclip"
-SCORING = "scoring recall result parts pairs triplets items item_benchmark".split()  # noqa: SIM905
-SCORING_TESTS = [f"tests/evaluation/test_{name}.py" for name in SCORING if name not in ("pairs", "item_benchmark")]
-SCORING_TESTS += ["tests/evaluation/test_metrics.py", "tests/evaluation/benchmarks"]
+SCORING = ("caption_choice", "image_pairs", "items", "questions", "recall", "triplets")
+SCORING_TESTS = [f"tests/evaluation/test_{name}.py" for name in ("caption_choice", "items", "recall", "triplets")]
 ROOMS = {  # room -> the files to change, and the tests that must notice
     "objectives": (["objectives"], ["tests/objectives"]),
     "training": (["training"], ["tests/training", "tests/end_to_end/test_pretrain.py"]),
     "data": (["data"], ["tests/data"]),
-    "checkpoints": (["checkpoints", "modeling.py", "pretrained.py"], ["tests/checkpoints", "tests/test_modeling.py"]),
-    "scoring": ([f"evaluation/{name}.py" for name in SCORING], SCORING_TESTS),
+    "checkpoints": (
+        ["checkpoints", "layouts", "modeling"],
+        ["tests/checkpoints", "tests/layouts", "tests/modeling", "tests/test_modeling.py"],
+    ),
+    "scoring": (
+        ["results", *(f"evaluation/{name}.py" for name in SCORING)],
+        ["tests/results", "tests/evaluation/test_metrics.py", "tests/evaluation/benchmarks", *SCORING_TESTS],
+    ),
 }
 # Each operator changes to its opposite or to the next value. Tests that notice this also notice other changes there.
 OPERATORS = """

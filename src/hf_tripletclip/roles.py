@@ -82,4 +82,6 @@ ROLES = {
 BY_COLUMN = {role.column: role for role in ROLES.values()}
 # A triplet: what evaluation compares.
 TRIPLET = ("image", "text", "negative_image", "negative_text")
+TRIPLET_IMAGES = tuple(name for name in TRIPLET if ROLES[name].is_image)
+TRIPLET_TEXTS = tuple(name for name in TRIPLET if not ROLES[name].is_image)
 MASKS = {role.mask: role for role in ROLES.values() if role.mask is not None}

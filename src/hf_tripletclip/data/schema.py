@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-IMAGE = "image"  # the image
-CAPTION = "caption"  # its caption
-NEG_IMAGE = "neg_image"  # the hard negative image: similar to the image, but the caption is false of it
-NEG_CAPTION = "neg_caption"  # the hard negative's caption: true of `neg_image`, false of `image`
-COLUMNS = (IMAGE, CAPTION, NEG_IMAGE, NEG_CAPTION)
-PARAPHRASE = "paraphrase"  # another caption that is true of `image`, or a list of them
-DENSE_CAPTION = "dense_caption"  # a list of captions that each describe a part of `image`
-IMAGE_COLUMNS = (IMAGE, NEG_IMAGE)
-CAPTION_COLUMNS = (CAPTION, NEG_CAPTION)
-TEXT_COLUMNS = (*CAPTION_COLUMNS, PARAPHRASE, DENSE_CAPTION)  # all columns of text
+from hf_tripletclip.roles import ROLES, TRIPLET, TRIPLET_IMAGES, TRIPLET_TEXTS
+
+IMAGE = ROLES["image"].column  # the image
+CAPTION = ROLES["text"].column  # its caption
+NEG_IMAGE = ROLES["negative_image"].column  # the hard negative image: similar, but the caption is false of it
+NEG_CAPTION = ROLES["negative_text"].column  # the hard negative's caption: true of `neg_image`, false of `image`
+PARAPHRASE = ROLES["paraphrase"].column  # another caption that is true of `image`, or a list of them
+DENSE_CAPTION = ROLES["dense_text"].column  # a list of captions that each describe a part of `image`
+COLUMNS = tuple(ROLES[name].column for name in TRIPLET)
+IMAGE_COLUMNS = tuple(ROLES[name].column for name in TRIPLET_IMAGES)
+CAPTION_COLUMNS = tuple(ROLES[name].column for name in TRIPLET_TEXTS)
+TEXT_COLUMNS = tuple(role.column for role in ROLES.values() if not role.is_image)  # all columns of text
 
 # Optional columns: where a row comes from and how good it is.
 NEGATIVE_TYPE = "negative_type"  # one of NEGATIVE_TYPES

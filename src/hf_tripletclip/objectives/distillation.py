@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_tripletclip.roles import ROLES
+from hf_tripletclip.roles import ROLES, TRIPLET_IMAGES, TRIPLET_TEXTS
 
 if TYPE_CHECKING:
     from hf_tripletclip.objectives.rows import Rows
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KINDS = ("embedding", "similarity")
 SETTINGS = {"kind", "weight", "roles"}
 # Role of the queries -> roles of their keys, if the objective uses them.
-OTHER_MODALITY = {"image": ("text", "negative_text"), "text": ("image", "negative_image")}
+OTHER_MODALITY = {"image": TRIPLET_TEXTS, "text": TRIPLET_IMAGES}
 
 
 class Distillation:

@@ -16,14 +16,14 @@ from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.schema import CAPTION, IMAGE_COLUMNS, KEY_COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.contents import input_contents
-from hf_tripletclip.roles import MASKS, ROLES, TRIPLET
+from hf_tripletclip.roles import MASKS, ROLES, TRIPLET, TRIPLET_IMAGES, TRIPLET_TEXTS
 
 KEYS = "row_keys"  # in a batch: what the rows are called
 EVERYONE = "rows_of_all"  # in a batch: how many rows all processes have of it
 CONTENTS = "contents"  # in a batch, by role: see `input_contents`
 
 BLANK_IMAGE = Image.new("RGB", (32, 32))
-MODALITIES = {"image": ("image", "negative_image"), "caption": ("text", "negative_text")}  # -> roles
+MODALITIES = {"image": TRIPLET_IMAGES, "caption": TRIPLET_TEXTS}  # -> roles
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
