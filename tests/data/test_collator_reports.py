@@ -91,7 +91,7 @@ def test_a_missing_column_is_an_error_that_lists_the_columns(collator):
         collator([{"pixel_values": torch.zeros(3, 32, 32), "input_ids": torch.zeros(3)}])
     with pytest.raises(ValueError, match="default_data_collator"):
         collator([{"negative_input_ids": torch.zeros(3)}])
-    with pytest.raises(ValueError, match="knows no foil"):
+    with pytest.raises(ValueError, match="has no columns foil"):
         TripletCollator(collator.processor, columns=("image", "foil"))
     with pytest.raises(ValueError, match="processing_class"):
         TripletCollator(None)

@@ -76,7 +76,7 @@ def test_other_collators(collator, tokenizer):
         pass
 
     with pytest.raises(
-        ValueError, match=r"paraphrase_decoder_targets in each batch: .*`LabelCollator` in place of Mine"
+        ValueError, match=r"paraphrase_decoder_targets in each batch: .*`LabelCollator` instead of Mine"
     ):
         with_labels(Mine(collator.processor), tokenizer, ("paraphrase",))
 

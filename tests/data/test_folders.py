@@ -225,7 +225,7 @@ def test_captions_that_are_numbers(tmp_path, streaming):
     ],
 )
 def test_a_column_of_a_csv_file_that_changes_late(tmp_path, monkeypatch, first, late, expected, streaming):
-    monkeypatch.setattr("hf_tripletclip.data.raw.ROWS_LOOKED_AT", 5)
+    monkeypatch.setattr("hf_tripletclip.data.raw.ROWS_AT_A_TIME", 5)
     write(tmp_path / "1.png", png("red"))
     late = late if isinstance(late, tuple) else (late, late)
     rows = [{"image": "1.png", "caption": "a", "score": value} for value in [*[first] * 10, *late]]
@@ -298,7 +298,7 @@ def test_trohn_img_needs_coco(tmp_path):
         assert decode_image(row["neg_image"]).getpixel((0, 0)) == (0, 0, 255)
         assert row["neg_caption"] == "b"
         with pytest.raises(
-            ValueError, match=r"its column 'image' holds int64, no images; if they are .* COCO's .*`images`"
+            ValueError, match=r"its column 'image' holds int64, not images; if they are .* COCO's .*`images`"
         ):
             load_tripletdata(tmp_path / "train.parquet", split="train", columns="trohn-img", streaming=streaming)
 

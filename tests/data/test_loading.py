@@ -139,7 +139,7 @@ def test_parquet_without_our_types(tmp_path, streaming):
     check(data)
     assert [row["caption"] for row in data][2:] == ["a red cat 2", None]
     pq.write_table(pa.table({"image": [1, 2], "caption": ["a", "b"]}), tmp_path / "set.parquet")
-    with pytest.raises(ValueError, match="column 'image' holds int64, no images"):
+    with pytest.raises(ValueError, match="column 'image' holds int64, not images"):
         load_tripletdata(tmp_path / "set.parquet", split="train", streaming=streaming)
 
 
@@ -201,7 +201,7 @@ def test_errors_list_the_columns_that_exist(tmp_path):
     ):
         load_tripletdata("nobody/nothing")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"notes\.txt is no \.parquet"):
+    with pytest.raises(ValueError, match=r"notes\.txt is not a file of a known kind: \.parquet"):
         load_tripletdata(tmp_path / "notes.txt")
     features = Features({"image": Image(), "caption": Value("string")})
     Dataset.from_dict({"image": [], "caption": []}, features=features).to_parquet(tmp_path / "empty.parquet")
@@ -322,7 +322,7 @@ def test_a_pattern_in_the_path_of_a_folder_with_a_card(tmp_path):
     folder.mkdir()
     (folder / "a.csv").write_text("caption\na cat\n")
     (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n")
-    with pytest.raises(ValueError, match=r"set\[1\] cannot be read: .* for a pattern. Rename it\."):
+    with pytest.raises(ValueError, match=r"set\[1\] cannot be read: .* for a pattern. Rename the folder\."):
         load_tripletdata(folder)
 
 
