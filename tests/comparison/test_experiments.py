@@ -177,7 +177,7 @@ def test_commands_repeat_the_paper():
         ("x/clip-2x-steps-seed-0", "14"),
     ]
     assert all("bf16" in flags for flags in given)
-    with pytest.raises(ValueError, match="`--data` is cc3m or cc12m, not 'laion'"):
+    with pytest.raises(ValueError, match="`--data` is 'laion'; at the scale of the paper give cc3m or cc12m"):
         paper_commands(EXPERIMENTS["main"], data="laion", seeds=[0])
 
 
@@ -196,7 +196,7 @@ def test_photographs_have_captions_only():
         (["--scale", "moon"], "no scale 'moon'; there are scenes, photos, paper"),
         (
             ["--experiment", "modality", "--scale", "photos"],
-            "'modality' runs at scenes and paper; at photos",
+            "'modality' runs at scenes and paper, not at photos",
         ),
         (["--only", "clip", "nothing"], "main has no 'nothing' at scenes; it has 'clip', 'negclip'"),
         (["--baseline", "nothing"], "main has no 'nothing' at scenes; it has 'clip', "),

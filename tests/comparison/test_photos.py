@@ -170,5 +170,5 @@ def test_an_experiment_on_photographs(folder, model, tmp_path):
         main(["--experiment", "recipe", "--scale", "photos", "--output_dir", str(tmp_path / "c")], Path("unused"))
     with (folder / "captions.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(ValueError, match=r"was made before .*captions.jsonl changed"):
+    with pytest.raises(ValueError, match=r"were made before .*captions.jsonl changed"):
         main([*arguments, "--disable_tqdm"], Path("unused"))
