@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tomllib
 
 from hf_tripletclip.utils.extras import EXTRAS, explained
 
-# One process, for it imports torch: every optional library is blocked, and each door tried.
+# A single process, because it imports torch. Every optional library is blocked, and each entry point is called.
 TRY = """
 import contextlib, importlib, importlib.abc, importlib.util, io, json, os, sys, traceback
 from hf_tripletclip.utils.extras import EXTRAS
@@ -62,7 +61,7 @@ CALLS = {
     "rules": lambda: stage("captions", "rules"),
     "diffusers": lambda: stage("images", "diffusers", model=folder),
     "images of scenes": lambda: stage("images", "scenes"),
-    "leakage": lambda: __import__("hf_tripletclip.evaluation.checks.hashing", fromlist=["x"]).image_hashes([]),
+    "leakage": lambda: __import__("hf_tripletclip.evaluation.checks.leakage", fromlist=["x"]).image_hashes([]),
     "concepts": lambda: __import__("hf_tripletclip.generation.concepts", fromlist=["x"]).concept_coverage(["a dog"]),
 }
 for name, argv in COMMANDS.items():
@@ -70,7 +69,7 @@ for name, argv in COMMANDS.items():
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
         try:
             status = main(argv)
-        except SystemExit as end:  # of --help, which is printed whole
+        except SystemExit as end:  # after --help
             status = end.code
             err.write(" ".join(out.getvalue().split()) if status == 0 else f"TRACEBACK {end!r}")
         except BaseException as error:
@@ -99,8 +98,8 @@ def test_every_entry_point_names_the_command(tmp_path):
     assert '"hf_tripletclip[generation]"' in doors["generate --help"]
 
 
-def test_the_named_extras_exist():
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+def test_the_named_extras_exist(pytestconfig):
+    project = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for library, (_, package) in EXTRAS.items():
         if package.startswith("hf_tripletclip"):
