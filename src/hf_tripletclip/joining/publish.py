@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from datasets import Features, Image, List, Value
-from tqdm.auto import tqdm
 
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.schema import (
@@ -25,15 +22,13 @@ from hf_tripletclip.data.schema import (
     PARAPHRASE,
     SOURCE,
 )
-from hf_tripletclip.generation.plan import DATA_FOLDER, encode
-from hf_tripletclip.generation.publish import SplitFiles
 from hf_tripletclip.joining.choosing import Joined, JoinedSplit
 from hf_tripletclip.joining.pictures import each, unpacked
 from hf_tripletclip.joining.settings import JoinSettings
+from hf_tripletclip.mining.output import write_rows
 from hf_tripletclip.mining.pairs import Pairs, stored_image
 
 PART_IDS = "part_ids"  # the pairs that a row is made of, in the order of the caption
-WRITTEN = 64  # rows at a time: they hold images
 
 
 def dataset_features(settings: JoinSettings) -> Features:
@@ -87,21 +82,16 @@ def write_split(
     Raises:
         OSError: It cannot be written, or an image has changed since it was read first.
     """
-    features, total = dataset_features(settings), number_of_rows(split, settings)
-    files = SplitFiles(folder / DATA_FOLDER, split.pairs.split, total, rows_per_file, features)
-    (folder / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
-    with (
-        contextlib.closing(files),
-        tqdm(total=total, unit="rows", desc=f"writing {split.pairs.split}", disable=not progress) as bar,
-    ):
-        rows = _rows(split, settings, pool)
-        while made := list(islice(rows, WRITTEN)):
-            for row in made:
-                row |= {GENERATOR: generator, SOURCE: source}
-            encoded = encode({name: [row[name] for row in made] for name in features}, features)
-            for number in range(len(made)):
-                files.add({name: encoded[name][number] for name in features})
-                bar.update()
+    rows = _rows(split, settings, pool)
+    write_rows(
+        folder,
+        split.pairs.split,
+        ({**row, GENERATOR: generator, SOURCE: source} for row in rows),
+        number_of_rows(split, settings),
+        dataset_features(settings),
+        rows_per_file=rows_per_file,
+        progress=progress,
+    )
 
 
 def _rows(split: JoinedSplit, settings: JoinSettings, pool: ProcessPoolExecutor | None) -> Iterator[dict[str, Any]]:

@@ -5,29 +5,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_tripletclip.data.decoding import BrokenValue
-from hf_tripletclip.generation.holding import absolute, begin, locked
-from hf_tripletclip.generation.plan import LEFT_OUT_FILE, PLAN_FILE, WORK_FOLDER, Plan
-from hf_tripletclip.generation.publish import STAGED_FOLDER, GenerationReport, clear_work, public_name
-from hf_tripletclip.generation.replacing import put_in_place
-from hf_tripletclip.generation.source import Source
+from hf_tripletclip.generation.holding import begin, locked
+from hf_tripletclip.generation.publish import GenerationReport, public_name
 from hf_tripletclip.generation.wordnet import load_wordnet
 from hf_tripletclip.joining.choosing import JoinedSplit, choose
 from hf_tripletclip.joining.pictures import each, is_wide
 from hf_tripletclip.joining.publish import dataset_features, number_of_rows, write_split
 from hf_tripletclip.joining.settings import JoinSettings
-from hf_tripletclip.mining.pairs import Pairs, counted, plan_of, read_pairs, stored_image, write_left_out
+from hf_tripletclip.mining.output import choose_settings, counted, new_dataset, open_output, plan_of
+from hf_tripletclip.mining.pairs import Pairs, read_pairs, stored_image
 from hf_tripletclip.utils.worker_pool import worker_pool
 
 logger = logging.get_logger(__name__)
@@ -86,12 +82,7 @@ def join(
         OSError: The data or WordNet is not there, or the output cannot be written.
         ValueError: A setting is out of range, the output is part of the data, or no pair can be joined.
     """
-    if settings is not None and joining:
-        raise ValueError(f"give `settings` or {', '.join(joining)}, not both.")
-    if unknown := [name for name in joining if name not in JoinSettings.__dataclass_fields__]:
-        known = ", ".join(JoinSettings.__dataclass_fields__)
-        raise TypeError(f"join() got unexpected arguments {', '.join(unknown)}; settings are {known}")
-    settings = settings or JoinSettings(**joining)
+    settings = choose_settings(JoinSettings, settings, joining, "join")
     if rows_per_file < 1:
         raise ValueError(f"`rows_per_file` is {rows_per_file}; give at least 1.")
     if num_workers is None:
@@ -99,9 +90,7 @@ def join(
     if num_workers < 0:
         raise ValueError(f"`num_workers` is {num_workers}; give 0 or more.")
     load_wordnet()
-    name, target = os.path.expanduser(os.fspath(dataset)), absolute(output)
-    if Source(name=name).located().overlaps(target):
-        raise ValueError(f"The output {output} is, holds or lies in the data {dataset}: name another output.")
+    name, target = open_output(dataset, output)
     with locked(target), contextlib.ExitStack() as stack:
         started = time.monotonic()
         parts = read_pairs(
@@ -121,8 +110,20 @@ def join(
         if not any(split.rows for split in found):
             reasons = "; ".join(f"{number:,} × {reason}" for reason, number in report.left_out.items())
             raise ValueError(f"None of the {plan.rows:,} pairs can be joined with another: {reasons}.")
-        _write(plan, found, report, settings, target, pool, progress)
-        clear_work(target / WORK_FOLDER)
+        left_out = {split.pairs.split: split.left_out for split in found}
+        with new_dataset(target, plan, report, dataset_features(settings), left_out) as folder:
+            for split in found:
+                if split.pairs.split in report.kept:
+                    write_split(
+                        folder,
+                        split,
+                        settings,
+                        generator=GENERATOR_NAME,
+                        source=public_name(name),
+                        rows_per_file=rows_per_file,
+                        pool=pool,
+                        progress=progress,
+                    )
         report.seconds = time.monotonic() - started
         return report
 
@@ -173,37 +174,3 @@ def _report(rows: int, found: Sequence[JoinedSplit], settings: JoinSettings) -> 
     kept = {split.pairs.split: number_of_rows(split, settings) for split in found if split.rows}
     left_out = counted(line for split in found for line in split.left_out)
     return GenerationReport(rows=rows, kept=kept, left_out=left_out)
-
-
-def _write(
-    plan: Plan,
-    found: Sequence[JoinedSplit],
-    report: GenerationReport,
-    settings: JoinSettings,
-    target: Path,
-    pool: ProcessPoolExecutor | None,
-    progress: bool,
-) -> None:
-    from hf_tripletclip.generation.dataset_card import write_dataset_card
-
-    work = target / WORK_FOLDER
-    shutil.rmtree(work / STAGED_FOLDER, ignore_errors=True)
-    staged = work / STAGED_FOLDER / target.resolve().name  # by the name that the card gives it
-    for split in found:
-        if split.pairs.split in report.kept:
-            write_split(
-                staged,
-                split,
-                settings,
-                generator=GENERATOR_NAME,
-                source=public_name(plan.source["name"]),
-                rows_per_file=plan.output["rows_per_file"],
-                pool=pool,
-                progress=progress,
-            )
-    write_left_out(staged / LEFT_OUT_FILE, {split.pairs.split: split.left_out for split in found})
-    features = dataset_features(settings)
-    write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, command=STEP)
-    plan.save(staged / PLAN_FILE)
-    report.save(staged)
-    put_in_place(staged, target)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +39,6 @@ from hf_tripletclip.evaluation.readers.retrieval_sets import (
     read_captioned,
 )
 from hf_tripletclip.generation.captions.content import find_words
-from hf_tripletclip.generation.plan import Plan
 
 NEG_ID = "neg_id"  # the row that the negative comes from
 MADE = frozenset({IMAGE, CAPTION, CLIP_SCORE, ERROR, SOURCE, *KEY_COLUMNS})  # columns that are made anew
@@ -118,45 +116,6 @@ class Pairs:
         if self.dataset is not None:
             found.update(repr(self.dataset.features).encode())
         return found.hexdigest()[:16]
-
-
-def plan_of(name: str, parts: Sequence[Pairs], step: str, settings: Mapping[str, Any], **output: Any) -> Plan:
-    """
-    The plan of a command that has one step.
-
-    Args:
-        name (`str`): The dataset.
-        parts (`Sequence[Pairs]`): Its splits.
-        step (`str`): The command's name.
-        settings (`Mapping`): What it does, and how.
-        output: `rows_per_file` and `license`.
-    """
-    return Plan(
-        source={
-            "name": name,
-            "splits": [part.split for part in parts],
-            "rows": {part.split: len(part) + len(part.problems) for part in parts},
-            "digest": {part.split: part.digest() for part in parts},
-        },
-        unit_rows=max(1, max(len(part) for part in parts)),
-        stages={step: dict(settings)},
-        output={"filters": {}, **output},
-    )
-
-
-def counted(left_out: Iterable[tuple[int, str, str]]) -> dict[str, int]:
-    """Reason -> pairs that were left out for it, those of unreadable images under one; the most frequent first."""
-    reasons = Counter(reason.split(":")[0] if reason.startswith("image") else reason for _, _, reason in left_out)
-    return dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
-
-
-def write_left_out(path: Path, left_out: Mapping[str, Sequence[tuple[int, str, str]]]) -> None:
-    """Write row, key and reason of the pairs that are not in the dataset, by split, as JSON lines."""
-    with open(path, "w", encoding="utf-8") as file:
-        for split, pairs in left_out.items():
-            for row, key, reason in pairs:
-                line = {"split": split, "row": row, "id": key, "reason": reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def text_identity(caption: str) -> str:

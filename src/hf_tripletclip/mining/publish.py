@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Features, Image, List, Value
-from tqdm.auto import tqdm
 
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.schema import (
@@ -28,15 +26,14 @@ from hf_tripletclip.data.schema import (
     NEG_IMAGE,
     SOURCE,
 )
-from hf_tripletclip.generation.plan import DATA_FOLDER, NEIGHBOURS_FOLDER, encode
-from hf_tripletclip.generation.publish import SplitFiles
+from hf_tripletclip.generation.plan import NEIGHBOURS_FOLDER
 from hf_tripletclip.mining.candidates import Mined
 from hf_tripletclip.mining.neighbours import Neighbours, captions_digest
+from hf_tripletclip.mining.output import WRITTEN, write_rows
 from hf_tripletclip.mining.pairs import NEG_ID, Pairs, stored_cell, stored_image
 from hf_tripletclip.mining.settings import MiningSettings
 
 NOT_FOUND = "no negative: no near pair passed the guards"
-WRITTEN = 64  # rows at a time: they hold images
 
 
 @dataclass
@@ -128,28 +125,27 @@ def write_split(
         OSError: It cannot be written.
     """
     pairs, rows = split.pairs, split.rows(settings)
-    features = dataset_features(pairs, settings)
-    files = SplitFiles(folder / DATA_FOLDER, pairs.split, len(rows), rows_per_file, features)
-    (folder / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
     constants = {SOURCE: source} | ({GENERATOR: generator} if settings.num_negatives else {})
-    with (
-        contextlib.closing(files),
-        tqdm(total=len(rows), unit="rows", desc=f"writing {pairs.split}", disable=not progress) as bar,
-    ):
-        for start in range(0, len(rows), WRITTEN):
-            part = rows[start : start + WRITTEN]
-            made = [
-                {name: value for name, value in {**row, **constants}.items() if name in features}
-                for row in _rows(split, part, settings)
-            ]
-            encoded = encode({name: [row[name] for row in made] for name in features}, features)
-            for number in range(len(part)):
-                files.add({name: encoded[name][number] for name in features})
-                bar.update()
+    write_rows(
+        folder,
+        pairs.split,
+        ({**row, **constants} for row in _rows(split, rows, settings)),
+        len(rows),
+        dataset_features(pairs, settings),
+        rows_per_file=rows_per_file,
+        progress=progress,
+    )
     _neighbours(split, rows).save(folder / NEIGHBOURS_FOLDER / f"{pairs.split}.parquet")
 
 
 def _rows(
+    split: MinedSplit, rows: Sequence[tuple[int, list[int]]], settings: MiningSettings
+) -> Iterator[Mapping[str, Any]]:
+    for start in range(0, len(rows), WRITTEN):
+        yield from _some_rows(split, rows[start : start + WRITTEN], settings)
+
+
+def _some_rows(
     split: MinedSplit, rows: Sequence[tuple[int, list[int]]], settings: MiningSettings
 ) -> Iterator[Mapping[str, Any]]:
     pairs = split.pairs

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +15,13 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.generation.holding import absolute, begin, locked
-from hf_tripletclip.generation.plan import LEFT_OUT_FILE, MINING_PAGE, PLAN_FILE, WORK_FOLDER, Plan
-from hf_tripletclip.generation.publish import STAGED_FOLDER, GenerationReport, clear_work, public_name, rate
-from hf_tripletclip.generation.replacing import put_in_place
-from hf_tripletclip.generation.source import Source
+from hf_tripletclip.generation.holding import begin, locked
+from hf_tripletclip.generation.plan import MINING_PAGE, WORK_FOLDER
+from hf_tripletclip.generation.publish import GenerationReport, public_name, rate
 from hf_tripletclip.mining.candidates import find_negatives
+from hf_tripletclip.mining.output import choose_settings, counted, new_dataset, open_output, plan_of
 from hf_tripletclip.mining.page import write_mining_page
-from hf_tripletclip.mining.pairs import Pairs, counted, plan_of, read_pairs, write_left_out
+from hf_tripletclip.mining.pairs import Pairs, read_pairs
 from hf_tripletclip.mining.publish import MinedSplit, dataset_features, write_split
 from hf_tripletclip.mining.settings import MiningSettings
 
@@ -126,15 +123,11 @@ def mine(
         ValueError: A setting is out of range, the output is part of the data, no pair has a negative, or this is one
             of several processes.
     """
-    if settings is not None and mining:
-        raise ValueError(f"give `settings` or {', '.join(mining)}, not both.")
-    settings = settings or _settings(mining)
+    settings = choose_settings(MiningSettings, settings, mining, "mine")
     for name, value in (("rows_per_file", rows_per_file), ("samples", samples)):
         if value < (name == "rows_per_file"):
             raise ValueError(f"`{name}` is {value}; give at least {int(name == 'rows_per_file')}.")
-    name, target = os.path.expanduser(os.fspath(dataset)), absolute(output)
-    if Source(name=name).located().overlaps(target):
-        raise ValueError(f"The output {output} is, holds or lies in the data {dataset}: name another output.")
+    name, target = open_output(dataset, output)
     with locked(target):
         started = time.monotonic()
         work = target / WORK_FOLDER
@@ -164,17 +157,26 @@ def mine(
                 f"{report.refused}. Looser guards, such as a smaller `relative_margin` or a larger `range_max`, let "
                 "more through."
             )
-        _write(plan, found, report, settings, target, samples, progress)
-        clear_work(work)
+        written = [split for split in found if split.pairs.split in report.kept]
+        left_out = {split.pairs.split: split.left_out(settings) for split in found}
+        features = dataset_features(written[0].pairs, settings)
+        with new_dataset(target, plan, report, features, left_out) as folder:
+            for split in written:
+                write_split(
+                    folder,
+                    split,
+                    settings,
+                    generator=f"{STEP}:{public_name(encoder.name)}",
+                    source=public_name(name),
+                    rows_per_file=rows_per_file,
+                    progress=progress,
+                )
+            title = target.resolve().name
+            write_mining_page(
+                folder / MINING_PAGE, found, report, settings, title=title, model=encoder.name, samples=samples
+            )
         report.seconds = time.monotonic() - started
         return report
-
-
-def _settings(given: Mapping[str, Any]) -> MiningSettings:
-    known = MiningSettings.__dataclass_fields__
-    if unknown := [name for name in given if name not in known]:
-        raise TypeError(f"mine() got unexpected arguments {', '.join(unknown)}; settings are {', '.join(known)}")
-    return MiningSettings(**given)
 
 
 def _mine_split(pairs: Pairs, encoder: Encoder, settings: MiningSettings, progress: bool) -> MinedSplit:
@@ -214,40 +216,3 @@ def _report(rows: int, found: Sequence[MinedSplit], settings: MiningSettings) ->
         without=sum(not few for split in found for few in split.mined.negatives),
         short=sum(len(few) < settings.num_negatives for split in found for few in split.mined.negatives),
     )
-
-
-def _write(
-    plan: Plan,
-    found: Sequence[MinedSplit],
-    report: MiningReport,
-    settings: MiningSettings,
-    target: Path,
-    samples: int,
-    progress: bool,
-) -> None:
-    from hf_tripletclip.generation.dataset_card import write_dataset_card
-
-    work = target / WORK_FOLDER
-    shutil.rmtree(work / STAGED_FOLDER, ignore_errors=True)
-    staged = work / STAGED_FOLDER / target.resolve().name  # by the name that the card gives it
-    written = [split for split in found if split.pairs.split in report.kept]
-    for split in written:
-        write_split(
-            staged,
-            split,
-            settings,
-            generator=f"{STEP}:{public_name(plan.stages[STEP]['model'])}",
-            source=public_name(plan.source["name"]),
-            rows_per_file=plan.output["rows_per_file"],
-            progress=progress,
-        )
-    write_left_out(staged / LEFT_OUT_FILE, {split.pairs.split: split.left_out(settings) for split in found})
-    features = dataset_features(written[0].pairs, settings)
-    write_dataset_card(staged, plan=plan.to_dict(), report=report, features=features, command="mine")
-    write_mining_page(
-        staged / MINING_PAGE, found, report, settings, title=target.resolve().name, model=plan.stages[STEP]["model"],
-        samples=samples,
-    )  # fmt: skip
-    plan.save(staged / PLAN_FILE)
-    report.save(staged)
-    put_in_place(staged, target)
