@@ -119,7 +119,7 @@ class ChatModel:
         return answers
 
     def _tokenize(self, chat: Chat) -> list[int]:
-        # A template's own marks in a caption are text, and models that think first are told not to.
+        # A template's own marks in a caption are text, and models that think first are asked not to.
         return self.tokenizer.apply_chat_template(
             chat,
             add_generation_prompt=True,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to an inference server: many at once, with retries, kept on disk, and errors told apart."""
+"""Requests to an inference server: many at once, with retries. Answers are kept on disk, and a row's own errors are
+distinguished from those of the server."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class AnswerCache:
     Answers as they come, one JSON line each, so that none is paid for twice after a `kill -9`.
 
     Args:
-        path (`Path`, *optional*): The file; `None` keeps nothing. A last line that was cut short is passed over.
+        path (`Path`, *optional*): The file; `None` keeps nothing. A last line that was cut short is skipped.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -76,12 +77,12 @@ class AnswerCache:
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = 60.0  # seconds between attempts, where the server does not say
-LONGEST_RETRY_AFTER = 900.0  # seconds; who asks for more is not waited for
+LONGEST_WAIT = 60.0  # seconds between attempts, if the server names none
+LONGEST_RETRY_AFTER = 900.0  # seconds; if the server asks for a longer wait, the request fails
 RETRIED = frozenset({408, 409, 425, 429})  # and 500 to 599
 TOO_MANY = 429
 OF_CONTENT = frozenset({400, 403, 413, 422})  # mostly about what a request holds
-MAX_DETAIL = 200  # characters of a server's message that an error tells
+MAX_DETAIL = 200  # characters of a server's message in an error
 
 
 class ServerError(OSError):
@@ -123,31 +124,29 @@ class Requests:
     """
     Sends requests, at most `concurrency` at once.
 
-    What fails for a while (a lost or refused connection, a timeout, HTTP 408, 409, 425, 429 and 5xx, an answer that
-    cannot be read) is sent again after a wait that doubles, with jitter, or that the server's `Retry-After` says; a
-    429 holds back all requests, and its retries are counted only while no other gets through.
+    A request is sent again if the failure may pass: a lost or refused connection, a timeout, HTTP 408, 409, 425, 429
+    and 5xx, or an answer that cannot be read. The wait before it doubles each time, with jitter, unless the server
+    sends `Retry-After`. A 429 holds back all requests; its retries count only while no other request succeeds.
 
-    Whose fault a failure is shows in what else succeeds. HTTP 401 and 402 are always the key's. After any other
-    failure that is final, if no request succeeded since its last attempt began, a `probe` is sent once, a harmless
-    request with the same settings: if it fails too, then the server is gone, the model is unknown, the quota is used
-    up or a setting is refused, and a [`ServerError`] ends the run before a million rows get the same error. If it
-    succeeds, the failure is the row's own. What servers say of a row's content (HTTP 400, 403, 413 and 422) is
-    believed without a probe if a request succeeded since the last failure.
+    A failure that is final may be the row's own or the server's. HTTP 401 and 402 are always the key's. After any
+    other failure, if no request succeeded since its last attempt began, the `probe` is sent once. If the probe fails
+    too, the server is gone, the model is unknown, the quota is used up or a setting is refused, and a [`ServerError`]
+    ends the run before a million rows get the same error. If it succeeds, the failure is the row's own. HTTP 400, 403,
+    413 and 422 are about a row's content: they need no probe if a request succeeded since the last failure.
 
-    Keys do not leave it: what a server says is told without them (see [`~hf_tripletclip.utils.redact.redact`]), on one
-    line.
+    Keys are removed from the server's messages (see [`~hf_tripletclip.utils.redact.redact`]), which become one line.
 
     Args:
         send (`Callable[[dict], Any]`): Sends the content of a request and returns the answer as JSON. It may raise a
-            `Failure` that says that the server has `answered` with something of no use, which is the row's own error.
-        probe (`dict`): The content of a request that nothing is wrong with.
-        server (`str`): What errors call the server.
+            `Failure` with `answered`: the server works, and its useless answer is the row's own error.
+        probe (`dict`): The content of a harmless request with the same settings.
+        server (`str`): The server's name in errors.
         concurrency (`int`): Requests at once.
-        max_retries (`int`): Times that a request is sent again.
-        backoff (`float`): Seconds before the first of them.
-        deadline (`float`, *optional*): Seconds after which a request is given up, however it is going: a server that
-            sends a byte now and then never times out otherwise. Its thread is left behind.
-        secrets (`Sequence[str]`): Keys that no message may hold.
+        max_retries (`int`): How often a request is sent again.
+        backoff (`float`): Seconds before the first retry.
+        deadline (`float`, *optional*): Seconds after which a request is given up, even if bytes still come: a server
+            that sends a byte now and then never times out otherwise. Its thread is left behind.
+        secrets (`Sequence[str]`): Keys that are removed from all messages.
     """
 
     def __init__(
@@ -182,8 +181,8 @@ class Requests:
         The outcomes of requests, in their order.
 
         Raises:
-            ServerError: It is not a row that is at fault.
-            OSError: An answer could not be kept.
+            ServerError: The server, the key or a setting is at fault, not a row.
+            OSError: An answer could not be written to the cache.
         """
         outcomes: list[Outcome | None] = [Outcome(cache[item]) if item in cache else None for item in requests]
         missing = [place for place, outcome in enumerate(outcomes) if outcome is None]
@@ -243,8 +242,8 @@ class Requests:
             return self.send(content) if self.deadline is None else within(self.deadline, self.send, content)
         except Exception as error:  # clients and decoders raise all kinds on garbage
             failure = as_failure(error, self.secrets)
-            told = "\n".join(map(str, _causes(error)))  # a traceback shows them all
-            raise failure from (error if redact(told, *self.secrets) == told else None)
+            shown = "\n".join(map(str, _causes(error)))  # a traceback shows them all
+            raise failure from (error if redact(shown, *self.secrets) == shown else None)
 
     def _back_off(self, failure: Failure, attempt: int) -> None:
         wait = failure.after
@@ -296,8 +295,11 @@ class Requests:
 
 def within(seconds: float, function: Callable[[Any], Any], argument: Any) -> Any:
     """
-    What a function returns; `Failure` if it has not returned after so many seconds. The answer that it was reading is
-    then closed; a thread that does not notice ends with the process.
+    Call a function in a thread, with a time limit.
+
+    Raises:
+        Failure: The function has not returned after `seconds`. The answer that it was reading is closed; a thread that
+            does not notice this ends with the process.
     """
     outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
@@ -322,7 +324,7 @@ def within(seconds: float, function: Callable[[Any], Any], argument: Any) -> Any
 
 
 def remember_response(response: Any) -> None:
-    """A hook of the HTTP client: which answer this thread is about to read, for [`within`]."""
+    """A hook of the HTTP client: it records which answer this thread is about to read, for [`within`]."""
     threading.current_thread().response = response  # type: ignore[attr-defined]
 
 
@@ -335,7 +337,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def as_failure(error: Exception, secrets: Sequence[str | None] = ()) -> Failure:
-    """What an exception of `InferenceClient`, or of reading its answer, means; without these keys."""
+    """The failure that an exception of `InferenceClient`, or of reading its answer, means; without the secrets."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError
 
     def said(text: str) -> str:
@@ -392,7 +394,7 @@ MAX_CONCURRENCY = 100  # connections of huggingface_hub's client
 CONNECT_SECONDS = 10.0
 INT32 = 0x7FFFFFFF  # some providers take no larger seeds
 KEY_NAME = re.compile("key|token|secret|password|sig", re.IGNORECASE)  # of a parameter of an address
-HUGGING_FACE = ("huggingface.co", "huggingface.cloud")  # who gets HF_TOKEN
+HUGGING_FACE = ("huggingface.co", "huggingface.cloud")  # hosts that get HF_TOKEN
 
 
 @dataclasses.dataclass
@@ -431,7 +433,7 @@ class ServedModel(Stage):
             raise ValueError(f"`base_url` is {self.base_url!r}; give an address such as http://127.0.0.1:8000/v1.")
         if not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise ValueError(
-                f"`concurrency` is {self.concurrency}; give 1 to {MAX_CONCURRENCY}, and more workers where it is not "
+                f"`concurrency` is {self.concurrency}; give 1 to {MAX_CONCURRENCY}, or more workers if that is not "
                 "enough."
             )
         if not self.timeout > 0:
@@ -496,7 +498,7 @@ class ServedModel(Stage):
         return os.environ.get("HF_TOKEN") or None if is_ours else None
 
     def _secrets(self) -> list[str | None]:
-        """What nothing that a server says may tell: the key, the token of `hf auth login`, what an address holds."""
+        """What no message may hold: the key, the token of `hf auth login`, secrets in the address."""
         from huggingface_hub import get_token
 
         address = urlsplit(self.base_url or "")
@@ -509,7 +511,7 @@ class ServedModel(Stage):
         return self._requests(requests, self._open_cache(ids))
 
     def _told(self, text: str) -> str:
-        """What the server answered, without keys and what no file can hold."""
+        """The server's answer without keys and without characters that no file can hold."""
         assert self._requests is not None
         return printable(redact(text, *self._requests.secrets))
 

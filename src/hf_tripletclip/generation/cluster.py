@@ -34,7 +34,7 @@ with optional_imports():
     from datatrove.executor.slurm import SlurmPipelineExecutor
     from datatrove.pipeline.base import PipelineStep
 
-# What a task is given where nothing else is said. A language model of 7 B parameters takes 15 GB of memory while it is
+# What a task gets by default. A language model of 7 B parameters takes 15 GB of memory while it is
 # loaded in half precision, SDXL about as much; what reads and writes rows takes a few units of them.
 WITH_A_MODEL = {"cpus_per_task": 4, "mem_per_cpu_gb": 8}
 WITHOUT = {"cpus_per_task": 1, "mem_per_cpu_gb": 4}
@@ -94,7 +94,7 @@ def executors(
         kind (`str`): `slurm` or `ray`.
         workers (`int`): Tasks that run at a time.
         options (`Mapping`): Of the executor, by datatrove's names; `tasks` (defaults to `workers`) is how many the
-            units are dealt out to. Where nothing is said of them, CPUs and memory are those of [`resources`], and
+            units are distributed to. By default, CPUs and memory are those of [`resources`], and
             jobs of Slurm run in the environment of this process.
 
     Raises:
@@ -192,7 +192,7 @@ def submit(
 
 
 def _launch(chain: list[PipelineExecutor], job: Job) -> list[SubmittedJob]:
-    """Submit a chain, each job once the one before has a number; none of it where one of them is refused."""
+    """Submit a chain, each job once the one before has a number. If one is refused, none is submitted."""
     jobs: list[SubmittedJob] = []
     for step, executor in zip([*job.stages, WRITE], chain, strict=True):
 
@@ -314,7 +314,7 @@ def _run_rank(executor: RayExecutor, rank: int) -> None:
 
 
 def _check_resources(needed: Mapping[str, float]) -> None:
-    """Raise `OSError` where no machine has what a task asks for: Ray would wait for such a one for ever."""
+    """Raise `OSError` if no machine has what a task asks for: Ray would wait for one forever."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,9 @@ def write_dataset_card(
     data_files = [{"split": split, "path": f"data/{split}-*"} for split in report.kept]
     MetadataConfigs({"default": {"data_files": data_files}}).to_dataset_card_data(data)
 
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    card = DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
         heading=words(output.resolve().name),
         name=in_python(output.resolve().name),
         rows=f"{sum(report.kept.values()):,}",
@@ -139,8 +140,7 @@ def write_dataset_card(
         samples=_samples(output, features, report.kept),
         citation=CITATION,
     )
-    card = DatasetCard(without_tokens(f"---\n{data.to_yaml()}\n---\n\n{text}"))
-    card.save(output / CARD_FILE)
+    DatasetCard(without_tokens(f"{card.content}\n")).save(output / CARD_FILE)  # jinja takes the last newline
 
 
 def _what(features: Features, mined: bool) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the stages over the units of a plan, as steps of datatrove's executors.
 
-Each stage is a pipeline of its own over all units, one after the other, so that a language model and a painter never
-share a device. A task takes every `world_size`-th unit and passes over those that are done: what is done is decided by
-the units' files, not by datatrove's records of finished tasks, so the number of tasks may change from run to run.
+Each stage is a separate pipeline over all units, one after the other, so that a language model and an image model
+never share a device. A task takes every `world_size`-th unit and skips those that are done. The units' files say which
+are done, not datatrove's records of finished tasks, so the number of tasks may change from run to run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Job:
         return self.output / WORK_FOLDER
 
     def files(self, step: str) -> UnitFiles:
-        """The unit files of a step. Those of the first also tell what the source had in each row."""
+        """The unit files of a step. Those of the first step also have a digest of each row of the source."""
         number, columns = list(self.stages).index(step), self.stages[step].produces
         if number == 0:
             columns = Features({**columns, DIGEST: Value("string")})
@@ -70,10 +70,10 @@ class Job:
         current = making if making.is_file() else made if (self.output / REPORT_FILE).is_file() else None
         if current is None or self.plan.is_in(current):
             return current != made
-        raise OSError(f"{self.output} is made anew, with other settings: what is left of the older run ends here.")
+        raise OSError(f"A newer run makes {self.output} with other settings, so this older run ends.")
 
     def origin(self, column: str, before: str | None = None) -> str | None:
-        """The step, before another one, that makes a column; `None` where the source has it."""
+        """The step, before another one, that makes a column; `None` if the source has it."""
         steps = list(self.stages)
         if before is not None:
             steps = steps[: steps.index(before)]

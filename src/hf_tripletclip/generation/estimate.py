@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run would take, from a timed sample of its rows."""
+"""How long a run would take, from a timed sample of its rows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def estimate(settings: GenerationSettings, *, workers: int = 1, price_per_hour: 
 
     Args:
         settings ([`GenerationSettings`]): What would be made.
-        workers (`int`, defaults to 1): Processes that would share the work, each with a device of its own.
+        workers (`int`, defaults to 1): Processes that would share the work, each with its own device.
         price_per_hour (`float`, *optional*): Of one worker, in any currency.
 
     Returns:
         `str`: A few lines for the terminal.
 
     Raises:
-        ValueError: As [`generate`] would; also where no row of the sample comes through.
+        ValueError: As [`generate`] would; also if no row of the sample is usable.
     """
     job = settings.job()
     source = job.source.open()

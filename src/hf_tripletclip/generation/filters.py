@@ -111,16 +111,16 @@ def apply_filters(
     columns: Mapping[str, Sequence[Any]], settings: FilterSettings, rows: int | None = None
 ) -> tuple[list[int], dict[int, str]]:
     """
-    The rows within the settings' bounds, and why the others are not.
+    The rows within the bounds of the settings, and why the other rows are not.
 
-    A row is left out for the first reason that applies: `missing COLUMN` where a needed score is `None` or not a
-    number, the name of the bound that it is out of, or `best`. Bounds and scores are compared in float32, as scores
+    A row is left out for the first reason that applies: `missing COLUMN` if a needed score is `None` or not a
+    number, the name of the bound that it violates, or `best`. Bounds and scores are compared in float32, as scores
     are stored, so that a score of 0.7 is not below a minimum of 0.7.
 
     Args:
         columns (`Mapping[str, Sequence]`): The scores, one value per row; at least `settings.columns()`.
         settings ([`FilterSettings`]): The bounds.
-        rows (`int`, *optional*): How many rows there are, needed where there are no columns.
+        rows (`int`, *optional*): How many rows there are; needed if there are no columns.
 
     Returns:
         `tuple[list[int], dict[int, str]]`: The numbers of the rows to keep, ascending, and the reason of each other

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder of a run: held by one run at a time, and nobody else's."""
+"""The output folder of a run: one run at a time has its lock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_tripletclip.generation.jobs import queued_jobs
 from hf_tripletclip.generation.plan import LOCK_FILE, PLAN_FILE, REPORT_FILE, WORK_FOLDER, Plan
 from hf_tripletclip.generation.replacing import READY_FOLDER, finish_replacing
 
-LOCK_SECONDS = 1.0  # to wait for it: whoever asks how far a run is holds it for a moment
+LOCK_SECONDS = 1.0  # to wait for it: a process that asks how far a run is holds it for a moment
 COMMANDS = ("mine", "join")  # which have one stage, of their name
 # What versions of this package have left in an output folder itself when they were killed.
 LEFTOVERS = ("plan.tmp", f"{REPORT_FILE}.tmp")
@@ -27,7 +27,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
 def begin(plan: Plan, output: Path, overwrite: bool) -> bool:
     """
-    See that an output folder, whose lock the caller holds, is of a plan of one stage, and write the plan there.
+    Check that an output folder belongs to a plan of one stage, and write the plan there. The caller holds its lock.
 
     Args:
         plan ([`Plan`]): Of a command whose only stage has its name, such as `mine`.
@@ -64,16 +64,16 @@ def begin(plan: Plan, output: Path, overwrite: bool) -> bool:
 @contextlib.contextmanager
 def locked(output: Path, wait: float = LOCK_SECONDS) -> Iterator[None]:
     """
-    Hold the lock of an output folder, waiting for it some seconds. What killed runs have left there is put in order.
+    Hold the lock of an output folder, waiting for it some seconds. The leftovers of killed runs are removed.
 
     Raises:
-        FileExistsError: It holds something that is not ours.
+        FileExistsError: It holds something that this package did not make.
         OSError: It cannot be written, or another run works on it.
     """
     work = output / WORK_FOLDER
     others = sorted(path.name for path in output.iterdir() if path.name != WORK_FOLDER) if output.is_dir() else []
     if (work / LOCK_FILE).is_file():
-        # Ours by its lock and a plan; what killed runs have left of their own is theirs to remove.
+        # Its lock and a plan show that it is ours; killed runs may have left files that are removed below.
         plans = (output / PLAN_FILE, work / PLAN_FILE, work / READY_FOLDER / PLAN_FILE)
         ours = any(path.is_file() for path in plans) or not set(others) - set(LEFTOVERS)
     else:

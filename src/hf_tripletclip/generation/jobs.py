@@ -57,7 +57,7 @@ def forget_jobs(work: Path) -> None:
 
 def load_jobs(work: Path) -> list[SubmittedJob]:
     """
-    What was submitted; nothing where nothing was.
+    The jobs that were submitted; none if there is no file.
 
     Raises:
         ValueError: The file is damaged.
@@ -107,7 +107,7 @@ def complaint(said: str) -> str:
 
 
 def never_starts(queued: Sequence[QueuedTask]) -> bool:
-    """Whether what is left in the queue waits for a job that has failed."""
+    """Whether all jobs that remain in the queue wait for a job that has failed."""
     waiting = all(task.state == "PENDING" and task.reason in (NEVER, "Dependency") for task in queued)
     return waiting and any(task.reason == NEVER for task in queued)
 
@@ -127,7 +127,7 @@ def describe_queue(jobs: Iterable[SubmittedJob], queued: Sequence[QueuedTask]) -
 
 
 def queued_jobs(work: Path) -> str:
-    """The jobs of an output that are in the queue, for a message; empty where none is, or nobody can tell."""
+    """The jobs of an output that are in the queue, for a message; empty if there are none or Slurm cannot be asked."""
     with contextlib.suppress(OSError, ValueError):
         jobs = load_jobs(work)
         return "; ".join(describe_queue(jobs, in_queue(jobs)))
@@ -154,8 +154,9 @@ def refuse_while_queued(output: Path, work: Path) -> None:
         queued = in_queue(jobs)
     except OSError as error:
         raise OSError(
-            f"Jobs {', '.join(job.id for job in jobs)} were submitted for {output}, and whether they have ended "
-            f"cannot be asked: {error}. Ask where Slurm answers; if they have ended, remove {work / JOBS_FILE}."
+            f"Jobs {', '.join(job.id for job in jobs)} were submitted for {output}, and Slurm cannot be asked "
+            f"whether they have ended: {error}. Run `squeue` where Slurm answers; if the jobs have ended, remove "
+            f"{work / JOBS_FILE}."
         ) from error
     if queued and never_starts(queued):
         cancel(sorted({task.job for task in queued}))

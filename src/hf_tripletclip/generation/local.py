@@ -29,7 +29,7 @@ PRELOADED = ["hf_tripletclip.generation.local", "hf_tripletclip.generation.engin
 
 class LocalExecutor(LocalPipelineExecutor):
     """
-    Runs the tasks in processes of this machine, or in this one where there is one worker. Unlike its base, it ends all
+    Runs the tasks in processes of this machine, or in this one if there is one worker. Unlike its base, it ends all
     workers when one fails or is killed, and they end when it is killed.
 
     Raises:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of generation will do, fixed before it starts: a rerun continues this plan or is refused."""
+"""
+What a run of generation will do, fixed before it starts, and the files of its finished units. A rerun continues the
+plan or is refused. A unit's file is complete or absent, and belongs to one plan.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """Read a plan. Raises `ValueError` where the file is no plan of this version."""
+        """Read a plan. Raises `ValueError` if the file is no plan of this version."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             if fields.pop("format") == FORMAT:
@@ -279,7 +282,7 @@ class UnitFiles:
 
 
 def _is_left_over(staged: Path) -> bool:
-    """Whether the writer of a half-written file, which its name tells, is dead or has been still for a day."""
+    """Whether the process that writes a file, by the file's name, is dead, or the file is a day old."""
     host, _, process = staged.name.removesuffix(".tmp").partition(".parquet.")[2].rpartition("-")
     if not host:  # an older version wrote it
         return True
@@ -304,8 +307,8 @@ def is_alive(process: int) -> bool:
 
 def encode(rows: Batch, features: Features) -> Batch:
     """
-    Columns as Arrow takes them. Pictures come without their paths: where a file of that name lies in the working
-    directory, `datasets` would store the path instead of the picture.
+    Columns as Arrow takes them. Images come without their paths: if a file of that name lies in the working
+    directory, `datasets` would store the path instead of the image.
     """
     columns = {
         name: [_without_path(value) for value in rows[name]] if isinstance(feature, Image) else rows[name]

@@ -79,7 +79,7 @@ class GenerationReport:
     @classmethod
     def load(cls, output: Path) -> GenerationReport | None:
         """
-        Of a finished dataset; `None` where it is not finished.
+        The report of a finished dataset; `None` if it is not finished.
 
         Raises:
             ValueError: The file is damaged.
@@ -88,8 +88,8 @@ class GenerationReport:
         if not path.is_file():
             return None
         try:
-            told = json.loads(path.read_bytes())  # that of `tripletclip mine` tells more
-            return cls(**{name: value for name, value in told.items() if name in cls.__dataclass_fields__})
+            fields = json.loads(path.read_bytes())  # the report of `tripletclip mine` has more
+            return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged: {error}. `--overwrite` makes the dataset anew.") from error
 
@@ -104,7 +104,7 @@ class GenerationReport:
 
 
 def rate(number: float) -> str:
-    """A number with two digits that tell something: `12,345`, `12`, `1.2`, `0.17`, `0.0012`."""
+    """A number with two significant digits: `12,345`, `12`, `1.2`, `0.17`, `0.0012`."""
     return f"{number:,.0f}" if number >= 9.5 else np.format_float_positional(number, 2, fractional=False, trim="-")
 
 
@@ -181,7 +181,7 @@ class _Choice:
     def __init__(self, units: list[Unit], splits: Sequence[str]) -> None:
         starts = np.cumsum([0, *(unit.rows for unit in units)]).tolist()
         self._starts = {unit.number: start for unit, start in zip(units, starts, strict=False)}
-        self.codes = np.zeros(starts[-1], np.int32)  # of the reasons; 0 where the row is kept
+        self.codes = np.zeros(starts[-1], np.int32)  # of the reasons; 0 if the row is kept
         self._reasons: dict[str, int] = {}
         self._splits = list(splits)
         self._sides = np.zeros(starts[-1], np.int8)  # of the splits
@@ -249,7 +249,7 @@ def _choose(
 
 
 def _pictures(job: Job, source: OpenSource, unit: Unit, errors: Sequence[str | None]) -> list[str]:
-    """What tells the images of a unit's rows from each other; of rows that are left out it does not matter."""
+    """A digest of the image of each row of a unit; of rows that are left out it may be anything."""
     first = next(iter(job.stages))
     digests = job.files(first).read(unit, [DIGEST])[DIGEST]
     if None in digests:  # a source that cannot change, and has no digests
@@ -292,7 +292,7 @@ def _write_rows(
 
 
 def public_name(name: str) -> str:
-    """A path by its last part: where things lie on this machine is nobody's business."""
+    """A path by its last part, so that the paths of this machine are not published."""
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
 

@@ -35,7 +35,7 @@ def push_dataset(
     token: str | bool | None = None,
 ) -> str:
     """
-    Upload a dataset that [`~hf_tripletclip.generation.generate`] made: its card, its data and its report, and the plan
+    Upload a dataset that [`~hf_tripletclip.generation.generate`] made: its card, its data, its report, and its plan
     without the paths of this machine. Parquet files of an older upload are removed.
 
     A large dataset is uploaded in several commits. An upload that was interrupted is continued by the same call: what
@@ -43,21 +43,21 @@ def push_dataset(
 
     Args:
         folder (`str` or `os.PathLike`): The dataset's folder.
-        repo_id (`str`): Such as `user/tripletdata`; made where it does not exist.
+        repo_id (`str`): Such as `user/tripletdata`. It is created if it does not exist.
         private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
-        revision (`str`, *optional*): The branch to upload to, made where it does not exist; `main` by default.
+        revision (`str`, *optional*): The branch to upload to; `main` by default. It is created if it does not exist.
         create_pr (`bool`, defaults to `False`): Open a pull request against `main`. To continue one, name its
             `revision`, `refs/pr/N`.
-        commit_message (`str`, *optional*): A message that says what was made by default.
-        token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
+        commit_message (`str`, *optional*): The default says how many rows were made.
+        token (`str` or `bool`, *optional*): Token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
 
     Returns:
         `str`: Address of the dataset, its branch or the pull request.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: The folder is no generated dataset, or not finished; `repo_id` is no id; a revision is named for a
-            pull request.
+        ValueError: The folder is no generated dataset, or not finished; `repo_id` is no id; or a revision is named for
+            a pull request.
         OSError: The Hub cannot be reached or refuses the upload.
     """
     folder = Path(folder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole new dataset takes the place of an old one: whoever looks, at any moment, sees the one or the other."""
+"""A complete new dataset takes the place of an old one: at any moment, a reader sees the one or the other."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def put_in_place(staged: Path, output: Path) -> None:
 
 
 def finish_replacing(output: Path) -> None:
-    """End a replacement that was interrupted, and remove what is left of an old dataset; the caller has the lock."""
+    """End a replacement that was interrupted, and remove the rest of the old dataset; the caller has the lock."""
     work = output / WORK_FOLDER
     beside = _beside(output.resolve())
     if (beside / WORK_FOLDER / LOCK_FILE).is_file() and os.path.samefile(
@@ -127,7 +127,7 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _system_call() -> Callable[[Path, Path], bool] | None:
-    """What exchanges two names; `None` where the system has no such call."""
+    """What exchanges two names; `None` if the system has no such call."""
     if sys.platform != "linux":
         return None
     try:

@@ -103,7 +103,7 @@ class GenerationSettings:
             raise ValueError(
                 f"The output {self.output} is, holds or lies in the source {self.source.name}: name another output."
             )
-        opened = source.open(anew=True)
+        opened = source.open(again=True)
         shares.check(self.source.name, list(opened.sizes))
         available = dict(current_columns(opened.features, stages.values()))
         for step, stage in stages.items():
@@ -152,7 +152,7 @@ def generate(
     Args:
         settings ([`GenerationSettings`]): What to make.
         workers (`int`, defaults to 1): Processes. With several, call this under `if __name__ == "__main__"`.
-        overwrite (`bool`, defaults to `False`): Start anew where the output holds a dataset of other settings, or a
+        overwrite (`bool`, defaults to `False`): Start anew if the output holds a dataset of other settings, or a
             finished one. It is replaced once the new one is whole.
         progress (`bool`, defaults to `True`): Whether to show progress bars.
 

@@ -81,15 +81,15 @@ class Source:
         read = [Path(os.path.realpath(path)) for path in paths]
         return any(made == path or made in path.parents or path in made.parents for path in read)
 
-    def open(self, anew: bool = False) -> OpenSource:
+    def open(self, again: bool = False) -> OpenSource:
         """
-        The source, opened once per process, or anew: its files may have changed.
+        The source, which is opened once per process; `again` opens it anew, because its files may have changed.
 
         Raises:
             FileNotFoundError: It does not exist.
             ValueError: It has no such split, no captions or no images.
         """
-        if anew:
+        if again:
             _open.cache_clear()
         options = [self.name, self.splits, self.columns, self.revision, self.max_rows, self.scenes, self.images]
         return _open(json.dumps(options))
@@ -106,20 +106,20 @@ class OpenSource(ABC):
         """`id` and the columns asked for of some rows; images as `{"bytes", "path"}`."""
 
     def problems(self, split: str, start: int, stop: int) -> list[str | None]:
-        """What is wrong with the image or the caption of some rows; `None` where they are whole."""
+        """What is wrong with the image or the caption of some rows; `None` if nothing is."""
         return [None] * (stop - start)
 
     def digests(self, split: str, start: int, stop: int) -> list[str | None]:
-        """What some rows hold, see `DIGEST`; `None` where rows cannot change."""
+        """Digests of some rows, see `DIGEST`; `None` if the rows cannot change."""
         return [None] * (stop - start)
 
     def files(self) -> str | None:
-        """What tells the files that the rows are in from changed ones; `None` where there are none on this machine."""
+        """A digest of the files that the rows are in; `None` if none of them is on this machine."""
         return None
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another, as JSON knows it."""
+        """What distinguishes this source from another, as JSON."""
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits of a source that has one, by what its images show: all rows of a picture are in the same split."""
+"""Splits a source of one split by its images: all rows of an image are in the same split."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Shares:
         return [TRAIN, *([VALIDATION] if self.validation else []), *([TEST] if self.test else [])]
 
     def check(self, name: str, of_source: Sequence[str]) -> None:
-        """Raise `ValueError` where the source has splits of its own: rows must not leave the one that they are in."""
+        """Raise `ValueError` if the source has several splits: rows must not leave the split that they are in."""
         if self and len(of_source) > 1:
             raise ValueError(
                 f"{name} has the splits {', '.join(of_source)} already: `test_share` and `validation_share` are for a "
@@ -63,7 +63,7 @@ class Shares:
         return TEST if place < self.test else VALIDATION if place < self.test + self.validation else TRAIN
 
     def warn_of_empty(self, sizes: Mapping[str, int]) -> None:
-        """Say it where a split that was asked for has no row."""
+        """Warn if a split that was asked for has no row."""
         for split in (split for split, rows in sizes.items() if self and not rows):
             logger.warning(f"No picture fell into the split {split!r}: there are too few for such a share of it.")
 

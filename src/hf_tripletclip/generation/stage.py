@@ -14,7 +14,7 @@ from datasets import Features
 # Column -> one value per row, as `Dataset.map(batched=True)` has it. Images are `{"bytes", "path"}`, never decoded.
 Batch: TypeAlias = dict[str, list[Any]]
 
-ERROR = "error"  # why a row could not be made, `None` where it could: words for counting, then a colon and detail
+ERROR = "error"  # why a row could not be made, `None` if it could: words for counting, then a colon and detail
 
 
 @dataclasses.dataclass
@@ -35,8 +35,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]]
-    optional: ClassVar[tuple[str, ...]] = ()  # columns that it also reads where they exist
-    uses_device: ClassVar[bool] = True  # whether it computes on `device`, a GPU where there is one
+    optional: ClassVar[tuple[str, ...]] = ()  # columns that it also reads if they exist
+    uses_device: ClassVar[bool] = True  # whether it computes on `device`, a GPU if there is one
     not_settings: ClassVar[frozenset[str]] = frozenset({"device"})
 
     batch_size: int = 64
@@ -52,7 +52,7 @@ class Stage(ABC):
         """The new columns, as many entries as the batch has rows, in its order."""
 
     def check(self) -> None:  # noqa: B027 (most sources need nothing)
-        """Called before work starts: raise `ImportError` or `OSError` where what calls need is not installed."""
+        """Called before work starts: raise `ImportError` or `OSError` if what calls need is not installed."""
 
     def setup(self) -> None:  # noqa: B027 (most sources have nothing to load)
         """Load what calls need. A second call does nothing."""

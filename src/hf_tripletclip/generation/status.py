@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a run of generation is, told from its output folder alone, on whatever executor it runs."""
+"""How far a run of generation is, read from its output folder alone, on any executor."""
 
 from __future__ import annotations
 
@@ -123,14 +123,14 @@ def _step(
 def _reasons(files: UnitFiles, units: Sequence[Unit]) -> Counter[str]:
     reasons: Counter[str] = Counter()
     for unit in units:
-        with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # a damaged one is told when it is read
+        with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # a damaged one is reported when it is read
             errors = pq.read_table(files.path(unit), columns=[ERROR])[ERROR].drop_null().to_pylist()
             reasons.update(map(short_reason, errors))
     return reasons
 
 
 def _is_held(work: Path) -> bool:
-    """Whether a run of this machine, or of another where locks are shared, has the folder's lock."""
+    """Whether a run of this machine, or of another with shared locks, has the folder's lock."""
     if not (work / LOCK_FILE).is_file():
         return False
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each task of a run is at, in files that `tripletclip generate --status` reads, on any executor."""
+"""The state of each task of a run, in files that `tripletclip generate --status` reads, on any executor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Task:
     job: str | None = None
 
     def save(self, work: Path) -> None:
-        """Write it down, whole or not at all; where that is not possible nothing is lost but the words."""
+        """Write it to a file, completely or not at all. If that fails, only the status is lost."""
         path = work / TASKS_FOLDER / f"{self.step}-{self.rank:05d}.json"
         staged = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
@@ -70,7 +70,7 @@ def recorded(work: Path, step: str, rank: int) -> Iterator[Task]:
 
 
 def load_tasks(work: Path) -> list[Task]:
-    """The tasks of the run at hand, by step and rank; a file that cannot be read is passed over."""
+    """The tasks of the run at hand, by step and rank; a file that cannot be read is skipped."""
     tasks = []
     for path in sorted((work / TASKS_FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):

@@ -15,8 +15,8 @@ class JoinSettings:
     Args:
         size (`int`, defaults to 224): Side of a joined picture, a square, in pixels: that of the model, so that
             nothing is cropped. Each picture is resized to a half of it, whatever its shape, as in CLIC's code.
-        rounds (`int`, defaults to 1): With how many others each pair is joined: so many rows it gets. One pass over a
-            dataset of E rounds shows what E passes with partners drawn anew would.
+        rounds (`int`, defaults to 1): With how many others each pair is joined, which is also its number of rows. One
+            pass over a dataset of E rounds shows what E passes with partners drawn anew would.
         num_paraphrases (`int`, defaults to 1): The first is the joined caption in the other order. Further ones join
             other captions of the two pictures, if they have any; `paraphrase` is then a list.
         singles (`bool`, defaults to `False`): Whether the pairs themselves are rows too, without negatives and

@@ -58,7 +58,7 @@ def find_negatives(
         texts (`torch.Tensor` of shape `(pairs, dim)`): Embeddings of `pairs.captions`.
         settings ([`MiningSettings`]): What is near, and the guards.
         device (`torch.device` or `str`, defaults to `"cpu"`): Where the search runs.
-        progress (*optional*): A bar whose `update` is told the number of pairs that are done.
+        progress (*optional*): A bar whose `update` gets the number of pairs that are done.
 
     Captions of the same image, equal captions (their words) and equal images never compete.
     """
@@ -139,7 +139,7 @@ class _Search:
         """Whether another caption says what a pair's says, or a part of it."""
         known = frozenset[str]().union(*self.stems(pair))
         if sum(known.isdisjoint(word) for word in self.stems(other)) > STRANGE:
-            return False  # which is told quickly
+            return False  # a quick check
         captions = self.pairs.captions
         return content_problem(captions[pair], captions[other]) in (SAME, LEFT_OUT)
 

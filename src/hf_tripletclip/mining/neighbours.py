@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from hf_tripletclip.generation.plan import NEIGHBOURS_FOLDER
 
 GROUP, NEIGHBOURS = "group", "neighbours"  # the columns of a file
-CAPTIONS_KEY = b"captions"  # of its metadata: `captions_digest` of the rows that it is of
+CAPTIONS_KEY = b"captions"  # of its metadata: `captions_digest` of its rows
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Neighbours:
         return self.rows[self.starts[row] : self.starts[row + 1]]
 
     def digest(self) -> str:
-        """What tells them from others."""
+        """A hash of them."""
         found = hashlib.sha256(self.captions.encode())
         for part in (self.groups, self.starts, self.rows):
             found.update(np.ascontiguousarray(part, np.int64).tobytes())
@@ -132,7 +132,7 @@ def find_neighbours(source: str | os.PathLike[str], captions: str, rows: int) ->
 
 
 def captions_digest(captions: Iterable[Any]) -> str:
-    """What tells the captions of a dataset's rows, in their order, from others'. UTF-8 `bytes` are the text."""
+    """A hash of the captions of a dataset's rows, in their order. UTF-8 `bytes` count as the text."""
     found = hashlib.sha256()
     for caption in captions:
         found.update(json.dumps(caption, default=_as_text).encode() + b"\n")

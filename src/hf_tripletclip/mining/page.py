@@ -31,7 +31,7 @@ RANKED_BY = {
     "image_text": "cosine of the image and the other caption",
 }
 GUARDS = {
-    "range_min": "among the nearest, which are passed over",
+    "range_min": "among the nearest, which are skipped",
     "max_score": "too near",
     "min_score": "too far",
     "absolute_margin": "almost as true as the row's own pair, or truer, as the model sees it",

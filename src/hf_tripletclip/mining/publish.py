@@ -190,7 +190,7 @@ def _some_rows(
 
 
 def _picture(cell: Any) -> dict[str, Any] | None:
-    """A picture of another column; one that cannot be read is missing, which whoever trains on it is told."""
+    """An image of another column. One that cannot be read is missing; training reports such rows."""
     try:
         return stored_cell(cell)
     except BrokenValue:

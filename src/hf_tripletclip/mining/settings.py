@@ -25,16 +25,16 @@ class MiningSettings:
             dataset gets no negatives, only the neighbours for batches.
         num_neighbours (`int`, defaults to 10): Neighbours of each row, by the same guards, that are kept for batches
             of neighbours.
-        range_min (`int`, defaults to 0): So many of the nearest are passed over.
-        range_max (`int`, defaults to 100): So many of the nearest are looked at.
+        range_min (`int`, defaults to 0): How many of the nearest are skipped.
+        range_max (`int`, defaults to 100): How many of the nearest are considered, with those that are skipped.
         max_score, min_score (`float`, *optional*): Bounds on the similarity.
-        absolute_margin (`float`, *optional*): A negative caption must score so much less for the row's image than
-            its own caption does; so must a negative image for the row's caption.
-        relative_margin (`float`, *optional*, defaults to 0.05): The same as a share of the own pair's score: 0.05
+        absolute_margin (`float`, *optional*): By how much less a negative caption must score for the row's image than
+            the row's caption; the same holds for a negative image and the row's caption.
+        relative_margin (`float`, *optional*, defaults to 0.05): The same as a share of the row's own score: 0.05
             is the 95 % of NV-Retriever (Moreira et al. 2024, arXiv 2407.15831, TopK-PercPos). `None` turns it off.
 
     The names are those of sentence-transformers' `mine_hard_negatives`. Its margins compare the scores that it ranks
-    by; here they compare images with captions whatever is ranked by, for that is what makes a negative false.
+    by; here they always compare images with captions, because that is what makes a negative false.
 
     Raises:
         ValueError: A setting is unknown or out of range.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Whether a negative caption says anything else than its caption, by their content words.
+Whether a negative caption says anything other than its caption, by their content words.
 
 A caption that only has other articles, spelling or inflection is true of the same picture, and so is one that only
 leaves words out; one that only adds words does not make the caption false. No part of speech is looked up: English
@@ -83,7 +83,7 @@ def content_problem(caption: str, negative: str) -> str | None:
 
     Returns:
         `str` or `None`: `same words as the caption`, `words of the caption left out` or `words added to the caption`;
-        `None` where it says something else.
+        `None` if it says something else.
     """
     before, now = content_words(caption), content_words(negative)
     if not before or not now:

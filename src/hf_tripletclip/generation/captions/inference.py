@@ -17,9 +17,9 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
     Asks a language model behind `huggingface_hub.InferenceClient` for negative captions.
 
     Any server with OpenAI's chat completions will do: vLLM, TGI, `transformers serve`, an Inference Endpoint; or an
-    Inference Provider. Answers are kept in `cache_dir` as they come, so a run that is killed pays for none twice. What
-    is retried, and how the fault of a row is told from that of the server, says
-    [`~hf_tripletclip.generation.client.Requests`].
+    Inference Provider. Answers are kept in `cache_dir` as they come, so a run that is killed pays for none twice.
+    [`~hf_tripletclip.generation.client.Requests`] says what is retried, and how a row's own errors are distinguished
+    from those of the server.
 
     Whether the same seed gives the same caption again is up to the server; answers in `cache_dir` stay as they are.
 
@@ -31,7 +31,7 @@ class InferenceCaptions(ServedModel, InstructedCaptions):
             providers and Inference Endpoints; other servers get no key by default.
         bill_to (`str`, *optional*): The organisation on the Hub that pays.
         kinds (`Sequence[str]` or `str`, *optional*): The kinds of change to ask for, of SugarCrepe's seven names, or
-            `"all"`; a row's is drawn from its id, and told in `negative_type`. By default the model is free.
+            `"all"`; a row's is drawn from its id, and is in `negative_type`. By default the model is free.
         temperature (`float`, defaults to 0.7): Of sampling.
         top_p (`float`, defaults to 0.95): Of sampling.
         max_tokens (`int`, defaults to 96): Largest length of an answer, in tokens, thoughts included: a model that

@@ -20,7 +20,7 @@ from hf_tripletclip.utils.redact import one_line
 
 logger = logging.get_logger(__name__)
 
-MAX_DETAIL = 120  # characters of a rejected answer that its row's error tells
+MAX_DETAIL = 120  # characters of a rejected answer in its row's error
 
 
 class Question(NamedTuple):
@@ -132,10 +132,10 @@ class InstructedCaptions(Stage):
         return {NEG_CAPTION: negatives, NEGATIVE_TYPE: types, ERROR: errors}
 
     def _no_answer(self) -> str:
-        """The error of a row whose answer is all thoughts, cut at its largest length; told once as a warning, too."""
+        """The error of a row whose answer is all thoughts, cut at its largest length. The first is a warning too."""
         hint = (
             f"{getattr(self, self.length)} tokens are too few for a model that thinks before it answers: give more, "
-            "such as 2048, or turn its thinking off where it can be"
+            "such as 2048, or turn its thinking off if possible"
         )
         logger.warning_once(f"{self.label} gives no answer within `{self.length}`: {hint}. Such rows are left out.")
         return f"no answer within `{self.length}`: {hint}"

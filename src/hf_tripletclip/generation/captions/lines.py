@@ -48,7 +48,7 @@ NEXT_OPTION = re.compile(
     r"(?:[:：.)\]]|\s[-–—])|[b-e]\)|\(?2[.)])\s.*$",
     re.IGNORECASE | re.DOTALL,
 )
-# Where the negative of an original that is told beside it begins.
+# The label of a negative in an answer that repeats the original.
 NEGATIVE_LABEL = re.compile(
     rf"(?:^|(?<=[\s.;|,*_(>\"'”’\]-]))(?:(?:{_CHANGED})[\s_-]+){{0,3}}(?:negative|counterfactual|distractor)"
     rf"(?:[\s_-]+(?:{_THING}))?{_COLON}",
@@ -68,7 +68,7 @@ STEPS = re.compile(
 ANSWER_LABEL = re.compile(
     rf"^[\s*_#-]*(?:(?:{_CHANGED})[\s_-]+){{0,3}}(?:{_THING}){_COLON}", re.IGNORECASE | re.MULTILINE
 )
-# What is told after the caption.
+# What comes after the caption.
 NEXT_LABEL = re.compile(
     rf"[\s(\[|,;.–-]{{1,6}}(?:(?:{_OTHERS})(?:[\s_-]+(?:{_THING}|image|picture))?|explanation|note|reason(?:ing)?|changes?|"
     rf"change made|rationale|justification|type|kind|edit)\s*[*_]{{0,3}}[:：](?:\s|[*_]).*$",
@@ -264,8 +264,8 @@ def _sentences(line: str, caption: str) -> str:
     allowed = len(_sentence_ends(caption)) + 1
     while len(ends := _sentence_ends(line)) >= allowed:
         first, rest = line[: ends[0]], line[ends[0] :].strip()
-        told = REFUSAL.match(first) or REFUSES.search(first) or not FIRST_PERSON.match(first)
-        if told or not _is_like(rest, caption) or FIRST_PERSON.match(caption):
+        refused = REFUSAL.match(first) or REFUSES.search(first) or not FIRST_PERSON.match(first)
+        if refused or not _is_like(rest, caption) or FIRST_PERSON.match(caption):
             return line[: ends[allowed - 1]]
         line = rest
     return line
@@ -276,7 +276,7 @@ def _sentence_ends(text: str) -> list[int]:
 
 
 def _without_explanation(line: str, caption: str) -> str:
-    """A line without an explanation at its end: it tells of the task, or of what the caption alone has."""
+    """A line without an explanation at its end: one that speaks of the task, or of what only the caption has."""
     line = line if COMMENT.search(caption) else COMMENT.sub("", line)
     if any(EXPLAINS.match(match["rest"]) for match in AFTERWARDS.finditer(caption)):
         return line

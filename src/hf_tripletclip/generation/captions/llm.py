@@ -40,7 +40,7 @@ class LLMCaptions(InstructedCaptions):
         dtype (`str`, defaults to `"auto"`): `float32`, `float16` or `bfloat16`; `auto` is what the weights are
             stored in.
         kinds (`Sequence[str]` or `str`, *optional*): The kinds of change to ask for, of SugarCrepe's seven names, or
-            `"all"`; a row's is drawn from its id, and told in `negative_type`. By default the model is free and
+            `"all"`; a row's is drawn from its id, and is in `negative_type`. By default the model is free and
             `negative_type` is `None`.
         do_sample (`bool`, defaults to `True`): Sample. Without, the first answer is the likeliest, and only rows whose
             first answer was rejected are sampled.
@@ -197,7 +197,7 @@ def load_model(model: str, revision: str | None, dtype: str, device: str | None)
 
 
 def _tokenize(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[list[int]]:
-    # Marks of the template that a caption holds are encoded as text; models that think first are told not to.
+    # Marks of the template that a caption holds are encoded as text; models that think first are asked not to.
     return tokenizer.apply_chat_template(
         chats, add_generation_prompt=True, return_dict=True, sanitize_control_tokens=True, enable_thinking=False
     )["input_ids"]

@@ -115,7 +115,7 @@ def _problem(line: str, positive: str, kind: str | None) -> str | None:
 
 def _is_kind(negative: list[str], caption: list[str], kind: str) -> bool:
     """
-    Whether words were swapped, added or replaced as asked; of objects or attributes, nobody can tell from here. A few
+    Whether words were swapped, added or replaced as asked; whether objects or attributes were, this cannot say. A few
     other words may change along with them.
     """
     now, before = _stems(negative), _stems(caption)

@@ -97,12 +97,12 @@ def check_kinds(kinds: Sequence[str] | str | None) -> tuple[str, ...] | None:
 
 
 def choose_kind(kinds: tuple[str, ...] | None, seed: int, row_id: str) -> str | None:
-    """The kind of change for a row, each as likely; `None` where the model is free."""
+    """The kind of change for a row, each as likely; `None` if the model is free."""
     return kinds[row_seed(seed, row_id, "kind") % len(kinds)] if kinds else None
 
 
 def instruction(kind: str | None = None) -> str:
-    """The instruction for a kind of change, one of SugarCrepe's seven; any change where it is `None`."""
+    """The instruction for a kind of change, one of SugarCrepe's seven; any change if it is `None`."""
     return INSTRUCTION.format(change=FREE if kind is None else CHANGES[kind])
 
 

@@ -37,7 +37,7 @@ RULES: dict[str, tuple[Callable[[Parsed], Iterator[Site]], str]] = {
     "swap_attributes": (swap_attributes, "swap_att"),
 }
 KINDS = tuple(dict.fromkeys(kind for _, kind in RULES.values()))
-# How readily a rule is taken where several apply: the more, the fewer captions it fits, so that kinds come out even.
+# How often a rule is taken if several apply. Rules that fit fewer captions weigh more, so that kinds come out even.
 WEIGHTS = {
     "attribute": 1.5,
     "relation": 1.0,
@@ -54,8 +54,8 @@ class RuleCaptions(Stage):
     Changes one thing in each caption: an object, attribute, relation or action is replaced, or two objects or
     attributes change places. The rest of the caption stays as it is, to the letter but for "a" and "an".
 
-    It knows the words of everyday English captions, and needs WordNet. Where it is not sure what a caption says it
-    leaves it alone, and the row's error is "no rule applies"; of a caption in another language it is "English only".
+    It knows the words of everyday English captions, and needs WordNet. If it is not sure what a caption says, it
+    leaves the caption alone, and the row's error is "no rule applies". For other languages it is "English only".
     A replaced action is a `replace_rel`, as in SugarCrepe. It does not add objects or attributes: what is added may be
     true of the image.
 

@@ -25,7 +25,7 @@ class ScenesCaptions(Stage):
         nouns (`int` or `"all"`, defaults to 24): The `nouns` that they were made with.
 
     Raises:
-        ValueError: There are not so many nouns.
+        ValueError: There are fewer nouns.
     """
 
     name: ClassVar[str] = "scenes"

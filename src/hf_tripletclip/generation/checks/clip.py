@@ -176,7 +176,7 @@ class _Unique:
 
 
 def image_key(value: Any) -> Hashable:
-    """What tells an undecoded image from others of a batch: its file, or which object it is."""
+    """What distinguishes an undecoded image from others of a batch: its file, or the object."""
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     return value if isinstance(value, (bytes, str)) else id(value)

@@ -117,7 +117,7 @@ def parse_questions(text: str) -> list[Question]:
 
     A line counts if it has a question that yes or no answers: one that begins with a verb such as *is*, *does* or
     *can*, offers no choice (*red or blue*) and has at most 30 words. The yes or no that follows it, on the same line
-    or the next, is the right answer; where none follows, that is *yes*.
+    or the next, is the right answer; if none follows, that is *yes*.
     """
     questions: dict[str, Question] = {}
     last: str | None = None
@@ -145,7 +145,7 @@ def is_yes_no(question: str) -> bool:
 
 
 def read_answer(text: str) -> str | None:
-    """What an answer in words says, `yes` or `no`; `None` where it says neither."""
+    """What an answer in words says, `yes` or `no`; `None` if it says neither."""
     match = re.match(r"[\W_]*(?:the answer is\W+)?(yes|no)\b", (without_thoughts(text) or "").lower())
     return match[1] if match else None
 
@@ -167,7 +167,7 @@ class VqaScores(Stage):
     Args:
         model (`str`, defaults to `"dandelin/vilt-b32-finetuned-vqa"`): What answers: a directory or the id of a Hub
             repository of any visual question answering model (ViLT, BLIP) or image-text-to-text model. A chat
-            template is used where there is one.
+            template is used if there is one.
         revision (`str`, *optional*): Branch, tag or commit of its repository.
         question_model (`str`, defaults to `"mistralai/Mistral-7B-Instruct-v0.2"`): What asks: any causal language
             model with a chat template.

@@ -47,7 +47,7 @@ class DiffusersImages(Stage):
     r"""
     Draws the negative captions with a text-to-image pipeline.
 
-    The noise of each row comes from a generator of its own on the CPU, seeded by the row's id, so it is the same in
+    The noise of each row comes from its own generator on the CPU, seeded by the row's id, so it is the same in
     any batch and on any device. The same batch drawn again on the same kind of device is the same to the last bit.
     In a batch of another size, or on other hardware, pixels differ by what floating-point sums in another order
     differ by: mostly nothing, seldom more than one of 255 in float32.

@@ -29,7 +29,7 @@ def check_encoding(size: int | None, format: str, quality: int) -> None:
 
 def encode_image(image: Image.Image, size: int | None, format: str, quality: int) -> bytes:
     """
-    A picture as a file of its own, in RGB and without metadata: the same pixels give the same bytes with the same
+    An image as a file, in RGB and without metadata: the same pixels give the same bytes with the same
     Pillow.
 
     Args:

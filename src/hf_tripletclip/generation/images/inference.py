@@ -22,7 +22,8 @@ class InferenceImages(ServedModel):
     Draws the negative captions with `huggingface_hub.InferenceClient.text_to_image`.
 
     Pictures are kept in `cache_dir` as they come, so a run that is killed pays for none twice. What is retried, and
-    how the fault of a row is told from that of the server, says [`~hf_tripletclip.generation.client.Requests`].
+    how a row's own errors are distinguished from those of the server, says
+    [`~hf_tripletclip.generation.client.Requests`].
 
     A picture that is black or of one colour, as a safety checker returns, is drawn again from another seed.
 

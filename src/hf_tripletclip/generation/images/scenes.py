@@ -31,7 +31,7 @@ class ScenesImages(Stage):
             [`~hf_tripletclip.data.scenes.faulty.faulty_scene`].
 
     Raises:
-        ValueError: There are not so many nouns, the images are too small, or the share is none.
+        ValueError: There are fewer nouns, the images are too small, or the share is out of range.
         ImportError: The icon fonts are not installed.
     """
 

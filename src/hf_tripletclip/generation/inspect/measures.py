@@ -114,7 +114,7 @@ class FilterEffect:
         scored (`int`): Rows that have the scores for it.
         places (`list[float]`): Thresholds.
         at_least (`list[int]`): Rows that a minimum of each leaves.
-        at_most (`list[int]`, *optional*): Rows that a maximum leaves, where there is such a filter.
+        at_most (`list[int]`, *optional*): Rows that a maximum leaves, if there is such a filter.
         table (`list[tuple[float, int, int | None]]`): Round thresholds and the rows that each leaves.
     """
 
@@ -160,7 +160,7 @@ def filter_effects(rows: Sequence[Row]) -> list[FilterEffect]:
 
 
 def concepts(rows: Sequence[Row]) -> CoverageTable | str:
-    """WordNet's synsets in positive and negative captions; or how to get WordNet where it is missing."""
+    """WordNet's synsets in positive and negative captions; or how to get WordNet if it is missing."""
     try:
         return coverage_table([row.caption for row in rows], [row.negatives for row in rows])
     except (ImportError, FileNotFoundError) as error:

@@ -95,7 +95,7 @@ def inspect(
 
 
 def _merge_rare_kinds(rows: list[Row]) -> None:
-    """Where each row has a kind of its own, a table of kinds would not end."""
+    """Count rare kinds as one: if each row had its own kind, the table of kinds would not end."""
     counts = Counter(kind for row in rows for kind in row.kinds if kind)
     if len(counts) <= MAX_KINDS:
         return

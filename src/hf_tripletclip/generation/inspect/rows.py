@@ -69,7 +69,7 @@ class Look:
     The images of a row that were decoded.
 
     Args:
-        row (`Row`, *optional*): The row; `None` where its captions cannot be used.
+        row (`Row`, *optional*): The row; `None` if its captions cannot be used.
         thumbnails (`dict[str, str]`): Column -> small image as a `data:` URI.
         problems (`list[tuple[str, str]]`): Reason and column of the images that are broken, and the row's key.
     """
@@ -86,7 +86,7 @@ class SplitSample:
 
     Args:
         name (`str`): The split.
-        total (`int`, *optional*): Its rows, where that is known.
+        total (`int`, *optional*): Its rows, if that is known.
         read (`int`): Rows that were read.
         how (`str`): Which ones.
         columns (`tuple[str, ...]`): Of our four columns those that it has.
@@ -216,7 +216,7 @@ def _read_split(
 
 
 def _some(dataset: Dataset, sample: SplitSample, max_rows: int) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset on the disk, at most so many, evenly spread."""
+    """At most `max_rows` rows of a dataset on the disk, evenly spread."""
     number = len(dataset)
     if number > max_rows:
         sample.how = f"every {number / max_rows:.3g}th row"
@@ -226,8 +226,8 @@ def _some(dataset: Dataset, sample: SplitSample, max_rows: int) -> Iterator[dict
 
 def _parts(dataset: IterableDataset, sample: SplitSample, max_rows: int) -> Iterator[dict[str, Any]]:
     """
-    The rows of a stream, at most so many: the first of each file, or of each row group of parquet files, of evenly
-    spread ones where there are many; then the next rows of each while there is room.
+    At most `max_rows` rows of a stream: the first of each file, or of each row group of parquet files; of evenly
+    spread ones if there are many. Then the next rows of each while there is room.
     """
     wanted = max(1, max_rows // AT_ONCE)
     if dataset.num_shards < wanted:

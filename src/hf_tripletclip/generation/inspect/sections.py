@@ -284,7 +284,7 @@ def _broken_rows(sample: SplitSample) -> int:
 
 
 def pairs(samples: Sequence[SplitSample], number: int) -> str:
-    """The grid, with the controls that filter and sort it where scripts run."""
+    """The grid, with the controls that filter and sort it if scripts run."""
     looks = [look for sample in samples for look in sample.looks]
     shown = choose(looks, number)
     if not shown:

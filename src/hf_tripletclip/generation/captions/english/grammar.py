@@ -3,7 +3,7 @@
 A light English grammar for captions: tokens, parts of speech, noun phrases, inflection.
 
 Parts of speech come from lists of the closed classes and, for other words, from what WordNet knows the word as, how
-often it is each in WordNet's own counts, and the word before and after. It is right where captions are plain; where it
+often it is each in WordNet's own counts, and the word before and after. It is right if captions are plain. If it
 is not sure it says `OTHER`, and the rules leave that part of the caption alone.
 """
 
@@ -81,8 +81,7 @@ def _nouns() -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def counts(word: str) -> tuple[float, float, float, float]:
-    """How often WordNet counted a word as noun, verb, adjective and adverb; 0.5 where it is one but was not "
-    "counted."""
+    """How often WordNet counted a word as noun, verb, adjective and adverb; 0.5 if it is one but was not counted."""
     wordnet = load_wordnet()
     found = []
     for part in ("n", "v", "a", "r"):
@@ -348,7 +347,7 @@ def look_up(noun: str, determiner: str, bare: bool) -> Noun | None:
         return None
     many = is_plural(noun) if " " not in noun else base != noun.replace(" ", "_")
     if not counted and not many and bare:
-        return None  # perhaps a mass noun, which WordNet does not tell
+        return None  # perhaps a mass noun; WordNet does not say
     name = base.replace("_", " ")
     if name in NEVER:
         return None

@@ -18,20 +18,20 @@ KNOWN = 0.5  # share of its other words that WordNet knows at least of an Englis
 
 def is_english(caption: str) -> bool:
     """
-    Whether a caption may be English. It says no only where it is clear: most letters are of another script, small
+    Whether a caption may be English. It says no only if that is clear: most letters are of another script, small
     words of other languages outnumber those of English, or WordNet knows few of the words.
     """
     letters = [sign for sign in caption if sign.isalpha()]
     if sum(unicodedata.name(sign, "").startswith("LATIN") for sign in letters) < len(letters) / 2:
         return False
     found = find_words(caption)
-    ours, theirs = (len(set(found) & small) for small in (ENGLISH, FOREIGN))
-    if theirs > max(ours, 1):
+    english, foreign = (len(set(found) & small) for small in (ENGLISH, FOREIGN))
+    if foreign > max(english, 1):
         return False
-    if ours >= max(theirs, 1):
+    if english >= max(foreign, 1):
         return True
     others = [word for word in found if word not in CLOSED and word not in FOREIGN and word.isalpha()]
-    if len(others) < FEW and not theirs:
+    if len(others) < FEW and not foreign:
         return True
     wordnet = load_wordnet()
     return not others or sum(wordnet.morphy(word) is not None for word in others) >= KNOWN * len(others)

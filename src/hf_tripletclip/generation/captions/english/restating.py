@@ -139,7 +139,7 @@ def _subject(parsed: Parsed) -> tuple[int, bool] | None:
 
 
 def _is_fragment(parsed: Parsed) -> bool:
-    """Whether a caption has no finite verb, as far as can be told."""
+    """Whether a caption has no finite verb, as far as the tags say."""
     if words("not nominal") & set(parsed.words):
         return False
     for index, token in enumerate(parsed.tokens):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Words that say the same in captions, and where one may take the other's place.
+Replaces words by others that say the same.
 
-WordNet alone will not do: it puts a dog beside a frank, and a plane beside a carpenter's tool. So the words are listed
-here, those that stand in one synset of WordNet in the sense that captions mean; relations are not in WordNet.
+WordNet alone does not suffice: it lists "dog" beside "frank", and "plane" beside a carpenter's tool. So the words are
+listed in `words/synonyms.tsv`: words of one WordNet synset, in the sense that captions mean, and relations.
 """
 
 from __future__ import annotations
