@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,9 @@ def test_the_python_of_the_page_runs(page, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("qtawesome") is None, reason="the icons of `scenes` are not installed")
 @pytest.mark.parametrize("page", [page for page in PYTHON if any("slow" in block.marks for block in blocks_of(page))])
 def test_the_slow_python_of_the_page_runs(page, folder):
-    pytest.importorskip("qtawesome", reason="the icons of `scenes`")
     check(page, folder, slow=True)
 
 
