@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,3 +90,13 @@ def test_outputs_are_written_under_the_blocks_that_ran(tmp_path):
     (tmp_path / "here").touch()
     written = with_outputs(text, run_python(blocks_of("page.md", text), tmp_path))
     assert written == text.replace("old", "2") + "\n```text\n3\n```\n"
+
+
+def test_files_that_contributing_names_exist(pytestconfig):
+    text = (pytestconfig.rootpath / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|md))`", text))
+    assert len(named) > 10
+    for name in named:
+        assert any((pytestconfig.rootpath / place / name).is_file() for place in ("", "src/hf_tripletclip")) or list(
+            (pytestconfig.rootpath / "src").rglob(name)
+        ), name
