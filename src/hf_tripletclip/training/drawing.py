@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 LIMITS = {"max_negatives": (NEG_CAPTION, NEG_IMAGE), "max_positives": (PARAPHRASE, DENSE_CAPTION)}
 
 
+def unused_limits(objective: Objective) -> list[str]:
+    """The arguments of [`LIMITS`] that bound nothing which an objective reads."""
+    read = {*objective.columns, *([PARAPHRASE] if objective.draws_captions else [])}
+    return [name for name, columns in LIMITS.items() if not read & set(columns)]
+
+
 def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
     """
     The collator, drawing what the objective and the arguments ask for.
@@ -32,10 +38,15 @@ def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: Tr
         args ([`TripletCLIPTrainingArguments`]): With `max_negatives` and `max_positives`.
 
     Raises:
-        ValueError: Something is to be drawn, and the rows are tensors already or have one caption each; or the
-            collator and the arguments both say how many.
+        ValueError: An argument bounds what the objective does not read; something is to be drawn, and the rows are
+            tensors already or have one caption each; or the collator and the arguments both say how many.
     """
     limits = {name: number for name in LIMITS if (number := getattr(args, name)) is not None}
+    if unused := [name for name in unused_limits(objective) if name in limits]:
+        raise ValueError(
+            f"`{unused[0]}` bounds the columns {' and '.join(LIMITS[unused[0]])}, which the objective "
+            f"{objective.name!r} does not read: leave it out."
+        )
     if not objective.draws_captions and not limits:
         return collator
     if not isinstance(collator, TripletCollator):
