@@ -17,7 +17,7 @@ from hf_tripletclip.comparison.scales import PAPER_CONFIGS, mine_neighbours, pap
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.mining.neighbours import captions_digest, find_neighbours
 from hf_tripletclip.objectives import available_objectives, get_objective
-from hf_tripletclip.training.run import load_splits
+from hf_tripletclip.training.run_inputs import load_splits
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.utils.cli_arguments import config_values
 

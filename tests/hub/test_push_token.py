@@ -19,7 +19,7 @@ from huggingface_hub.utils import logging as hub_logging
 
 from hf_tripletclip.hub.repository import Destination, Snapshot
 from hf_tripletclip.training import TripletCLIPTrainingArguments
-from hf_tripletclip.training.pushing import _tokens_not_pickled
+from hf_tripletclip.training.pushing import tokens_not_pickled
 from tests.hub import FAKE
 from tests.loopback_hub import run_python
 from tests.training.test_trainer import make_trainer
@@ -133,7 +133,7 @@ def test_what_is_said_while_training_goes_on_has_no_token(strategy, monkeypatch,
 
 def test_while_it_is_not_pickled_it_is_of_use(tmp_path):
     args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), hub_token=FAKE, use_cpu=True)
-    with _tokens_not_pickled(args):
+    with tokens_not_pickled(args):
         assert f"Bearer {args.hub_token}" == f"Bearer {FAKE}"
         assert pickle.loads(pickle.dumps(args)).hub_token is None
     assert type(args.hub_token) is str

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from datasets import Dataset, load_dataset
 
 from hf_tripletclip.data import shuffled
-from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
+from hf_tripletclip.training.checkpointing import CheckpointNotWritten
 from tests.training.test_trainer import Rows, losses, make_trainer
 
 SHARDS = (18, 46)
@@ -52,7 +52,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
     dist.barrier()
     resumed = make_trainer(folder / "run", **kwargs)
     resumed.train(resume_from_checkpoint=str(first))
-    return {"whole": losses(whole), "resumed": losses(resumed), "first": first.name, "pass": whole._pass_number}
+    return {"whole": losses(whole), "resumed": losses(resumed), "first": first.name, "pass": whole.position.number}
 
 
 def full_disk(folder: Path) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from hf_tripletclip.training import agreement
-from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
+from hf_tripletclip.training import output_lock, resuming
 from hf_tripletclip.training.checkpointing import mark_complete, visible
-from hf_tripletclip.training.lock import HOLDER_FILE, AlreadyTraining, holder, training_lock
+from hf_tripletclip.training.output_lock import HOLDER_FILE, AlreadyTraining, holder, output_held, training_lock
+from hf_tripletclip.training.resuming import agree_on_checkpoint
 
 
 @pytest.fixture
@@ -45,15 +45,16 @@ def others(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             answer = next(told, None)
             return answer(own) if callable(answer) else [*own, answer]
 
-        monkeypatch.setattr(agreement, "gather_object", gather)
-        monkeypatch.setattr(
-            agreement, "broadcast_object_list", lambda values: values if first is None else [first, *values[1:]]
-        )
+        for module in (output_lock, resuming):
+            monkeypatch.setattr(module, "gather_object", gather)
+            monkeypatch.setattr(
+                module, "broadcast_object_list", lambda values: values if first is None else [first, *values[1:]]
+            )
 
     return others
 
 
-def test_processes_agree_on_the_checkpoint_or_name_who_does_not(run, others):
+def test_processes_agree_on_the_checkpoint_or_are_told_which_differs(run, others):
     seen = visible(True, run)
     others((1, "beta", seen))
     assert agree_on_checkpoint(True, process(run)) == str(run / "checkpoint-10")
@@ -75,7 +76,7 @@ def test_files_of_each_machine_are_compared_by_name(run, others):
     assert agree_on_checkpoint(True, process(run, save_on_each_node=True)) == str(run / "checkpoint-10")
 
 
-def test_what_process_0_cannot_resolve_all_are_told(run, others):
+def test_all_processes_raise_what_process_0_cannot_resolve(run, others):
     others((1, "beta", {}))
     with pytest.raises(FileNotFoundError, match="which is no folder"):
         agree_on_checkpoint(str(run / "absent"), process(run))
@@ -104,7 +105,7 @@ def test_a_copy_that_is_damaged_on_another_machine(run, others, index, local, ma
         agree_on_checkpoint(str(checkpoint), args)
 
 
-def test_process_0_holds_the_folder_and_all_are_told_of_another_run(tmp_path, others):
+def test_process_0_holds_the_folder_and_all_refuse_another_run(tmp_path, others):
     folder = tmp_path / "run"
     others(None)
     with output_held(process(folder)):
@@ -115,7 +116,7 @@ def test_process_0_holds_the_folder_and_all_are_told_of_another_run(tmp_path, ot
         pass
     others()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agreement, "training_lock", lambda folder: (_ for _ in ()).throw(AlreadyTraining("mine")))
+        patch.setattr(output_lock, "training_lock", lambda folder: (_ for _ in ()).throw(AlreadyTraining("mine")))
         with pytest.raises(AlreadyTraining, match="mine"), output_held(process(folder)):
             pass
     blocked = tmp_path / "file"
@@ -135,7 +136,7 @@ def test_process_0_holds_the_folder_and_all_are_told_of_another_run(tmp_path, ot
         ({"world_size": 1}, "process 1 on beta", None),
     ],
 )
-def test_a_folder_that_is_not_shared_is_said_by_process_0(tmp_path, others, caplog, changes, answer, said):
+def test_process_0_warns_of_a_folder_that_is_not_shared(tmp_path, others, caplog, changes, answer, said):
     others(answer)
     with output_held(process(tmp_path, **changes)):
         pass
@@ -144,7 +145,7 @@ def test_a_folder_that_is_not_shared_is_said_by_process_0(tmp_path, others, capl
 
 
 @pytest.mark.parametrize("sees", [True, False])
-def test_another_process_tells_whether_it_sees_the_run(tmp_path, others, caplog, sees):
+def test_each_process_reports_whether_it_sees_the_run(tmp_path, others, caplog, sees):
     asked: list[Any] = []
     others(lambda own: asked.extend(own) or own, first="a-run")
     if sees:

@@ -150,7 +150,7 @@ def test_several_datasets_run_the_benchmarks_once(tmp_path, processor, sugarcrep
     assert not any("text_score_" in name for name in metrics)  # main metrics only
 
 
-def test_an_adapter_in_training_is_what_is_evaluated(tmp_path, processor, sugarcrepe):
+def test_benchmarks_evaluate_the_adapter_in_training(tmp_path, processor, sugarcrepe):
     from peft import LoraConfig, get_peft_model
 
     plain = make_trainer(tmp_path / "plain", processor, eval_benchmarks={"sugarcrepe": sugarcrepe})

@@ -53,7 +53,7 @@ def test_the_smallest_bound_is_1(maximum):
 
 
 @pytest.mark.parametrize("saves", [True, False])
-def test_what_saves_also_logs(saves):
+def test_a_step_that_saves_also_logs(saves):
     nothing: Any = None
     for event in (LogWhenSaving().on_step_end, LogWhenSaving().on_epoch_end):
         control: Any = SimpleNamespace(should_save=saves, should_log=False)

@@ -37,7 +37,7 @@ def write_checkpoint(run: Path, step: int, complete: bool = True) -> Path:
     return folder
 
 
-def test_marker_comes_and_goes(tmp_path):
+def test_the_marker_is_written_and_removed(tmp_path):
     folder = write_checkpoint(tmp_path, 10, complete=False)
     assert not is_complete(folder)
     mark_complete(folder)
@@ -57,7 +57,7 @@ def test_a_missing_or_short_file_makes_it_incomplete(tmp_path, name):
     assert not is_complete(folder)
 
 
-def test_newest_complete_one_wins_by_number(tmp_path):
+def test_the_complete_checkpoint_with_the_highest_number_is_the_newest(tmp_path):
     assert last_complete_checkpoint(tmp_path / "missing") is None
     assert last_complete_checkpoint(tmp_path) is None
     for step in (5, 100, 20):
@@ -149,7 +149,7 @@ def test_the_newest_and_the_best_stay(tmp_path, limit, best, kept):
     assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == kept
 
 
-def test_a_newest_one_that_is_not_there_hinders_nothing(tmp_path):
+def test_a_missing_newest_checkpoint_does_not_stop_rotation(tmp_path):
     for step in (1, 2, 3):
         write_checkpoint(tmp_path, step)
     rotate(tmp_path / "checkpoint-7", 1, None)
@@ -168,18 +168,20 @@ def test_a_newest_one_that_is_not_there_hinders_nothing(tmp_path):
         ('{"files": {"model.safetensors": 7}}', None),
         (
             '{"files": {"model.safetensors": 7}, "sha256": {"model.safetensors": "0"}}',
-            "model.safetensors is not what was written",
+            "model.safetensors has changed since it was written",
         ),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, content, said):
+def test_damage_is_described(tmp_path, content, said):
     folder = write_checkpoint(tmp_path, 1)
     (folder / COMPLETE_MARKER).write_text(content)
     assert damage(folder) == said
-    assert damage(folder, contents=False) == (None if said == "model.safetensors is not what was written" else said)
+    assert damage(folder, contents=False) == (
+        None if said == "model.safetensors has changed since it was written" else said
+    )
 
 
-def test_what_is_set_aside_before_going_on(tmp_path):
+def test_later_checkpoints_are_set_aside_before_a_run_goes_on(tmp_path):
     paths = {step: write_checkpoint(tmp_path, step) for step in (1, 2, 3)}
     (tmp_path / "metrics.json").write_text("{}")
     assert set_aside_later(tmp_path, paths[3]) is None
@@ -192,7 +194,7 @@ def test_what_is_set_aside_before_going_on(tmp_path):
     assert is_complete(tmp_path / "_previous" / "checkpoint-3")
 
 
-def test_what_a_process_sees(tmp_path):
+def test_checkpoints_that_a_process_sees(tmp_path):
     first, second = (write_checkpoint(tmp_path, step) for step in (1, 2))
     (second / COMPLETE_MARKER).unlink()
     seen = visible(True, tmp_path)
@@ -202,7 +204,7 @@ def test_what_a_process_sees(tmp_path):
     assert visible(str(tmp_path / "checkpoint-3"), tmp_path) == {}
 
 
-def test_an_optimizer_and_a_step_are_needed(tmp_path):
+def test_a_checkpoint_needs_an_optimizer_and_a_step(tmp_path):
     folder = write_checkpoint(tmp_path, 4)
     with pytest.raises(ValueError, match="has the model alone"):
         require_optimizer(folder)
@@ -230,7 +232,7 @@ def test_differing_configs_are_listed_up_to_five(tmp_path):
     assert str(caught.value).count(" is ") == 6  # five, and that it is of another run
 
 
-def test_a_file_that_the_disk_does_not_give_is_damage(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_is_damage(tmp_path, monkeypatch):
     folder = write_checkpoint(tmp_path, 1)
 
     def refuse(path: Path) -> str:

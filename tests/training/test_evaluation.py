@@ -83,7 +83,7 @@ def test_broken_rows_are_left_out_of_every_metric(tmp_path, processor):
     assert [report["key"] for report in some.data_collator.broken_rows] == ["row-2", "row-12", "row-13"]
 
 
-def test_evaluation_looks_at_the_first_of_several_negatives_whatever_is_trained_on(tmp_path, processor):
+def test_evaluation_uses_the_first_of_several_negatives_for_every_objective(tmp_path, processor):
     several = [{**row, "neg_caption": [row["neg_caption"], "a pink cat"]} for row in rows(6)]
     expected = make_trainer(tmp_path, processor, rows(6)).evaluate()
     trainer = make_trainer(tmp_path, processor, several)
@@ -100,7 +100,7 @@ def test_nothing_usable_gives_no_metrics(tmp_path, processor):
     assert math.isnan(metrics["eval_loss"])
 
 
-def test_own_metrics_see_no_broken_row(tmp_path, processor):
+def test_the_users_metrics_see_no_broken_row(tmp_path, processor):
     seen: list[EvalPrediction] = []
 
     def count(prediction: EvalPrediction) -> dict[str, float]:
@@ -115,7 +115,7 @@ def test_own_metrics_see_no_broken_row(tmp_path, processor):
     assert {len(values) for values in seen[0].predictions.values()} == {4}
 
 
-def test_recall_is_that_of_the_final_evaluation_where_pictures_and_captions_repeat(tmp_path, processor):
+def test_recall_equals_that_of_the_final_evaluation_if_pictures_and_captions_repeat(tmp_path, processor):
     table = [row | {"caption": f"{row['caption']}{' cat' * n}"} for n in range(3) for row in rows(5)]
     table += [
         table[1] | {"image": table[0]["image"]},
@@ -153,7 +153,7 @@ def test_a_batch_keeps_a_place_for_every_row(processor, tmp_path):
     assert spread(torch.ones(0, 3), batch[USABLE]).tolist() == [[0.0] * 3] * 2
 
 
-def test_the_first_kind_of_negatives_is_known_from_none():
+def test_the_first_kind_of_negatives_differs_from_an_unknown_kind():
     same = {role: torch.eye(2).numpy() for role in ("image", "text", "negative_image", "negative_text")}
     labels = torch.tensor([[0, 1, 1], [UNKNOWN, 2, 2]]).numpy()
     found = compositional_metrics(EvalPrediction(predictions=same, label_ids=labels))

@@ -50,7 +50,7 @@ def size_of(root: Path) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rows_are_there_at_once_and_for_others_once_they_are_written(tmp_path, dtype):
+def test_rows_are_readable_at_once_and_by_other_stores_once_written(tmp_path, dtype):
     store, other = FeatureStore(tmp_path, NAME, 10**9), FeatureStore(tmp_path, NAME, 10**9)
     store.add(key_of(1), row_of(1, dtype))
     assert numbers_in(store, range(3)) == [1]
@@ -95,7 +95,7 @@ def test_processes_fill_one_folder_at_once_and_the_limit_is_that_of_all(tmp_path
 
 
 @pytest.mark.parametrize("limit", [0, 500, 1_000, 2_000, 5_000, 30_000])
-def test_the_limit_is_kept_to_the_byte_and_said_once(tmp_path, limit, caplog):
+def test_the_limit_holds_to_the_byte_and_is_reported_once(tmp_path, limit, caplog):
     filled(tmp_path, range(1000, 1005), 1_500)
     other = size_of(tmp_path)
     store = FeatureStore(tmp_path, "text-0123456789abcdef", limit)
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_never_read_and_is_removed(tmp_path, at, caplog):
     assert numbers_in(FeatureStore(tmp_path, NAME, 10**9), range(30)) == list(range(30))
 
 
-def test_a_file_of_another_store_is_not_taken_for_ones_own(tmp_path, caplog):
+def test_a_file_of_another_store_is_not_used(tmp_path, caplog):
     filled(tmp_path, range(5))
     other = tmp_path / "image-fedcba9876543210"
     (tmp_path / NAME).rename(other)
@@ -144,7 +144,7 @@ def test_a_file_of_another_store_is_not_taken_for_ones_own(tmp_path, caplog):
     assert "is damaged and is removed" in caplog.text
 
 
-def test_what_a_killed_process_left_is_removed_and_what_is_others_is_not(tmp_path):
+def test_unfinished_files_are_removed_and_foreign_files_are_not(tmp_path):
     filled(tmp_path, range(5))
     left, others = tmp_path / NAME / "abc.safetensors.tmp", tmp_path / "somebody" / "abc.safetensors.tmp"
     others.parent.mkdir()
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_others_is_not(tmp_pat
 
 
 @pytest.mark.parametrize("where", ["write_bytes", "mkdir"])
-def test_a_full_disk_is_said_in_one_line_and_nothing_is_lost_but_the_cache(tmp_path, monkeypatch, caplog, where):
+def test_a_full_disk_is_reported_in_one_line_and_only_the_cache_is_lost(tmp_path, monkeypatch, caplog, where):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -18,7 +18,7 @@ from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.evaluation import Encoder
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training import run as pretraining
-from hf_tripletclip.training.benchmarks import blank_result, make_benchmarks
+from hf_tripletclip.training.evaluation import blank_result, make_benchmarks
 from hf_tripletclip.training.finetuning import FinetuningArguments, _name_repositories, main
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import TowerArguments, check_fits
@@ -138,7 +138,7 @@ def test_a_base_that_cannot_be_trained(base, tmp_path, no_work):
     with pytest.raises(ValueError, match="bert is a BertModel, which does not embed images"):
         main([*flags, str(tmp_path / "bert")])
     siglip = SiglipModel(SiglipConfig(text_config={**size, "vocab_size": 9}, vision_config={**size, "image_size": 32}))
-    with pytest.raises(ValueError, match="The model is a SiglipModel; what is trained here is a CLIP"):
+    with pytest.raises(ValueError, match="The model is a SiglipModel; only a CLIP can be trained here"):
         check_fits(siglip, TowerArguments())
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out" / "tuned").iterdir())
 
@@ -149,7 +149,7 @@ def test_metric_names_of_random_embeddings_are_those_of_the_model(base):
         assert list(blank_result(benchmark, model, processor).metrics) == list(benchmark(model, processor).metrics)
 
 
-def test_a_base_that_is_not_there_or_not_named(tmp_path):
+def test_a_base_that_is_missing_or_not_named(tmp_path):
     with pytest.raises(ValueError, match="Fine-tuning starts from a model"):
         main(["--output_dir", str(tmp_path)])
     for name in ("outputs/none", "./none", "/none", "a/b/c"):

@@ -87,7 +87,7 @@ def test_both_forwards_draw_the_same_dropout():
     assert not torch.equal(first[0], model.visual_projection(torch.zeros(1, 32)).expand_as(first[0]))
 
 
-def test_random_state_goes_on_as_after_one_forward():
+def test_the_random_state_afterwards_is_that_of_one_forward():
     batch = {**positives(6), **negatives(6)}
     model = make_model(dropout=0.3)
     torch.manual_seed(1)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
-from hf_tripletclip.data.drawing import CaptionDraw
+from hf_tripletclip.data.draws import CaptionDraw
 from hf_tripletclip.objectives import available_objectives
 from tests.objectives.towers_worker import SETTINGS
 from tests.training.test_trainer import losses, make_trainer
@@ -86,7 +86,7 @@ def test_every_objective_trains_is_cached_and_evaluated(tmp_path, processor, obj
 
 
 @pytest.mark.parametrize("objective", ["tsvlc", "dac"])
-def test_rows_without_any_are_counted(tmp_path, processor, objective):
+def test_rows_without_negatives_are_counted(tmp_path, processor, objective):
     trainer = trainer_of(tmp_path, processor, objective, max_steps=1, per_device_train_batch_size=8)
     trainer.train()
     log = trainer.state.log_history[0]
@@ -97,7 +97,7 @@ def test_rows_without_any_are_counted(tmp_path, processor, objective):
     }
 
 
-def test_streams_train_alike(tmp_path, processor):
+def test_streams_train_like_datasets(tmp_path, processor):
     stream = IterableDataset.from_generator(lambda: iter(rows()))
     found = losses_of(trainer_of(tmp_path / "stream", processor, "tsvlc", stream))
     assert len(found) == 2
@@ -172,7 +172,7 @@ def test_laclip_without_anything_to_draw_from_is_refused(tmp_path, processor):
 
 
 @pytest.mark.parametrize("size", [None, 3])
-def test_steps_that_take_turns(tmp_path, processor, size):
+def test_objectives_that_alternate_between_steps(tmp_path, processor, size):
     settings = {"objective_kwargs": json.dumps({"alternate": True}), "mini_batch_size": size, "max_steps": 4}
     trainer = trainer_of(tmp_path / "a", processor, "tripletclip", Dataset.from_list(rows(True)), **settings)
     trainer.train()
@@ -233,7 +233,7 @@ def test_one_paraphrase_per_row_needs_no_mask(processor, tmp_path):
     assert len(batch["paraphrase_input_ids"]) == 8
 
 
-def test_captions_in_lists_are_drawn_by_laclip_and_refused_by_others_before_training(tmp_path, processor):
+def test_captions_in_lists_are_drawn_by_laclip_and_refused_by_other_objectives(tmp_path, processor):
     table = [{**row, "caption": [row["caption"], row["caption"].replace("a ", "one ", 1)]} for row in rows()]
     data = Dataset.from_list(table)
     trainer = trainer_of(tmp_path / "drawn", processor, "laclip", data, eval_dataset=data)

@@ -63,7 +63,7 @@ def test_rows_and_pictures_that_are_trained_on_are_counted(tmp_path):
     assert find_overlap(train, {"x": negative})[0].startswith("1 of 1 rows of x")
 
 
-def test_files_are_looked_up_for_a_while_only(tmp_path, monkeypatch):
+def test_the_number_of_files_that_are_looked_up_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_FILES", 7)
     [sentence] = find_overlap(data(*range(20), folder=tmp_path), {"x": data(*range(20))})
     assert sentence.startswith("7 of 20 rows")
@@ -80,7 +80,7 @@ def test_pictures_are_not_copied_to_know_their_length():
     ]
 
 
-def test_large_data_is_looked_at_in_part_and_said_so(monkeypatch):
+def test_of_large_data_a_part_is_read_and_the_message_says_so(monkeypatch):
     monkeypatch.setattr("hf_tripletclip.training.overlap.MAX_READ", 5)
     [sentence] = find_overlap(data(*range(20)), {"x": data(*range(20))})
     assert sentence.startswith("5 of 20 rows")
@@ -89,14 +89,14 @@ def test_large_data_is_looked_at_in_part_and_said_so(monkeypatch):
     assert "of 5 rows" in find_overlap(data(*range(20)), {"x": data(*range(20))})[0]
 
 
-def test_a_benchmark_of_training_rows_is_seen(tmp_path):
+def test_a_benchmark_of_training_rows_is_reported(tmp_path):
     train = data(*range(12))
     train.to_parquet(tmp_path / "test-0.parquet")
     benchmark = build_benchmark("triplets", options={"data": str(tmp_path), "split": "test"})
     assert find_overlap(train, {benchmark.title: benchmark})[0].startswith("12 of 12 rows of")
 
 
-def test_twins_are_foreseen():
+def test_repeated_rows_are_reported_before_training():
     assert describe_twins(data(*range(20)), 10) is None
     five = data(*[number for number in range(8) for _ in range(5)])
     found = describe_twins(five, 40)
@@ -108,7 +108,7 @@ def test_twins_are_foreseen():
 
 
 @pytest.mark.parametrize("stored", ["in rows", "in files"])
-def test_the_beginning_of_a_stream_is_looked_at(tmp_path, monkeypatch, caplog, stored):
+def test_the_beginning_of_a_stream_is_compared(tmp_path, monkeypatch, caplog, stored):
     train = data(*range(20), folder=tmp_path / "pictures" if stored == "in files" else None)
     stream = train.to_iterable_dataset(num_shards=2)
     [sentence] = find_overlap(stream, {"x": data(3, 4, 30), "others": data(31)})
@@ -128,7 +128,7 @@ def test_the_beginning_of_a_stream_is_looked_at(tmp_path, monkeypatch, caplog, s
     assert [row["caption"] for row in stream] == train["caption"][:]  # from its beginning
 
 
-def test_looking_at_a_stream_takes_no_row_from_training():
+def test_comparing_a_stream_takes_no_row_from_training():
     stream = shuffled(data(*range(20)).to_iterable_dataset(num_shards=2), seed=0, buffer_size=4)
     whole = [row["caption"] for row in stream]
     half = iter(stream)
@@ -141,7 +141,7 @@ def test_looking_at_a_stream_takes_no_row_from_training():
     assert first + [row["caption"] for row in resumed] == whole
 
 
-def test_pictures_that_are_not_there_are_passed_over(tmp_path):
+def test_missing_pictures_are_passed_over(tmp_path):
     data(1, folder=tmp_path)
     paths = [str(tmp_path / "image1.png"), str(tmp_path / "absent.png"), "https://example.org/a.png", None]
     rows = [{"image": path and {"bytes": None, "path": path}} for path in paths]
@@ -153,7 +153,7 @@ def test_pictures_that_are_not_there_are_passed_over(tmp_path):
     assert (binary.size, binary.digest()) == (len(png(2)), hashlib.sha256(png(2)).hexdigest())
 
 
-def test_a_benchmark_of_files_is_seen(tmp_path):
+def test_a_benchmark_of_files_is_compared(tmp_path):
     data(1, 2, folder=tmp_path)
     rows = {str(n): {"filename": f"image{n}.png", "caption": f"picture {n}", "negative_caption": "x"} for n in (1, 2)}
     (tmp_path / "swap_att.json").write_text(json.dumps(rows))

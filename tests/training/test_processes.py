@@ -64,7 +64,7 @@ except RuntimeError as error:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_left_alone_on_a_cpu_gives_up(tmp_path):
+def test_a_process_that_waits_for_ever_on_a_cpu_ends(tmp_path):
     (tmp_path / "script.py").write_text(LEFT_ALONE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with subprocess.Popen([*command, str(tmp_path / "script.py"), str(tmp_path)], stderr=subprocess.PIPE) as process:

@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.hub.repository import Destination
-from hf_tripletclip.training import pushing
+from hf_tripletclip.training import pushing, record
 from tests.loopback_hub import run_python
 from tests.tiny import tiny_config
 from tests.training.test_trainer import make_trainer
@@ -32,7 +32,7 @@ from tests.training.test_trainer import make_trainer
 
 
 @pytest.mark.slow
-def test_what_lies_about_stays_and_an_adapter_names_its_base_on_the_hub(hub, tmp_path):
+def test_other_files_are_not_uploaded_and_an_adapter_names_its_base_on_the_hub(hub, tmp_path):
     TripletCLIPModel(tiny_config()).save_pretrained(tmp_path / "base")
     hub.add("model", "user/base", tmp_path / "base")
     code = f"""
@@ -71,7 +71,7 @@ print(type(trainer.push_to_hub(blocking=False).result()).__name__)
 
 
 @pytest.mark.slow
-def test_an_upload_that_fails_while_training_is_said_and_the_last_one_raises(hub, tmp_path):
+def test_an_upload_that_fails_during_training_is_logged_and_the_last_one_raises(hub, tmp_path):
     TripletCLIPModel(tiny_config()).save_pretrained(tmp_path / "base")
     code = f"""
 model = TripletCLIPModel.from_pretrained({str(tmp_path / "base")!r})
@@ -119,7 +119,7 @@ def hub_calls(monkeypatch) -> list[tuple[Any, ...]]:
 OF_THE_HUB = {"hub_token": "hf_a", "hub_private_repo": True, "hub_revision": "dev", "hub_base_model": "user/base"}
 
 
-def test_what_the_arguments_and_a_call_say_of_an_upload(tmp_path, hub_calls):
+def test_an_upload_follows_the_arguments_and_the_call(tmp_path, hub_calls):
     trainer = make_trainer(tmp_path / "small", **OF_THE_HUB)
     trainer.model.model_tags = ["of-the-model", "mine"]
     assert trainer.push_to_hub() == "commit"
@@ -164,9 +164,9 @@ def test_other_processes_upload_nothing(tmp_path, hub_calls, monkeypatch):
         ({"finetuned_from": "b"}, {"base_model": "b"}),
     ],
 )
-def test_what_a_card_is_told(tmp_path, monkeypatch, given, expected):
+def test_arguments_of_a_card(tmp_path, monkeypatch, given, expected):
     told: dict[str, Any] = {}
-    monkeypatch.setattr(pushing, "write_trainer_card", lambda trainer, **kwargs: told.update(kwargs))
+    monkeypatch.setattr(record, "write_trainer_card", lambda trainer, **kwargs: told.update(kwargs))
     make_trainer(tmp_path).create_model_card(**given)
     assert {name: told[name] for name in expected} == expected
 
@@ -189,7 +189,7 @@ def saved(tmp_path) -> Any:
     [("end", None), ("every_save", []), ("checkpoint", ["last-checkpoint"]), ("all_checkpoints", ["checkpoint-2"])],
 )
 @pytest.mark.parametrize(("saves", "when"), [("steps", "step 2"), ("epoch", "epoch 1")])
-def test_what_a_checkpoint_uploads(saved, tmp_path, hub_calls, strategy, beside, saves, when):
+def test_a_checkpoint_uploads_what_the_strategy_asks_for(saved, tmp_path, hub_calls, strategy, beside, saves, when):
     trainer, checkpoint = saved
     trainer.args.hub_strategy, trainer.args.save_strategy = HubStrategy(strategy), saves
     trainer._push_from_checkpoint(str(checkpoint))
@@ -209,7 +209,7 @@ def test_what_a_checkpoint_uploads(saved, tmp_path, hub_calls, strategy, beside,
 @pytest.mark.parametrize(
     ("busy", "always", "uploads"), [(True, False, 0), (True, True, 1), (False, False, 1), (False, True, 1)]
 )
-def test_one_upload_at_a_time_if_not_asked_for_more(saved, hub_calls, busy, always, uploads):
+def test_one_upload_at_a_time_unless_hub_always_push(saved, hub_calls, busy, always, uploads):
     trainer, checkpoint = saved
     trainer.args.hub_strategy, trainer.args.hub_always_push = HubStrategy.EVERY_SAVE, always
     before = SimpleNamespace(is_done=lambda: not busy, jobs=[])
@@ -223,7 +223,7 @@ def test_one_upload_at_a_time_if_not_asked_for_more(saved, hub_calls, busy, alwa
     assert len(hub_calls) == uploads
 
 
-def test_a_failed_upload_is_said_without_the_token_and_leaves_no_copy(saved, tmp_path, monkeypatch, caplog):
+def test_a_failed_upload_is_logged_without_the_token_and_leaves_no_copy(saved, tmp_path, monkeypatch, caplog):
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("403 for hf_abcdefgh12345678")
 
@@ -240,14 +240,14 @@ def test_a_failed_upload_is_said_without_the_token_and_leaves_no_copy(saved, tmp
 
 def test_a_disk_without_links_gets_copies(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("x")
-    pushing._link(str(tmp_path / "a"), str(tmp_path / "b"))
+    pushing.link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").samefile(tmp_path / "a")
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.EPERM, "no links")
 
     monkeypatch.setattr(os, "link", refuse)
-    pushing._link(str(tmp_path / "a"), str(tmp_path / "c"))
+    pushing.link_or_copy(str(tmp_path / "a"), str(tmp_path / "c"))
     assert (tmp_path / "c").read_text() == "x"
     assert not (tmp_path / "c").samefile(tmp_path / "a")
 

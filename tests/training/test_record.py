@@ -18,10 +18,8 @@ from peft import LoraConfig, get_peft_model
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainingArguments
 from hf_tripletclip.hub.card_sections import Part
 from hf_tripletclip.results import EvaluationResult
-from hf_tripletclip.training import hardware
-from hf_tripletclip.training import record as outputs
-from hf_tripletclip.training.hardware import describe_hardware
-from hf_tripletclip.training.record import check_push, describe_bound, describe_lora, part_of
+from hf_tripletclip.training import record
+from hf_tripletclip.training.record import check_push, describe_bound, describe_hardware, describe_lora, part_of
 from hf_tripletclip.training.run import run_training
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from tests.tiny import tiny_config
@@ -67,12 +65,12 @@ def test_gpus_are_named_with_the_memory_of_one_process(monkeypatch, processes, n
     ],
 )
 def test_the_kind_of_the_cpu(tmp_path, monkeypatch, text, machine, named):
-    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(hardware.platform, "processor", lambda: "")
-    monkeypatch.setattr(hardware.platform, "machine", lambda: machine)
+    monkeypatch.setattr(record, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(record.platform, "processor", lambda: "")
+    monkeypatch.setattr(record.platform, "machine", lambda: machine)
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    assert hardware._cpu() == named
+    assert record._cpu() == named
 
 
 @pytest.mark.gpu
@@ -94,12 +92,12 @@ def test_adapters_are_described():
     )
 
 
-def test_the_bound_and_what_came_of_it(tmp_path):
+def test_the_bound_on_retention_is_described(tmp_path):
     bound = {"retention_metric": "zeroshot_top1", "max_retention_loss": 0.1, "eval_strategy": "steps"}
     args = arguments(tmp_path, **bound)
     log = [{"step": step, "eval_zeroshot_top1": value} for step, value in ((0, 0.5), (10, 0.45))]
     assert describe_bound(args, log) == (
-        "Training was to stop where `zeroshot_top1`, 0.5000 before it, fell by more than 0.1. It did not: at the last "
+        "Training was to stop if `zeroshot_top1`, 0.5000 before it, fell by more than 0.1. It did not: at the last "
         "evaluation, step 10, it was 0.4500."
     )
     stopped = describe_bound(args, [*log, {"step": 20, "eval_zeroshot_top1": 0.3}])
@@ -135,19 +133,19 @@ def test_the_main_process_pushes_a_run_if_that_is_asked_for(
 ):
     calls: list[object] = []
     state = SimpleNamespace(is_main_process=main, wait_for_everyone=lambda: calls.append("wait"))
-    monkeypatch.setattr(outputs, "PartialState", lambda: state)
-    monkeypatch.setattr(outputs, "push_model", lambda *given, **kwargs: calls.append((given, kwargs)) or "URL")
+    monkeypatch.setattr(record, "PartialState", lambda: state)
+    monkeypatch.setattr(record, "push_model", lambda *given, **kwargs: calls.append((given, kwargs)) or "URL")
     args = arguments(tmp_path, hub_private_repo=True, hub_revision="v1", hub_token="hf_x", hub_base_model="user/b")
     args.push_to_hub = asked
-    run = outputs.RunRecord(tmp_path / "out", tiny_config(), args, "scenes", [], None, None, None, repo_id=repo_id)
-    outputs.push_run(run)
+    run = record.RunRecord(tmp_path / "out", tiny_config(), args, "scenes", [], None, None, None, repo_id=repo_id)
+    record.push_run(run)
     kwargs = {"base_model": "user/b", "private": True, "revision": "v1", "token": "hf_x"}
     upload = [] if pushed is None else [((tmp_path / "out", pushed), kwargs)]
     assert calls == ([*upload, "wait"] if asked else [])
     assert ("Pushed to URL" in capsys.readouterr().out) == bool(upload)
 
 
-def test_a_run_refuses_it_before_anything_is_done(tmp_path):
+def test_a_run_refuses_such_an_adapter_before_it_starts(tmp_path):
     args = arguments(tmp_path / "out", push_to_hub=True, hub_model_id="user/lora")
     model = ModelArguments(model_name_or_path=str(tmp_path), train_text="lora")
     with pytest.raises(ValueError, match="--hub_base_model"):
@@ -155,7 +153,7 @@ def test_a_run_refuses_it_before_anything_is_done(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_trainer_writes_our_card(tmp_path):
+def test_the_trainer_writes_the_card_of_this_package(tmp_path):
     model = TripletCLIPModel(tiny_config(objective="negclip"))
     trainer = make_trainer(tmp_path, model, eval_strategy="steps", eval_steps=2, eval_dataset=Rows())
     trainer.train()
@@ -183,7 +181,7 @@ def test_the_trainer_writes_our_card(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# By hand\n"
 
 
-def test_a_card_tells_the_rows_and_the_splits(tmp_path):
+def test_a_card_names_the_rows_and_the_splits(tmp_path):
     rows, held = (Dataset.from_dict({"row": list(range(n))}, split=name) for n, name in ((7, "train"), (3, "dev")))
     assert part_of(rows) == Part(7, "train")
     assert part_of(rows, "tune") == Part(7, "tune")
@@ -193,16 +191,16 @@ def test_a_card_tells_the_rows_and_the_splits(tmp_path):
     assert part_of(None, "test") is None
     args = arguments(tmp_path, max_steps=4)
     log = [{"step": 2, "eval_loss": 2.0}, {"step": 4, "eval_loss": 1.0}, {"step": 4, "loss": 1.5}]
-    run = outputs.RunRecord(tmp_path, tiny_config(), args, "scenes", log, None, None, None)
+    run = record.RunRecord(tmp_path, tiny_config(), args, "scenes", log, None, None, None)
     run.trained_on, run.evaluated_on = part_of(rows), part_of(held)
-    outputs.write_card(run)
+    record.write_card(run)
     text = ModelCard.load(tmp_path / "README.md").text
     assert "Trained on 7 rows of the split `train`." in text
     assert "On the validation data, 3 rows of the split `dev`, at step 4:" in text
     assert "| loss | 1.0000 |" in text
     run.after = EvaluationResult("triplets", {"accuracy": 0.5}, counts={"rows": 9})
     run.evaluated_on = Part(9, "test")
-    outputs.write_card(run)
+    record.write_card(run)
     text = ModelCard.load(tmp_path / "README.md").text
     assert "9 triplets of the split `test`." in text
     assert "validation data" not in text
@@ -226,16 +224,16 @@ def test_the_card_of_an_adapter_replaces_pefts_template(tmp_path):
     assert r"\rVert^2" in card.text  # of distillation
 
 
-def test_a_run_without_matplotlib_trains_and_says_that_no_picture_was_drawn(tmp_path, monkeypatch, caplog):
+def test_a_run_without_matplotlib_trains_and_warns_that_it_draws_no_picture(tmp_path, monkeypatch, caplog):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-    outputs.logger.warning_once.cache_clear()
+    record.logger.warning_once.cache_clear()
     monkeypatch.setattr(logging.getLogger("hf_tripletclip"), "propagate", True)
     args = arguments(tmp_path)
     args.max_steps = 1
-    run = outputs.RunRecord(tmp_path, tiny_config(), args, "scenes", [{"step": 1, "loss": 1.0}], None, None, None)
+    run = record.RunRecord(tmp_path, tiny_config(), args, "scenes", [{"step": 1, "loss": 1.0}], None, None, None)
     with caplog.at_level("WARNING"):
-        outputs.write_run_record(run)
+        record.write_run_record(run)
     assert "No picture of this run is drawn" in caplog.text
     assert "hf_tripletclip[plots]" in caplog.text
     assert (tmp_path / "metrics.json").is_file()

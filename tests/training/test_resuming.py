@@ -17,12 +17,12 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as transformers_trainer
 
 from hf_tripletclip.data import shuffled
-from hf_tripletclip.training import resuming
-from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
-from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, is_complete
-from hf_tripletclip.training.pushing import PushingTrainer
-from hf_tripletclip.training.resuming import ResumingTrainer, TrainingStoppedError
-from hf_tripletclip.training.settings import RESUME_FILE, Course, differences
+from hf_tripletclip.training import checkpointing, pushing
+from hf_tripletclip.training.checkpointing import COMPLETE_MARKER, CheckpointNotWritten, is_complete
+from hf_tripletclip.training.resume_settings import RESUME_FILE, Course, differences
+from hf_tripletclip.training.resuming import find_best_checkpoint, restore_callbacks
+from hf_tripletclip.training.steps import TrainingStoppedError
+from hf_tripletclip.training.trainer_setup import check_best_metric
 from tests.objectives.test_distributed import in_two_processes
 from tests.training import resume_worker
 from tests.training.test_trainer import LORA, Rows, losses, make_trainer, tuned
@@ -74,7 +74,7 @@ def test_a_stream_goes_on_where_it_stopped(tmp_path, kwargs, killed_at):
     settings = {**SAVING, "max_steps": 8, "per_device_train_batch_size": 4, **kwargs}
     whole = make_trainer(tmp_path / "whole", **stream(), **settings)
     whole.train()
-    assert whole._pass_number >= 1
+    assert whole.position.number >= 1
     interrupted(tmp_path / "killed", killed_at, **stream(), **settings)
     resumed = make_trainer(tmp_path / "killed", **stream(), **settings)
     resumed.train(resume_from_checkpoint=True)
@@ -89,8 +89,13 @@ def test_a_pass_of_a_stream_ends_for_all_processes_together(tmp_path, monkeypatc
     others = iter([2, 2, 1])  # batches that the other process has left for each step
     trainer.accelerator.gather = lambda own: torch.tensor([int(own), next(others)])
     batches = iter([{"pixel_values": torch.zeros(6, 3, 4, 4)}] * 100)
-    take = functools.partial(ResumingTrainer.get_batch_samples, trainer, batches, 2, trainer.args.device)
-    steps = [len(take()[0]) for _ in range(5)]
+
+    def take() -> list[Any]:
+        if trainer.position.is_over(batches):
+            return []
+        return trainer.position.advance(batches, [next(batches), next(batches)], 2)
+
+    steps = [len(take()) for _ in range(5)]
     assert steps == [2, 2, 0, 0, 0]
     assert "Pass 1 of the stream ends after 4 batches of each process: process 1 has no more rows" in caplog.text
 
@@ -141,7 +146,7 @@ def test_other_settings_are_refused(run, change, named):
     assert named in str(caught.value)
 
 
-def test_where_the_data_lies_is_no_difference():
+def test_another_folder_with_the_same_data_is_no_difference():
     same = {"per_device_train_batch_size": 4, "world_size": 1, "train_data": "3 rows", "streaming": False}
     was = {**same, "dataset_name_or_path": "a", "images": "a/images"}
     now = {**same, "dataset_name_or_path": "b", "images": "b/images"}
@@ -152,25 +157,25 @@ def test_where_the_data_lies_is_no_difference():
     assert [one.name for one in other] == ["dataset_name_or_path", "train_data"]
 
 
-def test_what_changes_no_curve_may_change_and_more_steps_are_told(copy):
+def test_settings_without_effect_on_the_curve_may_change_and_more_steps_are_listed(copy):
     free = {"save_steps": 3, "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "eval_dataset": Rows(8)}
     trainer = make_trainer(copy, save_strategy="steps", max_steps=7, mini_batch_size=3, **free)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer.changes == [{"step": 4, "changes": ["`max_steps` was 4 and is 7"]}]
+    assert trainer.resumption.changes == [{"step": 4, "changes": ["`max_steps` was 4 and is 7"]}]
     # the new interval counts, not the checkpoint's
     assert {path.name.split("-")[1] for path in copy.glob("checkpoint-*")} == {"2", "4", "6", "7"}
     trainer.create_model_card()
     assert "After step 4 it was resumed: `max_steps` was 4 and is 7." in (copy / "README.md").read_text()
     again = make_trainer(copy, save_strategy="steps", max_steps=7, **free)
     again.train(resume_from_checkpoint=True)
-    assert again.changes == trainer.changes  # the checkpoint remembers
+    assert again.resumption.changes == trainer.resumption.changes  # the checkpoint remembers
 
 
-def test_other_settings_that_were_allowed_are_told(copy):
+def test_allowed_changes_of_settings_are_listed(copy):
     allowed = make_trainer(copy, **SAVING, max_steps=6, seed=7, allow_changed_settings=True)
     allowed.train(resume_from_checkpoint=True)
     assert allowed.state.global_step == 6
-    assert "`seed` was 42 and is 7" in allowed.changes[0]["changes"]
+    assert "`seed` was 42 and is 7" in allowed.resumption.changes[0]["changes"]
     with pytest.raises(ValueError, match="so this cannot change on the way"):
         make_trainer(copy, **SAVING, weight_decay=0.3, seed=7, allow_changed_settings=True).train(
             str(copy / "checkpoint-6")
@@ -203,7 +208,7 @@ def test_a_damaged_checkpoint_is_passed_over(copy, name, caplog):
     assert f"The checkpoints that were made after step 2 are now in {copy / '_previous'}" in caplog.text
 
 
-def test_what_is_set_aside_is_said_as_it_is(copy, caplog):
+def test_the_warning_says_which_checkpoints_were_set_aside(copy, caplog):
     make_trainer(copy, **SAVING).train(resume_from_checkpoint=str(copy / "checkpoint-2"))
     previous = copy / "_previous" / "checkpoint-4"
     assert f"The checkpoints that were made after step 2 are now in {previous.parent}." in caplog.text
@@ -212,7 +217,7 @@ def test_what_is_set_aside_is_said_as_it_is(copy, caplog):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", RESUME_FILE])
-def test_damage_without_digests_is_one_line(copy, name):
+def test_damage_of_an_old_checkpoint_without_digests_is_reported(copy, name):
     folder = copy / "checkpoint-2"
     marker = json.loads((folder / COMPLETE_MARKER).read_text())
     (folder / COMPLETE_MARKER).write_text(json.dumps({"files": marker["files"]}))  # of an older version
@@ -257,7 +262,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, writer, monkeypatch):
                 elif writer == "tokenizer":
                     trainer._save = full_disk_in_rust
                 else:
-                    monkeypatch.setattr(resuming, "mark_complete", full_disk)
+                    monkeypatch.setattr(checkpointing, "mark_complete", full_disk)
 
     trainer.add_callback(Fill())
     with pytest.raises(CheckpointNotWritten, match=r"checkpoint-4 could not be written.*No space left.*checkpoint-2"):
@@ -266,7 +271,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, writer, monkeypatch):
     assert is_complete(tmp_path / "checkpoint-2")
 
 
-def test_a_finished_patience_and_a_new_callback(tmp_path):
+def test_early_stopping_resumes_with_its_count(tmp_path):
     kwargs = {**SAVING, "eval_strategy": "steps", "eval_steps": 2, "eval_dataset": Rows(8), "max_steps": 20}
     kwargs |= {"metric_for_best_model": "accuracy", "load_best_model_at_end": True}
 
@@ -295,10 +300,10 @@ def test_an_unknown_metric_of_the_best_is_found_before_training(tmp_path, metric
     assert trainer.state.global_step == 0
 
 
-def test_metrics_of_the_best_that_are_there(tmp_path):
+def test_metrics_that_may_choose_the_best_model(tmp_path):
     kwargs = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": {"x": Rows(8), "y": Rows(8)}}
     for metric in ("eval_x_loss", "y_group_score", "eval_y_accuracy_swap_obj"):
-        make_trainer(tmp_path, metric_for_best_model=metric, **kwargs).check_best_metric()
+        check_best_metric(make_trainer(tmp_path, metric_for_best_model=metric, **kwargs))
     # one that these rows do not give is told by the first evaluation
     trainer = make_trainer(tmp_path, metric_for_best_model="eval_y_accuracy_swap_obj", **kwargs)
     with pytest.raises(TrainingStoppedError, match="which the evaluation did not give; there are eval_"):
@@ -313,7 +318,7 @@ def test_several_processes_do_not_evaluate_on_a_stream(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_end_passes_together_resume_and_tell_a_full_disk(tmp_path, pytestconfig):
+def test_two_processes_end_passes_together_resume_and_report_a_full_disk(tmp_path, pytestconfig):
     in_two_processes(pytestconfig.rootpath, resume_worker.__name__, str(tmp_path))
     found = torch.load(tmp_path / "results.pt")
     for case in resume_worker.CASES:
@@ -328,7 +333,7 @@ def test_two_processes_end_passes_together_resume_and_tell_a_full_disk(tmp_path,
     ("steps", "position"),
     [(1, {"pass": 0, "batches": 1}), (2, {"pass": 1, "batches": 0}), (3, {"pass": 1, "batches": 1})],
 )
-def test_a_checkpoint_tells_where_in_the_data_it_was_made(tmp_path, steps, position):
+def test_a_checkpoint_keeps_its_position_in_the_data(tmp_path, steps, position):
     trainer = make_trainer(
         tmp_path,
         train_dataset=Rows(12),
@@ -359,8 +364,8 @@ def test_where_in_the_data_a_resumed_run_goes_on(
 ):
     trainer = make_trainer(tmp_path, ignore_data_skip=skip, **(stream() if streamed else {}))
     monkeypatch.setattr(transformers_trainer.Trainer, "_init_training_state", lambda *_: (7, 8))
-    trainer._same_order = same_order
-    trainer._resumed = ("c", Course({}, {"pass": 3, "batches": 5} if position else {}))
+    trainer.resumption.same_order = same_order
+    trainer.resumption.course = Course({}, {"pass": 3, "batches": 5} if position else {})
     if expected is None:
         with pytest.raises(ValueError, match="c does not tell where in the stream it stopped"):
             trainer._init_training_state(4, 2, 2, "c", None)
@@ -369,21 +374,21 @@ def test_where_in_the_data_a_resumed_run_goes_on(
     assert trainer._init_training_state(4, 2, 2, None, None) == (7, 8)
 
 
-def test_a_checkpoint_that_tells_no_settings_goes_on_with_a_warning(copy, caplog):
+def test_a_checkpoint_without_settings_is_resumed_with_a_warning(copy, caplog):
     (copy / "checkpoint-4" / RESUME_FILE).unlink()
     trainer = make_trainer(copy, **SAVING)
-    assert trainer._compare(str(copy / "checkpoint-4")) == (None, [], True)
+    assert trainer.resumption.compare(str(copy / "checkpoint-4")) == (None, [], True)
     assert "does not tell its settings" in caplog.text
 
 
-def test_what_one_of_several_callbacks_has_counted_comes_back(tmp_path):
+def test_the_count_of_one_of_several_callbacks_is_restored(tmp_path):
     trainer = make_trainer(tmp_path)
     callback = EarlyStoppingCallback(9)
     trainer.add_callback(callback)
     trainer.state.stateful_callbacks = {
         "EarlyStoppingCallback": [{"attributes": {"early_stopping_patience_counter": 2}}, {}]
     }
-    trainer._restore_callbacks("c")
+    restore_callbacks(trainer, "c")
     assert callback.early_stopping_patience_counter == 2
 
 
@@ -403,7 +408,7 @@ def test_the_best_checkpoint_of_a_folder_that_was_moved(tmp_path, best, known, t
         for step in (0, 2, None):
             (tmp_path / f"checkpoint-{step}").mkdir()
     trainer.state.best_global_step, trainer.state.best_model_checkpoint = best, known
-    trainer._find_best_checkpoint()
+    find_best_checkpoint(trainer)
     assert trainer.state.best_model_checkpoint == (str(tmp_path / found) if found == "checkpoint-2" else found)
 
 
@@ -418,23 +423,23 @@ def test_a_run_that_is_stopped_at_its_start_takes_no_step(tmp_path):
     assert trainer.state.global_step == 0
 
 
-def test_who_could_not_write_is_named_to_all(tmp_path, monkeypatch):
+def test_all_processes_name_the_one_that_could_not_write(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
-    monkeypatch.setattr(resuming, "gather_object", lambda own: [*own, "OSError: full\nmore"])
+    monkeypatch.setattr(checkpointing, "gather_object", lambda own: [*own, "OSError: full\nmore"])
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(CheckpointNotWritten, match=r"by process 1, and .* is removed: OSError: full \(.*no other yet"):
-        trainer._raise_together(str(tmp_path / "checkpoint-4"), [])
+        checkpointing.report_together(str(tmp_path / "checkpoint-4"), [], trainer)
     assert not (tmp_path / "checkpoint-4").exists()
-    monkeypatch.setattr(resuming, "gather_object", lambda own: [*own, None])
-    trainer._raise_together(str(tmp_path / "checkpoint-4"), [])
+    monkeypatch.setattr(checkpointing, "gather_object", lambda own: [*own, None])
+    checkpointing.report_together(str(tmp_path / "checkpoint-4"), [], trainer)
 
 
 @pytest.mark.parametrize(("errors", "pushed"), [([], 1), ([OSError("full")], 0), (None, 1)])
 def test_a_checkpoint_that_is_not_whole_is_not_uploaded(tmp_path, monkeypatch, errors, pushed):
     trainer = make_trainer(tmp_path)
     calls: list[str] = []
-    monkeypatch.setattr(PushingTrainer, "_push_from_checkpoint", lambda self, folder: calls.append(folder))
-    trainer._writing = errors
+    monkeypatch.setattr(pushing, "push_checkpoint", lambda trainer, folder: calls.append(folder))
+    trainer.write_errors.kept = errors
     trainer._push_from_checkpoint("c")
     assert len(calls) == pushed

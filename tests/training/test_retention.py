@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_tripletclip.training.retention import StopAtRetentionLoss
+from hf_tripletclip.training.callbacks import StopAtRetentionLoss
 from tests.training.test_trainer import LORA, Rows, make_trainer, tuned
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 6, "learning_rate": 1e-2}
@@ -36,7 +36,7 @@ def watched(tmp_path, values, model=None, **kwargs):
 
 
 @pytest.mark.parametrize("towers", [{}, LORA])
-def test_it_stops_and_goes_back(tmp_path, towers):
+def test_training_stops_and_the_model_goes_back(tmp_path, towers):
     trainer, seen = watched(tmp_path, [0.8, 0.75, 0.71, 0.69, 0.9], model=tuned(**towers))
     trainer.train()
     assert trainer.state.global_step == 3
@@ -47,7 +47,7 @@ def test_it_stops_and_goes_back(tmp_path, towers):
 
 
 @pytest.mark.parametrize(("value", "stops"), [(0.5, False), (0.4375, True)])
-def test_the_bound_itself_may_be_lost_and_the_start_is_gone_back_to(value, stops, caplog):
+def test_a_loss_equal_to_the_bound_is_allowed_and_the_model_may_go_back_to_the_start(value, stops, caplog):
     model = torch.nn.Linear(1, 1)
     before = model.weight.detach().clone()
     callback = StopAtRetentionLoss("kept", 0.25, start=0.75, model=model)
@@ -87,7 +87,7 @@ def test_within_the_bound_nothing_happens(tmp_path, caplog):
     assert all(torch.equal(value, seen[-1][name]) for name, value in trainer.model.named_parameters())
 
 
-def test_a_resumed_run_loses_from_the_same_start(tmp_path):
+def test_a_resumed_run_compares_with_the_first_start(tmp_path):
     first, _ = watched(tmp_path, [0.8] * 7, save_strategy="steps", save_steps=2)
     first.train()
     state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
@@ -99,7 +99,7 @@ def test_a_resumed_run_loses_from_the_same_start(tmp_path):
     assert evaluated == [0, 1, 2, 3]  # step 2 once, as without an interruption
 
 
-def test_a_resumed_run_goes_back_to_what_the_first_would_have(tmp_path):
+def test_a_resumed_run_goes_back_to_the_same_weights(tmp_path):
     """Its checkpoint is of a step that was not evaluated."""
     settings = {"save_strategy": "steps", "save_steps": 1, "eval_steps": 3}
     whole, seen = watched(tmp_path / "whole", [0.8, 0.8, 0.6], **settings)

@@ -17,11 +17,12 @@ from transformers.utils import logging
 from hf_tripletclip.data import build_processor, train_tokenizer
 from hf_tripletclip.objectives import available_objectives, get_objective
 from hf_tripletclip.training import run as pretraining
+from hf_tripletclip.training import run_inputs
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.run import (
-    hide_bars,
+from hf_tripletclip.training.run import hide_bars, main
+from hf_tripletclip.training.run_inputs import (
+    DEFAULT_PROCESSOR,
     load_splits,
-    main,
     make_model,
     make_processor,
     takes_further_texts,
@@ -64,7 +65,7 @@ def test_random_weights_of_the_sizes_asked_for(processor):
         ({**config(), "to_dict": 1}, r"unknown fields \['to_dict'\]"),
     ],
 )
-def test_what_describes_no_model_is_one_clear_error(processor, model_config, message):
+def test_a_config_of_no_model_gives_one_clear_error(processor, model_config, message):
     with pytest.raises(ValueError, match=message):
         make_model(ModelArguments(model_config=model_config), processor)
 
@@ -84,8 +85,8 @@ def test_a_tokenizer_is_trained_on_all_usable_captions(processor):
 
 def test_other_processes_take_the_tokenizer_of_the_main_one(processor, monkeypatch):
     monkeypatch.setattr(PartialState(), "process_index", 1)
-    monkeypatch.setattr(pretraining, "build_processor", lambda *_, **__: pytest.fail("it is trained once"))
-    monkeypatch.setattr(pretraining, "broadcast_object_list", lambda shared: shared.__setitem__(0, processor))
+    monkeypatch.setattr(run_inputs, "build_processor", lambda *_, **__: pytest.fail("it is trained once"))
+    monkeypatch.setattr(run_inputs, "broadcast_object_list", lambda shared: shared.__setitem__(0, processor))
     assert trained(caption=["something else"]) is processor
 
 
@@ -111,7 +112,7 @@ def test_a_split_that_was_named_must_be_there(tmp_path, monkeypatch):
             load_splits(DataArguments(**kwargs, **{f"{role}_split": "tset"}), ModelArguments(), ("image", "caption"))
 
 
-def test_no_bar_is_left_where_none_is_wanted(tmp_path):
+def test_progress_bars_can_be_hidden(tmp_path):
     args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     try:
         hide_bars(args)
@@ -186,7 +187,7 @@ def test_a_run_from_its_start_resumed_and_from_its_start_again(tmp_path, capsys,
     assert [one.name for one in out.glob("checkpoint-*")] == ["checkpoint-1"]
 
 
-def test_a_run_without_test_data_tells_its_validation(tmp_path, capsys, bars):
+def test_a_run_without_test_data_reports_its_validation(tmp_path, capsys, bars):
     data(*range(16)).to_parquet(tmp_path / "data" / "train-0.parquet")
     data(*range(20, 25)).to_parquet(tmp_path / "data" / "validation-0.parquet")
     drop = {name for name in FLAGS if name.startswith("--scenes")}
@@ -204,7 +205,7 @@ def test_a_run_without_test_data_tells_its_validation(tmp_path, capsys, bars):
         main([*flags, *kwargs, "--processor_name_or_path", "train"])
 
 
-def test_what_stops_a_run_in_the_middle_is_no_wrong_argument(tmp_path, monkeypatch, bars):
+def test_an_error_in_the_middle_of_a_run_is_not_reported_as_a_wrong_argument(tmp_path, monkeypatch, bars):
     sizes = []
 
     def train(trainer, **_):
@@ -223,15 +224,15 @@ def test_what_stops_a_run_in_the_middle_is_no_wrong_argument(tmp_path, monkeypat
     ("named", "dataset", "expected"),
     [
         ({}, "scenes", "train"),
-        ({}, "other", pretraining.DEFAULT_PROCESSOR),
+        ({}, "other", DEFAULT_PROCESSOR),
         ({"model_name_or_path": "M"}, "scenes", "M"),
         ({"model_name_or_path": "M", "processor_name_or_path": "P"}, "other", "P"),
         ({"processor_name_or_path": "train"}, "other", "train"),
     ],
 )
 def test_which_processor_is_taken(monkeypatch, named, dataset, expected):
-    monkeypatch.setattr(pretraining, "load_processor", lambda name: name)
-    monkeypatch.setattr(pretraining, "build_processor", lambda captions, image_size: ("train", image_size))
+    monkeypatch.setattr(run_inputs, "load_processor", lambda name: name)
+    monkeypatch.setattr(run_inputs, "build_processor", lambda captions, image_size: ("train", image_size))
     splits = {"train": Dataset.from_dict({"caption": ["a"]})}
     data_args = DataArguments(dataset_name_or_path=dataset)
     found = make_processor(ModelArguments(**named), data_args, splits)
@@ -260,7 +261,7 @@ def test_limits_of_rows_and_a_stream_that_is_evaluated(tmp_path, monkeypatch):
         load_splits(DataArguments(str(tmp_path / "data"), train_split="dev"), ModelArguments(), ("image",))
 
 
-def test_rows_are_trained_on_that_are_within_bounds_of_their_scores(tmp_path, monkeypatch, caplog):
+def test_only_rows_within_the_bounds_of_their_scores_are_trained_on(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()
     for name, numbers in (("train", range(6)), ("validation", range(10, 14))):
@@ -296,7 +297,7 @@ def test_rows_are_trained_on_that_are_within_bounds_of_their_scores(tmp_path, mo
         (2, {"MASTER_PORT": "1"}, False),
     ],
 )
-def test_processes_that_were_not_started_are_said(monkeypatch, caplog, world_size, environment, said):
+def test_processes_that_were_not_started_give_a_warning(monkeypatch, caplog, world_size, environment, said):
     for name in ("MASTER_PORT", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -305,10 +306,10 @@ def test_processes_that_were_not_started_are_said(monkeypatch, caplog, world_siz
     assert ("only one was started" in caplog.text) == said
 
 
-def test_towers_that_do_not_train_need_a_model_that_has_learned(tmp_path):
+def test_locked_towers_need_a_trained_model(tmp_path):
     for frozen in ("text", "vision"):
         with pytest.raises(
-            ValueError, match="`--train_text` and `--train_vision` other than full are for a model that has learned"
+            ValueError, match="`--train_text` and `--train_vision` other than full are for a trained model"
         ):
             main([*FLAGS, "--output_dir", str(tmp_path), f"--train_{frozen}", "frozen"])
     with pytest.raises(ValueError, match="`model_config` is for random weights: leave it out"):

@@ -18,9 +18,9 @@ from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.objectives.contents import digests
 from hf_tripletclip.training import last_complete_checkpoint, steps
-from hf_tripletclip.training.batches import KEYS, SharedBatches, first_rows, row_names, share_last_batch
 from hf_tripletclip.training.callbacks import ClampLogitScale
 from hf_tripletclip.training.steps import Means, TrainingStoppedError
+from hf_tripletclip.training.training_batches import KEYS, SharedBatches, first_rows, row_names, share_last_batch
 from tests.tiny import captions, images, tiny_config
 from tests.training import test_evaluation
 from tests.training.test_evaluation import processor  # noqa: F401
@@ -60,7 +60,7 @@ def test_a_towers_config_has_the_dtype_of_the_weights(tmp_path):
         assert CLIPTextModel.from_pretrained(tmp_path / folder).dtype == dtype
 
 
-def test_half_precision_is_there_for_those_who_ask_for_it(tmp_path):
+def test_half_precision_can_be_asked_for(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=1, weights_dtype="bfloat16")
     trainer.train()
     trainer.save_model()
@@ -167,7 +167,7 @@ def test_a_batch_without_rows_changes_nothing_and_is_counted(make, mini_batch_si
     some.train()
     assert losses(some) == losses(whole)
     assert some.state.global_step == 3
-    assert some.batches_without_rows == 1
+    assert some.steps.batches_without_rows == 1
     assert [entry.get("batches_without_rows") for entry in some.state.log_history[:-1]] == [None, 1, None]
     for ours, theirs in zip(some.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -261,20 +261,20 @@ def test_gradients_are_clipped(tmp_path):
     assert sum(moved).sqrt().item() == pytest.approx(1e-2, rel=1e-2)
 
 
-def test_rows_of_nobody_give_no_loss_and_those_of_others_a_loss_of_zero(tmp_path):
+def test_a_batch_without_rows_has_no_loss_and_one_with_rows_elsewhere_a_loss_of_zero(tmp_path):
     trainer = make_trainer(tmp_path)
     batch = {name: value[:0] for name, value in Rows(4).batch.items()}
     assert trainer.training_step(trainer.model, {**batch, steps.EVERYONE: 0}).item() == 0
-    assert trainer._batches == []
+    assert trainer.steps.batches == []
     loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     assert loss.item() == 0
     assert len(outputs.image_embeds) == 0
     trainer.compute_loss(trainer.model, batch).backward()
     assert all(not value.grad.any() for value in trainer.model.parameters())  # all have one, for DDP
-    assert trainer._loss_again(batch) == 0.0
+    assert trainer.steps.loss_again(batch) == 0.0
     one = {name: value[:1].clone() for name, value in Rows(4).batch.items()}
     one["pixel_values"][0, 0, 0, 0] = math.inf
-    assert math.isnan(trainer._loss_again(one))
+    assert math.isnan(trainer.steps.loss_again(one))
 
 
 # ---- The same thing twice ----
@@ -298,7 +298,7 @@ def test_digests_tell_contents_apart_and_do_not_see_padding():
 @pytest.mark.parametrize(
     ("objective", "pictures", "of_captions"), [("clip", 2.0, 3.0), ("negclip", 2.0, 4.0), ("tripletclip", 2.0, 6.0)]
 )
-def test_what_stands_twice_in_a_batch_is_counted_in_the_log(tmp_path, objective, pictures, of_captions):
+def test_repeated_rows_of_a_batch_are_counted_in_the_log(tmp_path, objective, pictures, of_captions):
     dataset, batch = Rows(6), Rows(6).batch
     batch["pixel_values"][1] = batch["pixel_values"][0]
     for name in ("input_ids", "attention_mask"):
@@ -332,23 +332,23 @@ def test_means_over_processes_weigh_each_value_once(monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "shown"), [(8, ""), (9, " and 1 more"), (11, " and 3 more")])
-def test_eight_rows_are_named_where_training_stops(tmp_path, monkeypatch, number, shown):
+def test_eight_rows_are_named_when_training_stops(tmp_path, monkeypatch, number, shown):
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr(trainer, "_get_learning_rate", lambda: 0.25)
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
     trainer.accelerator.gather = lambda flag: torch.cat([torch.zeros_like(flag), flag])
     other = ({"loss": math.inf, "gradient norm": math.nan}, [f"row {n}" for n in range(number)])
     monkeypatch.setattr(steps, "gather_object", lambda mine: [*mine, other])
-    trainer._stop_together({}, "at step 1")  # all is well
+    trainer.steps.stop_together({}, "at step 1")  # all is well
     trainer.accelerator.gather = lambda flag: torch.cat([flag, torch.ones_like(flag)])
     with pytest.raises(TrainingStoppedError) as caught:
-        trainer._stop_together({}, "at step 1")
+        trainer.steps.stop_together({}, "at step 1")
     text = str(caught.value)
     assert "at the learning rate 0.25: the loss is inf and the gradient norm is nan. Nothing of it" in text
     assert text.endswith(f" The rows: {', '.join(f'row {n}' for n in range(8))}{shown}")
 
 
-def test_rows_are_named_with_the_broken_first():
+def test_broken_rows_are_named_first():
     pixels = torch.zeros(3, 3, 2, 2)
     pixels[1, 0, 0, 0] = math.nan
     assert row_names({"pixel_values": pixels}) == ["number 1 of a batch (its pixels are not finite)"]
@@ -373,17 +373,17 @@ def test_digests_of_every_type(bits):
 
 
 @pytest.mark.parametrize("across", [True, False])
-def test_what_stands_twice_in_the_rows_of_all_processes_is_counted(tmp_path, monkeypatch, across):
+def test_repeated_rows_of_all_processes_are_counted(tmp_path, monkeypatch, across):
     trainer = make_trainer(tmp_path, objective="clip", negatives_across_devices=across)
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
     trainer.accelerator.pad_across_processes = lambda own, dim, pad_index: torch.nn.functional.pad(
         own, (0, 0, 0, 1), value=pad_index
     )
     trainer.accelerator.gather = lambda own: torch.cat([own, own])  # the other has the same three rows
-    trainer._count_repeated(Rows(3).batch)
+    trainer.steps.count_repeated(Rows(3).batch)
     expected = (
         {"repeated_images": 6.0, "repeated_captions": 6.0}
         if across
         else dict.fromkeys(("repeated_images", "repeated_captions"), 0.0)
     )
-    assert trainer._repeated.means(1) == expected
+    assert trainer.steps.repeated.means(1) == expected

@@ -16,7 +16,7 @@ from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.objectives.negclip import NegCLIPObjective
 from hf_tripletclip.objectives.pairwise import PairwiseObjective
-from hf_tripletclip.training.locked import check_some_is_locked
+from hf_tripletclip.training.locked_towers import check_some_is_locked
 from hf_tripletclip.training.teacher import TEACHER_WEIGHTS, Teacher, teacher_of
 from tests.tiny import negatives, positives, tiny_config
 from tests.training.cached import VISION, make_cached  # noqa: F401
@@ -70,7 +70,7 @@ def averages(seen: list[dict[str, torch.Tensor]], decay: float) -> dict[str, tor
     ids=["the last", "plain", "mini-batches", "accumulated", "half precision"],
 )
 @pytest.mark.parametrize("towers", TOWERS)
-def test_it_is_the_moving_average_of_what_trains(tmp_path, towers, kwargs, decay):
+def test_a_teacher_is_the_moving_average_of_the_weights_that_train(tmp_path, towers, kwargs, decay):
     settings = {**MOVING["objective_kwargs"], "teacher_decay": decay}
     trainer = make_trainer(
         tmp_path, model=tuned(**TOWERS[towers]), **{**MOVING, "objective_kwargs": settings}, **kwargs
@@ -115,7 +115,7 @@ def test_it_embeds_by_its_own_weights_and_leaves_the_model_alone(tmp_path, tower
 
 @pytest.mark.parametrize("decay", [None, 0.5])
 @pytest.mark.parametrize("roles", [("text",), ("image",), ("negative_text",), ("image", "negative_image")])
-def test_it_embeds_what_is_compared_with_it(roles, decay):
+def test_a_teacher_embeds_only_the_roles_that_are_compared(roles, decay):
     model = tuned()
     model.set_objective("tripletclip", distillation={"kind": "embedding", "roles": list(roles)}, teacher_decay=decay)
     batch = {**positives(), **negatives()}
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_teacher_is_refused(tmp_path):
     assert not (tmp_path / TEACHER_WEIGHTS).exists()
 
 
-def test_where_nothing_is_learned_it_stays(make):
+def test_a_teacher_stays_if_nothing_is_learned(make):
     """The rows of the second of three steps are all broken."""
     data = Dataset.from_list(rows(18, broken=tuple(range(6, 12))))
     given = {"train_dataset": data, "max_steps": 3, "train_sampling_strategy": "sequential", "optim": "sgd"}
@@ -198,7 +198,7 @@ def test_where_nothing_is_learned_it_stays(make):
     [(VISION, {}), ({"train_text": "lora", "train_vision": "frozen", "lora_r": 4}, {"mini_batch_size": 4})],
     ids=["plain", "lora by mini-batches"],
 )
-def test_of_locked_towers_it_takes_what_the_cache_has(make, towers, kwargs):
+def test_a_teacher_uses_the_cached_outputs_of_locked_towers(make, towers, kwargs):
     plain, first, second = (make(towers, cached, **MOVING, **kwargs) for cached in (False, True, True))
     for trainer in (plain, first, second):
         trainer.train()
@@ -209,7 +209,7 @@ def test_of_locked_towers_it_takes_what_the_cache_has(make, towers, kwargs):
     assert make(towers, **MOVING).fill_tower_cache() == 0
 
 
-def test_what_it_puts_out_is_not_cached(make):
+def test_outputs_of_a_teacher_that_moves_are_not_cached(make):
     with pytest.raises(ValueError, match=r"the image tower trains, and the teacher follows \(`teacher_decay`\)"):
         make({}, **MOVING)
     modes = {"text": "lora", "vision": "full"}
@@ -235,7 +235,7 @@ def test_decays_that_are_refused(decay):
         get_objective("clip", distillation={}, teacher_decay=decay)
 
 
-def test_nothing_that_could_move_is_refused():
+def test_a_decay_without_a_teacher_is_refused():
     with pytest.raises(ValueError, match="'negclip' with its settings has none: give `distillation` too"):
         get_objective("negclip", teacher_decay=0.9)
     with pytest.raises(ValueError, match="the objective 'pairwise' with its settings has none"):

@@ -49,7 +49,7 @@ def in_files(table: list[dict]) -> list[dict]:
     ids=["accumulated", "mini-batches", "distilled", "distilled mini-batches"],
 )
 @pytest.mark.parametrize("towers", TOWERS)
-def test_training_is_what_it_is_without_and_another_run_computes_nothing(make, towers, kwargs):
+def test_training_is_equal_without_the_cache_and_another_run_computes_nothing(make, towers, kwargs):
     plain, first, second = (make(TOWERS[towers], cached, **kwargs) for cached in (False, True, True))
     for trainer in (plain, first, second):
         trainer.train()
@@ -104,7 +104,7 @@ def test_a_teacher_of_towers_that_train_is_cached_too(make):
 
 
 @pytest.mark.parametrize("towers", ["vision", "both"])
-def test_other_seeds_objectives_and_batches_decode_nothing(make, nothing_is_decoded, towers):
+def test_runs_with_other_seeds_objectives_and_batches_decode_nothing(make, nothing_is_decoded, towers):
     given = {"train_dataset": Dataset.from_list(in_files(rows(18))), "max_steps": 6}
     make(TOWERS[towers], **given).train()
     nothing_is_decoded()
@@ -116,7 +116,7 @@ def test_other_seeds_objectives_and_batches_decode_nothing(make, nothing_is_deco
         make(TOWERS[towers], **given, cache_locked_towers=str(again.args.output_dir) + "/other").train()
 
 
-def test_workers_know_what_was_seen_before_they_were_started(make):
+def test_workers_know_images_that_were_seen_before_they_started(make):
     kwargs = {"dataloader_num_workers": 2, "max_steps": 6, "dataloader_persistent_workers": True}
     plain, first = (make(VISION, cached, **kwargs) for cached in (False, True))
     for trainer in (plain, first):
@@ -156,7 +156,7 @@ def test_evaluation_is_the_same_and_computes_nothing_twice(make, towers):
     assert set(trainer.tower_cache.computed.values()) == {0}
 
 
-def test_it_can_be_filled_beforehand(make, nothing_is_decoded):
+def test_the_cache_can_be_filled_beforehand(make, nothing_is_decoded):
     table = in_files(rows(18))
     trainer = make(BOTH, train_dataset=Dataset.from_list(table), **DISTILLED)
     assert trainer.fill_tower_cache() == 10
@@ -166,7 +166,7 @@ def test_it_can_be_filled_beforehand(make, nothing_is_decoded):
     assert trainer.tower_cache.computed == {"text": 5, "vision": 5}
 
 
-def test_broken_rows_are_left_out_and_reported_as_without(make, processor, tmp_path):  # noqa: F811
+def test_broken_rows_are_left_out_and_reported_as_without_the_cache(make, processor, tmp_path):  # noqa: F811
     reports, curves = [], []
     table = in_files(rows(18))
     table[3]["image"], table[7]["caption"] = {"bytes": b"no image", "path": None}, ""
@@ -187,7 +187,7 @@ def test_broken_rows_are_left_out_and_reported_as_without(make, processor, tmp_p
 
 @pytest.mark.parametrize("kwargs", [{}, DISTILLED], ids=["plain", "distilled"])
 @pytest.mark.parametrize("towers", ["vision", "both", "lora"])
-def test_a_resumed_run_walks_the_same_curve(make, tmp_path, towers, kwargs):
+def test_a_resumed_run_has_the_same_losses(make, tmp_path, towers, kwargs):
     kwargs = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, **kwargs}
     whole = make(TOWERS[towers], **kwargs)
     whole.train()
@@ -230,7 +230,7 @@ def test_without_room_training_goes_on(make, tmp_path, caplog):
     assert caplog.text.count("`cache_limit_gb` allows") == 1
 
 
-def test_filling_keeps_of_a_teacher_inside_peft_what_it_puts_out_without_adapters(make):
+def test_filling_keeps_a_peft_teachers_outputs_without_adapters(make):
     filled, seen = (make(LORA, **DISTILLED) for _ in range(2))
     for trainer in (filled, seen):
         with torch.no_grad():

@@ -14,6 +14,7 @@ from PIL import Image
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.training.evaluation import identities_of_tensors
+from hf_tripletclip.training.locked_towers import with_known_outputs
 from hf_tripletclip.training.tower_cache import TowerCache, fingerprint
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.tiny import captions, images, tiny_config
@@ -44,7 +45,7 @@ def test_other_weights_architectures_and_precisions_share_nothing():
 
 
 @pytest.mark.parametrize("towers", [{**LORA, "train_vision": "lora"}, {**LORA, "train_vision": "full"}])
-def test_a_tower_under_adapters_is_the_one_without(towers):
+def test_a_tower_with_adapters_has_the_fingerprint_of_the_tower_without(towers):
     torch.manual_seed(0)
     plain = TripletCLIPModel(tiny_config())
     wanted = [fingerprint(plain, tower, "no") for tower in ("text", "vision")]
@@ -52,7 +53,7 @@ def test_a_tower_under_adapters_is_the_one_without(towers):
     assert [fingerprint(core, tower, "no") for tower in ("text", "vision")] == wanted
 
 
-def test_padding_is_no_part_of_a_caption_and_its_length_is(tmp_path):
+def test_keys_depend_on_a_captions_length_and_not_on_its_padding(tmp_path):
     torch.manual_seed(0)
     model = TripletCLIPModel(tiny_config())
     cache = cache_for(model, tmp_path)
@@ -96,7 +97,7 @@ def test_images_that_were_read_for_other_weights_are_refused(tmp_path, processor
         cache.inputs(batch)
 
 
-def test_what_is_not_finite_is_not_kept(tmp_path):
+def test_outputs_that_are_not_finite_are_not_kept(tmp_path):
     model = TripletCLIPModel(tiny_config())
     pixels = images(3, 0)
     pixels[1, 0, 0, 0] = math.inf
@@ -109,7 +110,7 @@ def test_what_is_not_finite_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "PIL", "array"])
-def test_an_image_is_known_by_what_it_shows_and_how_it_is_prepared(tmp_path, processor, kind):  # noqa: F811
+def test_an_images_key_depends_on_its_content_and_its_preparation(tmp_path, processor, kind):  # noqa: F811
     model = TripletCLIPModel(config_for(processor))
 
     def value_of(colour: str) -> object:
@@ -136,7 +137,7 @@ def test_an_image_is_known_by_what_it_shows_and_how_it_is_prepared(tmp_path, pro
         assert known.open(value_of("red"), 16).image is not None  # decoded at another size
 
 
-def test_weights_that_are_replaced_have_a_store_of_their_own(make):
+def test_replaced_weights_get_their_own_store(make):
     trainer = make(VISION)
     cache, tower = trainer.tower_cache, trainer.core.vision_model
     first = cache.store("vision").name
@@ -146,9 +147,9 @@ def test_weights_that_are_replaced_have_a_store_of_their_own(make):
     assert cache.store("vision").name != first
 
 
-def test_evaluation_of_tensors_tells_pictures_by_what_goes_in(make, processor):  # noqa: F811
+def test_evaluation_of_tensors_distinguishes_pictures_by_their_pixels(make, processor):  # noqa: F811
     trainer = make(BOTH)
     batch = TripletCollator(processor)(rows(6))
-    known = trainer.with_known_outputs(batch)
+    known = with_known_outputs(trainer.tower_cache, batch)
     noisy = {**known, "pixel_values": known["pixel_values"] + 1e-7 * torch.arange(6)[:, None]}
     assert torch.equal(identities_of_tensors(noisy), identities_of_tensors(batch))

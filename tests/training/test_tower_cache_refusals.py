@@ -62,11 +62,11 @@ def tuned(**options) -> object:
         ),
         (with_idle_adapters, {}, "the image tower has adapters"),
         (lambda: frozen(vision={"attention_dropout": 0.25}), {}, "the image tower has a dropout of 0.25"),
-        (lambda: tuned(**TEXT), {"neftune_noise_alpha": 5.0}, "the text tower gets noise"),
+        (lambda: tuned(**TEXT), {"neftune_noise_alpha": 5.0}, "the text tower gets new noise at each step"),
         (
             frozen,
             {"train_dataset": Flickering()},
-            "'pixel_values' of row 5 of `train_dataset` is another at each look",
+            "'pixel_values' of row 5 of `train_dataset` changes when it is read again",
         ),
         (frozen, {"data_collator": OwnCollator()}, "what a OwnCollator makes of them is not known"),
         (frozen, {"cache_limit_gb": 0.0}, "`cache_limit_gb` is 0: give more than 0"),
@@ -74,14 +74,14 @@ def tuned(**options) -> object:
         (frozen, {"cache_locked_towers": None, "cache_limit_gb": 3.0}, "`cache_limit_gb` bounds the folder"),
     ],
 )
-def test_what_is_refused_says_why(tmp_path, make_model, kwargs, said):
+def test_a_cache_that_cannot_work_is_refused_with_the_reason(tmp_path, make_model, kwargs, said):
     with pytest.raises(ValueError, match=r"^`cache_") as caught:
         make_trainer(tmp_path, model=make_model(), **{"cache_locked_towers": str(tmp_path / "cache"), **kwargs})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_dropout_of_a_tower_that_trains_is_no_hindrance(tmp_path):
+def test_dropout_in_a_tower_that_trains_is_allowed(tmp_path):
     model = frozen(text={"attention_dropout": 0.25})
     make_trainer(tmp_path, model=model, cache_locked_towers=str(tmp_path / "cache")).train()
 
@@ -97,7 +97,7 @@ def test_there_must_be_something_to_fill(make, tmp_path):
         make(VISION, False).fill_tower_cache()
     stream = Dataset.from_list(rows(18)).to_iterable_dataset()
     trainer = make(VISION, train_dataset=stream)
-    with pytest.raises(ValueError, match="A stream is not read beforehand: its first pass fills"):
+    with pytest.raises(ValueError, match="A stream cannot be read beforehand: its first pass fills"):
         trainer.fill_tower_cache()
     trainer.train()
     assert trainer.tower_cache.computed == {"vision": 5}

@@ -319,7 +319,7 @@ def test_a_checkpoint_of_another_base_is_not_continued(tmp_path):
         (torch.float64, "float32", None),
     ],
 )
-def test_what_is_said_of_the_precision_of_weights(caplog, held, dtype, said):
+def test_messages_on_the_precision_of_weights(caplog, held, dtype, said):
     towers.logger.warning_once.cache_clear()
     model = torch.nn.Linear(2, 2).to(held)
     hold_weights_in(model, dtype)
@@ -352,7 +352,7 @@ def test_lora_without_its_library(monkeypatch):
         (("lora", "full"), {"vision_model", "text_projection", "visual_projection"}),
     ],
 )
-def test_4_bits_are_for_what_does_not_train_in_full(modes, whole):
+def test_towers_that_train_in_full_are_not_in_4_bits(modes, whole):
     pytest.importorskip("bitsandbytes")
     args = TowerArguments(train_text=modes[0], train_vision=modes[1], load_in_4bit=True)
     config = args.loading_arguments()["quantization_config"]

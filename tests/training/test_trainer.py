@@ -183,7 +183,7 @@ def test_checkpoints_are_complete_and_rotated(tmp_path):
     assert trainer.args.save_total_limit == 2
 
 
-def test_resume_repeats_the_curve_exactly_even_where_saves_fall_between_logs(tmp_path):
+def test_resume_repeats_the_curve_exactly_even_if_saves_fall_between_logs(tmp_path):
     kwargs = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "max_steps": 10}
     whole = make_trainer(tmp_path / "whole", **kwargs)
     whole.train()
@@ -224,7 +224,7 @@ def test_an_epochs_checkpoint_resumes_the_exact_curve_too(tmp_path):
     assert losses(again) == losses(whole)
 
 
-def test_negatives_across_devices_is_kept_from_either_argument(tmp_path):
+def test_negatives_across_devices_may_be_set_by_either_argument(tmp_path):
     assert make_trainer(tmp_path).core.objective.negatives_across_devices
     kwargs = {"objective_kwargs": {"negatives_across_devices": False}}
     assert not make_trainer(tmp_path, **kwargs).core.objective.negatives_across_devices

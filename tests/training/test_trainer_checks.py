@@ -12,8 +12,11 @@ import torch
 from datasets import Dataset
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip.training import overlap
 from hf_tripletclip.training import trainer as trainer_module
-from hf_tripletclip.training.drawing import columns_of
+from hf_tripletclip.training.evaluation import evaluation_loss, own_rows
+from hf_tripletclip.training.trainer_setup import check_processors, check_trainer, refuse_stream
+from hf_tripletclip.training.training_batches import columns_of
 from tests.tiny import negatives, positives, tiny_config
 from tests.training.test_trainer import Rows, make_trainer
 
@@ -34,7 +37,7 @@ def test_rows_that_fill_up_the_last_batch_do_not_count(tmp_path, monkeypatch, en
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr(type(trainer.args), "process_index", index)
     trainer.accelerator.gradient_state = SimpleNamespace(end_of_dataloader=end, remainder=remainder)
-    assert trainer._own_rows(4).tolist() == own
+    assert own_rows(trainer, 4).tolist() == own
 
 
 @pytest.mark.parametrize("across", [True, False])
@@ -45,11 +48,11 @@ def test_the_loss_of_an_evaluation_is_that_of_all_processes(tmp_path, monkeypatc
     monkeypatch.setattr(trainer, "compute_loss", lambda *_, **__: (torch.tensor(4.0), "outputs"))
     weight = 1.0 if across else 2.0
     trainer.accelerator.reduce = lambda own, how: own + (2 if own.ndim == 0 else torch.tensor([weight, weight]))
-    loss, outputs = trainer._evaluation_loss(trainer.model, positives(6))
+    loss, outputs = evaluation_loss(trainer, trainer.model, positives(6))
     assert outputs == "outputs"
     assert loss.item() == pytest.approx((4 + 1) / 2 if across else (6 * 4 + 2 * 1) / 8)
     trainer.accelerator.reduce = lambda own, how: own * 0
-    loss, outputs = trainer._evaluation_loss(trainer.model, positives(6))
+    loss, outputs = evaluation_loss(trainer, trainer.model, positives(6))
     assert math.isnan(loss)
     assert len(outputs.image_embeds) == 6
 
@@ -75,9 +78,9 @@ def test_a_last_batch_with_fewer_rows_than_processes(
         with pytest.raises(
             ValueError, match=rf"has {rows % (batch * world_size)} of its {rows} rows, too few for {world_size}"
         ):
-            trainer._check()
+            check_trainer(trainer)
     else:
-        trainer._check()
+        check_trainer(trainer)
 
 
 @pytest.mark.parametrize(("across", "world_size", "refused"), [(True, 1, True), (True, 2, False), (False, 2, True)])
@@ -86,7 +89,7 @@ def test_a_batch_of_one_row_needs_those_of_other_processes(tmp_path, monkeypatch
     monkeypatch.setattr(type(trainer.args), "world_size", world_size)
     monkeypatch.setattr(type(trainer.args), "train_batch_size", 1)
     with pytest.raises(ValueError, match="at least two rows") if refused else contextlib.nullcontext():
-        trainer._check()
+        check_trainer(trainer)
 
 
 @pytest.mark.parametrize(("rows", "refused"), [(12, False), (11, True)])
@@ -97,26 +100,24 @@ def test_a_whole_batch_must_be_there(tmp_path, monkeypatch, rows, refused):
     with (
         pytest.raises(ValueError, match="11 rows, fewer than one batch of 12") if refused else contextlib.nullcontext()
     ):
-        trainer._check()
+        check_trainer(trainer)
 
 
 def test_one_process_may_evaluate_on_a_stream_and_several_on_rows(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     stream = Dataset.from_dict({"row": [1]}).to_iterable_dataset()
-    trainer._refuse_stream(stream)
+    refuse_stream(stream, trainer.args)
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
-    trainer._refuse_stream(Rows(3))
+    refuse_stream(Rows(3), trainer.args)
     with pytest.raises(ValueError, match="cannot evaluate on a stream"):
-        trainer._refuse_stream(stream)
+        refuse_stream(stream, trainer.args)
 
 
 @pytest.mark.parametrize(("across", "batch"), [(True, 12), (False, 6)])
-def test_the_data_is_looked_at_once_and_in_batches_of_all(tmp_path, monkeypatch, caplog, across, batch):
+def test_the_data_is_looked_up_once_with_the_batches_of_all_processes(tmp_path, monkeypatch, caplog, across, batch):
     asked: list[object] = []
-    monkeypatch.setattr(
-        trainer_module, "find_overlap", lambda train, evaluated: asked.append(list(evaluated)) or ["some"]
-    )
-    monkeypatch.setattr(trainer_module, "describe_twins", lambda train, rows: asked.append(rows) or "twins")
+    monkeypatch.setattr(overlap, "find_overlap", lambda train, evaluated: asked.append(list(evaluated)) or ["some"])
+    monkeypatch.setattr(overlap, "describe_twins", lambda train, rows: asked.append(rows) or "twins")
     trainer = make_trainer(tmp_path, negatives_across_devices=across, eval_dataset={"x": Rows(8), "y": Rows(8)})
     trainer.look_at_data(test=Rows(3))
     assert (asked, trainer.overlap) == ([], [])  # of tensors nothing is known
@@ -157,7 +158,7 @@ def test_columns_are_known_without_reading_a_stream(dataset, columns):
     assert columns_of(dataset) == columns
 
 
-def test_what_is_for_other_trainers_is_refused(tmp_path):
+def test_arguments_for_other_trainers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="The loss is the objective's"):
         TripletCLIPTrainer(TripletCLIPModel(tiny_config()), make_trainer(tmp_path).args, compute_loss_func=max)
     with pytest.raises(ValueError, match="need the model's processor"):
@@ -165,23 +166,23 @@ def test_what_is_for_other_trainers_is_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.is_fsdp_enabled = True
     with pytest.raises(ValueError, match="FSDP cannot shard a CLIP"):
-        trainer._check()
+        check_trainer(trainer)
     trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = False, True
-    trainer._check()
+    check_trainer(trainer)
     trainer.args.mini_batch_size = 2
     with pytest.raises(ValueError, match="not with DeepSpeed"):
-        trainer._check()
+        check_trainer(trainer)
 
 
 @pytest.mark.parametrize(("at", "end"), [(98, 98), (2, None), (None, None)])
 def test_where_captions_end_without_a_processor(at, end):
     """Id 2 is what old configs have, whatever the tokenizer's is."""
     model = SimpleNamespace(text_model=SimpleNamespace(eos_token_id=at))
-    assert TripletCLIPTrainer._check_processors(model) == end
+    assert check_processors(model) == end
 
 
 @pytest.mark.parametrize(("gpus", "said"), [(0, False), (1, False), (2, True)])
-def test_gpus_that_one_process_leaves_idle_are_said(tmp_path, monkeypatch, caplog, gpus, said):
+def test_idle_gpus_of_a_single_process_give_a_warning(tmp_path, monkeypatch, caplog, gpus, said):
     monkeypatch.setattr(TripletCLIPTrainingArguments, "n_gpu", gpus)
     make_trainer(tmp_path)
     assert (f"{gpus} GPUs are visible but this is one process" in caplog.text) == said

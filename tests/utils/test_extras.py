@@ -104,8 +104,7 @@ def test_the_named_extras_exist(pytestconfig):
     for library, (_, package) in EXTRAS.items():
         if package.startswith("hf_tripletclip"):
             needed = " ".join(extras[package.partition("[")[2].rstrip("]")])
-            distribution = {"sklearn": "scikit-learn"}.get(library, library)
-            assert distribution in needed or library == "loguru", library
+            assert library in needed or library == "loguru", library
 
 
 @pytest.mark.parametrize("name", ["datatrove", "datatrove.executor.base"])

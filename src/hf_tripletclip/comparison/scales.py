@@ -103,7 +103,7 @@ def mine_neighbours(run: Run, config: str, progress: bool = True) -> None:
         FileExistsError: The folder holds neighbours of other rows.
     """
     from hf_tripletclip.mining import mine  # here, because errors and the paper's commands do not need them
-    from hf_tripletclip.training.run import scenes_options
+    from hf_tripletclip.training.run_inputs import scenes_options
     from hf_tripletclip.training.script_arguments import parse_arguments
 
     model_args, data_args, args = parse_arguments(list(run.command[2:]), config)

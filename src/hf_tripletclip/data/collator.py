@@ -21,7 +21,7 @@ from hf_tripletclip.data.decoding import (
     known_reason,
     row_name,
 )
-from hf_tripletclip.data.drawing import CaptionDraw, SeveralDraw
+from hf_tripletclip.data.draws import CaptionDraw, SeveralDraw
 from hf_tripletclip.data.pixels import FastPixels
 from hf_tripletclip.data.schema import (
     CAPTION,
@@ -81,9 +81,9 @@ class TripletCollator:
             files are decoded at full size.
         first_negative (`bool`, defaults to `False`):
             Use only the first of a row's hard negatives; a row without one is then broken.
-        draw_captions ([`~hf_tripletclip.data.drawing.CaptionDraw`], *optional*):
+        draw_captions ([`~hf_tripletclip.data.draws.CaptionDraw`], *optional*):
             Draws each row's caption from its `caption`, which may then be a list, and its `paraphrase`, if it has any.
-        draw_several ([`~hf_tripletclip.data.drawing.SeveralDraw`], *optional*):
+        draw_several ([`~hf_tripletclip.data.draws.SeveralDraw`], *optional*):
             Limits how many of a row's negatives, paraphrases or dense captions are drawn. A negative caption and its
             image are drawn together.
         return_loss (`bool`, defaults to `False`):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused of the arguments: numbers that cannot be meant, and settings of `TrainingArguments` that would be
-without effect here. `Trainer` is for all kinds of models; what it would pass over in silence is said."""
+"""Checks of arguments: numbers that cannot be meant, and settings of `TrainingArguments` that have no effect here.
+
+`Trainer` is for all kinds of models: it would pass over such settings in silence."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-# Setting of `TrainingArguments` -> why it is refused where it is not at its default.
+# Setting of `TrainingArguments` -> why every value but its default is refused.
 WITHOUT_MEANING = {
     "label_smoothing_factor": "a contrastive loss has no labels to smooth",
     "label_names": "a contrastive loss has no labels",
@@ -20,7 +21,7 @@ WITHOUT_MEANING = {
     "include_num_input_tokens_seen": "only the tokens of the positive captions would be counted",
     "use_liger_kernel": "Liger has no kernels for CLIP",
     "liger_kernel_config": "Liger has no kernels for CLIP",
-    "use_cache": "it is of models that generate text",
+    "use_cache": "it is for models that generate text",
     "parallelism_config": "processes share rows here, not parts of the model: start several with `accelerate launch`",
     "eval_use_gather_object": "it would mix up the embeddings of several processes",
     "eval_do_concat_batches": "the metrics are of all rows together",
@@ -83,7 +84,7 @@ def check_numbers(arguments: Any) -> None:
     Check the numbers of a dataclass of arguments, also those inside its mappings.
 
     Raises:
-        ValueError: One is no number, not finite, or out of the range in which it means something.
+        ValueError: A value is no number, not finite, or out of range.
     """
     hints = _types(type(arguments))
     for field in dataclasses.fields(arguments):
@@ -106,7 +107,7 @@ def check_numbers(arguments: Any) -> None:
 
 
 def _types(kind: type) -> dict[str, Any]:
-    """Those of a dataclass's fields; where Python does not find one, those of the class that it is made of."""
+    """The types of a dataclass's fields; if Python cannot resolve one of them, those of its base class."""
     for one in kind.__mro__:
         with contextlib.suppress(NameError):  # imported for type checkers only, or local to a function
             return get_type_hints(one)
@@ -114,7 +115,7 @@ def _types(kind: type) -> dict[str, Any]:
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """What Python takes for a field of numbers; flags and files are read by their types."""
+    """Check the type of a number that was given in Python; flags and files are read by their types."""
     kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
     if not kinds <= {int, float, type(None)} or (value is None and type(None) in kinds):
         return
@@ -133,10 +134,10 @@ def _check_inside(name: str, values: Mapping[Any, Any]) -> None:
 
 def check_settings(args: Any) -> None:
     """
-    Check that a `TrainingArguments` asks for nothing that would be without effect.
+    Check that no setting of a `TrainingArguments` is without effect.
 
     Raises:
-        ValueError: It does; says which setting, and why.
+        ValueError: A setting is; the message says which, and why.
     """
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
@@ -170,18 +171,17 @@ def check_settings(args: Any) -> None:
             )
     if not config.even_batches:
         raise ValueError(
-            "`accelerator_config` turns `even_batches` off, and processes with unlike numbers of batches would wait "
+            "`accelerator_config` turns `even_batches` off. Processes with different numbers of batches would wait "
             "for each other for ever: leave it out. A last batch is shared evenly anyway."
         )
 
 
 def check_data(data_args: Any) -> None:
     """
-    Check that no argument of the data would be passed over, see
-    [`~hf_tripletclip.training.script_arguments.DataArguments`].
+    Check that no argument of [`~hf_tripletclip.training.script_arguments.DataArguments`] is without effect.
 
     Raises:
-        ValueError: One would, or a number is out of range.
+        ValueError: One is, or a number is out of range.
     """
     check_numbers(data_args)
     scenes = data_args.dataset_name_or_path == "scenes"

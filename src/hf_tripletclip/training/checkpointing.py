@@ -1,36 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that survive a kill at any moment, and those that did not.
+"""Checkpoints: which are complete, which may go, and what happens when one cannot be read or written.
 
-`Trainer` writes the files of a checkpoint one after the other, so a killed run leaves a folder that looks like a
-checkpoint and is none. A marker, written last and naming each file with its size and digest, tells the two apart, and
-tells later whether a disk has kept what was written.
+`Trainer` writes the files of a checkpoint one after the other, so a killed run may leave a folder that looks like a
+checkpoint but is incomplete. A marker is written last and names each file with its size and digest. It tells complete
+checkpoints from others, and shows later whether the disk has kept what was written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME, logging
 
 from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
+from hf_tripletclip.utils.writing import as_os_error
 
 logger = logging.get_logger(__name__)
 
 COMPLETE_MARKER = "checkpoint_complete.json"
-PREVIOUS = "_previous"  # an older run's checkpoints; `Trainer` pushes no folder that starts so
+PREVIOUS = "_previous"  # an older run's checkpoints; `Trainer` pushes no folder whose name starts with `_`
+
+# What the libraries raise that read or write the files of a checkpoint.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    AssertionError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+UNWRITABLE = (OSError, RuntimeError, SafetensorError)
 
 
 def mark_complete(checkpoint: str | os.PathLike[str]) -> None:
-    """Write the marker of a checkpoint folder whose files are all there."""
+    """Write the marker into a checkpoint folder that has all its files."""
     folder = Path(checkpoint)
     files = {
         str(path.relative_to(folder)): path
@@ -47,7 +68,7 @@ def mark_complete(checkpoint: str | os.PathLike[str]) -> None:
 
 
 def unmark(checkpoint: str | os.PathLike[str]) -> None:
-    """Remove the marker before the folder is written again."""
+    """Remove the marker before the checkpoint is written again."""
     (Path(checkpoint) / COMPLETE_MARKER).unlink(missing_ok=True)
 
 
@@ -57,11 +78,11 @@ def damage(checkpoint: str | os.PathLike[str], *, contents: bool = True) -> str 
 
     Args:
         checkpoint (`str` or `os.PathLike`): The folder.
-        contents (`bool`, defaults to `True`): Whether to read all files and compare their digests; a marker of an
-            older version has none. Without it names and sizes are compared.
+        contents (`bool`, defaults to `True`): Whether to read all files and compare their digests, which markers of
+            older versions do not have. If `False`, only names and sizes are compared.
 
     Returns:
-        `str`: Half a sentence, such as "optimizer.pt is missing"; `None` where nothing is wrong.
+        `str`: Half a sentence, such as "optimizer.pt is missing"; `None` if nothing is wrong.
     """
     folder = Path(checkpoint)
     marker = folder / COMPLETE_MARKER
@@ -89,11 +110,11 @@ def damage(checkpoint: str | os.PathLike[str], *, contents: bool = True) -> str 
 
 @functools.lru_cache(maxsize=64)
 def _other_contents(folder: Path, stamps: tuple[tuple[str, str | None, int, int], ...]) -> str | None:
-    """The first file whose contents are not those that were written. Large files are read once per process."""
+    """The first file whose contents have changed since they were written. Large files are read once per process."""
     for name, digest, *_ in stamps:
         try:
             if digest is not None and file_digest(folder / name) != digest:
-                return f"{name} is not what was written"
+                return f"{name} has changed since it was written"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return None
@@ -114,20 +135,20 @@ def is_complete(checkpoint: str | os.PathLike[str]) -> bool:
 
 
 def checkpoints_of(output_dir: str | os.PathLike[str]) -> list[str]:
-    """The folders `checkpoint-N` of a run, whole or not, by N."""
+    """The folders `checkpoint-N` of a run, complete or not, in the order of N."""
     return sort_checkpoints(str(output_dir), PREFIX_CHECKPOINT_DIR) if Path(output_dir).is_dir() else []
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     """
-    The newest complete checkpoint of a training run. A newer one that is damaged or was not finished is passed over,
-    with a warning.
+    The newest complete checkpoint of a training run. Newer ones that are damaged or unfinished are passed over, with a
+    warning.
 
     Args:
         output_dir (`str` or `os.PathLike`): The run's output folder; it need not exist.
 
     Returns:
-        `str`: Path of the complete `checkpoint-N` with the highest N; `None` where there is none.
+        `str`: Path of the complete `checkpoint-N` with the highest N; `None` if there is none.
     """
     passed_over: list[str] = []
     found = None
@@ -146,16 +167,16 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 
 def set_aside_old_run(output_dir: str | os.PathLike[str], keep: str | os.PathLike[str] | None = None) -> Path | None:
     """
-    Before a fresh start: checkpoints of an older run in the folder go into its subfolder `_previous`, so that neither
-    resuming nor rotation takes them for this run's, and its final metrics and weights go: an old adapter beside a new
-    model, or the other way round, would be opened instead of it. What was in `_previous` is replaced.
+    Clear a folder of an older run before a fresh start. Its checkpoints are moved to the subfolder `_previous`, where
+    they replace older ones, so that neither resuming nor rotation takes them for this run's. Its final metrics and
+    weights are deleted: an old adapter beside a new model, or the other way round, would be opened instead of it.
 
     Args:
         output_dir (`str` or `os.PathLike`): The folder.
         keep (`str` or `os.PathLike`, *optional*): A checkpoint that the run starts from; it is not removed.
 
     Returns:
-        `Path`: The subfolder; `None` where no complete checkpoint was found.
+        `Path`: The subfolder; `None` if there was no complete checkpoint.
     """
     folder = Path(output_dir)
     for name in ("metrics.json", CONFIG_NAME, ADAPTER_CONFIG, *ADAPTER_WEIGHTS, LOGIT_SCALE_FILE):
@@ -170,15 +191,16 @@ def set_aside_old_run(output_dir: str | os.PathLike[str], keep: str | os.PathLik
 
 def set_aside_later(output_dir: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -> Path | None:
     """
-    Before going on from a checkpoint: those behind it are damaged, unfinished or of a course that the run leaves, and
-    go into `_previous`. Of a checkpoint in another folder all that are here do, as before a fresh start.
+    Move later checkpoints to `_previous` before a run goes on from an earlier one: they are damaged, unfinished, or of
+    a course that the run leaves. If it goes on from a checkpoint in another folder, all that are here are moved, as
+    before a fresh start.
 
     Args:
         output_dir (`str` or `os.PathLike`): The run's folder.
-        checkpoint (`str` or `os.PathLike`): What the run goes on from.
+        checkpoint (`str` or `os.PathLike`): The checkpoint that the run goes on from.
 
     Returns:
-        `Path`: The subfolder; `None` where there was nothing to move.
+        `Path`: The subfolder; `None` if there was nothing to move.
     """
     kept = Path(checkpoint).resolve()
     checkpoints = checkpoints_of(output_dir)
@@ -202,12 +224,12 @@ def _set_aside(folder: Path, checkpoints: Sequence[str], keep: str | os.PathLike
 
 def rotate(checkpoint: str | os.PathLike[str], limit: int | None, best: str | None) -> None:
     """
-    Delete the oldest checkpoints of a run beyond a number of them. Those behind the newest are not this run's, and
-    neither count nor go.
+    Delete the oldest checkpoints of a run, so that no more than a limit stay. Checkpoints of a later step than the
+    newest are not of this run: they neither count nor are deleted.
 
     Args:
         checkpoint (`str` or `os.PathLike`): The newest, which was written just now.
-        limit (`int`, *optional*): How many stay, the newest and the best always; `None` or 0 for all.
+        limit (`int`, *optional*): How many stay, always with the newest and the best; `None` or 0 for all.
         best (`str`, *optional*): The best checkpoint.
     """
     if not limit or limit < 0:
@@ -223,12 +245,12 @@ def rotate(checkpoint: str | os.PathLike[str], limit: int | None, best: str | No
 
 def check_same_run(checkpoint: str | os.PathLike[str], config: CLIPConfig) -> None:
     """
-    Raise `ValueError` where a checkpoint was trained with another objective or is of another model: `Trainer` would
-    continue it, on a curve that neither run has.
+    Raise `ValueError` if a checkpoint was trained with another objective or has another model: `Trainer` would go on
+    from it, with a loss curve of neither run.
 
     Args:
         checkpoint (`str` or `os.PathLike`): A checkpoint folder. One without a `config.json` passes.
-        config ([`~transformers.CLIPConfig`]): Of the model that is to continue it.
+        config ([`~transformers.CLIPConfig`]): The config of the model that is to go on from it.
     """
     if not (Path(checkpoint) / CONFIG_NAME).is_file():
         return
@@ -240,7 +262,7 @@ def check_same_run(checkpoint: str | os.PathLike[str], config: CLIPConfig) -> No
 
 
 def _fields(config: CLIPConfig) -> dict[str, Any]:
-    """The fields that make a run, those of the towers as `text_config.hidden_size`."""
+    """The fields that distinguish runs; those of the towers have names such as `text_config.hidden_size`."""
     fields: dict[str, Any] = {}
     for name, value in config.to_dict().items():
         if isinstance(value, dict) and name.endswith("_config"):
@@ -257,16 +279,16 @@ def resolve_checkpoint(resume: str | bool | None, output_dir: str | os.PathLike[
 
     Args:
         resume (`str`, `bool`, *optional*):
-            A checkpoint folder; or `True` for the newest complete one of `output_dir`; or `None` or `False` for a
-            fresh start. The strings "true" and "false" are read as the booleans.
+            A checkpoint folder; `True` for the newest complete one of `output_dir`; `None` or `False` for a fresh
+            start. The strings "true" and "false" are read as booleans.
         output_dir (`str` or `os.PathLike`): The run's output folder.
 
     Returns:
-        `str`: The checkpoint; `None` for a fresh start, also where `True` finds no complete checkpoint.
+        `str`: The checkpoint; `None` for a fresh start, also if `True` finds no complete checkpoint.
 
     Raises:
-        FileNotFoundError: A folder was named that does not exist.
-        ValueError: A folder was named that is no complete checkpoint.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder is no complete checkpoint.
     """
     resume = as_flag(resume)
     if not resume:
@@ -297,8 +319,8 @@ def as_flag(resume: str | bool | None) -> str | bool | None:
 
 def require_optimizer(checkpoint: str | os.PathLike[str]) -> None:
     """
-    Raise `ValueError` where a checkpoint has the model alone: `Trainer` would go on with a fresh optimizer and with
-    the learning rate of the first step.
+    Raise `ValueError` if a checkpoint has only the model: `Trainer` would go on with a fresh optimizer and with the
+    learning rate of the first step.
     """
     folder = Path(checkpoint)
     names = {path.name for path in folder.iterdir()}
@@ -310,7 +332,7 @@ def require_optimizer(checkpoint: str | os.PathLike[str]) -> None:
 
 
 def step_of(checkpoint: str | os.PathLike[str]) -> int:
-    """The step that a checkpoint is of. Raises `ValueError` where its trainer state cannot be read."""
+    """The step of a checkpoint. Raises `ValueError` if its trainer state cannot be read."""
     path = Path(checkpoint) / "trainer_state.json"
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["global_step"])
@@ -319,7 +341,7 @@ def step_of(checkpoint: str | os.PathLike[str]) -> int:
 
 
 def visible(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> dict[str, str]:
-    """What this process sees of the checkpoints that could be meant: name -> digest of the marker, for comparison."""
+    """The checkpoints that `resume` may mean, as this process sees them: name -> digest of the marker."""
     resume = as_flag(resume)
     paths: Sequence[str] = [resume] if isinstance(resume, str) else checkpoints_of(output_dir)
     seen = {}
@@ -330,3 +352,98 @@ def visible(resume: str | bool | None, output_dir: str | os.PathLike[str]) -> di
         elif isinstance(resume, str) and path.is_dir():
             seen[path.name] = "no marker"
     return seen
+
+
+# ---- Errors while a checkpoint is read or written ----
+
+
+@contextlib.contextmanager
+def reading_of(checkpoint: str | None) -> Iterator[None]:
+    """Name the checkpoint in the error if one of its files cannot be read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if checkpoint is None or (isinstance(error, ValueError) and str(checkpoint) in str(error)):
+            raise
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{checkpoint} cannot be read: {lines[0]}. It is damaged, or of another model; resume from another one."
+        ) from error
+
+
+class CheckpointNotWritten(OSError):
+    """A checkpoint could not be written; those before it are whole."""
+
+
+class WriteErrors:
+    """
+    Errors while files are written. Inside a checkpoint an error is kept until all processes have written their part,
+    because they wait for each other in the middle of it; elsewhere it is raised at once.
+
+    Attributes:
+        kept (`list[Exception]`, *optional*): The errors of the checkpoint that is being written; `None` if none is.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Exception] | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """
+        Raises:
+            OSError: A file could not be written, and no checkpoint is being written.
+        """
+        try:
+            yield
+        except Exception as error:
+            of_system = as_os_error(error)
+            if self.kept is not None and (of_system or isinstance(error, UNWRITABLE)):
+                self.kept.append(of_system or error)
+            elif of_system is not None or isinstance(error, SafetensorError):
+                raise OSError(f"The model could not be written: {of_system or error}") from error
+            else:
+                raise
+
+    @contextlib.contextmanager
+    def of_checkpoint(self) -> Iterator[list[Exception]]:
+        """Keep the errors of a checkpoint that is written in this context, in the list that it gives."""
+        self.kept = []
+        try:
+            yield self.kept
+        finally:
+            self.kept = None
+
+
+def report_together(checkpoint: str, errors: Sequence[Exception], trainer: Any) -> None:
+    """
+    Remove a checkpoint and raise an error on all processes if one could not write its part. All processes call this.
+
+    Args:
+        checkpoint (`str`): The folder.
+        errors (`Sequence[Exception]`): What went wrong in this process.
+        trainer ([`TripletCLIPTrainer`]): For its arguments and its processes.
+
+    Raises:
+        CheckpointNotWritten: A process could not.
+    """
+    args = trainer.args
+    told = [f"{type(errors[0]).__name__}: {errors[0]}" if errors else None]
+    everyone = gather_object(told) if args.world_size > 1 else told
+    failed = [index for index, one in enumerate(everyone) if one]
+    if not failed:
+        return
+    last = None
+    if args.should_save:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        others = reversed(checkpoints_of(Path(checkpoint).parent))
+        last = next((path for path in others if damage(path) is None), None)
+    trainer.accelerator.wait_for_everyone()
+    last = broadcast_object_list([last])[0]
+    reason = str(everyone[failed[0]]).splitlines()[0]
+    who = f" by process {failed[0]}" if args.world_size > 1 else ""
+    with contextlib.suppress(OSError):
+        reason += f" ({shutil.disk_usage(Path(checkpoint).parent).free / 1e6:,.0f} MB are free there)"
+    raise CheckpointNotWritten(
+        f"{checkpoint} could not be written{who}, and what there was of it is removed: {reason}. "
+        + (f"The last whole checkpoint is {last}: make room, then resume." if last else "There is no other yet.")
+    ) from (errors[0] if errors else None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of features by key in a folder, which several processes and runs may fill and read at once."""
+"""A folder of feature rows by key, which several processes and runs may fill and read at the same time."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from hf_tripletclip.utils.writing import as_os_error
 logger = logging.get_logger(__name__)
 
 KEY_BYTES, SUM_BYTES = 16, 8
-ROWS_AT_ONCE = 4096  # in a file: what a run that is killed has to compute again, or
-SECONDS_AT_ONCE = 60.0  # what it has computed since
+# A file is written after so many rows or seconds: a killed run has to compute no more than these again.
+ROWS_AT_ONCE = 4096
+SECONDS_AT_ONCE = 60.0
 LOCK_FILE = ".lock"
-SECONDS_OF_WAITING = 120.0  # for another process that writes
+SECONDS_OF_WAITING = 120.0  # for another process to finish writing
 SUFFIX, STAGED = ".safetensors", ".safetensors.tmp"
-FOLDER = re.compile(r"(image|text)-[0-9a-f]{16}")  # of a store: nothing else in `root` is looked at
+FOLDER = re.compile(r"(image|text)-[0-9a-f]{16}")  # of a store: all else in `root` is ignored
 HEADER = 512  # bytes of a file beside its rows, at most
 
 
 @dataclass
 class _File:
-    """A file of rows, mapped into memory: only what is looked at is read."""
+    """A file of rows, mapped into memory: only the rows that are used are read."""
 
     path: Path
     keys: torch.Tensor  # uint8 (rows, 16)
@@ -47,15 +48,15 @@ class _File:
 
 class FeatureStore:
     """
-    Rows of features in the folder `root/name`. A file is written whole under a name of its own and never changed, so
-    readers need no lock. Each row has a checksum, which is compared when it is read: a damaged file is removed, and
-    its rows count as not there.
+    Rows of features in the folder `root/name`. Each file is written whole under a new name and never changed, so
+    readers need no lock. Each row has a checksum, which is compared when the row is read: a damaged file is removed,
+    and its rows count as missing.
 
     Args:
-        root (`Path`): The folder that the limit is of, which several stores may share.
-        name (`str`): What the rows are of, see `FOLDER`.
+        root (`Path`): The folder that the limit is for; several stores may share it.
+        name (`str`): Name of the store, see `FOLDER`.
         limit (`int`): Bytes that all stores in `root` may take, whoever wrote them. Beyond it, or when the disk is
-            full, nothing more is kept, with a warning.
+            full, no more rows are kept, with a warning.
 
     Attributes:
         full (`bool`): Whether that has happened.
@@ -69,19 +70,19 @@ class FeatureStore:
         self._written = time.monotonic()
         self._files: list[_File] = []
         self._names: set[str] = set()
-        self._seen: int | None = None  # when the folder was changed, as it was last looked at
-        self._heads = np.empty(0, np.uint64)  # of all keys the first half, sorted
-        self._places = np.empty(0, np.int64)  # which file, and which row of it
+        self._seen: int | None = None  # when the folder had been changed at the last look
+        self._heads = np.empty(0, np.uint64)  # the first halves of all keys, sorted
+        self._places = np.empty(0, np.int64)  # the file and the row of each key
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers that are not forked: they look into the folder themselves."""
+        """What a worker that is not forked gets: it looks into the folder itself."""
         return {"root": self.root, "name": self.name, "limit": self.limit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def get(self, key: bytes) -> torch.Tensor | None:
-        """The row of a key, `(width,)`; `None` where it is not there. It may be a part of a file: do not change it."""
+        """The row of a key, `(width,)`; `None` if it is missing. It may be a part of a file: do not change it."""
         found = self._fresh.get(key)
         if found is None:
             found = self._read(key)
@@ -90,7 +91,7 @@ class FeatureStore:
         return found
 
     def add(self, key: bytes, features: torch.Tensor) -> None:
-        """Keep a row, of shape `(width,)` on the CPU. It is written with others, at the latest by [`flush`]."""
+        """Keep a row of shape `(width,)` on the CPU. It is written together with others, at the latest by `flush`."""
         if self.full:
             return
         self._fresh[key] = features
@@ -98,7 +99,7 @@ class FeatureStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Write the rows that are not written yet."""
         self._written = time.monotonic()
         if not self._fresh:
             return
@@ -114,7 +115,7 @@ class FeatureStore:
             self._adopt([path])
 
     def _write(self) -> Path | None:
-        """A file of the fresh rows, as many as there is room for."""
+        """Write as many of the new rows into a file as there is room for."""
         used = _bytes_in(self.root)
         keys, rows = list(self._fresh), list(self._fresh.values())
         each = KEY_BYTES + SUM_BYTES + rows[0].numel() * rows[0].element_size()
@@ -147,7 +148,7 @@ class FeatureStore:
     def _stop(self, why: str) -> None:
         self.full, self._fresh = True, {}
         logger.warning(
-            f"The cache of locked towers in {self.root} {why}. What is not in it is computed at every look."
+            f"The cache of locked towers in {self.root} {why}. Outputs that are not in it are computed each time."
         )
 
     def _sum(self, key: bytes, row: torch.Tensor) -> bytes:
@@ -173,7 +174,7 @@ class FeatureStore:
         return None
 
     def _look_again(self) -> bool:
-        """Whether there are files that were not there before."""
+        """Read the names of new files; tells whether there are any."""
         try:
             changed = os.stat(self.folder).st_mtime_ns
             if changed == self._seen:
@@ -206,7 +207,7 @@ class FeatureStore:
         try:
             with safe_open(path, "pt") as file:
                 keys, sums, features = (file.get_tensor(name) for name in ("keys", "sums", "features"))
-        except FileNotFoundError:  # somebody has removed it
+        except FileNotFoundError:  # another process has removed it
             return None
         except (SafetensorError, OSError) as error:
             self._discard(path, None, str(error))
@@ -218,10 +219,10 @@ class FeatureStore:
             return None
         return _File(path, keys, sums, features)
 
-    def _discard(self, path: Path, rows: int | None, why: str = "it is not what was written") -> None:
+    def _discard(self, path: Path, rows: int | None, why: str = "it has changed since it was written") -> None:
         what = "its rows are" if rows is None else f"its {rows} rows are"
         logger.warning(f"{path} is damaged and is removed ({why}); {what} computed again.")
-        with contextlib.suppress(OSError):  # where it may not be removed, it is passed over all the same
+        with contextlib.suppress(OSError):  # if it cannot be removed, it is still passed over
             path.unlink(missing_ok=True)
 
 
@@ -230,11 +231,11 @@ def _as_tensor(content: bytes, width: int) -> torch.Tensor:
 
 
 def _bytes_in(root: Path) -> int:
-    """Of all stores. Files that were being written when a process died are removed: the lock is held."""
+    """Bytes of all stores. The lock is held, so files that a process was writing when it died can be removed."""
     total = 0
     for folder in root.iterdir():
         for path in folder.iterdir() if FOLDER.fullmatch(folder.name) else ():
-            with contextlib.suppress(FileNotFoundError):  # damaged, and removed by another
+            with contextlib.suppress(FileNotFoundError):  # another process has removed a damaged file
                 if path.name.endswith(STAGED):
                     path.unlink()
                 else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning runs side by side: what each gains in composition and loses of what the model knew."""
+"""Fine-tuning runs side by side: how much each gains in composition, and how much it loses of what the model knew."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hf_tripletclip.evaluation.wise_ft import Interpolation, named_metric, parse
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Point, format_gains, metric_of, plot_curve
-from hf_tripletclip.training.agreement import output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.benchmarks import blank_result, check_retention_metric, make_benchmarks
 from hf_tripletclip.training.checkpointing import resolve_checkpoint
+from hf_tripletclip.training.evaluation import blank_result, check_metric_name, make_benchmarks
 from hf_tripletclip.training.launch import launch
-from hf_tripletclip.training.locked import check_some_is_locked
+from hf_tripletclip.training.locked_towers import check_some_is_locked
+from hf_tripletclip.training.output_lock import output_held
 from hf_tripletclip.training.record import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.run import hide_bars, require_writable, run_training
 from hf_tripletclip.training.script_arguments import parse_arguments
@@ -42,7 +42,7 @@ RESULTS_FILE = "finetuning.json"
 
 @dataclass
 class FinetuningArguments:
-    """What is compared, and how it is measured."""
+    """The runs that are compared, and how they are measured."""
 
     variants: dict[str, Any] | str | None = field(
         default=None,
@@ -61,7 +61,7 @@ class FinetuningArguments:
     max_loss: float = field(default=0.01, metadata={"help": "Of retention, what the WiSE-FT choice may lose."})
 
 
-Row = tuple[str, Point]  # a line of the table: a model, and what was measured of it
+Row = tuple[str, Point]  # a line of the table: a model, and its measurements
 Measure = tuple[Benchmark, "str | None"]
 
 
@@ -79,9 +79,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
     """
     Fine-tune a model in one or several ways and print what each gains and loses.
 
-    Each run's files are in `output_dir/<name>`, as those of `tripletclip train`, with `interpolation.json` and
-    `.png`, which its card also shows; beside them `finetuning.md` and `finetuning.json` hold the table. With
-    `push_to_hub` each goes to `hub_model_id`, or to `<hub_model_id>-<name>` where there are several.
+    Each run has the files of `tripletclip train` in `output_dir/<name>`, and `interpolation.json` and `.png`, which
+    its card also shows. `finetuning.md` and `finetuning.json` in `output_dir` hold the table. With `push_to_hub` a run
+    goes to `hub_model_id`; several runs go to `<hub_model_id>-<name>`.
 
     Args:
         argv (`Sequence[str]`): Command-line arguments: the flags of `tripletclip train` and those of
@@ -94,7 +94,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
             `--accelerate_config` had it done by other processes.
 
     Raises:
-        OSError: A model or data is not there, or a path cannot be written.
+        OSError: A model or data is missing, or a path cannot be written.
         ValueError: An argument, the data or a model does not fit.
     """
     if launch(argv, default_config, prog):
@@ -142,13 +142,13 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
     for run_model_args, _, run_args in runs.values():
         check_fits(model, run_model_args)
         evaluated = make_benchmarks(run_args.benchmark_settings)
-        check_retention_metric(run_args.retention_metric, evaluated, model, processor)
+        check_metric_name(run_args.retention_metric, evaluated, model, processor)
     for benchmark, metric in (composition, retention):
         if metric is not None:
             metric_of(blank_result(benchmark, model, processor), metric)
     for _, _, run_args in runs.values():
         require_writable(run_args.output_dir)
-    del model  # memory, while others train
+    del model  # frees memory for training
     require_writable(args.output_dir)
     with output_held(args):
         return _run_all(base, runs, args, tuning, composition, retention, alphas)
@@ -172,7 +172,7 @@ def _run_all(
 
     @functools.cache
     def start() -> Point:
-        """The base, which is in every curve."""
+        """The measurements of the base, which is a point of every curve."""
         with torch.random.fork_rng(devices=[]):  # so that the first run draws as it would alone
             return Interpolation(base, base).measure([0.0], composition, retention, **encoding).points[0]
 
@@ -226,7 +226,7 @@ def _measures(tuning: FinetuningArguments) -> tuple[Measure, Measure]:
 
 
 def _name_repositories(runs: Mapping[str, Any], given: TripletCLIPTrainingArguments) -> None:
-    """Where each run is pushed, for `Trainer` would take the folder's name, which may have spaces."""
+    """Name the repository of each run: `Trainer` would take the name of the folder, which may have spaces."""
     name = given.hub_model_id or Path(str(given.output_dir)).resolve().name
     for variant, (_, _, args) in runs.items():
         slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")

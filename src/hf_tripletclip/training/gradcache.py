@@ -28,12 +28,12 @@ Batch = dict[str, Any]
 # Role of an embedding in an objective -> field of `TripletCLIPOutput`.
 FIELDS = {role.name: role.output for role in ROLES.values()}
 WITHOUT_LOSS = {"return_loss": False, "return_logits": False, "return_tokens": True}
-TOKENS = "tokens of "  # and a role: patches or words, which an objective may need beside embeddings
-STATES = "states of "  # and a role: what a decoder reads
+TOKENS = "tokens of "  # before a role: patches or words, which an objective may need beside embeddings
+STATES = "states of "  # before a role: what a decoder reads
 
 
 class RandomState:
-    """The random state at construction, CPU and devices, for a second forward that draws the same dropout."""
+    """The random state of CPU and devices when it is made, for a second forward that draws the same dropout."""
 
     def __init__(self, batch: Batch) -> None:
         self.cpu = torch.get_rng_state()
@@ -49,7 +49,7 @@ class RandomState:
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """What the objective needs to know of a whole batch; see [`~hf_tripletclip.objectives.Embeddings`]."""
+    """What an objective needs of a batch as a whole; see [`~hf_tripletclip.objectives.Embeddings`]."""
 
     masks: dict[str, torch.Tensor]
     contents: dict[str, torch.Tensor]
@@ -57,7 +57,7 @@ class WholeBatch:
 
 
 def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBatch]:
-    """The batch without what cannot be cut into mini-batches, and that."""
+    """A batch without the entries that cannot be cut into mini-batches, and these entries."""
     batch = {name: value for name, value in batch.items() if value is not None}
     contents = input_contents(
         batch, [role for role in core.objective.content_roles if ROLES[role].model_input in batch]
@@ -74,8 +74,8 @@ def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
     Cut a batch into mini-batches.
 
     Args:
-        batch (`dict`): Tensors by name. Those of the positives have B rows; those of the negatives have any number,
-            which is cut in proportion: the towers embed each row for itself.
+        batch (`dict`): Tensors by name. Those of the positives have B rows. Those of the negatives may have another
+            number, which is cut in proportion: the towers embed each row by itself.
         mini_batch_size (`int`): Positive rows per mini-batch; it need not divide B.
     """
     rows = len(batch["pixel_values"])
@@ -114,12 +114,12 @@ def cached_backward(
         no_sync (`Callable`): Gives a context in which DDP does not average gradients; used for all mini-batches
             except the last.
         loss_weight (`float`, defaults to 1.0): Factor on the gradients, for gradient accumulation.
-        teach (`Callable`, *optional*): For distillation: the teacher's embeddings of a mini-batch by role.
+        teach (`Callable`, *optional*): Gives the teacher's embeddings of a mini-batch by role, for distillation.
         autocast (`Callable`, *optional*): Gives the context in which the objective's decoder computes, as inside the
             model.
 
     Returns:
-        The loss, detached and not weighted, and the objective's parts.
+        The loss, shape `()`, detached and not weighted, and the parts of the objective by name.
     """
     batch, whole_batch = of_whole_batch(core, batch)
     mini_batches = split_batch(batch, mini_batch_size)
@@ -167,7 +167,7 @@ def loss_in_mini_batches(
 ) -> torch.Tensor:
     """The objective's loss over a whole batch, without gradients; arguments as of `cached_backward`."""
     batch, whole_batch = of_whole_batch(core, batch)
-    mini_batches = split_batch(batch, mini_batch_size) or [batch]  # one without rows, where others have some
+    mini_batches = split_batch(batch, mini_batch_size) or [batch]  # one without rows, if other processes have some
     embedded = _embed(model, mini_batches, teach)
     whole = {name: torch.cat(parts) for name, parts in embedded.pieces.items()}
     with torch.no_grad():
@@ -179,15 +179,15 @@ Pieces = dict[str, list[torch.Tensor]]
 
 @dataclass(frozen=True)
 class _Embedded:
-    """What the model put out for each mini-batch: what the loss flows through, the teacher's, and masks of tokens."""
+    """The outputs for each mini-batch: those that the loss flows through, the teacher's, and masks of tokens."""
 
     pieces: Pieces
-    taught: Pieces
+    of_teacher: Pieces
     token_masks: Pieces
 
 
 def trained_outputs(output: TripletCLIPOutput) -> dict[str, torch.Tensor]:
-    """What of the model's output the loss flows through: embeddings by role, and patches and words."""
+    """The outputs of the model that the loss flows through: embeddings by role, and patches and words."""
     found = {role: embeds for role, field in FIELDS.items() if (embeds := output.get(field)) is not None}
     found |= {TOKENS + role: values for role, values in (output.get("tokens") or {}).items()}
     return found | {STATES + role: values for role, values in (output.get("states") or {}).items()}
@@ -208,7 +208,7 @@ def _embed(
         for into, found in (
             (embedded.pieces, trained_outputs(output)),
             (embedded.token_masks, output.get("token_masks") or {}),
-            (embedded.taught, teach(mini_batch) if teach else {}),
+            (embedded.of_teacher, teach(mini_batch) if teach else {}),
         ):
             for name, values in found.items():
                 into.setdefault(name, []).append(values)
@@ -222,7 +222,7 @@ def _of_objective(
     log_scale: torch.Tensor,
     whole: WholeBatch,
 ) -> tuple[ObjectiveOutput, torch.Tensor]:
-    """What the objective makes of the model's outputs, and the scale."""
+    """The objective's output for the model's outputs, and the scale."""
     scale = log_scale.exp().to(outputs["text"].device)
     tokens = {
         role: Tokens(outputs[TOKENS + role].to(scale.device), torch.cat(masks).to(scale.device))
@@ -233,7 +233,7 @@ def _of_objective(
             **{role: values.to(scale.device) for role, values in outputs.items() if role in ROLES},
             masks={role: mask.to(scale.device) for role, mask in whole.masks.items()},
             contents={role: values.to(scale.device) for role, values in whole.contents.items()},
-            teacher={role: torch.cat(parts) for role, parts in embedded.taught.items()},
+            teacher={role: torch.cat(parts) for role, parts in embedded.of_teacher.items()},
             tokens=tokens,
             states={role: outputs[STATES + role].to(scale.device) for role in core.objective.state_roles},
             labels={role: labels.to(scale.device) for role, labels in whole.labels.items()},

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of the evaluation is in the training data, and what stands in the training data twice; looked up beforehand.
+"""Looks up before training which evaluation data is also training data, and what the training data has twice.
 
 Pictures are compared by the bytes of their files; `hf_tripletclip.evaluation.checks.leakage` also finds resized
-copies. Of a stream only the beginning is looked at.
+copies. Of a stream only the beginning is read.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile
 
 logger = logging.get_logger(__name__)
 
-MAX_READ = 100_000  # pictures of the training data whose contents are read: those as long as one of the evaluation
-MAX_FILES = 200_000  # of the training data whose sizes are looked up: other processes wait for this one
-MAX_EVALUATED = 20_000  # rows of an evaluation that are looked up
-MAX_TWINS = 5_000  # rows of the training data among which others alike are looked for
-MAX_STREAMED = 1_000  # rows of a stream that are read for it, in so many seconds
+MAX_READ = 100_000  # pictures of the training data whose contents are read, if an evaluated one is equally long
+MAX_FILES = 200_000  # files of the training data whose sizes are read: other processes wait meanwhile
+MAX_EVALUATED = 20_000  # rows of an evaluation that are read
+MAX_TWINS = 5_000  # rows of the training data that are compared with each other
+MAX_STREAMED = 1_000  # rows of a stream that are read, in no more than so many seconds:
 MAX_SECONDS = 20.0
 ROWS_AT_ONCE = 1_000
 
 
 @dataclass
 class Picture:
-    """A picture of a row, not read yet."""
+    """A picture of a row, which is not read yet."""
 
     row: int
     size: int  # bytes
-    value: Any = field(repr=False)  # its path, or the column that has its contents: taking one out would read it
-    place: int = 0  # in the column
+    value: Any = field(repr=False)  # its path, or the column that has its contents: to take it out would be to read it
+    place: int = 0  # its place in the column
 
     def digest(self) -> str | None:
-        """Of its bytes; `None` where they cannot be read."""
+        """The SHA-256 of its bytes; `None` if they cannot be read."""
         try:
             content = read_image_file(self.value) if isinstance(self.value, str) else self.value[self.place].as_py()
         except (OSError, BrokenValue):
@@ -59,13 +59,13 @@ class Picture:
 
 
 def pictures_of(dataset: Dataset, columns: Iterable[str] = IMAGE_COLUMNS) -> Iterator[Picture]:
-    """The pictures of a dataset, without reading them: of those in the data Arrow knows how long they are."""
+    """The pictures of a dataset, without reading them: Arrow knows how many bytes they have."""
     for name in columns:
         if name not in dataset.column_names:
             continue
         start = 0
         for table in undecoded(dataset).select_columns([name]).with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
-            for column in table[name].chunks:  # as they are: together they would be copied, and so all pictures read
+            for column in table[name].chunks:  # one by one: combined they would be copied, and so all pictures read
                 if pa.types.is_struct(column.type):
                     contents, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path").to_pylist()
                 elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
@@ -90,11 +90,11 @@ def captions_of(row: Mapping[str, Any]) -> set[str]:
 
 
 def pictures_of_stream(dataset: IterableDataset) -> Iterator[tuple[Picture | None, Mapping[str, Any]]]:
-    """The pictures of the first rows of a stream, each with its row; `None` at the end of what is looked at."""
+    """The pictures of the first rows of a stream, each with its row; `None` when the limits are reached."""
     ends = time.monotonic() + MAX_SECONDS
     with contextlib.closing(
         iter(undecoded(unshuffled(dataset)))
-    ) as rows:  # one that is left open may crash at the end
+    ) as rows:  # a reader that is left open may crash at the end
         for number, row in enumerate(rows):
             if number == MAX_STREAMED or time.monotonic() > ends:
                 yield None, {}
@@ -110,7 +110,7 @@ def pictures_of_stream(dataset: IterableDataset) -> Iterator[tuple[Picture | Non
 
 @dataclass
 class Evaluated:
-    """What is looked up of an evaluation: the digest of each picture, its size, and the captions beside it."""
+    """The pictures of an evaluation: the digest of each, its size, and the captions beside it."""
 
     rows: int
     pictures: dict[str, list[tuple[int, set[str]]]]  # digest -> its rows, and their captions
@@ -118,7 +118,7 @@ class Evaluated:
 
     @classmethod
     def of(cls, source: Dataset | Benchmark) -> Evaluated:
-        """Of a split or of a benchmark; of a benchmark that does not tell what is in it, nothing."""
+        """Read a split or a benchmark; a benchmark that does not list its images gives none."""
         found: dict[str, list[tuple[int, set[str]]]] = defaultdict(list)
         sizes: set[int] = set()
         entries = _of_split(source) if isinstance(source, Dataset) else _of_benchmark(source)
@@ -146,7 +146,7 @@ def _texts_of(dataset: Dataset) -> Dataset:
 
 def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
     if type(benchmark).contents is Benchmark.contents:
-        return  # it does not tell
+        return  # it does not list its images
     for row, (_, images, captions) in enumerate(benchmark.contents()):
         if row == MAX_EVALUATED:
             return
@@ -161,13 +161,13 @@ def _of_benchmark(benchmark: Benchmark) -> Iterator[tuple[Picture, set[str]]]:
 
 def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
     """
-    Look up which rows of an evaluation are training rows. Of a stream the first 1,000 rows are read, or those of 20
-    seconds, which are looked at between rows: what fills a buffer first, as a shuffled stream does, takes its time. Of
-    rows that are no pictures nothing is known.
+    Find rows of an evaluation that are also training rows. Of a stream the first 1,000 rows are read, or fewer if they
+    take more than 20 seconds; the time is checked between rows, so a stream that fills a buffer first may take longer.
+    Rows without pictures are not compared.
 
     Args:
         train (`datasets.Dataset` or `datasets.IterableDataset`): The training data.
-        evaluated (`Mapping[str, Dataset or Benchmark]`): What is evaluated, by name.
+        evaluated (`Mapping[str, Dataset or Benchmark]`): The data of each evaluation, by name.
 
     Returns:
         `list[str]`: A sentence for each evaluation that has pictures of the training data.
@@ -211,7 +211,7 @@ def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
         )
     return [
         f"{len(pictures[name]):,} of {source.rows:,} rows of {name} have a picture that is also trained on, and "
-        f"{len(whole[name]):,} a caption with it{sample}: what is measured there is no measure of new pictures."
+        f"{len(whole[name]):,} a caption with it{sample}: this evaluation does not measure new pictures."
         for name, source in sources.items()
         if pictures[name]
     ]
@@ -219,14 +219,14 @@ def find_overlap(train: Any, evaluated: Mapping[str, Any]) -> list[str]:
 
 def describe_twins(train: Any, batch: int) -> str | None:
     """
-    What rows of the training data have in common with others, and how often they meet in a batch.
+    Describe how many rows of the training data share a picture or a caption, and how often such rows meet in a batch.
 
     Args:
-        train (`datasets.Dataset`): The training data; of others nothing is known.
+        train (`datasets.Dataset`): The training data; nothing is said of other types.
         batch (`int`): Rows of a batch, of all processes that share them.
 
     Returns:
-        `str`, *optional*: A sentence; `None` where less than one row in ten batches meets another.
+        `str`, *optional*: A few sentences; `None` if fewer than one row in ten batches meets such a row.
     """
     if (
         not isinstance(train, Dataset)
@@ -240,7 +240,7 @@ def describe_twins(train: Any, batch: int) -> str | None:
         "picture": Counter(digest for picture in pictures_of(looked_at, [IMAGE]) if (digest := picture.digest())),
         "caption": Counter(caption for caption in captions if isinstance(caption, str)),
     }
-    apart = 1 - (min(batch, len(train)) - 1) / (len(train) - 1)  # that a certain other row is not in the batch
+    apart = 1 - (min(batch, len(train)) - 1) / (len(train) - 1)  # the odds that a given row is not in the batch
     met = {
         what: sum(size * (1 - apart ** (size - 1)) for size in sizes.values()) * batch / len(looked_at)
         for what, sizes in groups.items()
@@ -254,3 +254,29 @@ def describe_twins(train: Any, batch: int) -> str | None:
         f"picture and {met['caption']:.1f} their caption again, which then count as wrong answers. The log counts "
         'them (`repeated_images`, `repeated_captions`); `objective_kwargs` {"repeats": "mask"} leaves them out.'
     )
+
+
+def look_at_data(trainer: Any, evaluated: Mapping[str, Any]) -> list[str]:
+    """
+    Warn of what is both trained and evaluated on, and of what stands in the training data more than once.
+
+    Args:
+        trainer ([`TripletCLIPTrainer`]): On the main process, with raw rows.
+        evaluated (`Mapping[str, Dataset or Benchmark]`): What is evaluated besides the trainer's own data, by name.
+
+    Returns:
+        `list[str]`: A sentence for each evaluation that has pictures of the training data.
+    """
+    parts = trainer.eval_dataset
+    if not isinstance(parts, dict):
+        parts = {"the validation data": parts}
+    benchmarks = {benchmark.title: benchmark for benchmark in trainer.benchmarks}
+    overlap = find_overlap(trainer.train_dataset, {**parts, **benchmarks, **evaluated})
+    for sentence in overlap:
+        logger.warning(f"Evaluated on training data: {sentence}")
+    args, objective = trainer.args, trainer.core.objective
+    if not objective.masks_repeats:  # else they are no wrong answers
+        processes = args.world_size if args.negatives_across_devices else 1
+        if (twins := describe_twins(trainer.train_dataset, args.train_batch_size * processes)) is not None:
+            logger.warning(twins)
+    return overlap

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished run leaves beside the model: metrics, plots, a page of examples, the model card; and its upload."""
+"""What a finished run writes beside the model (metrics, plots, a page of examples, the card), and its upload."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from accelerate import PartialState
+from transformers import TrainingArguments
 from transformers.trainer_utils import has_length, unwrap_peft_model
 from transformers.utils import logging
 
@@ -27,18 +32,21 @@ from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.plots import plot_evaluation
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.hardware import describe_hardware
-from hf_tripletclip.training.settings import describe_changes
+from hf_tripletclip.training.resume_settings import describe_changes
 from hf_tripletclip.training.towers import TowerArguments
 from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
 from hf_tripletclip.utils.plots import plot_loss_curve, require_plots
+from hf_tripletclip.version import __version__
 
 logger = logging.get_logger(__name__)
+
+CPU_INFO = Path("/proc/cpuinfo")
+GIB = 1024**3
 
 
 @dataclass
 class RunRecord:
-    """A finished run, as far as its files tell of it."""
+    """What is known of a finished run and goes into its files."""
 
     output_dir: Path
     config: TripletCLIPConfig
@@ -54,14 +62,14 @@ class RunRecord:
     towers: str | None = None
     hardware: dict[str, str] = field(default_factory=dict)
     retention: Retention | None = None
-    repo_id: str | None = None  # where it is pushed to
+    repo_id: str | None = None  # the repository it is pushed to
     trained_on: Part | None = None
     evaluated_on: Part | None = None  # the test data, or else the validation data
-    overlap: list[str] = field(default_factory=list)  # what of the evaluation was trained on
+    overlap: list[str] = field(default_factory=list)  # sentences on evaluation data that was trained on
 
 
 def can_plot() -> bool:
-    """Whether pictures can be drawn; where they cannot, a run is told of in numbers only, and says so once."""
+    """Whether plots can be drawn; if not, it is said once that a run is described in numbers only."""
     try:
         require_plots()
     except ImportError as error:
@@ -116,7 +124,7 @@ def write_run_record(run: RunRecord) -> None:
 
 
 def write_card(run: RunRecord) -> None:
-    """Write the run's card, also once more where more is known."""
+    """Write the run's card, or write it again when more is known."""
     plots = [name for name in (LOSS_PLOT, EVALUATION_PLOT) if can_plot() and (run.output_dir / name).is_file()]
     card = create_model_card(
         name=run.output_dir.name,
@@ -150,15 +158,15 @@ def write_trainer_card(
     dataset: str | None = None,
 ) -> None:
     """
-    Write the card of what a trainer has trained into its output folder, unless somebody wrote one.
+    Write a model card into a trainer's output folder, unless a person wrote one.
 
     Args:
-        trainer ([`TripletCLIPTrainer`]): The trainer.
-        license (`str`, *optional*): Of the weights.
-        tags (`Sequence[str]`): Further ones.
-        name (`str`, *optional*): Of the model; that of its repository or its folder by default.
-        base_model (`str`, *optional*): What training started from; what the model was loaded from by default.
-        dataset (`str`, *optional*): What it was trained on: a Hub id or another name.
+        trainer ([`TripletCLIPTrainer`]): The trainer of the model.
+        license (`str`, *optional*): License of the weights.
+        tags (`Sequence[str]`): Further tags.
+        name (`str`, *optional*): Name of the model; by default that of its repository or its folder.
+        base_model (`str`, *optional*): Where training started; by default where the model was loaded from.
+        dataset (`str`, *optional*): The training data: a Hub id or another name.
     """
     args, state, folder = trainer.args, trainer.state, Path(str(trainer.args.output_dir))
     there = folder / CARD_FILE
@@ -181,7 +189,7 @@ def write_trainer_card(
         evaluated_on=part_of(trainer.eval_dataset),
         overlap=trainer.overlap or [],
         license=license,
-        towers=f"{trained:,} of {total:,} parameters were trained.{describe_changes(trainer.changes)}",
+        towers=f"{trained:,} of {total:,} parameters were trained.{describe_changes(trainer.resumption.changes)}",
         hardware=describe_hardware(args, seconds),
         validation=_validation(state.log_history),
         **_of_training(trainer.core.config, args, state.log_history),
@@ -194,7 +202,7 @@ def write_trainer_card(
 def _of_training(
     config: Any, args: TripletCLIPTrainingArguments, log_history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What both kinds of runs know."""
+    """The arguments of a card that a script's run and a trainer have in common."""
     values = {name: getattr(args, name) for name in HYPERPARAMETERS}
     values |= {"logit_scale_max": config.logit_scale_max}
     values.pop("num_train_epochs" if args.max_steps > 0 else "max_steps")
@@ -207,7 +215,7 @@ def _of_training(
 
 
 def part_of(dataset: Any, split: str | None = None) -> Part | None:
-    """What a card tells of a dataset; of a dict of them, whose metrics have their names, nothing."""
+    """What a card says of a dataset; nothing of a dict of datasets, whose metrics have their names."""
     if dataset is None or isinstance(dataset, dict):
         return None
     named = split or getattr(dataset, "split", None)
@@ -215,7 +223,7 @@ def part_of(dataset: Any, split: str | None = None) -> Part | None:
 
 
 def _validation(log_history: Sequence[Mapping[str, Any]]) -> tuple[int, dict[str, float]] | None:
-    """Step and metrics of the last evaluation while training."""
+    """Step and metrics of the last evaluation during training."""
     last = next((entry for entry in reversed(log_history) if "eval_loss" in entry), None)
     return None if last is None else (int(last["step"]), _scores(last))
 
@@ -230,7 +238,7 @@ def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def describe_bound(args: TripletCLIPTrainingArguments, log_history: Sequence[Mapping[str, Any]]) -> str | None:
-    """What came of the bound on retention, see [`~hf_tripletclip.training.retention.StopAtRetentionLoss`]."""
+    """Sentences on whether the bound on retention held; see `StopAtRetentionLoss`. `None` without a bound."""
     if args.retention_metric is None:
         return None
     name = args.retention_metric.removeprefix("eval_")
@@ -239,9 +247,7 @@ def describe_bound(args: TripletCLIPTrainingArguments, log_history: Sequence[Map
         return None
     start = values[0][1]
     lost = [(step, value) for step, value in values if value < start - args.max_retention_loss]
-    bound = (
-        f"Training was to stop where `{name}`, {start:.4f} before it, fell by more than {args.max_retention_loss:g}. "
-    )
+    bound = f"Training was to stop if `{name}`, {start:.4f} before it, fell by more than {args.max_retention_loss:g}. "
     if not lost:
         return f"{bound}It did not: at the last evaluation, step {values[-1][0]}, it was {values[-1][1]:.4f}."
     step, value = lost[0]
@@ -253,7 +259,7 @@ def check_push(args: TripletCLIPTrainingArguments, base_model: str | None, *, ad
     Check before training that the model can be pushed after it.
 
     Raises:
-        ValueError: `hub_base_model` is no id, or is missing for an adapter of a model of this machine.
+        ValueError: `hub_base_model` is no id, or is missing for an adapter of a local model.
     """
     if args.hub_base_model is not None and not has_id_form(args.hub_base_model):
         raise ValueError(
@@ -261,17 +267,17 @@ def check_push(args: TripletCLIPTrainingArguments, base_model: str | None, *, ad
         )
     if args.push_to_hub and adapter and base_model and not is_repo_id(base_model) and args.hub_base_model is None:
         raise ValueError(
-            f"An adapter of {base_model}, a model of this machine, would be of no use to others: push that model "
+            f"An adapter of {base_model}, a local model, would be of no use to others: push that model "
             "(`tripletclip push`), and name its id with `--hub_base_model`."
         )
 
 
 def push_run(run: RunRecord) -> None:
     """
-    Upload the run's folder where `push_to_hub` asks for it, on the main process; the others wait.
+    Upload the run's folder, if `push_to_hub` asks for it, from the main process; the others wait.
 
     Raises:
-        OSError: The Hub cannot be reached, or refuses.
+        OSError: The Hub cannot be reached, or refuses the upload.
     """
     args = run.args
     if not args.push_to_hub:
@@ -291,12 +297,12 @@ def push_run(run: RunRecord) -> None:
 
 
 def _base_model(args: TripletCLIPTrainingArguments, known: str | None) -> str | None:
-    """What training started from, by its name on the Hub where the arguments say it."""
+    """The model that training started from; by its name on the Hub, if the arguments give it."""
     return known if args.hub_base_model is None else HubId(args.hub_base_model)
 
 
 def describe_lora(args: TowerArguments) -> str:
-    """A sentence on the adapters, empty where there are none."""
+    """A sentence on the adapters, empty if there are none."""
     if not args.has_lora:
         return ""
     kinds = [name for name, used in (("DoRA", args.use_dora), ("rsLoRA", args.use_rslora)) if used]
@@ -307,3 +313,47 @@ def describe_lora(args: TowerArguments) -> str:
         f" LoRA of rank {args.lora_r}, alpha {args.lora_alpha}{dropout}, on {targets}"
         f"{''.join(f', {kind}' for kind in kinds)}."
     )
+
+
+def describe_hardware(
+    args: TrainingArguments, seconds: float | None = None, *, resumed_from: int | None = None
+) -> dict[str, str]:
+    """
+    Describe the device, the time, the peak memory of a GPU, and the versions, as far as they are known: name -> value.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]): The run's arguments: its device and its number of processes.
+        seconds (`float`, *optional*): How long training took.
+        resumed_from (`int`, *optional*): The step after which that time began.
+    """
+    found = {"hardware": _device(args)}
+    if seconds is not None:
+        since = f", from step {resumed_from:,} on" if resumed_from else ""
+        found["training time"] = f"{seconds / 60:.1f} minutes{since}"
+    if args.device.type == "cuda":
+        found["peak GPU memory"] = f"{torch.cuda.max_memory_allocated(args.device) / GIB:.1f} GiB per process"
+    found["software"] = (
+        f"hf_tripletclip {__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
+    )
+    return found
+
+
+def _device(args: TrainingArguments) -> str:
+    processes = args.world_size
+    if args.device.type == "cuda":
+        name = torch.cuda.get_device_name(args.device)
+        return name if processes == 1 else f"{processes} × {name}"
+    several = "" if processes == 1 else f", {processes} processes"
+    if args.device.type == "cpu":
+        return f"{_cpu()}, {os.cpu_count()} cores{several}"
+    return f"{args.device.type}{several}"
+
+
+def _cpu() -> str:
+    """The model of the CPU, or its architecture."""
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine() or "CPU"

@@ -1,466 +1,335 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `Trainer` whose resumed runs walk the curve of one that was not interrupted, or are refused."""
+"""Resumed runs continue the loss curve of a run that was not interrupted, or they are refused."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError
-from torch import nn
-from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
-from hf_tripletclip.layouts.adapters import load_logit_scale
-from hf_tripletclip.modeling.decoder_input import load_decoder_input, save_decoder_input
-from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
-from hf_tripletclip.training.benchmarks import check_retention_metric
-from hf_tripletclip.training.checkpoint_errors import UNWRITABLE, CheckpointNotWritten, reading_of
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.callbacks import StopAtRetentionLoss
 from hf_tripletclip.training.checkpointing import (
     as_flag,
-    checkpoints_of,
     damage,
-    mark_complete,
     require_optimizer,
-    rotate,
+    resolve_checkpoint,
     set_aside_later,
     step_of,
-    unmark,
+    visible,
 )
-from hf_tripletclip.training.evaluation import compositional_metrics
-from hf_tripletclip.training.neighbours import NeighbourTrainer
-from hf_tripletclip.training.retention import StopAtRetentionLoss
-from hf_tripletclip.training.settings import FIXED, OF_ORDER, Course, differences, refusal, settings_of
-from hf_tripletclip.utils.writing import as_os_error
+from hf_tripletclip.training.resume_settings import FIXED, OF_ORDER, Course, differences, refusal, settings_of
+from hf_tripletclip.training.steps import TrainingStoppedError
 
 logger = logging.get_logger(__name__)
 
 
-class TrainingStoppedError(ValueError):
-    """Training cannot go on: it has diverged, or the data has no usable rows. Nothing of that is saved."""
+# ---- Before training: which checkpoint, and is it of this run? ----
 
 
-class _PassEnd(TrainerCallback):
-    """Tells a checkpoint of the end of a pass from one inside it."""
-
-    ended = False
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.ended = False
-
-    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.ended = True
-
-
-class ResumingTrainer(NeighbourTrainer):
+def agree_on_checkpoint(resume: str | bool | None, args: TripletCLIPTrainingArguments) -> str | None:
     """
-    A [`~transformers.Trainer`] that holds its output folder, resumes exactly or says why not, and keeps its last
-    whole checkpoint whatever happens to the next one.
+    The checkpoint that all processes go on from, see [`~hf_tripletclip.training.checkpointing.resolve_checkpoint`].
+    All processes call this.
+
+    Raises:
+        FileNotFoundError, ValueError: As there; and if the processes do not see the same checkpoints.
+    """
+    output_dir = str(args.output_dir)
+    if as_flag(resume) in (None, False, ""):
+        return None
+    if args.world_size > 1:
+        mine = visible(resume, output_dir)
+        if args.save_on_each_node:  # each has files of its own
+            mine = dict.fromkeys(mine, "")
+        seen = gather_object([(args.process_index, socket.gethostname(), mine)])
+        _, _, of_first = seen[0]
+        for index, host, there in seen:
+            if there != of_first:
+                raise ValueError(
+                    f"The processes do not see the same checkpoints: process 0 on {seen[0][1]} sees "
+                    f"{_listed(of_first)}, process {index} on {host} sees {_listed(there)}. `output_dir` must be a "
+                    "folder that all machines share: nothing was trained."
+                )
+    outcome: list[Any] = [None]
+    if args.process_index == 0:
+        try:
+            outcome = [resolve_checkpoint(resume, output_dir)]
+        except (OSError, ValueError) as error:
+            outcome = [error]
+    checkpoint = broadcast_object_list(outcome)[0]
+    if isinstance(checkpoint, Exception):
+        raise checkpoint
+    if checkpoint is None or args.world_size == 1:
+        return checkpoint
+    # The copy on another machine may be damaged although that of the first is not.
+    reads = args.local_process_index == 0 and args.process_index > 0
+    wrong = damage(checkpoint) if reads and "no marker" not in visible(checkpoint, output_dir).values() else None
+    told = gather_object([wrong and f"on process {args.process_index}, {socket.gethostname()}: {wrong}"])
+    if any(told):
+        raise ValueError(f"{checkpoint} is not whole everywhere: {'; '.join(filter(None, told))}.")
+    return checkpoint
+
+
+def _listed(seen: Mapping[str, str]) -> str:
+    return ", ".join(seen) if seen else "none"
+
+
+def set_others_aside(checkpoint: str, output_dir: str) -> None:
+    """Move the checkpoints of a run's folder that it does not go on from into a subfolder, with a warning."""
+    moved = set_aside_later(output_dir, checkpoint)
+    if moved is None:
+        return
+    step = step_of(checkpoint)
+    later = all(int(path.name.rpartition("-")[2]) > step for path in moved.iterdir())
+    which = f"made after step {step}" if later else f"in {output_dir} before this run"
+    logger.warning(f"The checkpoints that were {which} are now in {moved}.")
+
+
+class Resumption:
+    """
+    Whether a run is the one that a checkpoint was written by, and where in the data it goes on.
+
+    Args:
+        trainer ([`TripletCLIPTrainer`]): The trainer of the run.
 
     Attributes:
-        run_settings (`dict`): Settings of the script around it, which a resumed run must share.
-        changes (`list`): Settings that changed on the way, see [`~hf_tripletclip.training.settings.Course`].
+        settings (`dict`, *optional*): What determines this run's course, on the main process.
+        changes (`list[dict]`): Settings that changed on the way, see
+            [`~hf_tripletclip.training.resume_settings.Course`].
+        course (`Course`, *optional*): What the checkpoint tells of its run.
+        same_order (`bool`): Whether this run reads its rows in the order of the checkpoint's.
     """
 
-    teacher: Any
-    benchmarks: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.run_settings: dict[str, Any] = {}
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.settings: dict[str, Any] | None = None
         self.changes: list[dict[str, Any]] = []
-        self._settings: dict[str, Any] | None = None  # on the main process
-        self._resumed: tuple[str, Course | None] | None = None  # a checkpoint that was checked, and its course
-        self._same_order = True  # as the run of the checkpoint read its rows
-        self._pass_number, self._batches_done = 0, 0  # where in the data: which pass, and how many batches of it
-        self._over: Any = None  # the iterator of a pass that has no more batches
-        self._pass_end = _PassEnd()
-        self._writing: list[Exception] | None = None  # what went wrong with the checkpoint that is being written
-        self.add_callback(self._pass_end)
+        self.course: Course | None = None
+        self.same_order = True
+        self._checked: str | None = None  # the checkpoint
 
-    # ---- Before training ----
-
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
-    ) -> Any:
+    def check(self, checkpoint: str | None) -> None:
         """
-        Train, see [`~transformers.Trainer.train`].
-
-        Raises:
-            AlreadyTraining: Another run trains in the output folder.
-            ValueError: The checkpoint is damaged, or of a run with other settings; there is none; or the processes do
-                not see the same.
-        """
-        with output_held(self.args):
-            checkpoint = agree_on_checkpoint(resume_from_checkpoint, self.args)
-            if checkpoint is None and as_flag(resume_from_checkpoint):
-                raise ValueError(f"{self.args.output_dir} has no complete checkpoint to resume from.")
-            self.check_best_metric()
-            self.check_resumable(checkpoint)
-            if checkpoint is not None and self.is_world_process_zero():
-                moved = set_aside_later(str(self.args.output_dir), checkpoint)
-                if moved is not None:
-                    step = step_of(checkpoint)
-                    later = all(int(path.name.rpartition("-")[2]) > step for path in moved.iterdir())
-                    which = f"made after step {step}" if later else f"in {self.args.output_dir} before this run"
-                    logger.warning(f"The checkpoints that were {which} are now in {moved}.")
-            return super().train(checkpoint, trial, ignore_keys_for_eval)
-
-    def check_resumable(self, checkpoint: str | None) -> None:
-        """
-        Check that this run is that of a checkpoint. All processes call it, before they train.
+        Check that a run may go on from a checkpoint. All processes call this before they train.
 
         Args:
             checkpoint (`str`, *optional*): The checkpoint; `None` for a run from the start.
 
         Raises:
-            ValueError: It is not: its settings differ, or it lacks its optimizer.
+            ValueError: Its settings differ from the run's, or it has no optimizer.
         """
-        main = self.args.process_index == 0
-        if checkpoint is None:
-            self._resumed, self.changes, self._same_order = None, [], True
-            self._settings = settings_of(self) if main else None
+        if checkpoint is not None and checkpoint == self._checked:
             return
-        if self._resumed is not None and self._resumed[0] == checkpoint:
+        main = self.trainer.args.process_index == 0
+        if checkpoint is None:
+            self.settings = settings_of(self.trainer) if main else None
+            self.course, self.changes, self.same_order, self._checked = None, [], True, None
             return
         outcome: list[Any] = [None]
         if main:
             try:
-                outcome = [self._compare(checkpoint)]
+                outcome = [self.compare(checkpoint)]
             except (OSError, ValueError) as error:
                 outcome = [error]
         outcome = broadcast_object_list(outcome)
         if isinstance(outcome[0], Exception):
             raise outcome[0]
-        course, self.changes, self._same_order = outcome[0]
-        self._resumed = (checkpoint, course)
+        self.course, self.changes, self.same_order = outcome[0]
+        self._checked = checkpoint
 
-    def check_best_metric(self) -> None:
+    def compare(self, checkpoint: str) -> tuple[Course | None, list[dict[str, Any]], bool]:
         """
-        Raise `ValueError` where no evaluation gives `metric_for_best_model`. A `compute_metrics` of one's own gives
-        what it gives.
+        Compare a checkpoint's settings with those of the run.
+
+        Returns:
+            What the checkpoint tells, the changes of settings so far, and whether rows come in the same order.
+
+        Raises:
+            ValueError: The run may not go on from it.
         """
-        metric, compute = self.args.metric_for_best_model, getattr(self.compute_metrics, "args", ())
-        if metric is None or self.args.eval_strategy == "no" or compositional_metrics not in compute:
-            return
-        name = metric.removeprefix("eval_")
-        if isinstance(self.eval_dataset, dict):  # its metrics have the dataset's name before them
-            key = next((key for key in self.eval_dataset if name.startswith(f"{key}_")), None)
-            name = name if key is None else name.removeprefix(f"{key}_")
-        given: Any = (self.benchmarks, self.core, self.processing_class)
-        check_retention_metric(name, *given, flag="metric_for_best_model", further=("loss", "tie_rate"))
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        try:
-            return super()._determine_best_metric(metrics, trial)
-        except KeyError as error:  # its rows have no such negatives, or a `compute_metrics` does not give it
-            names = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
-            raise TrainingStoppedError(
-                f"`metric_for_best_model` is {self.args.metric_for_best_model!r}, which the evaluation did not give; "
-                f"there are {names}."
-            ) from error
-
-    def _compare(self, checkpoint: str) -> tuple[Course | None, list[dict[str, Any]], bool]:
         require_optimizer(checkpoint)
         step = step_of(checkpoint)
-        self._settings = settings_of(self)
+        self.settings = settings_of(self.trainer)
         course = Course.load(checkpoint)
         if course is None:
             logger.warning(
                 f"{checkpoint} does not tell its settings: whether they are those of this run is not known."
             )
             return None, [], True
-        found, told = differences(course.settings, self._settings)
-        if found and (not self.args.allow_changed_settings or any(one.name in FIXED for one in found)):
+        found, allowed = differences(course.settings, self.settings)
+        if found and (not self.trainer.args.allow_changed_settings or any(one.name in FIXED for one in found)):
             raise ValueError(refusal(checkpoint, found))
         changes = list(course.changes)
-        if found or told:
-            changes.append({"step": step, "changes": [str(one) for one in [*found, *told]]})
+        if found or allowed:
+            changes.append({"step": step, "changes": [str(one) for one in [*found, *allowed]]})
             logger.warning(f"Going on from {checkpoint} with other settings: {'; '.join(changes[-1]['changes'])}.")
         return course, changes, not any(one.name in OF_ORDER for one in found)
 
-    # ---- Where a resumed run goes on ----
+    def start(self, checkpoint: str, by_steps: tuple[int, int]) -> tuple[int, int]:
+        """
+        Where in the data a run goes on.
 
-    def _init_training_state(
-        self,
-        max_steps: int,
-        num_update_steps_per_epoch: int,
-        num_train_epochs: int,
-        resume_from_checkpoint: str | None,
-        trial: Any,
-    ) -> tuple[int, int]:
-        with reading_of(resume_from_checkpoint):
-            epochs, batches = super()._init_training_state(
-                max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-            )
-        if resume_from_checkpoint is None:
-            return epochs, batches
-        self.state.compute_steps(self.args, max_steps)  # the intervals are those of this run
-        self._restore_callbacks(resume_from_checkpoint)
-        self._find_best_checkpoint()
-        course = self._resumed[1] if self._resumed is not None else None
-        stream = not has_length(self.train_dataset)
-        if course is None or not course.position:
-            if stream and not self.args.ignore_data_skip:
+        Args:
+            checkpoint (`str`): What it goes on from.
+            by_steps (`tuple[int, int]`): What `Trainer` computes from the number of steps.
+
+        Returns:
+            `tuple[int, int]`: The pass, from 0, and how many batches of it are done.
+
+        Raises:
+            ValueError: The data is a stream, and the checkpoint does not tell.
+        """
+        args, stream = self.trainer.args, not has_length(self.trainer.train_dataset)
+        if self.course is None or not self.course.position:
+            if stream and not args.ignore_data_skip:
                 raise ValueError(
-                    f"{resume_from_checkpoint} does not tell where in the stream it stopped: rows would come twice, "
+                    f"{checkpoint} does not tell where in the stream it stopped: rows would come twice, "
                     "and others not at all. `--ignore_data_skip` begins the stream again; or start another run."
                 )
-            return epochs, batches
-        if not self._same_order and not stream:  # passes have other lengths: by the number of steps
-            return epochs, batches
-        if self.args.ignore_data_skip or not self._same_order:
-            return int(course.position["pass"]), 0
-        return int(course.position["pass"]), int(course.position["batches"])
+            return by_steps
+        if not self.same_order and not stream:  # its passes have another length
+            return by_steps
+        number = int(self.course.position["pass"])
+        begins_again = args.ignore_data_skip or not self.same_order
+        return number, 0 if begins_again else int(self.course.position["batches"])
 
-    def _restore_callbacks(self, checkpoint: str) -> None:
-        """What callbacks have counted, such as evaluations without an improvement."""
-        saved: dict[str, Any] = cast(Any, self.state.stateful_callbacks)
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if not isinstance(callback, ExportableState):
-                continue
-            name = type(callback).__name__
-            data = saved.setdefault(name, callback.state())  # `Trainer` could not save one that is new
-            if isinstance(callback, StopAtRetentionLoss):
-                callback.checkpoint = checkpoint  # and restores itself
-            elif not isinstance(callback, TrainerControl):
-                data = data[0] if isinstance(data, list) else data
-                for attribute, value in data.get("attributes", {}).items():
-                    setattr(callback, attribute, value)
 
-    def _find_best_checkpoint(self) -> None:
-        """The best checkpoint where the folder has been moved, or was named otherwise."""
-        best = self.state.best_global_step
-        here = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{best}"
-        if best and self.state.best_model_checkpoint is None and here.is_dir():
-            self.state.best_model_checkpoint = str(here)
+# ---- While training: where in the data ----
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        # `eval_on_start` means the start of the run: a resumed one has evaluated at its step, if it was to.
-        if skip_scheduler and self.state.global_step > 0:
-            return {}
-        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
 
-    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        # `Trainer` looks at `max_steps` and at what callbacks say after a step only: resumed from its last checkpoint,
-        # or stopped by the evaluation before the first step, it would train one more.
-        stopped = any(
-            callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EarlyStoppingCallback)
-        )
-        if self.control.should_training_stop or stopped or self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        checkpoint = kwargs["resume_from_checkpoint"]
-        resumed = checkpoint is not None and epoch == kwargs["epochs_trained"]
-        self._pass_number, self._over = epoch, None
-        self._batches_done = kwargs["steps_trained_in_current_epoch"] if resumed else 0
-        if resumed and has_length(train_dataloader) and self._batches_done >= kwargs["steps_in_epoch"] > 0:
-            # After the last step of a pass and before its end, where others evaluate, log or save.
-            self._load_rng_state(checkpoint)
-            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
-            given = (self._tr_loss, None, kwargs["model"], kwargs["trial"], epoch)
-            self._maybe_log_save_evaluate(*given, kwargs["ignore_keys_for_eval"], kwargs["start_time"])
-            return
-        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+class DataPosition(TrainerCallback):
+    """
+    Where in the training data a run is, for its checkpoints: in which pass, and after how many batches of it.
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        args, dataset = self.args, self.train_dataset
-        if not isinstance(dataset, torch.utils.data.IterableDataset) or not args.dataloader_drop_last:
-            return super().get_train_dataloader()
-        # `Trainer` hands `dataloader_drop_last` on for datasets with a length only.
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=self._train_batch_size,
-            collate_fn=self._get_collator_with_removed_columns(self.data_collator, description="training"),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            in_order=args.dataloader_in_order,
-            drop_last=True,
-        )
-        return self.accelerator.prepare(loader)
+    Args:
+        trainer ([`TripletCLIPTrainer`]): The trainer of the run.
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], torch.Tensor | int | None]:
+    Attributes:
+        number (`int`): The pass, from 0.
+        batches (`int`): How many batches of it this process has taken.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.number, self.batches = 0, 0
+        self._exhausted: Any = None  # the iterator of a pass whose batches are used up
+        self._pass_ended = False  # tells a checkpoint of the end of a pass from one inside it
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._pass_ended = False
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._pass_ended = True
+
+    def begin_pass(self, number: int, batches: int) -> None:
+        """Begin a pass, or go on inside one after `batches` batches."""
+        self.number, self.batches, self._exhausted = number, batches, None
+
+    def is_over(self, epoch_iterator: Any) -> bool:
+        """Whether the pass that an iterator is of has ended for all processes."""
+        return epoch_iterator is self._exhausted
+
+    def advance(self, epoch_iterator: Any, batches: list[Any], num_batches: int) -> list[Any]:
         """
-        The batches of the next step. Of a stream, whose length nobody knows, a pass ends for all processes once the
-        first of them has no whole step left: others would wait for it for ever. What the others have left is for
-        another pass.
+        Count the batches of a step, or end the pass. All processes call this.
+
+        Nobody knows the length of a stream. Its pass ends for all processes once one of them has not enough batches
+        for a step: the others would wait for it for ever. The batches that others have left come in another pass.
+
+        Returns:
+            `list`: The batches; none if the pass ends.
+
+        Raises:
+            TrainingStoppedError: The stream has too few rows for a single step.
         """
-        if epoch_iterator is self._over:
-            return [], None
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not has_length(self.train_dataset):
+        trainer = self.trainer
+        if not has_length(trainer.train_dataset):
             counts = [len(batches)]
-            if self.args.world_size > 1:
-                counts = self.accelerator.gather(torch.tensor(counts, device=self.args.device)).tolist()
+            if trainer.args.world_size > 1:
+                counts = trainer.accelerator.gather(torch.tensor(counts, device=trainer.args.device)).tolist()
             if min(counts) < num_batches:
-                self._over = epoch_iterator
-                self.control.should_epoch_stop = True  # else `Trainer` asks once more for each step up to `max_steps`
-                self._tell_end(num_batches, counts)
-                return [], None
-        self._batches_done += len(batches)
-        return batches, items
+                self._exhausted = epoch_iterator
+                # Without this `Trainer` asks once more for each step up to `max_steps`.
+                trainer.control.should_epoch_stop = True
+                self._report_end(num_batches, counts)
+                return []
+        self.batches += len(batches)
+        return batches
 
-    def _tell_end(self, num_batches: int, counts: list[int]) -> None:
-        if self._batches_done == 0:
+    def _report_end(self, num_batches: int, counts: list[int]) -> None:
+        args = self.trainer.args
+        if self.batches == 0:
             part = "each process's part of the stream" if len(counts) > 1 else "the stream"
             step = f"{num_batches} batches" if num_batches > 1 else "a batch"
             raise TrainingStoppedError(
                 f"There are too few rows for a single step: {part} must have at least {step} of "
-                f"{self.args.train_batch_size}. Lower `per_device_train_batch_size`, use fewer processes, or read the "
+                f"{args.train_batch_size}. Lower `per_device_train_batch_size`, use fewer processes, or read the "
                 "dataset without `--streaming`."
             )
-        if min(counts) < max(counts) and self.is_world_process_zero():
+        if min(counts) < max(counts) and self.trainer.is_world_process_zero():
             logger.warning(
-                f"Pass {self._pass_number + 1} of the stream ends after {self._batches_done} batches of each process: "
-                f"process {counts.index(min(counts))} has no more rows while others do, for its files have fewer. The "
-                "next pass deals the files out anew. With as many in each, or without `--streaming`, none is left."
+                f"Pass {self.number + 1} of the stream ends after {self.batches} batches of each process: process "
+                f"{counts.index(min(counts))} has no more rows but others do, because its files have fewer. The next "
+                "pass deals the files out anew. With as many rows in each file, or without `--streaming`, none is "
+                "left over."
             )
 
-    # ---- Reading a checkpoint ----
+    def as_saved(self) -> dict[str, int]:
+        """The position that a checkpoint keeps: `pass`, from 0, and `batches` of it."""
+        loader: Any = self.trainer.callback_handler.train_dataloader
+        whole = has_length(self.trainer.train_dataset) and self.batches >= len(loader)
+        if self._pass_ended and (whole or self._exhausted is not None):
+            return {"pass": self.number + 1, "batches": 0}
+        return {"pass": self.number, "batches": self.batches}
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with reading_of(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            load_logit_scale(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
-            if self.teacher is not None:
-                self.teacher.load(resume_from_checkpoint)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with reading_of(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            load_decoder_input(self.core, checkpoint)
+def takes_no_more_steps(trainer: Any) -> bool:
+    """
+    Whether a run is at its end before a pass begins. `Trainer` looks at `max_steps` and at what callbacks ask for only
+    after a step: a run that is resumed from its last checkpoint, or that the evaluation before the first step stops,
+    would train one step more.
+    """
+    out_of_patience = any(
+        callback.early_stopping_patience_counter >= callback.early_stopping_patience
+        for callback in trainer.callback_handler.callbacks
+        if isinstance(callback, EarlyStoppingCallback)
+    )
+    return (
+        trainer.control.should_training_stop or out_of_patience or trainer.state.global_step >= trainer.state.max_steps
+    )
 
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with reading_of(checkpoint):
-            super()._load_scaler(checkpoint)
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading_of(checkpoint):
-            super()._load_rng_state(checkpoint)
+# ---- The state of the trainer itself ----
 
-    def _load_best_model(self) -> None:
-        best = str(self.state.best_model_checkpoint)
-        # One of a run of this package; whether process 0 reads it as it was written holds for all.
-        wrong = broadcast_object_list([damage(best) if self.args.process_index == 0 else None])[0]
-        if wrong is not None:
-            logger.warning(f"The best checkpoint, {best}, is damaged: {wrong}. The model of the last step is kept.")
-            return
-        with reading_of(best):
-            super()._load_best_model()
-            load_logit_scale(self.accelerator.unwrap_model(self.model), best)
 
-    # ---- Writing a checkpoint ----
+def restore_callbacks(trainer: Any, checkpoint: str) -> None:
+    """Restore what callbacks have counted, such as evaluations without an improvement."""
+    saved: dict[str, Any] = trainer.state.stateful_callbacks
+    for callback in [*trainer.callback_handler.callbacks, trainer.control]:
+        if not isinstance(callback, ExportableState):
+            continue
+        name = type(callback).__name__
+        data = saved.setdefault(name, callback.state())  # `Trainer` could not save a new callback
+        if isinstance(callback, StopAtRetentionLoss):
+            callback.checkpoint = checkpoint  # and restores itself
+        elif not isinstance(callback, TrainerControl):
+            data = data[0] if isinstance(data, list) else data
+            for attribute, value in data.get("attributes", {}).items():
+                setattr(callback, attribute, value)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        with self._attempt():
-            super().save_model(output_dir, _internal_call)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        with self._attempt():
-            super()._save_optimizer_and_scheduler(output_dir)
-
-    def _save_scaler(self, output_dir: str) -> None:
-        with self._attempt():
-            super()._save_scaler(output_dir)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        with self._attempt():
-            super()._save_rng_state(output_dir)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._writing:  # what is not whole is not uploaded
-            super()._push_from_checkpoint(checkpoint_folder)
-
-    @contextlib.contextmanager
-    def _attempt(self) -> Iterator[None]:
-        """
-        Inside a checkpoint, keep an error for its end: other processes wait in the middle of it for this one.
-        """
-        try:
-            yield
-        except Exception as error:
-            of_system = as_os_error(error)
-            if self._writing is not None and (of_system or isinstance(error, UNWRITABLE)):
-                self._writing.append(of_system or error)
-            elif of_system is not None or isinstance(error, SafetensorError):
-                raise OSError(f"The model could not be written: {of_system or error}") from error
-            else:
-                raise
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        run_dir = self._get_output_dir(trial=trial)
-        checkpoint = f"{run_dir}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            unmark(checkpoint)
-        # Old checkpoints go only once the new one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self._writing = []
-        try:
-            with self._attempt():
-                super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save and not self._writing:
-                with self._attempt():
-                    self._finish(checkpoint)
-            errors = self._writing
-        finally:
-            self.args.save_total_limit, self._writing = limit, None
-        self._raise_together(checkpoint, errors)
-        if self.args.should_save:
-            rotate(checkpoint, limit, self.state.best_model_checkpoint)
-
-    def _finish(self, checkpoint: str) -> None:
-        """What this package knows of the run, then the marker."""
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, StopAtRetentionLoss):
-                callback.save(checkpoint, self.state.global_step)
-        if self.teacher is not None:
-            self.teacher.save(checkpoint)
-        save_decoder_input(self.core, checkpoint)
-        Course(self._settings or {}, self._position(), self.changes).save(checkpoint)
-        mark_complete(checkpoint)
-
-    def _position(self) -> dict[str, Any]:
-        loader: Any = self.callback_handler.train_dataloader
-        whole = has_length(self.train_dataset) and self._batches_done >= len(loader)
-        if self._pass_end.ended and (whole or self._over is not None):
-            return {"pass": self._pass_number + 1, "batches": 0}
-        return {"pass": self._pass_number, "batches": self._batches_done}
-
-    def _raise_together(self, checkpoint: str, errors: list[Exception]) -> None:
-        told = [f"{type(errors[0]).__name__}: {errors[0]}" if errors else None]
-        found = gather_object(told) if self.args.world_size > 1 else told
-        failed = [index for index, one in enumerate(found) if one]
-        if not failed:
-            return
-        last = None
-        if self.args.should_save:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            last = next(
-                (path for path in reversed(checkpoints_of(Path(checkpoint).parent)) if damage(path) is None), None
-            )
-        self.accelerator.wait_for_everyone()
-        last = broadcast_object_list([last])[0]
-        reason = str(found[failed[0]]).splitlines()[0]
-        who = f" by process {failed[0]}" if self.args.world_size > 1 else ""
-        with contextlib.suppress(OSError):
-            reason += f" ({shutil.disk_usage(Path(checkpoint).parent).free / 1e6:,.0f} MB are free there)"
-        raise CheckpointNotWritten(
-            f"{checkpoint} could not be written{who}, and what there was of it is removed: {reason}. "
-            + (f"The last whole checkpoint is {last}: make room, then resume." if last else "There is no other yet.")
-        ) from (errors[0] if errors else None)
+def find_best_checkpoint(trainer: Any) -> None:
+    """Find the best checkpoint again if the folder was moved or renamed."""
+    best = trainer.state.best_global_step
+    here = Path(str(trainer.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{best}"
+    if best and trainer.state.best_model_checkpoint is None and here.is_dir():
+        trainer.state.best_model_checkpoint = str(here)

@@ -1,77 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole pretraining run: data, model, training, evaluation before and after, and what it leaves in its folder."""
+"""A whole training run: data, model, training, evaluation before and after, and the files in its folder."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from datasets import Dataset, DatasetDict, IterableDataset, disable_progress_bars
+import torch.distributed as dist
+from datasets import disable_progress_bars
 from huggingface_hub import utils as hub_utils
-from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig, set_seed
+from torch import nn
+from transformers import Trainer, set_seed
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.configuration import TripletCLIPConfig
-from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor, load_scenes, load_tripletdata
-from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
-from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.data.schema import DENSE_CAPTION, PARAPHRASE, TEXT_COLUMNS
-from hf_tripletclip.data.streaming import shuffled
+from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.encoder import in_all_processes
-from hf_tripletclip.generation.filters import filter_dataset, filters_of
-from hf_tripletclip.layouts import load_processor
-from hf_tripletclip.layouts.processor import PROCESSOR_FILES, check_processor
-from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective, get_objective
 from hf_tripletclip.results import format_before_after
-from hf_tripletclip.training.agreement import agree_on_checkpoint, output_held
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.benchmarks import check_retention_metric
-from hf_tripletclip.training.checkpoint_errors import CheckpointNotWritten
-from hf_tripletclip.training.checkpointing import check_same_run, set_aside_old_run, step_of
-from hf_tripletclip.training.hardware import describe_hardware
+from hf_tripletclip.training.checkpointing import CheckpointNotWritten, check_same_run, set_aside_old_run, step_of
+from hf_tripletclip.training.evaluation import check_metric_name
 from hf_tripletclip.training.launch import launch
+from hf_tripletclip.training.output_lock import output_held
 from hf_tripletclip.training.record import (
     RunRecord,
     can_plot,
     check_push,
+    describe_hardware,
     describe_lora,
     part_of,
     push_run,
     write_run_record,
 )
+from hf_tripletclip.training.resume_settings import describe_changes, of_scripts
+from hf_tripletclip.training.resuming import agree_on_checkpoint
+from hf_tripletclip.training.run_inputs import load_splits, make_model, make_processor, takes_further_texts
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
-from hf_tripletclip.training.settings import describe_changes, of_scripts
 from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.towers import (
     check_lora_is_used,
-    check_no_adapter,
     check_same_towers,
     describe_towers,
     hold_weights_in,
     prepare_towers,
 )
-from hf_tripletclip.training.trainer import TripletCLIPTrainer, end_training, release_wrappers
-from hf_tripletclip.utils.cli_arguments import as_mapping
+from hf_tripletclip.training.trainer import TripletCLIPTrainer
+from hf_tripletclip.training.trainer_setup import check_best_metric
 
 logger = logging.get_logger(__name__)
-
-TRAIN_TOKENIZER = "train"  # instead of a processor's name
-DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
-SHUFFLE_BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
 
 def main(
@@ -95,7 +79,7 @@ def main(
 
     Raises:
         OSError: A path does not exist or cannot be written.
-        ValueError: An argument, the data or a checkpoint does not fit; says what to do.
+        ValueError: An argument, the data or a checkpoint does not fit; the message says what to do.
     """
     if launch(argv, default_config, prog):
         return {}
@@ -118,18 +102,18 @@ def run_training(
     Run a training job; see [`main`].
 
     Args:
-        model_args, data_args, args: What to do.
-        last (`bool`, defaults to `True`): Whether these processes do no more after it: then the model is pushed, where
-            `push_to_hub` asks for it, and they part.
+        model_args, data_args, args: The arguments of the run.
+        last (`bool`, defaults to `True`): Whether this is the last run of these processes: then the model is pushed,
+            if `push_to_hub` asks for it, and the process group is closed.
         when_checked (`Callable`, *optional*): Called once arguments and data are known to fit, before the first
             evaluation.
-        benchmarks (`Sequence[Benchmark]`): What is measured afterwards: it is looked up whether that was trained on.
+        benchmarks (`Sequence[Benchmark]`): Benchmarks that are measured afterwards, to warn if they are trained on.
 
     Returns:
-        [`~hf_tripletclip.training.record.RunRecord`]: What its folder tells.
+        [`~hf_tripletclip.training.record.RunRecord`]: What is known of the run.
     """
     hide_bars(args)
-    # Said here rather than left to a starting checkpoint's config, which may name what it was trained with.
+    # Not left to a starting checkpoint's config, which may name the objective that it was trained with.
     args.objective = args.objective or TripletCLIPConfig.objective
     objective = get_objective(args.objective, **args.objective_arguments)
     if args.batch_neighbours and args.neighbours is None:
@@ -138,8 +122,8 @@ def run_training(
     check_push(args, model_args.model_name_or_path, adapter=model_args.has_lora)
     if model_args.model_name_or_path is None and set(model_args.modes.values()) != {"full"}:
         raise ValueError(
-            "`--train_text` and `--train_vision` other than full are for a model that has learned something: name it "
-            "with `--model_name_or_path`."
+            "`--train_text` and `--train_vision` other than full are for a trained model: name one with "
+            "`--model_name_or_path`."
         )
     output_dir = require_writable(args.output_dir)
     with output_held(args):
@@ -197,12 +181,12 @@ def _run(
         processing_class=processor,
     )
     trainer.run_settings = of_scripts(model_args, data_args)
-    trainer.check_resumable(checkpoint)
+    trainer.resumption.check(checkpoint)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
         check_same_towers(checkpoint, trained)
-    check_retention_metric(args.retention_metric, trainer.benchmarks, model, processor)
-    trainer.check_best_metric()
+    check_metric_name(args.retention_metric, trainer.benchmarks, model, processor)
+    check_best_metric(trainer)
     if when_checked is not None:
         when_checked()
     trainer.look_at_data(**{"the test data": test}, **{benchmark.title: benchmark for benchmark in benchmarks})
@@ -216,7 +200,7 @@ def _run(
         progress=not args.disable_tqdm,
     )
     before = None if test is None else evaluate(model)
-    # Not sooner: whoever forgot `--resume_from_checkpoint` learns of other mistakes first.
+    # Not sooner: a user who forgot `--resume_from_checkpoint` is told of other mistakes first.
     if checkpoint is None and trainer.is_world_process_zero() and (previous := set_aside_old_run(output_dir)):
         logger.warning(f"The checkpoints of an older run in {output_dir} are now in {previous}.")
     trainer.accelerator.wait_for_everyone()
@@ -232,14 +216,14 @@ def _run(
     except (OSError, ValueError, ImportError) as error:
         if trainer.state.global_step == (resumed_from or 0):
             raise
-        # What stops a run in the middle is for its log with all that led to it, unlike a wrong argument.
+        # An error in the middle of a run needs its traceback, unlike a wrong argument.
         raise RuntimeError(f"Training stopped after step {trainer.state.global_step}: {error}") from error
     hardware = describe_hardware(args, time.monotonic() - started, resumed_from=resumed_from)
     trainer.save_model(_internal_call=True)  # pushed later, with its card
     trainer.save_state()
     trainer.accelerator.wait_for_everyone()
 
-    # What was saved is what is evaluated. Other machines may not see it: their processes hold the same weights.
+    # The saved model is evaluated. Other machines may not see it, but their processes hold the same weights.
     in_memory = args.world_size > 1 and not trainer.is_deepspeed_enabled
     final = trainer.model if in_memory else load_clip_like(output_dir)[0]
     after = None if test is None else evaluate(final)
@@ -255,7 +239,7 @@ def _run(
         base_model=model_args.model_name_or_path,
         adapter=model_args.has_lora,
         license=data_args.license,
-        towers=f"{towers}.{describe_lora(model_args)}{describe_changes(trainer.changes)}",
+        towers=f"{towers}.{describe_lora(model_args)}{describe_changes(trainer.resumption.changes)}",
         hardware=hardware,
         repo_id=trainer.hub_model_id,
         trained_on=part_of(train, data_args.train_split),
@@ -280,203 +264,15 @@ def _run(
 
 
 def hide_bars(args: TripletCLIPTrainingArguments) -> None:
-    """Hide the bars of loading and writing weights, which takes no time here; with `disable_tqdm` all."""
+    """Hide the progress bars of loading and writing weights, which is fast here; with `disable_tqdm` hide all."""
     logging.disable_progress_bar()
     if args.disable_tqdm:
         disable_progress_bars()
         hub_utils.disable_progress_bars()
 
 
-def takes_further_texts(objective: Objective) -> bool:
-    """Whether an objective learns from paraphrases or dense captions, which `scenes` writes if it is asked to."""
-    return objective.draws_captions or not {PARAPHRASE, DENSE_CAPTION}.isdisjoint(objective.columns)
-
-
-def scenes_options(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
-    """The arguments of `load_scenes` for the rows that are trained on."""
-    options: dict[str, Any] = {"nouns": _nouns(data_args.scenes_nouns), "seed": data_args.scenes_seed}
-    if data_args.scenes_further_texts:
-        options["further_texts"] = True
-    if (size := model_args.image_size) is not None:
-        options["image_size"] = size
-    for size_of in ("train_size", "validation_size", "test_size"):
-        if (rows := getattr(data_args, f"scenes_{size_of}")) is not None:
-            options[size_of] = rows
-    return options
-
-
-def load_splits(
-    data_args: DataArguments, model_args: ModelArguments, required_columns: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
-    """
-    The splits `train`, `validation` and `test`, those that exist, limited to the rows asked for.
-
-    Raises:
-        FileNotFoundError: The dataset path does not exist.
-        ValueError: The training split is missing, empty or lacks a column.
-    """
-    name = data_args.dataset_name_or_path
-    if name == "scenes":
-        options = scenes_options(data_args, model_args)
-        loaded = load_scenes(**options)
-        if data_args.scenes_test_nouns is not None:
-            others = load_scenes(**{**options, "nouns": _nouns(data_args.scenes_test_nouns)})
-            loaded = DatasetDict({name: (loaded if name == "train" else others)[name] for name in loaded})
-    else:
-        loaded = load_tripletdata(
-            name,
-            streaming=data_args.streaming,
-            columns=data_args.columns,
-            images=data_args.images,
-            required_columns=required_columns,
-        )
-    if data_args.train_split not in loaded:
-        raise ValueError(
-            f"{name!r} has no split {data_args.train_split!r} to train on; it has {sorted(loaded)}: name one with "
-            "`--train_split`."
-        )
-    wanted = {
-        "train": (data_args.train_split, data_args.max_train_samples),
-        "validation": (data_args.validation_split, data_args.max_eval_samples),
-        "test": (data_args.test_split, data_args.max_eval_samples),
-    }
-    for role, (split, _) in wanted.items():
-        if split not in loaded and split != role:
-            raise ValueError(f"{name!r} has no split {split!r}, which `{role}_split` names; it has {sorted(loaded)}.")
-    splits = {}
-    for role, (split, limit) in wanted.items():
-        if split in loaded:
-            dataset = loaded[split]
-            if role == "train" and data_args.filters:
-                dataset = _within_filters(dataset, data_args)
-            if limit is not None:
-                dataset = dataset.take(limit)
-            if isinstance(dataset, IterableDataset):
-                if role == "train":
-                    dataset = shuffled(dataset, seed, SHUFFLE_BUFFER)
-                else:  # read again and again: worth a copy
-                    dataset = Dataset.from_generator(
-                        functools.partial(iter, undecoded(dataset)), features=dataset.features
-                    )
-            splits[role] = dataset
-    return splits
-
-
-def _within_filters(train: Any, data_args: DataArguments) -> Dataset:
-    """The training rows within the bounds of their scores."""
-    if isinstance(train, IterableDataset):
-        raise ValueError("`filters` look at the scores of all rows first: leave out `--streaming`.")
-    kept, reasons = filter_dataset(train, filters_of(as_mapping(data_args, "filters")))
-    said = ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
-    if not len(kept):
-        raise ValueError(f"`filters` leave none of the {len(train)} training rows ({said}): widen them.")
-    logger.info(f"Filters keep {len(kept)} of {len(train)} training rows ({said or 'all'}).")
-    return kept
-
-
-def make_processor(
-    model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any], checkpoint: str | None = None
-) -> CLIPProcessor:
-    """
-    The processor of the checkpoint that training goes on from; else the one asked for, the starting model's, or one
-    whose tokenizer is trained on the captions, which is the default on `scenes`. A tokenizer is trained in one process
-    and shared with the others.
-
-    Raises:
-        ValueError: A tokenizer is to be trained on a stream.
-    """
-    if checkpoint is not None and any((Path(checkpoint) / name).is_file() for name in PROCESSOR_FILES):
-        return load_processor(checkpoint)
-    source = model_args.processor_name_or_path or model_args.model_name_or_path
-    if source is None:
-        source = TRAIN_TOKENIZER if data_args.dataset_name_or_path == "scenes" else DEFAULT_PROCESSOR
-    if source != TRAIN_TOKENIZER:
-        return load_processor(source)
-    train = splits["train"]
-    if isinstance(train, IterableDataset):
-        raise ValueError(
-            f"`--processor_name_or_path {TRAIN_TOKENIZER}` reads all captions first: leave out `--streaming`, or "
-            "name a processor."
-        )
-    main = PartialState().is_main_process
-    image_size = model_args.image_size or 224
-    shared = [in_all_processes(lambda: build_processor(_captions(train), image_size=image_size) if main else None)]
-    broadcast_object_list(shared)
-    return shared[0]
-
-
-def _nouns(value: object) -> Any:
-    text = str(value)  # YAML reads a number
-    return int(text) if text.isdigit() else text
-
-
-def _captions(dataset: Dataset) -> Iterator[str]:
-    """All captions that can be used: hard negatives, paraphrases and dense captions too."""
-    for name in TEXT_COLUMNS:
-        for value in dataset[name] if name in dataset.column_names else ():
-            for caption in value if is_several(value) else [value]:
-                with contextlib.suppress(BrokenValue):
-                    yield decode_caption(caption)
-
-
-def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletCLIPModel:
-    """
-    The model that training starts from: a checkpoint, or random weights of the sizes asked for.
-
-    Raises:
-        ValueError: `model_config` has an unknown field or sizes that do not fit each other, or the text tower does not
-            read captions as the tokenizer writes them.
-    """
-    kwargs: dict[str, Any] = dict(model_args.loading_arguments())
-    if model_args.attn_implementation is not None:
-        kwargs["attn_implementation"] = model_args.attn_implementation
-    tokenizer = processor.tokenizer
-    if model_args.model_name_or_path is not None:
-        if model_args.model_config:
-            raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
-        check_no_adapter(model_args.model_name_or_path)
-        model = TripletCLIPModel.from_pretrained(model_args.model_name_or_path, **kwargs)
-        check_processor(model, processor)
-        return model
-    settings = dict(model_args.config_fields)
-    text = {
-        "vocab_size": len(tokenizer),
-        # A tokenizer that names no length has a huge one.
-        "max_position_embeddings": min(tokenizer.model_max_length, CLIPTextConfig.max_position_embeddings),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **_mapping(settings, "text_config"),
-    }
-    vision = _mapping(settings, "vision_config")
-    parts = (("", TripletCLIPConfig, settings), ("text_config", CLIPTextConfig, text))
-    for part, config_class, values in (*parts, ("vision_config", CLIPVisionConfig, vision)):
-        if unknown := [name for name in values if name not in {field.name for field in fields(config_class)}]:
-            raise ValueError(f"`model_config` has unknown fields {unknown}{f' in {part!r}' if part else ''}.")
-    if "projection_dim" in settings:
-        text.setdefault("projection_dim", settings["projection_dim"])
-        vision.setdefault("projection_dim", settings["projection_dim"])
-    try:
-        config = TripletCLIPConfig(text_config=text, vision_config=vision, **settings)
-        image: Any = config.vision_config
-        if image.patch_size > image.image_size:
-            raise ValueError("an image is smaller than a patch")
-        model = TripletCLIPModel._from_config(config, **kwargs)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"`model_config` describes no CLIP: {error}") from error
-    check_processor(model, processor)
-    return model
-
-
-def _mapping(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    part = settings.pop(name, None) or {}
-    if not isinstance(part, dict):
-        raise ValueError(f"`model_config` has {part!r} as {name!r}: give fields and their values.")
-    return part
-
-
 def require_writable(output_dir: str | None) -> str:
-    """Create the output folder now: hours of training must not end in a folder that cannot be written."""
+    """Create the output folder, now: hours of training must not end at a folder that cannot be written."""
     assert output_dir is not None  # TrainingArguments has a default
     try:
         os.makedirs(output_dir, exist_ok=True)
@@ -495,3 +291,21 @@ def _warn_about_single_process(args: TripletCLIPTrainingArguments) -> None:
             "Several processes were asked for but only one was started: `accelerate launch` does so on CPU. "
             "See 'Several processes' in docs/scaling.md for the form that works."
         )
+
+
+def release_wrappers(trainer: Trainer) -> None:
+    """
+    Let go of DDP's wrapper of the model. Its reducer holds the process group: if it outlives the group, the process
+    may hang or abort when it exits.
+    """
+    trainer.accelerator.wait_for_everyone()
+    trainer.model_wrapped = cast(nn.Module, trainer.model)
+    trainer.accelerator.free_memory()
+
+
+def end_training(trainer: Trainer) -> None:
+    """Close the process group, so that gloo does not abort when the process exits."""
+    release_wrappers(trainer)
+    trainer.accelerator.end_training()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher that the model is compared with: what it was before training, or a moving average of what it is."""
+"""The teacher in distillation: the model as it was before training, or a moving average of the model in training."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ TEACHER_WEIGHTS = "teacher.safetensors"  # in a checkpoint: those of a teacher t
 
 class Teacher:
     """
-    Embeds batches as the model did when this was made, or as its moving average does.
+    Embeds batches as the model did when the teacher was made, or as a moving average of the model does.
 
-    One that does not move is inside a `PeftModel` the model without its adapters, which costs no memory; otherwise it
-    is a copy. One that moves has a copy of the weights that train, in float32, and shares all others with the model.
-    Of adapters their own weights are averaged, not the products that they add.
+    A teacher that does not move is a copy of the model. Inside a `PeftModel` it is the model without its adapters,
+    which costs no memory. A teacher that moves has a copy of the weights that train, in float32, and shares all others
+    with the model. The weights of adapters are averaged themselves, not the products that they add.
 
     Args:
         model ([`TripletCLIPModel`] or `PeftModel`): The model before training.
-        device (`torch.device`): Where to keep a copy.
-        decay (`float`, *optional*): How much of the teacher stays at each step; `None` and 1: all of it.
+        device (`torch.device`): Where to keep the copy.
+        decay (`float`, *optional*): How much of the teacher stays at each step; it does not move with `None` or 1.
 
     Attributes:
-        copy (`nn.Module`, *optional*): The copy; `None` inside a `PeftModel`, and of a teacher that moves.
-        weights (`dict[str, torch.Tensor]`): Of a teacher that moves, by the names of the model's parameters.
-        towers ([`TowerCache`], *optional*): What its towers put out, which never changes; by default they run.
+        copy (`nn.Module`, *optional*): The copy; `None` inside a `PeftModel`, and for a teacher that moves.
+        weights (`dict[str, torch.Tensor]`): The averages of a teacher that moves, by the names of the parameters.
+        towers ([`TowerCache`], *optional*): A cache of the outputs of its towers; without one they run each time.
     """
 
     towers: TowerCache | None = None
@@ -69,7 +69,10 @@ class Teacher:
 
         Args:
             model ([`TripletCLIPModel`] or `PeftModel`): The model in training, without DDP's wrapper.
-            inputs (`dict`): Model inputs. What the objective does not compare with it is not embedded.
+            inputs (`dict`): Model inputs. Only what the objective compares with the teacher is embedded.
+
+        Returns:
+            `dict[str, torch.Tensor]`: Embeddings of shape `(rows, projection_dim)` by role.
         """
         roles = unwrap_peft_model(model).objective.teacher_roles
         inputs = _compared(inputs, roles)
@@ -78,31 +81,31 @@ class Teacher:
             found = _embed(model, inputs, lambda **given: functional_call(model, weights, kwargs=given))
         else:
             with self.as_before(model):
-                taught = model if self.copy is None else self.copy
-                found = _embed(taught, self._known(inputs), taught)
+                teacher = model if self.copy is None else self.copy
+                found = _embed(teacher, self._known(inputs), teacher)
         return {role: found[role] for role in roles}
 
     def as_before(self, model: Any) -> contextlib.AbstractContextManager[Any]:
-        """A context in which the teacher's towers are as they were before training; `model` as of a call."""
+        """A context in which `model`, or the copy, is as it was before training."""
         return contextlib.nullcontext() if self.copy is not None else model.disable_adapter()
 
     def _known(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs if self.towers is None else self.towers.inputs(inputs)
 
     def bound_to(self, model: Any) -> Callable[[dict[str, Any]], dict[str, torch.Tensor]]:
-        """The same with the model in training given."""
+        """This teacher as a function of the inputs alone, for a model in training."""
         return lambda inputs: self(model, inputs)
 
     @torch.no_grad()
     def follow(self, model: nn.Module) -> None:
-        """Move by a step towards the model, if it moves."""
+        """Move one step towards the model, if the teacher moves."""
         if not self.weights:
             return
         found = [model.get_parameter(name).detach().to(value) for name, value in self.weights.items()]
         self._average(list(self.weights.values()), found, None)
 
     def save(self, checkpoint: str | os.PathLike[str]) -> None:
-        """Write the weights of a teacher that moves into a checkpoint folder."""
+        """Write the weights of a teacher that moves into a checkpoint folder; does nothing for another."""
         if self.moves:
             save_file(
                 {name: value.contiguous() for name, value in self.weights.items()}, Path(checkpoint) / TEACHER_WEIGHTS
@@ -110,10 +113,10 @@ class Teacher:
 
     def load(self, checkpoint: str | os.PathLike[str]) -> None:
         """
-        Read what `save` wrote.
+        Read the weights that `save` wrote.
 
         Raises:
-            ValueError: It is not there, or of another model.
+            ValueError: They are missing, or of another model.
         """
         if not self.moves:
             return
@@ -133,7 +136,7 @@ class Teacher:
 
 
 class _Follow(TrainerCallback):
-    """Lets a teacher follow the model after each step that the optimizer has taken."""
+    """Lets a teacher follow the model after each optimizer step."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -141,13 +144,13 @@ class _Follow(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.trainer.took_step:
+        if self.trainer.steps.learned:
             self.trainer.teacher.follow(kwargs["model"])
 
 
 def teacher_of(trainer: Any) -> Teacher | None:
     """
-    The teacher of a trainer's objective, `None` if it needs none. One that moves does so from now on.
+    The teacher of a trainer's objective; `None` if it needs none. A teacher that moves follows from now on.
 
     Args:
         trainer ([`TripletCLIPTrainer`]): Before it trains, and before a checkpoint is loaded.
@@ -169,7 +172,7 @@ def teacher_of(trainer: Any) -> Teacher | None:
 
 
 def _compared(inputs: dict[str, Any], roles: Sequence[str]) -> dict[str, Any]:
-    """Model inputs of some roles, and the first image and caption, without which the model does not run."""
+    """The model inputs of some roles, and at least one image and one caption: the model does not run without them."""
     found = dict(inputs)
     for role in ROLES.values():
         if role.name in roles:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locked towers run once for each input: what they put out is kept in a folder.
+"""Locked towers run once for each input: their outputs are kept in a folder.
 
 A tower that does not train gives the same output for the same input at every step, in every epoch and in every run.
-Kept is its pooled output, before the projection: so runs with a trained and with a locked projection share it, and the
-teacher of distillation too. In a batch the rows of pooled output, float `(rows, hidden_size)`, take the place of
-`pixel_values` or `input_ids`, and [`TripletCLIPModel`] puts the projection alone behind them.
+Its pooled output, before the projection, is kept, so that runs with a trained and with a locked projection share it,
+and the teacher of distillation too. In a batch the rows of pooled output, float `(rows, hidden_size)`, take the place
+of `pixel_values` or `input_ids`, and [`TripletCLIPModel`] applies only the projection to them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from hf_tripletclip.evaluation.encoder import OF_NO_MATTER, evaluation_mode
 from hf_tripletclip.training.feature_store import KEY_BYTES, FeatureStore
 from hf_tripletclip.training.towers import TOWERS
 
-VERSION = "1"  # of keys and folders: another one finds nothing of this
-TAG_BYTES = 4  # of a key: whose it is
-NAMES = {"vision": "image", "text": "text"}  # tower -> what messages and folders call it
-INPUTS = {"vision": "pixel_values", "text": "input_ids"}  # tower -> the end of its inputs' names
-BESIDE = ("attention_mask", "position_ids")  # of captions
-# What a collator with a cache adds to a batch: outputs that were there, pixels of the other images, and their keys.
+VERSION = "1"  # of keys and folders: another version does not find them
+TAG_BYTES = 4  # of a key: they name the tower that it is for
+NAMES = {"vision": "image", "text": "text"}  # tower -> its name in messages and folders
+INPUTS = {"vision": "pixel_values", "text": "input_ids"}  # tower -> how the names of its inputs end
+BESIDE = ("attention_mask", "position_ids")  # other inputs of captions
+# What a collator with a cache adds to a batch: known outputs, pixels of the other images, and the keys of both.
 FOUND, FOUND_KEYS, NEW, NEW_KEYS = "found_images", "found_image_keys", "new_images", "new_image_keys"
 
 
@@ -41,12 +41,12 @@ FOUND, FOUND_KEYS, NEW, NEW_KEYS = "found_images", "found_image_keys", "new_imag
 
 def fingerprint(core: Any, tower: str, precision: str) -> str:
     """
-    16 hexadecimal digits of a tower's weights and architecture, without adapters, and of the precision it runs in.
+    16 hexadecimal digits that depend on a tower's weights and architecture, without adapters, and on its precision.
 
     Args:
         core ([`TripletCLIPModel`]): The model.
         tower (`str`): `text` or `vision`.
-        precision (`str`): Of autocast: `no`, `bf16` or `fp16`.
+        precision (`str`): Precision of autocast: `no`, `bf16` or `fp16`.
     """
     config = getattr(core.config, f"{tower}_config").to_dict()
     config = {name: value for name, value in config.items() if name not in OF_NO_MATTER}
@@ -58,7 +58,7 @@ def fingerprint(core: Any, tower: str, precision: str) -> str:
 
 
 def tower_weights(core: Any, tower: str) -> dict[str, torch.Tensor]:
-    """A tower's weights by the names that they have without PEFT around them."""
+    """A tower's weights, by their names without PEFT."""
     found = {}
     for name, value in getattr(core, TOWERS[tower][0]).state_dict(keep_vars=True).items():
         if "lora_" not in name and "modules_to_save." not in name:
@@ -88,18 +88,18 @@ def _as_keys(values: torch.Tensor) -> list[bytes]:
 @dataclass
 class _Opened:
     key: bytes
-    features: torch.Tensor | None = None  # what the tower put out
-    image: Image.Image | None = None  # where it is not known
+    features: torch.Tensor | None = None  # the output of the tower, if it is known
+    image: Image.Image | None = None  # if it is not known
 
 
 class KnownImages:
     """
-    What a [`~hf_tripletclip.data.TripletCollator`] asks before it decodes an image; also in workers.
+    Tells a [`~hf_tripletclip.data.TripletCollator`], also in workers, which images it need not decode.
 
     Args:
-        store ([`FeatureStore`]): Of the image tower.
-        tag (`bytes`): Of its keys.
-        processor: The image processor, which decides what the tower sees.
+        store ([`FeatureStore`]): The store of the image tower.
+        tag (`bytes`): The first bytes of its keys.
+        processor: The image processor, on which the tower's input depends.
     """
 
     def __init__(self, store: FeatureStore, tag: bytes, processor: Any) -> None:
@@ -108,13 +108,13 @@ class KnownImages:
 
     def open(self, value: Any, decode_size: int | None) -> _Opened:
         """
-        An image of a row: what the tower put out for it, or else the image itself.
+        The output of the tower for an image of a row, or else the image itself.
 
         Raises:
             BrokenValue: It cannot be read.
         """
         content, image = _content(value), None
-        if content is None:  # pixels already, or not at hand: what counts is what they show
+        if content is None:  # pixels already, or a remote file: the key is made of the pixels
             image = decode_image(value, decode_size)
             of = [b"pixels", str(image.size).encode(), image.tobytes()]
         else:
@@ -130,11 +130,11 @@ class KnownImages:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         Args:
-            images: From [`open`].
+            images: Images from `open`.
             pixels (`Callable`): Makes pixels of images.
 
         Returns:
-            The images' keys, uint8 `(images, 16)`, and what a batch has beside them.
+            The images' keys, uint8 `(images, 16)`, and the other entries of the batch.
         """
         found = {one.key: one.features for one in images if one.features is not None}
         new = {one.key: one.image for one in images if one.image is not None and one.key not in found}
@@ -147,7 +147,7 @@ class KnownImages:
 
 
 def _content(value: Any) -> bytes | None:
-    """A file's contents; `None` of what is no file, or a remote one."""
+    """The contents of a file; `None` if the value is no file, or a remote one."""
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if isinstance(value, (str, os.PathLike)) and not is_url(os.fspath(value)):
@@ -160,14 +160,14 @@ def _content(value: Any) -> bytes | None:
 
 class TowerCache:
     """
-    The pooled output of towers that do not change, by what goes into them.
+    The pooled outputs of towers that do not change, by their inputs.
 
     Args:
-        core ([`TripletCLIPModel`]): The model whose towers these are.
-        towers (`Sequence[str]`): Which: `text`, `vision`.
-        folder (`str` or `os.PathLike`): Where it is kept: `image-<fingerprint>/` and `text-<fingerprint>/`.
+        core ([`TripletCLIPModel`]): The model with the towers.
+        towers (`Sequence[str]`): Which of them: `text`, `vision`.
+        folder (`str` or `os.PathLike`): The folder, with subfolders `image-<fingerprint>/` and `text-<fingerprint>/`.
         limit (`int`): Bytes that the folder may take, whoever wrote them.
-        precision (`str`): Of autocast: `no`, `bf16` or `fp16`.
+        precision (`str`): Precision of autocast: `no`, `bf16` or `fp16`.
         autocast (`Callable`): Gives the context in which the towers run.
         batch_size (`int`): Images or captions that go through a tower at a time.
 
@@ -194,13 +194,13 @@ class TowerCache:
         self._states: dict[str, Any] = {}
 
     def store(self, tower: str) -> FeatureStore:
-        """The store of a tower as its weights are now. What is changed in place through `.data` goes unnoticed."""
-        weights = list(tower_weights(self.core, tower).values())  # they may have been replaced by others
+        """The store for a tower's present weights. Changes in place through `.data` go unnoticed."""
+        weights = list(tower_weights(self.core, tower).values())  # they may have been replaced
         versions = _versions(weights)
         if tower not in self._states or self._states[tower][1] != versions:
             if tower in self._stores:
                 self._stores[tower].flush()
-            # Held, so that no other weights come to lie where they did.
+            # Held, so that no other weights get their place in memory.
             self._states[tower] = (weights, versions)
             name = f"{NAMES[tower]}-{fingerprint(self.core, tower, self.precision)}"
             self._stores[tower] = FeatureStore(self.folder, name, self.limit)
@@ -210,23 +210,23 @@ class TowerCache:
         return bytes.fromhex(self._stores[tower].name.rpartition("-")[2])[:TAG_BYTES]
 
     def known_images(self, processor: Any) -> KnownImages | None:
-        """What a collator asks before it decodes an image; `None` where the image tower is not cached."""
+        """What tells a collator which images it need not decode; `None` if the image tower is not cached."""
         if "vision" not in self.towers:
             return None
         return KnownImages(self.store("vision"), self._tag("vision"), processor.image_processor)
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Write the outputs that are not written yet."""
         for store in self._stores.values():
             store.flush()
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """
-        A batch with the towers' outputs, float `(rows, hidden_size)`, in place of what goes into them. What is not
-        known goes through the tower, in evaluation mode and without gradients.
+        A batch with the towers' outputs, float `(rows, hidden_size)`, in place of their inputs. Inputs without a known
+        output go through the tower, in evaluation mode and without gradients.
 
         Args:
-            batch (`Mapping[str, Any]`): From a collator. What has the outputs already stays.
+            batch (`Mapping[str, Any]`): A batch of a collator. Entries that are outputs already stay.
 
         Raises:
             ValueError: A tower's weights have changed since the collator was made.
@@ -236,7 +236,7 @@ class TowerCache:
             names = [name for name, value in found.items() if _is_input(name, value, tower)]
             if not names:
                 continue
-            self.store(tower)  # of the weights as they are now
+            self.store(tower)  # for the present weights
             table = self._from_collator(batch) if tower == "vision" else {}
             outputs = {name: self._outputs(tower, name, found, table) for name in names}
             for name in names:
@@ -246,7 +246,7 @@ class TowerCache:
         return found
 
     def _from_collator(self, batch: Mapping[str, Any]) -> dict[bytes, torch.Tensor]:
-        """The outputs of the images of a batch whose collator knows this cache, by key."""
+        """The outputs for the images of a batch, by key, if its collator knows this cache."""
         tag = self._tag("vision")
         table: dict[bytes, torch.Tensor] = {}
         for values, keys in ((FOUND, FOUND_KEYS), (NEW, NEW_KEYS)):
@@ -301,7 +301,7 @@ class TowerCache:
         inputs: Mapping[str, torch.Tensor],
         known: Mapping[bytes, torch.Tensor] | None = None,
     ) -> dict[bytes, torch.Tensor]:
-        """The outputs by key, of the rows of `inputs`; those that are nowhere are computed."""
+        """The outputs for the rows of `inputs` by key; those that are not known are computed."""
         store, found = self._stores[tower], {}
         missing: dict[bytes, int] = {}
         for row, key in enumerate(keys):
@@ -321,7 +321,7 @@ class TowerCache:
             for key, features in zip(list(missing)[start : start + self.batch_size], computed, strict=True):
                 found[key] = features
                 if features.isfinite().all():
-                    store.add(key, features.clone())  # alone: a view would hold its batch
+                    store.add(key, features.clone())  # a copy: a view would hold its whole batch
         self.computed[tower] += len(rows)
         return found
 
@@ -338,19 +338,19 @@ def _versions(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
 
 
 def _is_input(name: str, value: Any, tower: str) -> bool:
-    """Whether an entry of a batch goes into a tower, and is not its output already."""
+    """Whether an entry of a batch is an input of a tower, and not its output already."""
     if not isinstance(value, torch.Tensor) or not name.endswith(INPUTS[tower]):
         return False
     return not (value.is_floating_point() and value.ndim == 2)
 
 
 def _plain(name: str) -> str:
-    """An input's name without what it is of, such as `negative_`."""
+    """An input's name without the role before it, such as `negative_`."""
     return next(plain for plain in (*INPUTS.values(), *BESIDE) if name.endswith(plain))
 
 
 def _beside(name: str, batch: Mapping[str, Any]) -> list[str]:
-    """The mask and positions of a caption's tokens, where a batch has them."""
+    """The names of the mask and positions of a caption's tokens, as far as a batch has them."""
     if not name.endswith(INPUTS["text"]):
         return []
     front = name.removesuffix(INPUTS["text"])

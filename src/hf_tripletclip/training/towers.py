@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trains: each tower in full, by LoRA or not at all, and which parameters beside the towers."""
+"""Which parameters train: each tower in full, by LoRA or not at all, the projections and `logit_scale`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HALF = {torch.float16, torch.bfloat16}
 
 @dataclass
 class TowerArguments:
-    """What of the model trains."""
+    """Which parts of the model train."""
 
     train_text: str = field(default="full", metadata={"help": "The text tower: full, lora or frozen."})
     train_vision: str = field(default="full", metadata={"help": "The image tower: full, lora or frozen."})
@@ -70,7 +70,7 @@ class TowerArguments:
 
     def check(self) -> None:
         """
-        Check what can be checked without a model.
+        Check the settings, as far as that is possible without a model.
 
         Raises:
             ValueError: A setting is out of range, or nothing is left to train.
@@ -99,7 +99,7 @@ class TowerArguments:
                 raise ImportError("`load_in_4bit` needs bitsandbytes: pip install bitsandbytes")
 
     def loading_arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` gets beyond the usual."""
+        """Further arguments of `from_pretrained`, for weights of 4 bits."""
         if not self.load_in_4bit:
             return {}
         from transformers import BitsAndBytesConfig
@@ -119,11 +119,11 @@ class TowerArguments:
 
 def check_lora_is_used(argv: Sequence[str], runs: Sequence[TowerArguments]) -> None:
     """
-    Check that some run trains by LoRA where the command line has flags of it, or a file sets some. A command line that
-    says itself how the towers train may be about a file that is for LoRA.
+    Check that some run trains by LoRA if the command line or a file sets LoRA's options. If the command line says how
+    the towers train, the file's options do not matter.
 
     Raises:
-        ValueError: None does: training in full is not what was meant.
+        ValueError: No run does: training in full cannot be meant.
     """
     if any(run.has_lora for run in runs):
         return
@@ -141,19 +141,19 @@ def check_lora_is_used(argv: Sequence[str], runs: Sequence[TowerArguments]) -> N
 
 def check_fits(model: Any, args: TowerArguments) -> None:
     """
-    Check, without changing anything, that a model can be trained so.
+    Check, without changing it, that a model can be trained with these settings.
 
     Raises:
         ValueError: It is no CLIP, or a LoRA target matches none of its layers.
     """
     if not isinstance(model, TripletCLIPModel):
-        raise ValueError(f"The model is a {type(model).__name__}; what is trained here is a CLIP.")
+        raise ValueError(f"The model is a {type(model).__name__}; only a CLIP can be trained here.")
     if args.has_lora:
         _target_pattern(model, args)
 
 
 def check_no_adapter(source: str) -> None:
-    """Raise `ValueError` where a model to start from is a PEFT adapter: its weights are not a model's."""
+    """Raise `ValueError` if a model to start from is a PEFT adapter, which is no whole model."""
     if find_file(source, ADAPTER_CONFIG, {}) is not None:
         raise ValueError(
             f"{source} is a PEFT adapter, and training starts from a whole model. Merge it into one first: "
@@ -163,12 +163,12 @@ def check_no_adapter(source: str) -> None:
 
 def check_same_towers(checkpoint: str | os.PathLike[str], model: Any) -> None:
     """
-    Raise `ValueError` where a checkpoint was trained by LoRA and this run is not, the other way round, or with other
-    adapters or on another base: peft would load what fits by name.
+    Raise `ValueError` if only one of a checkpoint and this run trains by LoRA, or if their adapters or base models
+    differ: peft would load the weights that fit by name.
 
     Args:
         checkpoint (`str` or `os.PathLike`): A checkpoint folder.
-        model: From `prepare_towers`.
+        model: The model from `prepare_towers`.
     """
     path = Path(checkpoint) / ADAPTER_CONFIG
     config = getattr(model, "peft_config", {}).get("default")
@@ -206,20 +206,20 @@ def _comparable(value: Any) -> Any:
 
 def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_checkpointing: bool = False) -> Any:
     """
-    Make only what should train require gradients, with adapters where LoRA is asked for. A frozen tower keeps no
-    activations for the backward pass.
+    Let only the parameters require gradients that should train, and add adapters if LoRA is asked for. A frozen tower
+    keeps no activations for the backward pass.
 
     Args:
         model ([`TripletCLIPModel`]): The model; it is changed in place.
-        args ([`TowerArguments`]): What trains.
+        args ([`TowerArguments`]): Which parts train.
         gradient_checkpointing (`bool`, defaults to `False`): Whether the trainer will use it: inside frozen weights
             it needs inputs that require gradients.
 
     Returns:
-        The model, or a [`TripletCLIPPeftModel`] around it where a tower trains by LoRA.
+        The model, or a [`TripletCLIPPeftModel`] around it if a tower trains by LoRA.
 
     Raises:
-        ValueError: A setting is out of range, nothing is left to train, or a LoRA target matches nothing.
+        ValueError: A setting is out of range, nothing is left to train, or a LoRA target matches no layer.
         ImportError: peft or bitsandbytes is not installed.
     """
     args.check()
@@ -259,13 +259,13 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
 
 def hold_weights_in(model: nn.Module, dtype: str) -> None:
     """
-    Hold a model's weights in a dtype, in place: an optimizer's small steps are lost in half precision, for most
-    weights then stay what they are (from a checkpoint in bfloat16, at a learning rate of 1e-5, 94 of 100). Weights of
-    4 or 8 bits stay.
+    Hold a model's weights in a dtype, in place. In half precision an optimizer's small steps are lost, because most
+    weights do not change (94 of 100, from a checkpoint in bfloat16 at a learning rate of 1e-5). Weights of 4 or 8 bits
+    stay as they are.
 
     Args:
         model (`nn.Module`): The model, also with adapters.
-        dtype (`str`): `float32`, `bfloat16` or `float16`. The latter two are warned of.
+        dtype (`str`): `float32`, `bfloat16` or `float16`; the latter two give a warning.
     """
     wanted: torch.dtype = getattr(torch, dtype)
     others = HALF if wanted == torch.float32 else {*HALF, torch.float32, torch.float64}
@@ -282,15 +282,15 @@ def hold_weights_in(model: nn.Module, dtype: str) -> None:
         )
     elif replaced:
         logger.warning(
-            f"The model's weights are {' and '.join(sorted(replaced))}. They are trained and saved in float32, for in "
-            "half precision small steps are lost (`bf16` computes in it all the same; `weights_dtype` says otherwise)."
+            f"The model's weights are {' and '.join(sorted(replaced))}. They are trained and saved in float32: "
+            "small steps are lost in half precision (`bf16` still computes in it; `weights_dtype` keeps it)."
         )
 
 
 def _keep_differentiable(model: Any) -> None:
     """
-    On some CPUs bitsandbytes (0.50) packs the weights anew at the first evaluation, for a kernel without a backward
-    pass: training cannot go on from there.
+    On some CPUs bitsandbytes (0.50) packs the weights at the first evaluation for a kernel without a backward pass, so
+    that training cannot go on. This turns it off.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -322,7 +322,7 @@ def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
 
 
 def describe_towers(model: Any, args: TowerArguments) -> str:
-    """A line on what trains, such as `text tower lora, image tower frozen; 0.3 of 151.3 million parameters train`."""
+    """A line such as `Text tower lora, image tower frozen (rank 16): 300,000 of 151,300,000 parameters train`."""
     total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))  # knows weights of 4 bits
     rank = f" (rank {args.lora_r})" if args.has_lora else ""
     return (

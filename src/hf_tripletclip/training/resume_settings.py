@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What determines the course of a training run: a run with other settings does not go on from its checkpoints."""
+"""The settings that determine the course of a run: a run with others may not go on from its checkpoints."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Settings that a resumed run may change: they say where to write, what to tell, what to measure and on what to
-# compute. All others, also those of later versions, are compared.
+# Settings that a resumed run may change: where to write, what to log, what to measure and what to compute on. All
+# others, also those of later versions, are compared.
 FREE = _names(
     """
     output_dir run_name project report_to disable_tqdm debug skip_memory_metrics resume_from_checkpoint local_rank
@@ -53,9 +53,9 @@ FREE = _names(
     scenes_validation_size scenes_test_size
     """
 )
-# Free too, but they change what comes after: the card tells them.
-TOLD = ("max_steps", "num_train_epochs")
-# In the checkpoint's optimizer, its schedule or its weights: a resumed run could not change them if it would.
+# A resumed run may change these too, but they change its course from there on, so the card lists the change.
+LISTED = ("max_steps", "num_train_epochs")
+# These are part of the checkpoint's optimizer, schedule or weights: a resumed run cannot change them.
 FIXED = _names(
     """
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules
@@ -66,7 +66,7 @@ FIXED = _names(
     model_config vocabulary start_weights trained_in
     """
 )
-# With others of these a pass has other rows or another order: a position in it says nothing.
+# If one of these changes, a pass has other rows or another order, and a position in it means nothing.
 OF_ORDER = _names(
     """
     per_device_train_batch_size world_size gradient_accumulation_steps seed data_seed dataloader_drop_last
@@ -86,7 +86,7 @@ NAMES = {
 
 @dataclass
 class Difference:
-    """One setting that was other."""
+    """A setting that has changed."""
 
     name: str
     was: Any
@@ -98,7 +98,7 @@ class Difference:
 
 @dataclass
 class Course:
-    """What a checkpoint tells of the run beside the weights."""
+    """What a checkpoint keeps of its run beside the weights."""
 
     settings: dict[str, Any]
     position: dict[str, Any] = field(default_factory=dict)  # in the data: `pass`, from 0, and `batches` of it
@@ -112,7 +112,7 @@ class Course:
     @classmethod
     def load(cls, checkpoint: str | os.PathLike[str]) -> Course | None:
         """
-        Of a checkpoint; `None` for one of a plain `Trainer` or of an older version.
+        Read it from a checkpoint; `None` if a plain `Trainer` or an older version wrote the checkpoint.
 
         Raises:
             ValueError: The file cannot be read.
@@ -127,7 +127,7 @@ class Course:
 
 
 def of_scripts(*arguments: Any) -> dict[str, Any]:
-    """The settings in a script's own dataclasses of arguments."""
+    """The settings in a script's own dataclasses of arguments, as plain values by name."""
     found = {
         entry.name: _plain(getattr(part, entry.name))
         for part in arguments
@@ -141,7 +141,7 @@ def of_scripts(*arguments: Any) -> dict[str, Any]:
 
 def settings_of(trainer: Any) -> dict[str, Any]:
     """
-    Everything that determines the course of a run, as plain values by name. It looks at the data.
+    Everything that determines the course of a run, as plain values by name. This reads the data.
 
     Args:
         trainer ([`TripletCLIPTrainer`]): Before it trains.
@@ -191,12 +191,12 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[Di
     What differs between a checkpoint's settings and a run's.
 
     Args:
-        was, now (`Mapping[str, Any]`): From [`settings_of`]. What only one of them has is not compared.
+        was, now (`Mapping[str, Any]`): From [`settings_of`]. Settings that only one of them has are not compared.
 
     Returns:
-        The differences that make it another run, and those that do not but change what comes after.
+        Differences with which a run may not go on, and differences that are allowed but belong on the card.
     """
-    # Where the data lies is no difference, if it is the same. A stream does not tell that of the pictures beside it.
+    # The same data may lie elsewhere. Of a stream the pictures beside it are not compared, so their folder is.
     ignored = {"rows_by_process", "dataset_name_or_path"} | (set() if now.get("streaming") else {"images"})
     found = [
         Difference(name, was[name], now[name])
@@ -206,14 +206,14 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[Di
     names = {one.name for one in found}
     if "train_data" in names and was.get("dataset_name_or_path") != now.get("dataset_name_or_path"):
         found.insert(0, Difference("dataset_name_or_path", was["dataset_name_or_path"], now["dataset_name_or_path"]))
-    told = set(TOLD)
+    listed = set(LISTED)
     batch = ("per_device_train_batch_size", "world_size")
     if not now.get("rows_by_process") and was[batch[0]] * was[batch[1]] == now[batch[0]] * now[batch[1]]:
-        told |= set(batch)  # the same rows in every step
-    # A metric that nothing was the best in, or that nothing asks for now, is no difference.
+        listed |= set(batch)  # the same rows in every step
+    # A best metric that only one of the two runs asks for is no difference.
     of_best = {"metric_for_best_model", "greater_is_better"} if _no_best(was) or _no_best(now) else set()
     found = [one for one in found if one.name not in of_best]
-    return [one for one in found if one.name not in told], [one for one in found if one.name in told]
+    return [one for one in found if one.name not in listed], [one for one in found if one.name in listed]
 
 
 def refusal(checkpoint: str, found: Sequence[Difference]) -> str:
@@ -228,13 +228,13 @@ def refusal(checkpoint: str, found: Sequence[Difference]) -> str:
             f"{names} in them, so this cannot change on the way."
         )
     return (
-        f"{text}go on with the new ones by `--allow_changed_settings`, which the card then tells, or start another "
+        f"{text}go on with the new ones by `--allow_changed_settings` (the card then lists them), or start another "
         "run in another `output_dir`."
     )
 
 
 def describe_changes(changes: Sequence[Mapping[str, Any]]) -> str:
-    """What a card says of the settings that changed on the way, with a space before it; empty where none did."""
+    """Sentences of a card on settings that changed on the way, with a space before them; empty if none did."""
     return "".join(f" After step {entry['step']} it was resumed: {'; '.join(entry['changes'])}." for entry in changes)
 
 
@@ -243,7 +243,7 @@ def _no_best(settings: Mapping[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON gives it back."""
+    """A value as it comes back from JSON."""
     if isinstance(value, enum.Enum):
         value = value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -257,7 +257,7 @@ def _shown(value: Any) -> str:
 
 
 def _columns(trainer: Any) -> Sequence[str] | None:
-    """The columns that the objective reads; all of data whose rows are tensors."""
+    """The columns that the objective reads; `None`, which means all, if the rows are tensors."""
     named = getattr(trainer.train_dataset, "column_names", None) or ()
     objective = trainer.core.objective
     columns = (*objective.columns, *([PARAPHRASE] if objective.draws_captions and PARAPHRASE in named else []))
@@ -273,7 +273,7 @@ def _has_dropout(model: Any) -> bool:
 
 @torch.no_grad()
 def _of_weights(model: nn.Module) -> str:
-    """A digest of a part of every tensor that adapters stand on."""
+    """A digest of a part of every tensor of the model without its adapters."""
     found = hashlib.sha256()
     for name, value in model.named_parameters():
         if "lora_" in name or "modules_to_save" in name:

@@ -1,35 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a row is drawn anew in each pass over the training data."""
+"""Texts of a row that are drawn at random, anew in each pass over the training data."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
-
-from transformers.trainer_utils import has_length
+from typing import Any
 
 from hf_tripletclip.data import TripletCollator
-from hf_tripletclip.data.drawing import CaptionDraw, Draw, SeveralDraw
+from hf_tripletclip.data.draws import CaptionDraw, Draw, SeveralDraw
 from hf_tripletclip.data.loading import is_value
 from hf_tripletclip.data.schema import CAPTION, DENSE_CAPTION, NEG_CAPTION, NEG_IMAGE, PARAPHRASE
 from hf_tripletclip.objectives import Objective
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.training_batches import columns_of
 
-if TYPE_CHECKING:
-    from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-
-# Argument -> the columns of which a row has at most so many in a batch.
+# Argument -> the columns whose values it limits, per row of a batch.
 LIMITS = {"max_negatives": (NEG_CAPTION, NEG_IMAGE), "max_positives": (PARAPHRASE, DENSE_CAPTION)}
 
 
-def unused_limits(objective: Objective) -> list[str]:
-    """The arguments of [`LIMITS`] that bound nothing which an objective reads."""
-    read = {*objective.columns, *([PARAPHRASE] if objective.draws_captions else [])}
-    return [name for name, columns in LIMITS.items() if not read & set(columns)]
-
-
-def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
+def collator_with_draws(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
     """
-    The collator, drawing what the objective and the arguments ask for.
+    The collator, which also draws what the objective and the arguments ask for.
 
     Args:
         objective ([`~hf_tripletclip.objectives.Objective`]): May draw captions.
@@ -38,15 +29,10 @@ def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: Tr
         args ([`TripletCLIPTrainingArguments`]): With `max_negatives` and `max_positives`.
 
     Raises:
-        ValueError: An argument bounds what the objective does not read; something is to be drawn, and the rows are
-            tensors already or have one caption each; or the collator and the arguments both say how many.
+        ValueError: Something is to be drawn, but the rows are tensors already or have one caption each; or both the
+            collator and the arguments say how many.
     """
     limits = {name: number for name in LIMITS if (number := getattr(args, name)) is not None}
-    if unused := [name for name in unused_limits(objective) if name in limits]:
-        raise ValueError(
-            f"`{unused[0]}` bounds the columns {' and '.join(LIMITS[unused[0]])}, which the objective "
-            f"{objective.name!r} does not read: leave it out."
-        )
     if not objective.draws_captions and not limits:
         return collator
     if not isinstance(collator, TripletCollator):
@@ -73,13 +59,13 @@ def drawing_collator(objective: Objective, collator: Any, dataset: Any, args: Tr
 
 
 def draws_of(collator: Any) -> list[Draw]:
-    """What a collator draws with."""
+    """The draws of a collator."""
     found = (getattr(collator, name, None) for name in ("draw_captions", "draw_several"))
     return [draw for draw in found if draw is not None]
 
 
 def _check_captions(objective: Objective, dataset: Any) -> None:
-    if objective.needs_neighbours:  # whose batches are what it is for: one caption of a row will do
+    if objective.needs_neighbours:  # its batches matter: one caption of a row is enough
         return
     columns, features = columns_of(dataset), getattr(dataset, "features", None) or {}
     written = is_value(features.get(CAPTION), "string") or CAPTION not in features
@@ -88,14 +74,3 @@ def _check_captions(objective: Objective, dataset: Any) -> None:
             f"The objective {objective.name!r} draws each row's caption from several, but `train_dataset` has one "
             f"`caption` per row and no column `{PARAPHRASE}`; it has {columns}. Add the column, or train with `clip`."
         )
-
-
-def columns_of(dataset: Any) -> list[str] | None:
-    """Column names of a dataset, from its first row if need be; `None` where only reading a stream would tell."""
-    if isinstance(dataset, dict):
-        dataset = next(iter(dataset.values()), None)
-    if (names := getattr(dataset, "column_names", None)) is not None:
-        return list(names)
-    if dataset is None or not has_length(dataset) or len(dataset) == 0:
-        return None
-    return list(dataset[0])  # type: ignore[index]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training batches: some may be without a usable row, the last of a pass may be short, and some hold a row twice."""
+"""Training batches: how they are loaded, which rows they have, and what stands in them more than once.
+
+A batch may be without a usable row, and the last batch of a pass may be short.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
+from transformers.trainer_utils import has_length
 
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.schema import CAPTION, IMAGE_COLUMNS, KEY_COLUMNS, NEGATIVE_TYPE
@@ -18,7 +22,7 @@ from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.roles import MASKS, ROLES, TRIPLET, TRIPLET_IMAGES, TRIPLET_TEXTS
 
-KEYS = "row_keys"  # in a batch: what the rows are called
+KEYS = "row_keys"  # in a batch: the names of its rows
 EVERYONE = "rows_of_all"  # in a batch: how many rows all processes have of it
 CONTENTS = "contents"  # in a batch, by role: see `input_contents`
 
@@ -27,7 +31,7 @@ MODALITIES = {"image": TRIPLET_IMAGES, "caption": TRIPLET_TEXTS}  # -> roles
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch the model takes."""
+    """The entries of a batch that the model takes."""
     beside = (NEGATIVE_TYPE, KEYS, EVERYONE, "return_loss")
     return {name: value for name, value in batch.items() if name not in beside}
 
@@ -38,7 +42,7 @@ def rows_in(batch: Mapping[str, Any]) -> int:
 
 
 def row_names(batch: Mapping[str, Any]) -> list[str]:
-    """What the rows of a batch are called, as far as that is known; those with broken pixels first."""
+    """The names of a batch's rows, as far as they are known; rows with broken pixels first."""
     finite = batch["pixel_values"].flatten(1).isfinite().all(dim=1).tolist()
     keys = batch.get(KEYS) or [None if fine else f"number {row} of a batch" for row, fine in enumerate(finite)]
     broken = [f"{key} (its pixels are not finite)" for key, fine in zip(keys, finite, strict=True) if not fine]
@@ -74,8 +78,8 @@ def empty_batch(collator: TripletCollator) -> dict[str, torch.Tensor]:
 @dataclass
 class TrainingCollator:
     """
-    A [`TripletCollator`] whose batches may be without rows, for a process cannot leave one out alone, and tell what
-    their rows are called (`KEYS`).
+    A [`TripletCollator`] whose batches name their rows (`KEYS`) and may be without rows, because one process cannot
+    leave out a batch alone.
     """
 
     collator: TripletCollator
@@ -92,7 +96,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 class SharedBatches(BatchSampler):
     """
-    One process's part of batches of `processes` times `batch_size` rows. The last of a pass, where it is shorter, is
+    One process's part of batches of `processes` times `batch_size` rows. If the last of a pass is shorter, it is
     shared evenly: accelerate would fill it up with rows of the first.
 
     Args:
@@ -121,13 +125,42 @@ class SharedBatches(BatchSampler):
 
 
 def share_last_batch(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Let a prepared loader of one of several processes share the last batch evenly, see [`SharedBatches`]."""
+    """Let several processes share the last batch of a prepared loader evenly, see [`SharedBatches`]."""
     shard: Any = getattr(loader, "batch_sampler", None)
     if isinstance(shard, BatchSamplerShard) and shard.num_processes > 1 and not shard.drop_last:
         shard.batch_sampler = SharedBatches(shard.batch_sampler, shard.num_processes, shard.process_index)
-        # What is left to accelerate's own wrapper: nothing. `None` allows batches of any size.
+        # Nothing is left to do for accelerate's own wrapper. `None` allows batches of any size.
         shard.num_processes, shard.process_index, shard.even_batches, shard.batch_size = 1, 0, False, None
     return loader
+
+
+def stream_loader(trainer: Any) -> DataLoader[Any]:
+    """A loader of a stream that drops a short last batch: `Trainer` does so only for datasets with a length."""
+    args = trainer.args
+    loader: DataLoader[Any] = DataLoader(
+        trainer.train_dataset,
+        batch_size=trainer._train_batch_size,
+        collate_fn=trainer._get_collator_with_removed_columns(trainer.data_collator, description="training"),
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        persistent_workers=args.dataloader_persistent_workers,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        in_order=args.dataloader_in_order,
+        drop_last=True,
+    )
+    return trainer.accelerator.prepare(loader)
+
+
+def columns_of(dataset: Any) -> list[str] | None:
+    """Column names of a dataset, from its first row if need be; `None` if only reading a stream would tell them."""
+    if isinstance(dataset, dict):
+        dataset = next(iter(dataset.values()), None)
+    if (names := getattr(dataset, "column_names", None)) is not None:
+        return list(names)
+    if dataset is None or not has_length(dataset) or len(dataset) == 0:
+        return None
+    return list(dataset[0])  # type: ignore[index]
 
 
 # ---- The same caption or picture in more than one row ----
@@ -135,10 +168,10 @@ def share_last_batch(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 def batch_digests(batch: Mapping[str, Any], objective: Objective) -> torch.Tensor:
     """
-    The digests of the pictures and captions that an objective uses of a batch, paraphrases and parts left out.
+    The digests of the pictures and captions of a batch that an objective uses, without paraphrases and parts.
 
     Returns:
-        `torch.Tensor` of shape `(entries, 2)`, int64: which of `objective.roles`, and the digest.
+        `torch.Tensor` of shape `(entries, 2)`, int64: the number of the role in `objective.roles`, and the digest.
     """
     roles = [role for role in objective.roles if role in TRIPLET]
     contents = input_contents(batch, roles)
@@ -152,8 +185,8 @@ def batch_digests(batch: Mapping[str, Any], objective: Objective) -> torch.Tenso
 
 def count_repeated(found: torch.Tensor, objective: Objective) -> dict[str, torch.Tensor]:
     """
-    How many captions and pictures of a batch stand in more than one row of it. Each is a wrong answer there for what
-    it belongs to. A hard negative that an objective has no partner for counts only where it is some row's caption.
+    How many captions and pictures of a batch stand in more than one row of it. There each is a wrong answer to its own
+    partner. A hard negative without a partner in the objective counts only if it is also the caption of a row.
 
     Args:
         found (`torch.Tensor` of shape `(entries, 2)`): From [`batch_digests`], of all processes that share rows.

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
-from hf_tripletclip.data.drawing import SeveralDraw
+from hf_tripletclip.data.draws import SeveralDraw
 
 WORDS = [f"{colour} {noun}" for colour in ("red", "blue", "green", "black", "white") for noun in ("cat", "dog", "sun")]
 LISTS = ("neg_caption", "paraphrase", "dense_caption")
@@ -88,7 +88,7 @@ def test_the_draw_depends_on_the_row_alone(processor):
     again = [texts for batch in loader for texts in written(processor, batch)]
     assert again == written(processor, made(rows())) != whole
     code = (
-        "from hf_tripletclip.data.drawing import SeveralDraw; draw = SeveralDraw({'x': 3}, 1); draw.epoch.fill_(7); "
+        "from hf_tripletclip.data.draws import SeveralDraw; draw = SeveralDraw({'x': 3}, 1); draw.epoch.fill_(7); "
         "print(draw('x', list('abcdefghij'), ['ä caption', 'another']))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches that are filled with nearest neighbours: hard negatives among the rows of a batch, as NegCLIP has them."""
+"""Batches filled with nearest neighbours: hard negatives among the rows of a batch, as in NegCLIP."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from transformers.utils import logging
 from hf_tripletclip.data.schema import CAPTION
 from hf_tripletclip.mining.neighbours import Neighbours, captions_digest, find_neighbours
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.pushing import PushingTrainer
 
 logger = logging.get_logger(__name__)
 
 
 class NeighbourSampler(Sampler[int]):
     """
-    Rows in an order in which each batch has drawn rows and neighbours of theirs (Yuksekgonul et al. 2023, arXiv
+    Rows in an order in which each batch has drawn rows and some of their neighbours (Yuksekgonul et al. 2023, arXiv
     2210.01936, section 4: one of the three nearest images of each row is put into its batch).
 
-    Each row comes once in a pass. A row whose neighbours have all come is alone, so the last batches of a pass have
-    fewer neighbours. Rows of one image are kept out of a batch as long as others are left.
+    Each row comes once in a pass. A row whose neighbours have all come before it gets none, so the last batches of a
+    pass have fewer neighbours. Two rows of one image come into one batch only when no other rows are left.
 
     Args:
         neighbours ([`~hf_tripletclip.mining.Neighbours`]): Of the rows.
-        batch_size (`int`): Rows that are each other's negatives: those of all processes when they share them.
-        per_row (`int`): How many neighbours are put beside each drawn row, drawn among those that have not come.
-        seed (`int`): With the number of the pass, it determines the order.
+        batch_size (`int`): Rows that are each other's negatives; the rows of all processes, if they share them.
+        per_row (`int`): How many neighbours each drawn row gets, drawn among those that have not come yet.
+        seed (`int`): Determines the order, together with the number of the pass.
     """
 
     def __init__(self, neighbours: Neighbours, batch_size: int, per_row: int, seed: int) -> None:
@@ -92,38 +91,20 @@ class NeighbourSampler(Sampler[int]):
         return batch
 
 
-class NeighbourTrainer(PushingTrainer):
-    """A trainer whose batches are filled with neighbours when its arguments ask for it (`batch_neighbours`)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.neighbours = None if self.train_dataset is None else neighbours_of(self.args, self.train_dataset)
-        self._neighbour_sampler: NeighbourSampler | None = None
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.neighbours is None:
-            return super()._get_train_sampler(train_dataset)
-        args = self.args
-        shared = args.world_size if args.negatives_across_devices else 1
-        seed = args.seed if args.data_seed is None else args.data_seed
-        self._neighbour_sampler = NeighbourSampler(
-            self.neighbours, args.train_batch_size * shared, args.batch_neighbours, seed
-        )
-        return self._neighbour_sampler
-
-    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]
-        if self._neighbour_sampler is not None:  # accelerate reaches it not through all its wrappers
-            self._neighbour_sampler.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **kwargs)
+def neighbour_sampler(neighbours: Neighbours, args: TripletCLIPTrainingArguments) -> NeighbourSampler:
+    """The sampler of a run with these arguments."""
+    shared = args.world_size if args.negatives_across_devices else 1
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return NeighbourSampler(neighbours, args.train_batch_size * shared, args.batch_neighbours, seed)
 
 
 def neighbours_of(args: TripletCLIPTrainingArguments, dataset: Any) -> Neighbours | None:
     """
-    The neighbours of a training dataset's rows; `None` when none are asked for.
+    The neighbours of a training dataset's rows; `None` without `batch_neighbours`.
 
     Raises:
-        OSError: There are none in the folder.
-        ValueError: They are of other rows, or the rows are a stream.
+        OSError: The folder has none.
+        ValueError: They are those of other rows, or the dataset is a stream.
     """
     if not args.batch_neighbours:
         return None

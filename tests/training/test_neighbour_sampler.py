@@ -12,7 +12,7 @@ from transformers import TrainerCallback, default_data_collator
 
 from hf_tripletclip.mining.neighbours import Neighbours, captions_digest
 from hf_tripletclip.training import TripletCLIPTrainingArguments
-from hf_tripletclip.training.neighbours import NeighbourSampler
+from hf_tripletclip.training.neighbour_sampler import NeighbourSampler
 from tests.objectives.test_distributed import in_two_processes
 from tests.training import neighbours_worker
 from tests.training.neighbours_worker import ROWS, in_pairs, trainer_of
@@ -46,7 +46,7 @@ def batches_of(sampler: NeighbourSampler, size: int, epoch: int = 0) -> list[lis
     ("rows", "images", "size", "per_row"), [(50, 50, 8, 1), (97, 30, 10, 3), (12, 2, 5, 1), (9, 9, 16, 20)]
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_each_row_once_in_every_pass_and_the_seed_tells_the_order(rows, images, size, per_row, seed):
+def test_each_row_comes_once_in_every_pass_in_an_order_by_the_seed(rows, images, size, per_row, seed):
     neighbours = random_neighbours(rows, images, seed)
     orders = set()
     for epoch in range(4):
@@ -60,14 +60,14 @@ def test_each_row_once_in_every_pass_and_the_seed_tells_the_order(rows, images, 
     assert tuple(batches_of(NeighbourSampler(neighbours, size, per_row, seed + 1), size)[0]) not in orders
 
 
-def test_neighbours_stand_together():
+def test_neighbours_are_in_one_batch():
     for epoch in range(5):
         for batch in batches_of(NeighbourSampler(in_pairs(40), 10, 1, 0), 10, epoch):
             assert {row ^ 1 for row in batch} == set(batch)
 
 
 @pytest.mark.parametrize("per_row", [1, 2, 4])
-def test_so_many_neighbours_beside_each_drawn_row(per_row):
+def test_each_drawn_row_gets_the_number_of_neighbours(per_row):
     """Families of five: a batch of ten begins with a row and the right number of its family."""
     lists = [[other for other in range(row // 5 * 5, row // 5 * 5 + 5) if other != row] for row in range(100)]
     neighbours = Neighbours.of_lists(range(100), lists, "")
@@ -120,7 +120,7 @@ def test_a_resumed_run_with_other_neighbours_is_refused(tmp_path, mined):
     trainer_of(tmp_path / "run", mined, max_steps=2)[0].train()
     moved = tmp_path / "moved"
     mined.rename(moved)
-    trainer_of(tmp_path / "run", moved, max_steps=2)[0].check_resumable(str(tmp_path / "run/checkpoint-1"))
+    trainer_of(tmp_path / "run", moved, max_steps=2)[0].resumption.check(str(tmp_path / "run/checkpoint-1"))
     other = in_pairs()
     other.rows = other.rows[::-1].copy()
     other.save(moved / "neighbours/train.parquet")
@@ -160,13 +160,13 @@ def test_of_several_splits_the_right_one(tmp_path, mined):
         ({"batch_neighbours": 1, "train_sampling_strategy": "sequential"}, "leave out `train_sampling_strategy`"),
     ],
 )
-def test_arguments_that_cannot_be_meant(tmp_path, given, said):
+def test_arguments_that_contradict_each_other_are_refused(tmp_path, given, said):
     with pytest.raises(ValueError, match=said):
         TripletCLIPTrainingArguments(output_dir=str(tmp_path), **given)
 
 
 @pytest.mark.slow
-def test_two_processes_walk_the_curve_of_one_and_resume(tmp_path, mined, pytestconfig):
+def test_two_processes_train_and_resume_like_one(tmp_path, mined, pytestconfig):
     in_two_processes(pytestconfig.rootpath, neighbours_worker.__name__, str(tmp_path))
     found = torch.load(tmp_path / "results.pt")
     one, _ = trainer_of(tmp_path / "one", mined, per_device_train_batch_size=6)

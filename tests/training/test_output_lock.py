@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from hf_tripletclip.training import lock
-from hf_tripletclip.training.lock import HOLDER_FILE, AlreadyTraining, holder, training_lock
+from hf_tripletclip.training import output_lock
+from hf_tripletclip.training.output_lock import HOLDER_FILE, AlreadyTraining, holder, training_lock
 
 
 def hold(folder: str, held: Any) -> None:
@@ -38,7 +38,7 @@ def other(tmp_path: Path) -> Any:
     process.join()
 
 
-def test_a_second_run_is_told_who_trains_and_a_killed_one_holds_nothing(tmp_path, other):
+def test_a_second_run_is_refused_by_name_and_a_killed_run_holds_nothing(tmp_path, other):
     with (
         pytest.raises(AlreadyTraining, match=rf"process {other.pid} on {socket.gethostname()}, since 20\d\d-"),
         training_lock(tmp_path),
@@ -59,13 +59,13 @@ def test_a_file_system_without_locks_is_no_other_run(tmp_path, monkeypatch, numb
     def refuse(*_: Any) -> None:
         raise OSError(number, "lock")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    monkeypatch.setattr(output_lock.fcntl, "lockf", refuse)
     with pytest.raises(AlreadyTraining) if refused else contextlib.nullcontext(), training_lock(tmp_path):
         assert holder(tmp_path) is not None
 
 
-def test_the_holder_says_what_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock.sys, "argv", ["/bin/train.py", "--flag"])
+def test_the_holder_names_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(output_lock.sys, "argv", ["/bin/train.py", "--flag"])
     with training_lock(tmp_path):
         assert (holder(tmp_path)["command"], holder(tmp_path)["beat"]) == ("train.py", 0)
 
@@ -76,32 +76,32 @@ def left_by(folder: Path, host: str, beat: int = 3) -> None:
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_another_machine_is_alive_if_it_says_so(tmp_path, monkeypatch, locks):
+def test_a_holder_on_another_machine_is_alive_if_its_heartbeat_comes(tmp_path, monkeypatch, locks):
     """The kernel's lock may not reach it, or there is none."""
-    monkeypatch.setattr(lock, "BEAT", 0.05)
-    monkeypatch.setattr(lock, "SILENCE", 0.1)
+    monkeypatch.setattr(output_lock, "BEAT", 0.05)
+    monkeypatch.setattr(output_lock, "SILENCE", 0.1)
     if not locks:
-        monkeypatch.setattr(lock, "fcntl", None)
+        monkeypatch.setattr(output_lock, "fcntl", None)
     host = "beta" if locks else socket.gethostname()
     left_by(tmp_path, host)
     with training_lock(tmp_path):  # silent: it was killed
         assert holder(tmp_path)["host"] == socket.gethostname()
     left_by(tmp_path, host)
-    monkeypatch.setattr(lock.time, "sleep", lambda _: left_by(tmp_path, host, beat=4))
+    monkeypatch.setattr(output_lock.time, "sleep", lambda _: left_by(tmp_path, host, beat=4))
     with pytest.raises(AlreadyTraining, match=f"process 7 on {host}, since 2026-01-01"), training_lock(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
-def test_a_broken_note_of_the_holder_hinders_nobody(tmp_path, text, monkeypatch):
-    monkeypatch.setattr(lock, "SILENCE", 0.0)
+def test_an_unreadable_holder_file_stops_no_run(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(output_lock, "SILENCE", 0.0)
     (tmp_path / HOLDER_FILE).write_text(text)
     with training_lock(tmp_path):
         pass
 
 
-def test_the_holder_goes_on_saying_that_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT", 0.01)
+def test_the_holder_keeps_writing_its_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(output_lock, "BEAT", 0.01)
     with training_lock(tmp_path):
         ends = time.monotonic() + 30
         while (beat := (holder(tmp_path) or {}).get("beat", 0)) < 2:

@@ -17,7 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils import logging
+
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 
 try:
     import fcntl
@@ -27,9 +30,9 @@ except ImportError:  # no POSIX
 logger = logging.get_logger(__name__)
 
 LOCK_FILE = ".training.lock"  # empty: it is only locked
-HOLDER_FILE = ".training.json"  # who trains here
-BEAT = 5.0  # seconds between two signs of life of the holder
-SILENCE = 4 * BEAT  # after so many without one a holder that the lock cannot tell of is dead
+HOLDER_FILE = ".training.json"  # which process trains here
+BEAT = 5.0  # seconds between two heartbeats of the holder
+SILENCE = 4 * BEAT  # after so many seconds without one, a holder that the lock says nothing of is dead
 
 _held: set[Path] = set()  # by this process
 
@@ -43,9 +46,9 @@ def training_lock(output_dir: str | os.PathLike[str]) -> Iterator[None]:
     """
     Hold an output folder for training; one process of a run does. Within a process it may be held again.
 
-    The kernel's lock of a file tells whether the holder lives, also over network file systems, and dies with it; it is
-    one of a process, so that a `DataLoader` worker that outlives a killed trainer holds nothing. Where the file system
-    has no locks, or the holder is on another machine that may not share them, its signs of life tell.
+    The kernel's lock of a file tells whether the holder is alive, also over network file systems, and ends with it. It
+    belongs to one process, so a `DataLoader` worker that outlives a killed trainer holds nothing. If the file system
+    has no locks, or if the holder is on another machine that may not share them, the holder's heartbeat tells.
 
     Args:
         output_dir (`str` or `os.PathLike`): An existing folder.
@@ -75,7 +78,7 @@ def training_lock(output_dir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def holder(output_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What the run that trains in a folder, or did and was killed, says of itself; `None` where there is none."""
+    """What the run that trains in a folder, or that was killed there, says of itself; `None` if there is none."""
     try:
         content = json.loads((Path(output_dir) / HOLDER_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -106,14 +109,14 @@ def _lock_file(folder: Path) -> tuple[int, bool]:
 
 
 def _refuse_living(folder: Path, kernel: bool) -> None:
-    """Watch the signs of life of a holder that the kernel's lock does not tell of."""
+    """Wait for the heartbeat of a holder that the kernel's lock says nothing of, and refuse if it comes."""
     there = holder(folder)
     if there is None or (kernel and there.get("host") == socket.gethostname()):
-        return  # nobody, or one that was killed
+        return  # nobody, or a run that was killed
     beat = (there.get("run"), there.get("beat"))
     logger.warning(
-        f"{folder} was last trained in on {there.get('host')}, which did not end it: seeing for {SILENCE:.0f} seconds "
-        "whether it still does."
+        f"A run on {there.get('host')} has trained in {folder} and did not say that it ended: waiting for "
+        f"{SILENCE:.0f} seconds to see whether it still trains."
     )
     deadline = time.monotonic() + SILENCE
     while time.monotonic() < deadline:
@@ -137,7 +140,7 @@ def _told(folder: Path, who: dict[str, Any] | None) -> str:
 
 
 class _Heartbeat(threading.Thread):
-    """Says who trains, and again and again that it still does."""
+    """Writes which process trains, and again and again that it still does."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(name="training lock", daemon=True)
@@ -159,7 +162,7 @@ class _Heartbeat(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(BEAT):
             self.content["beat"] += 1
-            with contextlib.suppress(OSError):  # a full disk is told of where a checkpoint does not fit
+            with contextlib.suppress(OSError):  # a full disk is reported when a checkpoint does not fit
                 self._write()
 
     def end(self) -> None:
@@ -172,3 +175,43 @@ class _Heartbeat(threading.Thread):
         staged = self.path.with_suffix(".tmp")
         staged.write_text(json.dumps(self.content), encoding="utf-8")
         os.replace(staged, self.path)
+
+
+# ---- Several processes ----
+
+
+@contextlib.contextmanager
+def output_held(args: TripletCLIPTrainingArguments) -> Iterator[None]:
+    """
+    Hold the output folder for a run of several processes, which all call this.
+
+    Raises:
+        AlreadyTraining: In all of them, if another run holds it.
+        OSError: In all of them, if the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        outcome: list[Any] = [None]
+        if args.process_index == 0:
+            try:
+                os.makedirs(str(args.output_dir), exist_ok=True)
+                stack.enter_context(training_lock(str(args.output_dir)))
+                outcome = [(holder(str(args.output_dir)) or {}).get("run")]
+            except OSError as error:
+                outcome = [error if isinstance(error, AlreadyTraining) else OSError(str(error))]
+        outcome = broadcast_object_list(outcome)
+        if isinstance(outcome[0], OSError):
+            raise outcome[0]
+        _warn_unless_shared(args, outcome[0])
+        yield
+
+
+def _warn_unless_shared(args: TripletCLIPTrainingArguments, run: str | None) -> None:
+    if args.world_size == 1 or args.save_on_each_node:
+        return
+    sees = (holder(str(args.output_dir)) or {}).get("run") == run
+    places = gather_object([None if sees else f"process {args.process_index} on {socket.gethostname()}"])
+    if args.process_index == 0 and (blind := [place for place in places if place]):
+        logger.warning(
+            f"{', '.join(blind)} does not see what process 0 writes into {args.output_dir}: `output_dir` must be a "
+            "folder that all machines share, or its checkpoints cannot be resumed."
+        )

@@ -8,9 +8,7 @@ import torch
 from datasets import Dataset
 
 from hf_tripletclip.data import TripletCollator, build_processor
-from hf_tripletclip.data.drawing import SeveralDraw
-from hf_tripletclip.objectives import get_objective
-from hf_tripletclip.training.drawing import unused_limits
+from hf_tripletclip.data.draws import SeveralDraw
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.training.test_methods import COLOURS, make_model, rows
 from tests.training.test_trainer import losses, make_trainer
@@ -35,9 +33,7 @@ def data() -> Dataset:
 
 
 def trainer_of(tmp_path, processor, objective="pairwise", model=None, **arguments):
-    unused = unused_limits(get_objective(objective, **arguments.get("objective_kwargs", {})))
-    limits = {name: number for name, number in LIMITS.items() if name not in unused}
-    settings = {"max_steps": 6, "per_device_train_batch_size": 4, "remove_unused_columns": False, **limits}
+    settings = {"max_steps": 6, "per_device_train_batch_size": 4, "remove_unused_columns": False, **LIMITS}
     return make_trainer(
         tmp_path,
         make_model(processor) if model is None else model,
@@ -54,7 +50,7 @@ def curve(trainer, **how) -> list[float]:
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "negclip"])
-def test_a_run_that_goes_on_and_one_with_workers_draw_alike(tmp_path, processor, objective):
+def test_resumed_runs_and_runs_with_workers_draw_the_same(tmp_path, processor, objective):
     whole = trainer_of(tmp_path / "a", processor, objective, save_steps=3, save_strategy="steps")
     expected = curve(whole)
     resumed = trainer_of(tmp_path / "b", processor, objective)
@@ -69,7 +65,7 @@ def test_a_run_that_goes_on_and_one_with_workers_draw_alike(tmp_path, processor,
         changed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
 
 
-def test_batches_have_at_most_so_many_and_evaluation_all(tmp_path, processor):
+def test_training_batches_keep_the_limit_and_evaluation_has_all_negatives(tmp_path, processor):
     trainer = trainer_of(tmp_path, processor, objective_kwargs={"others": "dense_caption"}, eval_dataset=data())
     (batch, *_) = trainer.get_train_dataloader()
     assert batch["negative_mask"].sum(dim=1).tolist() == [2] * 4
@@ -78,7 +74,7 @@ def test_batches_have_at_most_so_many_and_evaluation_all(tmp_path, processor):
     assert batch["dense_mask"].sum(dim=1).tolist() == [3] * len(batch["input_ids"])
 
 
-def test_the_cache_is_filled_with_what_any_pass_may_draw(tmp_path, processor):
+def test_the_cache_is_filled_with_everything_that_a_pass_may_draw(tmp_path, processor):
     model = prepare_towers(make_model(processor), TowerArguments(train_text="frozen"))
     trainer = trainer_of(
         tmp_path / "run", processor, "negclip", model, cache_locked_towers=str(tmp_path / "towers"), max_steps=12
@@ -92,12 +88,12 @@ def test_the_cache_is_filled_with_what_any_pass_may_draw(tmp_path, processor):
 def test_rows_of_tensors_are_refused(tmp_path):
     for name in LIMITS:
         with pytest.raises(ValueError, match=f"`{name}` draws some of each row's texts .*not rows that are tensors"):
-            make_trainer(tmp_path, objective="pairwise", objective_kwargs={"others": "dense_caption"}, **{name: 1})
+            make_trainer(tmp_path, objective="negclip", **{name: 1})
         with pytest.raises(ValueError, match=f"`{name}` is 0: give at least 1"):
             make_trainer(tmp_path, objective="negclip", **{name: 0})
 
 
-def test_a_collator_that_draws_is_no_other_than_the_arguments(tmp_path, processor):
+def test_a_collator_and_arguments_must_not_both_set_the_limit(tmp_path, processor):
     draws = TripletCollator(processor, columns=("image", "caption", "neg_caption"), draw_several=SeveralDraw({}))
     with pytest.raises(ValueError, match="`max_negatives` and the collator's `draw_several` both say how many"):
         trainer_of(tmp_path, processor, "negclip", data_collator=draws)
@@ -123,11 +119,3 @@ def test_rows_without_another_caption_are_left_out_and_counted(tmp_path, process
     assert log[0]["rows_without_paraphrase"] == sum(row["paraphrase"] is None for row in rows())
     assert log[0]["text_prior"] == pytest.approx(0, abs=1e-6)  # nothing has moved yet
     assert torch.isfinite(torch.tensor(log[0]["loss"]))
-
-
-@pytest.mark.parametrize("limit", LIMITS)
-def test_a_limit_that_the_objective_has_no_use_for_is_refused(tmp_path, processor, limit):
-    with pytest.raises(
-        ValueError, match=rf"`{limit}` bounds the columns .*, which the objective 'clip' does not read"
-    ):
-        trainer_of(tmp_path, processor, "clip", **{limit: 1})

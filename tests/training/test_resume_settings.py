@@ -11,8 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
-from hf_tripletclip.training.settings import (
+from hf_tripletclip.training.resume_settings import (
     RESUME_FILE,
     Course,
     Difference,
@@ -23,6 +22,7 @@ from hf_tripletclip.training.settings import (
     refusal,
     settings_of,
 )
+from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from tests.training.test_trainer import DISTILLED, LORA, Rows, make_trainer, tuned
 
 SAME = {"per_device_train_batch_size": 4, "world_size": 2, "rows_by_process": False}
@@ -96,13 +96,13 @@ def test_long_values_are_cut():
     )
 
 
-def test_changes_are_told():
+def test_changes_are_described():
     assert describe_changes([]) == ""
     changes = [{"step": 4, "changes": ["a", "b"]}, {"step": 6, "changes": ["c"]}]
     assert describe_changes(changes) == " After step 4 it was resumed: a; b. After step 6 it was resumed: c."
 
 
-def test_a_course_comes_back(tmp_path):
+def test_a_course_is_saved_and_loaded(tmp_path):
     assert Course.load(tmp_path) is None
     course = Course({"seed": 1}, {"pass": 1, "batches": 2}, [{"step": 3, "changes": ["x"]}])
     course.save(tmp_path)
@@ -135,7 +135,7 @@ def test_the_evaluation_counts_if_it_decides(tmp_path, kwargs, watched):
     assert ("eval_data" in found, "eval_benchmarks" in found) == (watched, watched)
 
 
-def test_what_else_determines_a_run(tmp_path, monkeypatch):
+def test_other_settings_that_determine_a_run(tmp_path, monkeypatch):
     plain = make_trainer(tmp_path, mini_batch_size=3)
     found = settings_of(plain)
     assert found["rows_by_process"] is False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trainer does with the cache of locked towers: whether there can be one, and filling it beforehand."""
+"""The cache of a trainer's locked towers: whether there can be one, and what it does to batches."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.decoder_labels import LabelCollator
 from hf_tripletclip.objectives import Objective
+from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.roles import ROLES
-from hf_tripletclip.training.batches import TrainingCollator, model_inputs
 from hf_tripletclip.training.teacher import Teacher
 from hf_tripletclip.training.tower_cache import NAMES, TowerCache, tower_weights
 from hf_tripletclip.training.towers import TOWERS
+from hf_tripletclip.training.training_batches import CONTENTS, TrainingCollator, model_inputs
 
 MOVING = ", and the teacher follows (`teacher_decay`)"
 
 
 def check_some_is_locked(modes: Mapping[str, str], objective: Objective) -> None:
     """
-    Check, without a model, that there is something for `cache_locked_towers` to keep.
+    Check, without a model, that `cache_locked_towers` has something to keep.
 
     Args:
-        modes (`Mapping[str, str]`): Tower -> how it trains, of [`TowerArguments`].
-        objective ([`~hf_tripletclip.objectives.Objective`]): A teacher's towers never train, unless it moves.
+        modes (`Mapping[str, str]`): Tower -> how it trains, from [`TowerArguments`].
+        objective ([`~hf_tripletclip.objectives.Objective`]): It may have a teacher, whose towers never train unless it
+            moves.
 
     Raises:
-        ValueError: There is nothing.
+        ValueError: It has nothing to keep.
     """
     if "frozen" not in modes.values() and (objective.teacher_moves or not objective.needs_teacher):
         moving = MOVING if objective.teacher_moves else ""
         raise ValueError(
-            f"`cache_locked_towers` keeps what towers put out that do not change, but both towers train{moving}: "
+            f"`cache_locked_towers` keeps the outputs of towers that do not change, but both towers train{moving}: "
             "lock one (`--train_vision frozen`, `--train_text frozen`), or leave the cache out (of one of several "
             '`variants` by `"cache_locked_towers": null`).'
         )
@@ -53,15 +55,15 @@ def check_some_is_locked(modes: Mapping[str, str], objective: Objective) -> None
 
 def lockable_towers(core: Any, *, noise: bool = False, teacher: Teacher | None = None) -> list[str]:
     """
-    The towers whose output can be kept.
+    The towers whose outputs can be kept.
 
     Args:
         core ([`TripletCLIPModel`]): The model that trains.
         noise (`bool`, defaults to `False`): Whether `neftune_noise_alpha` adds noise to token embeddings.
-        teacher ([`Teacher`], *optional*): Whose towers never train, unless it moves.
+        teacher ([`Teacher`], *optional*): The teacher; its towers never train, unless it moves.
 
     Raises:
-        ValueError: There is none, or a locked one's output is another at each step.
+        ValueError: There is none, or the output of a locked tower changes from step to step.
     """
     training = {tower: how for tower in TOWERS if (how := _how_it_trains(core, tower)) is not None}
     locked = [tower for tower in TOWERS if tower not in training]
@@ -71,14 +73,14 @@ def lockable_towers(core: Any, *, noise: bool = False, teacher: Teacher | None =
         listed = " and ".join(f"the {NAMES[tower]} tower {why}" for tower, why in (changing or training).items())
         listed += MOVING if teacher is not None and teacher.moves and not changing else ""
         raise ValueError(
-            f"`cache_locked_towers` keeps what towers put out that do not change, but {listed}. Lock a tower "
+            f"`cache_locked_towers` keeps the outputs of towers that do not change, but {listed}. Lock a tower "
             "(`--train_vision frozen`, `--train_text frozen`) without dropout and adapters, or leave the cache out."
         )
     return locked
 
 
 def check_pooled_is_enough(objective: Objective, towers: Sequence[str]) -> None:
-    """Raise `ValueError` where an objective needs more of a tower than its pooled output, which is what is kept."""
+    """Raise `ValueError` if an objective needs more of a tower than its pooled output: nothing else is kept."""
     needing = {"vision" if ROLES[role].is_image else "text" for role in objective.token_roles}
     if kept := [tower for tower in towers if tower in needing]:
         raise ValueError(
@@ -104,21 +106,21 @@ def _why_it_changes(core: Any, tower: str, noise: bool) -> str | None:
     if any(value.device.type == "meta" for value in module.parameters()):
         return "is not in memory as a whole"
     if noise and tower == "text":
-        return "gets noise (`neftune_noise_alpha`), another at each step"
-    return f"has a dropout of {rate:g}, so that its output is another at each step" if rate > 0 else None
+        return "gets new noise at each step (`neftune_noise_alpha`)"
+    return f"has a dropout of {rate:g}, so that its output changes from step to step" if rate > 0 else None
 
 
 def check_rows_stay(dataset: Any, name: str, rows: int = 8) -> None:
-    """Raise `ValueError` where the first rows of a dataset are others at a second look, as with an augmentation."""
+    """Raise `ValueError` if the first rows of a dataset change when they are read again, as with an augmentation."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        return  # a stream, whose first look would be its only one
+        return  # a stream, which can be read only once
     for index in range(min(rows, len(dataset))):
         first, second = dataset[index], dataset[index]
         for column in first if isinstance(first, Mapping) else ():
             if not _same(first[column], second[column]):
                 raise ValueError(
                     f"`cache_locked_towers` keeps one output for each image and caption, but {column!r} of row "
-                    f"{index} of `{name}` is another at each look: take the augmentation out, or leave the cache out."
+                    f"{index} of `{name}` changes when it is read again: remove the augmentation, or the cache."
                 )
 
 
@@ -134,15 +136,15 @@ def _same(one: Any, other: Any) -> bool:
 
 def cache_of(trainer: Any) -> TowerCache | None:
     """
-    The cache of a trainer's locked towers, as its arguments say, and that of its teacher, which gets it unless it
-    moves: then the towers that are locked are its own too, and it takes what they put out.
+    The cache of a trainer's locked towers, if its arguments ask for one. A teacher that does not move is given a cache
+    of its own. A teacher that moves shares the locked towers with the model, and so their outputs.
 
     Args:
         trainer ([`TripletCLIPTrainer`]): Before it trains.
 
     Raises:
         OSError: The folder cannot be made.
-        ValueError: No tower is locked, one's output changes at each step, or rows do.
+        ValueError: No tower is locked, or the output of one, or the data, changes each time.
     """
     args, teacher = trainer.args, trainer.teacher
     if args.cache_locked_towers is None:
@@ -155,7 +157,7 @@ def cache_of(trainer: Any) -> TowerCache | None:
         and collator is not default_data_collator
     ):
         raise ValueError(
-            f"`cache_locked_towers` keeps one output for each image and caption, and what a "
+            f"`cache_locked_towers` keeps one output for each image and caption, but what a "
             f"{getattr(collator, '__name__', type(collator).__name__)} makes of them is not known: use a "
             "`TripletCollator`, or leave the cache out."
         )
@@ -175,15 +177,32 @@ def cache_of(trainer: Any) -> TowerCache | None:
         autocast=trainer.compute_loss_context_manager,
         batch_size=args.mini_batch_size or args.per_device_train_batch_size,
     )
-    if teacher is not None and not teacher.moves:  # what moves puts out other things at each step
+    if teacher is not None and not teacher.moves:  # else its outputs change from step to step
         teacher.towers = make(trainer.core if teacher.copy is None else teacher.copy, list(TOWERS))
     return make(trainer.core, towers)
 
 
-def require_same_towers(cache: TowerCache, teacher: TowerCache) -> None:
-    """Raise `ValueError` where a locked tower is not the teacher's, which gets its output too."""
-    for tower in cache.towers:
-        mine, other = (tower_weights(one.core, tower) for one in (cache, teacher))
+def with_known_images(cache: TowerCache | None, collator: TripletCollator) -> TripletCollator:
+    """The collator; with a cache it decodes only images that the locked tower has not seen."""
+    known = None if cache is None else cache.known_images(collator.processor)
+    return collator if known is None else dataclasses.replace(collator, known_images=known)
+
+
+def with_known_outputs(cache: TowerCache | None, batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch; with a cache it has the outputs of locked towers in place of their inputs."""
+    if cache is None:
+        return batch
+    # Of the inputs: outputs of the same picture may differ in their last bits from process to process.
+    contents = input_contents(batch, [name for name, role in ROLES.items() if role.model_input in batch])
+    return {**cache.inputs(batch), CONTENTS: contents}
+
+
+def check_same_as_teacher(trainer: Any) -> None:
+    """Raise `ValueError` if a locked tower is not that of the teacher, which gets its output too."""
+    if trainer.tower_cache is None or trainer.teacher is None or trainer.teacher.towers is None:
+        return
+    for tower in trainer.tower_cache.towers:
+        mine, other = (tower_weights(one.core, tower) for one in (trainer.tower_cache, trainer.teacher.towers))
         if mine.keys() != other.keys() or not all(torch.equal(mine[name], other[name]) for name in mine):
             raise ValueError(
                 f"The locked {NAMES[tower]} tower is not the teacher's: the checkpoint is of another model. Start "
@@ -191,27 +210,41 @@ def require_same_towers(cache: TowerCache, teacher: TowerCache) -> None:
             )
 
 
-def fill(trainer: Any, caches: Sequence[TowerCache]) -> int:
+def caches_of(trainer: Any) -> list[TowerCache]:
+    """The caches of a trainer and of its teacher."""
+    own = (trainer.tower_cache, None if trainer.teacher is None else trainer.teacher.towers)
+    return [cache for cache in own if cache is not None]
+
+
+def flush_caches(trainer: Any) -> None:
+    """Write the outputs of towers that are not written yet."""
+    for cache in caches_of(trainer):
+        cache.flush()
+
+
+def fill_caches(trainer: Any) -> int:
     """
-    Look at each training row once, of which several processes share the work.
+    Read each training row once and let it through the locked towers; several processes share the work.
 
     Args:
         trainer ([`TripletCLIPTrainer`]): The trainer.
-        caches (`Sequence[TowerCache]`): What to fill.
 
     Returns:
-        How many images and captions went through a tower in this process.
+        `int`: How many images and captions went through a tower in this process.
 
     Raises:
-        ValueError: The training data is a stream.
+        ValueError: There is no cache or no data, or the training data is a stream.
     """
     args, dataset, collator = trainer.args, trainer.train_dataset, trainer.data_collator
+    if trainer.tower_cache is None or dataset is None:
+        raise ValueError("There is nothing to fill: give `cache_locked_towers` and a `train_dataset`.")
+    caches = caches_of(trainer)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise ValueError("A stream is not read beforehand: its first pass fills the cache of locked towers.")
+        raise ValueError("A stream cannot be read beforehand: its first pass fills the cache of locked towers.")
     before = sum(sum(cache.computed.values()) for cache in caches)
     if isinstance(collator, TripletCollator):
-        every = dataclasses.replace(collator, draw_several=None)  # also what is drawn in later passes
-        collator = TrainingCollator(trainer.with_known_images(every))
+        every = dataclasses.replace(collator, draw_several=None)  # also the rows that later passes draw
+        collator = TrainingCollator(with_known_images(trainer.tower_cache, every))
     rows = range(args.process_index, len(dataset), args.world_size)
     loader: DataLoader[Any] = DataLoader(
         Subset(dataset, rows),
@@ -225,7 +258,6 @@ def fill(trainer: Any, caches: Sequence[TowerCache]) -> int:
             teaches = trainer.teacher is not None and cache is trainer.teacher.towers
             with trainer.teacher.as_before(trainer.model) if teaches else contextlib.nullcontext():
                 inputs = cache.inputs(inputs)
-    for cache in caches:
-        cache.flush()
+    flush_caches(trainer)
     trainer.accelerator.wait_for_everyone()
     return sum(sum(cache.computed.values()) for cache in caches) - before
