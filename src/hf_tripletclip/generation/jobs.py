@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs of a cluster that work on an output folder: which they are, and whether Slurm still has them."""
+"""The jobs of a cluster that work on an output folder, and whether Slurm still has them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class QueuedTask:
 
 
 def save_jobs(work: Path, jobs: Sequence[SubmittedJob]) -> None:
-    """Keep what was submitted, whole or not at all."""
+    """Write which jobs were submitted, completely or not at all."""
     staged = work / f"{JOBS_FILE}.tmp"
     staged.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n", encoding="utf-8")
     os.replace(staged, work / JOBS_FILE)
@@ -143,8 +143,8 @@ def cancel(numbers: Sequence[str]) -> None:
 
 def refuse_while_queued(output: Path, work: Path) -> None:
     """
-    See that no job of an earlier submission still works on an output, or will: the caller holds its lock. Jobs that
-    wait for one that has failed are taken out of the queue.
+    Check that no job of an earlier submission works on an output, or will. The caller holds its lock. Jobs that wait
+    for one that has failed are removed from the queue.
 
     Raises:
         OSError: There are such jobs, or Slurm cannot be asked.

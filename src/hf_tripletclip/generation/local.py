@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""datatrove's local executor, for people who watch: quiet, ended by the first error, and by the end of its parent."""
+"""datatrove's local executor, but quiet; it stops at the first error and when its parent ends."""
 
 from __future__ import annotations
 

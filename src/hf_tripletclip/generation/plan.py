@@ -102,7 +102,7 @@ class Plan:
         ]
 
     def save(self, path: Path, staging: Path | None = None) -> None:
-        """Write the plan, whole or not at all; what is half-written lies in the folder `staging`, or beside it."""
+        """Write the plan, completely or not at all; the unfinished file is in the folder `staging`, or beside it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = (staging or path.parent) / f"{path.name}.{os.getpid()}.tmp"
         try:
@@ -157,13 +157,13 @@ LOGS_FOLDER = "logs"  # in the work folder: of the tasks
 
 
 PLAN_KEY = b"tripletclip_plan"
-# Errors of the machine, which say nothing of the file: too many open files, no memory, a network disk that is away.
+# Errors of the machine, not of the file: too many open files, no memory, a network disk that does not answer.
 OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
-OLD_SECONDS = 24 * 3600  # a half-written file of another machine that nobody has touched for so long is left over
+OLD_SECONDS = 24 * 3600  # an unfinished file of another machine is a leftover if nothing has changed it for so long
 
 
 class DamagedUnit(OSError):
-    """A unit's file is gone or is not what was written; it was removed, so that the unit is made again."""
+    """A unit's file is missing or damaged. It was removed, so that the unit is made again."""
 
 
 class UnitFiles:
@@ -209,7 +209,7 @@ class UnitFiles:
             return sum(sizes.get(entry.name, 0) for entry in entries)
 
     def write(self, unit: Unit, rows: Batch) -> None:
-        """Write a unit's file, whole or not at all."""
+        """Write a unit's file, completely or not at all."""
         schema = self.features.arrow_schema
         table = pa.Table.from_pydict(encode(rows, self.features), schema=schema)
         if table.num_rows != unit.rows:
@@ -275,7 +275,7 @@ class UnitFiles:
         )
 
     def remove_leftovers(self) -> None:
-        """Remove what killed runs left half-written, and nothing that a process may still be writing."""
+        """Remove the unfinished files of killed runs, but none that a process may still be writing."""
         for path in self.folder.glob("*.tmp"):
             if _is_left_over(path):
                 path.unlink(missing_ok=True)

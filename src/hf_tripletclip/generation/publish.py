@@ -161,7 +161,7 @@ def write_dataset(job: Job, filters: FilterSettings, *, progress: bool) -> Gener
 
 
 def remove_work(job: Job) -> None:
-    """Remove the units of a finished dataset. The lock stays with its holder, and logs with those who are writing."""
+    """Remove the units of a finished dataset. The lock stays, because it is held, and logs, which may still grow."""
     clear_work(job.work)
 
 
@@ -172,11 +172,11 @@ def clear_work(work: Path) -> None:
             shutil.rmtree(path)
         elif path.is_file() and path.name not in (LOCK_FILE, PLAN_FILE):
             path.unlink()
-    (work / PLAN_FILE).unlink(missing_ok=True)  # the last: it says whose units are there
+    (work / PLAN_FILE).unlink(missing_ok=True)  # last, because it says which run the units belong to
 
 
 class _Choice:
-    """Which rows are kept and in which split, and why the others are not: numbers per row, for there are millions."""
+    """Which rows are kept, in which split, and why others are not: in numbers: there may be millions of rows."""
 
     def __init__(self, units: list[Unit], splits: Sequence[str]) -> None:
         starts = np.cumsum([0, *(unit.rows for unit in units)]).tolist()
@@ -191,7 +191,7 @@ class _Choice:
         return self.codes[self._starts[unit.number] :][: unit.rows]
 
     def put(self, unit: Unit, splits: Sequence[str]) -> None:
-        """Say which splits a unit's rows are of."""
+        """Set the splits of a unit's rows."""
         self._sides[self._starts[unit.number] :][: unit.rows] = [self._splits.index(split) for split in splits]
 
     def splits(self, unit: Unit) -> list[str]:
@@ -210,7 +210,7 @@ class _Choice:
         return np.flatnonzero(self.of(unit) == 0).tolist()
 
     def left_out(self, unit: Unit) -> list[tuple[int, str]]:
-        """The places of the others, and why."""
+        """The places of the rows that are left out, and why."""
         reasons = ["", *self._reasons]
         return [(place, reasons[code]) for place, code in enumerate(self.of(unit).tolist()) if code]
 

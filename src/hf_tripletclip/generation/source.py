@@ -273,8 +273,8 @@ def _digest(columns: dict[str, tuple[Dataset, str | None]]) -> str:
 
 def _files_digest(name: str, parts: Iterable[Dataset]) -> str | None:
     """
-    Of the names, sizes and times of the local files that the rows, and the images that are files of their own, are
-    in: reading all images to see whether one has changed would take hours. `None` of a dataset of the Hub.
+    A hash of the names, sizes and times of the local files that hold the rows and their images. Reading all images to
+    see whether one has changed would take hours. `None` for a dataset of the Hub.
     """
     if not os.path.isabs(name):
         return None

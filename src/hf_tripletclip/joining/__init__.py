@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joining: two pictures as one, their captions joined, and a word of the one exchanged with a word of the other."""
+"""Joins two images and their captions; the negative exchanges a word of the one caption with one of the other."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ NO_WORDS = "no word can be exchanged with those of the partners that were tried"
 @dataclass(frozen=True)
 class Joined:
     """
-    A row: two pairs by their numbers, and what is said of both.
+    A row: two pairs by their numbers, and the captions of both.
 
     Args:
         first, second (`int`): The pairs, in the order of the caption.
@@ -42,7 +42,7 @@ class Joined:
 
 @dataclass
 class JoinedSplit:
-    """What was chosen for the pairs of a split, and why not for others: row, key and reason."""
+    """The rows that were chosen for a split, and the pairs that were left out: row, key and reason."""
 
     pairs: Pairs
     rows: list[Joined] = field(default_factory=list)
@@ -51,8 +51,8 @@ class JoinedSplit:
 
 def choose(pairs: Pairs, wide: Sequence[bool], settings: JoinSettings) -> JoinedSplit:
     """
-    Draw partners for each pair, and the word that is exchanged. What is drawn depends on the seed, the keys and the
-    number of pairs alone.
+    Draw partners for each pair, and the word that is exchanged. The draws depend only on the seed, the keys and the
+    number of pairs.
 
     Args:
         pairs ([`Pairs`]): The pairs of a split, whose images can be read.
@@ -121,7 +121,7 @@ def _further(
     pairs: Pairs,
     rng: random.Random,
 ) -> list[str]:
-    """Joined other captions of both pictures, those of one of them beside the own caption of the other if need be."""
+    """Other captions of both images, joined; if one image has none, its own caption is used again."""
     said: list[list[str]] = []
     for pair in (row.first, row.second):
         own = pairs.captions[pair]

@@ -56,7 +56,7 @@ def join_pictures(first: bytes, second: bytes, stacked: bool, size: int, format:
 
 
 def each(function: Callable[[Any], Any], values: Iterable[Any], pool: ProcessPoolExecutor | None) -> Iterator[Any]:
-    """A function of each value, in their order, by the pool's workers; few values are in memory at a time."""
+    """Apply a function to each value, in order, by the workers of the pool; few values are in memory at a time."""
     remaining = iter(values)
     workers = 1 if pool is None else 4 * getattr(pool, "_max_workers", 1)
     while some := list(islice(remaining, AT_ONCE * workers)):

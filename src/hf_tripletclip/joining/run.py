@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`join`: from image-caption pairs to rows of two pictures as one, with what CLIC learns from."""
+"""`join`: from image-caption pairs to rows of two joined images, which CLIC trains on."""
 
 from __future__ import annotations
 
@@ -50,13 +50,12 @@ def join(
     **joining: Any,
 ) -> GenerationReport:
     """
-    Make a dataset of joined pairs (CLIC, Peleg et al. 2025, arXiv 2505.24424): each row has two pictures as one, both
-    captions as its caption, as `paraphrase` the same in the other order, and as `neg_caption` the two after a word of
-    the one has taken the place of one of the other. `dense_caption` has the two captions.
+    Make a dataset of joined pairs (CLIC, Peleg et al. 2025, arXiv 2505.24424). Each row has two images joined to one
+    and both captions joined to one. `paraphrase` has the captions in the other order; in `neg_caption` a word of the
+    one is exchanged with a word of the other; `dense_caption` has the two captions.
 
-    Each pair is joined with another of its split whose picture has the same shape, wide or high, drawn at random. The
-    same arguments write the same dataset, with any number of workers. `load_dataset(output)` opens it without this
-    package.
+    Each pair is joined with a random pair of its split whose image has the same shape, wide or high. The same
+    arguments write the same dataset, with any number of workers. `load_dataset(output)` opens it without this package.
 
     Args:
         dataset, splits, columns, images: As in [`~hf_tripletclip.mining.pairs.read_pairs`].
@@ -65,16 +64,17 @@ def join(
             `join(..., rounds=2)`.
         dataset_kwargs (`Mapping`, *optional*): For `load_dataset` (`revision`, ...), or for `load_scenes`.
         rows_per_file (`int`, defaults to 10,000): Rows of a parquet file.
-        license (`str`, *optional*): Of the dataset, an identifier of the Hub.
-        num_workers (`int`, *optional*): Processes that decode and join pictures; 0 for none beside this one. Defaults
-            to the CPUs.
+        license (`str`, *optional*): The license of the dataset, an identifier of the Hub.
+        num_workers (`int`, *optional*): Processes that decode and join images; with 0 this process does. Defaults to
+            the number of CPUs.
         overwrite (`bool`, defaults to `False`): Start anew when the output holds a dataset of other settings. The old
             one is replaced once the new one is whole.
         progress (`bool`, defaults to `True`): Whether to show progress bars.
         joining: Fields of [`JoinSettings`].
 
     Returns:
-        [`~hf_tripletclip.generation.GenerationReport`]: The pairs, the rows made of them, and why others are in none.
+        [`~hf_tripletclip.generation.GenerationReport`]: How many pairs there were, how many rows were made, and why
+            pairs were left out.
 
     Raises:
         FileExistsError: The output holds something else, or a dataset of other settings.

@@ -43,7 +43,7 @@ def parse(caption: str) -> Parsed | None:
 
 
 def stems_of(captions: Iterable[str]) -> frozenset[str]:
-    """The base forms of all that captions of one picture say is there."""
+    """The base forms of the words of all captions of one image."""
     return frozenset().union(*(stems for caption in captions for stems in word_stems(caption)))
 
 
@@ -55,7 +55,7 @@ def exchange(
 ) -> Exchanged | None:
     """
     Two captions with a word exchanged, so that the two together are false of the two pictures; `None` if there are no
-    two words that the rules may exchange. Of the kinds that there are each is as likely.
+    two words that the rules may exchange. Each kind that is possible is equally likely.
 
     Args:
         first, second (`str`): The captions.
@@ -101,7 +101,7 @@ def _objects(one: Parsed, other: Parsed) -> Iterator[tuple[Span, Span]]:
 
 
 def _exchangeable(parsed: Parsed) -> Iterator[tuple[int, Noun]]:
-    """The noun phrases whose noun may go, and the nouns."""
+    """The noun phrases whose noun may be exchanged, and the nouns."""
     for number, (phrase, noun) in enumerate(zip(parsed.phrases, parsed.nouns, strict=True)):
         if noun is None or phrase.nouns > 1 or parsed.after(phrase.stop) in ("of", "'", "-"):
             continue
@@ -165,7 +165,7 @@ _INSTEAD = {lemma: (*lexicon.POSTURES.get(lemma, ()), *lexicon.MOTIONS.get(lemma
 
 
 def _verbs(parsed: Parsed) -> Iterator[tuple[int, str, str]]:
-    """The verbs of what somebody does with the own body: token, base form, form."""
+    """The verbs of posture and motion: token, base form, form."""
     for place, token in enumerate(parsed.tokens):
         lemma, form = lexicon.VERB_FORMS.get(token.word, ("", ""))
         if lemma in _INSTEAD and token.tag in (ING, VERB, ED):

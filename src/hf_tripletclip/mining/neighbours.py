@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The neighbours of each row of a mined dataset, as they lie on disk: what batches of neighbours are filled from."""
+"""The neighbours of each row of a mined dataset, on disk; batches of neighbours are made from them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Neighbours:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Neighbours:
         """
-        Those of a file that `tripletclip mine` wrote, `neighbours/SPLIT.parquet` in its output.
+        Read a file that `tripletclip mine` wrote, `neighbours/SPLIT.parquet` in its output.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -93,7 +93,7 @@ class Neighbours:
 
 def find_neighbours(source: str | os.PathLike[str], captions: str, rows: int) -> Neighbours:
     """
-    The neighbours of these rows among those of all splits of a mined dataset.
+    Find the neighbours of some rows among those of all splits of a mined dataset.
 
     Args:
         source (`str` or `os.PathLike`): What `tripletclip mine` wrote, or the id of a Hub dataset that was pushed

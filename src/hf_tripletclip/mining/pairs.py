@@ -84,7 +84,7 @@ class Pairs:
         return Features({name: Image() if isinstance(one, Image) else one for name, one in features.items()})
 
     def without(self, broken: Mapping[int, str]) -> Pairs:
-        """The pairs whose images are not among these, which become problems."""
+        """The pairs without those of broken images, which become problems."""
         kept = [pair for pair, image in enumerate(self.image_of) if image not in broken]
         lost = [
             (self.rows[pair], self.keys[pair], f"image cannot be read: {broken[image]}")
@@ -106,7 +106,7 @@ class Pairs:
         )
 
     def digest(self) -> str:
-        """Of all that is mined: keys, captions and the contents of the images."""
+        """A hash of everything that is mined: keys, captions and the contents of the images."""
         found = hashlib.sha256()
         versions = [_contents(image) for image in self.images]
         for key, caption, image in zip(self.keys, self.captions, self.image_of, strict=True):
@@ -119,7 +119,7 @@ class Pairs:
 
 
 def text_identity(caption: str) -> str:
-    """The same of captions that are the same words: case, marks and spaces do not count."""
+    """A text that is equal for captions of the same words: case, marks and spaces do not count."""
     return " ".join(find_words(caption)) or caption.strip()
 
 
@@ -136,7 +136,7 @@ def stored_image(image: ImageRef) -> dict[str, Any]:
 
 
 def stored_cell(value: Any) -> dict[str, Any]:
-    """The same of an undecoded cell of a column of images."""
+    """As [`stored_image`], for an undecoded cell of a column of images."""
     if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path"):
         return {"bytes": read_image_file(value["path"]), "path": None}
     if isinstance(value, Mapping) and value.get("bytes") is not None:
@@ -289,7 +289,7 @@ def _assemble(
 
 
 def _contents(image: ImageRef) -> str:
-    """What is the same of images of the same contents, wherever they lie."""
+    """A text that is equal for images of the same contents, in any place."""
     if isinstance(image, ImageCell):
         return image.digest
     if not os.path.isfile(image.path):
@@ -298,7 +298,7 @@ def _contents(image: ImageRef) -> str:
 
 
 def _groups(number: int, of_row: Iterable[int], keys: Iterable[str | None]) -> list[int]:
-    """Of each image, the first image that it is the same as: rows of one key are of one picture."""
+    """For each image, the first image that is the same: rows of one key have one image."""
     parent = list(range(number))
 
     def root(image: int) -> int:

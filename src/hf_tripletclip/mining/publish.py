@@ -39,7 +39,7 @@ NOT_FOUND = "no negative: no near pair passed the guards"
 @dataclass
 class MinedSplit:
     """
-    A split with what was found for it.
+    A split and the negatives that were found for it.
 
     Args:
         pairs ([`Pairs`]): Its pairs.
@@ -53,13 +53,13 @@ class MinedSplit:
     texts: Any
 
     def cosine(self, image: int, caption: int) -> float:
-        """Of the image of a pair and the caption of another."""
+        """The cosine of the image of one pair and the caption of another."""
         return float(self.images[self.pairs.image_of[image]] @ self.texts[caption])
 
     def rows(self, settings: MiningSettings) -> list[tuple[int, list[int]]]:
         """
-        The rows that are written: each a pair and its negatives. With `"pairs"` a row has one, and a pair of several
-        negatives as many rows.
+        The rows that are written: each is a pair and its negatives. With `"pairs"` a row has one negative, and a pair
+        has a row for each of its negatives.
         """
         if settings.num_negatives == 0:
             return [(pair, []) for pair in range(len(self.pairs))]
@@ -198,7 +198,7 @@ def _picture(cell: Any) -> dict[str, Any] | None:
 
 
 def _neighbours(split: MinedSplit, rows: Sequence[tuple[int, list[int]]]) -> Neighbours:
-    """By the rows that are written; a pair in several rows is its first one."""
+    """The neighbours by the rows that are written; of a pair in several rows the first row counts."""
     pairs = split.pairs
     first: dict[int, int] = {}
     for row, (pair, _) in enumerate(rows):

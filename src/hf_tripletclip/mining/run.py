@@ -89,21 +89,21 @@ def mine(
     """
     Make a dataset whose hard negatives are its own nearest images and captions, as a model sees them.
 
-    The search is exact, and deterministic: equal scores are in the order of the rows. Each split is searched by
-    itself. `load_dataset(output)` opens the dataset without this package; `output/mining.html` shows what was found,
-    and `output/neighbours` has the nearest rows of each row, for training on batches of neighbours.
+    The search is exact and deterministic: equal scores are in the order of the rows. Each split is searched
+    separately. `load_dataset(output)` opens the dataset without this package. `output/mining.html` shows what was
+    found, and `output/neighbours` has the nearest rows of each row, for training on batches of neighbours.
 
     Args:
         dataset, splits, columns, images: As in [`~hf_tripletclip.mining.pairs.read_pairs`].
         model (`str`, model or [`~hf_tripletclip.evaluation.Encoder`]): A directory or Hub id of a CLIP-like model, or
             a model with its `processor`.
         output (`str` or `os.PathLike`): The folder to write.
-        processor (*optional*): Of a model that is given itself.
+        processor (*optional*): The processor of a model that is given as an object.
         settings ([`MiningSettings`], *optional*): What is mined; or its fields one by one, as in
             `mine(..., num_negatives=4)`.
         dataset_kwargs (`Mapping`, *optional*): For `load_dataset` (`revision`, ...), or for `load_scenes`.
         rows_per_file (`int`, defaults to 10,000): Rows of a parquet file.
-        license (`str`, *optional*): Of the dataset, an identifier of the Hub.
+        license (`str`, *optional*): The license of the dataset, an identifier of the Hub.
         samples (`int`, defaults to 60): Rows that the page shows.
         overwrite (`bool`, defaults to `False`): Start anew when the output holds a dataset of other settings. The old
             one is replaced once the new one is whole.

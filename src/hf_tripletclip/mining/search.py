@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact nearest neighbours in chunks: no matrix of all scores, and one order of equal scores.
+"""Exact nearest neighbours in chunks, without a matrix of all scores, and with a fixed order of equal scores.
 
 Scores are cosines rounded to float32 from float64 products, so that equal pairs have equal scores wherever they stand
 in a chunk; of equal scores the first candidate comes first. So the size of the chunks changes nothing.

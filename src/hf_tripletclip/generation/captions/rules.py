@@ -64,7 +64,7 @@ class RuleCaptions(Stage):
         kinds (sequence of `str`, *optional*): The kinds to make, of `replace_att`, `replace_rel`, `replace_obj`,
             `swap_obj` and `swap_att`. All of them by default.
         num_negatives (`int`, defaults to 1): How many captions a row gets. With more than one, `neg_caption` and
-            `negative_type` are lists, of up to so many entries; NegCLIP has 4. The kinds take turns.
+            `negative_type` are lists of at most so many entries; NegCLIP has 4. The kinds take turns.
         batch_size (`int`, defaults to 256): Rows per call.
 
     Raises:
@@ -99,7 +99,7 @@ class RuleCaptions(Stage):
         return Features({NEG_CAPTION: column, NEGATIVE_TYPE: column})
 
     def check(self) -> None:
-        """See that WordNet is there."""
+        """Check that WordNet is installed."""
         load_wordnet()
 
     def setup(self) -> None:

@@ -31,12 +31,12 @@ class RuleParaphrases(Stage):
     a sentence or the other way round; a noun, an attribute or a relation is said by a synonym. Of these up to one
     change of form and one of a word are made together.
 
-    It knows the words of everyday English captions, and needs WordNet. Where it is not sure it changes nothing: a row
-    may have no paraphrase, and is kept. It never makes the caption itself.
+    It knows the words of everyday English captions, and needs WordNet. If it is not sure it changes nothing: a row
+    may have no paraphrase, and is kept. It never returns the caption itself.
 
     Args:
         seed (`int`, defaults to 0): Another seed makes other paraphrases.
-        num_paraphrases (`int`, defaults to 1): How many a row gets, at most. With more than one, `paraphrase` is a
+        num_paraphrases (`int`, defaults to 1): How many a row gets at most. With more than one, `paraphrase` is a
             list, which may be empty; with one it is a string, or null.
         batch_size (`int`, defaults to 256): Rows per call.
 
@@ -63,7 +63,7 @@ class RuleParaphrases(Stage):
         return Features({PARAPHRASE: Value("string") if self.num_paraphrases == 1 else List(Value("string"))})
 
     def check(self) -> None:
-        """See that WordNet is there."""
+        """Check that WordNet is installed."""
         load_wordnet()
 
     def setup(self) -> None:
@@ -102,7 +102,7 @@ def _plain(text: str) -> str:
 
 
 def _in_turn(first: list[str], second: list[str]) -> list[str]:
-    """What both lists have, by turns while both have some."""
+    """The entries of both lists, alternating until one ends."""
     pairs = [text for pair in zip(first, second, strict=False) for text in pair]
     return [*pairs, *first[len(second) :], *second[len(first) :]]
 
