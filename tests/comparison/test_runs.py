@@ -6,8 +6,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,3 +198,26 @@ def test_tables(runs, tmp_path):
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["one"]["group_score"]["difference"]["p"] is None
     assert (tmp_path / "comparison.png").stat().st_size > 0
+
+
+def test_what_is_told_to_end_ends_its_runs(tmp_path):
+    """A run waits in a process of its own; the process that started it gets a signal."""
+    sleep = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = f"""
+import sys
+from pathlib import Path
+from hf_tripletclip.comparison.runs import Run, execute_all
+runs = [Run(name, 0, Path({str(tmp_path)!r}) / name, (sys.executable, "-c", {sleep!r})) for name in "ab"]
+execute_all(runs, jobs=1, threads=1, progress=False)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.terminate()
+    assert parent.wait(timeout=60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert not (tmp_path / "b" / "log.txt").exists()

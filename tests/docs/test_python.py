@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,9 @@ def test_the_python_of_the_page_runs(page, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("qtawesome") is None, reason="the icons of `scenes` are not installed")
 @pytest.mark.parametrize("page", [page for page in PYTHON if any("slow" in block.marks for block in blocks_of(page))])
 def test_the_slow_python_of_the_page_runs(page, folder):
-    pytest.importorskip("qtawesome", reason="the icons of `scenes`")
     check(page, folder, slow=True)
 
 
@@ -88,3 +90,13 @@ def test_outputs_are_written_under_the_blocks_that_ran(tmp_path):
     (tmp_path / "here").touch()
     written = with_outputs(text, run_python(blocks_of("page.md", text), tmp_path))
     assert written == text.replace("old", "2") + "\n```text\n3\n```\n"
+
+
+def test_files_that_contributing_names_exist(pytestconfig):
+    text = (pytestconfig.rootpath / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|md))`", text))
+    assert len(named) > 10
+    for name in named:
+        assert any((pytestconfig.rootpath / place / name).is_file() for place in ("", "src/hf_tripletclip")) or list(
+            (pytestconfig.rootpath / "src").rglob(name)
+        ), name

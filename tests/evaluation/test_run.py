@@ -299,7 +299,7 @@ def test_models_come_first_and_options_are_yaml(tmp_path):
     assert parse_evaluation_arguments(["--config", str(config), "--allow-missing"]).allow_missing
     for argv, message in (
         (["--benchmarks", "triplets"], "name a model"),
-        (["a", "--benchmark", "triplets"], r"unknown flag: --benchmark \(did you mean benchmarks"),
+        (["a", "--benchmark", "triplets"], r"unknown flag: --benchmark \(did you mean --benchmarks"),
         (["a", "--errors", "-1"], "`errors` is -1"),
         (["a", "--options", "[1]"], "`options` must be a mapping"),
     ):

@@ -113,7 +113,7 @@ def test_neighbours_alone_keep_all_rows(photographs, model_folder, tmp_path):
 
 def test_a_push_takes_the_neighbours_and_the_page_along(photographs, model_folder, tmp_path, hub):
     mine(photographs, model_folder, tmp_path / "mined", **QUIET)
-    call = f"from hf_tripletclip.hub import push; push({str(tmp_path / 'mined')!r}, 'user/mined')"
+    call = f"from hf_tripletclip.push import push; push({str(tmp_path / 'mined')!r}, 'user/mined')"
     run_python(call, hub, tmp_path / "push")
     code = (
         "from datasets import load_dataset\n"
@@ -266,7 +266,7 @@ def test_the_command(photographs, model_folder, tmp_path, capsys):
     [
         ([], "name a dataset"),
         (["scenes"], "name a model"),
-        (["scenes", "--dataset", "x", "--model", "y"], "in one place"),
+        (["scenes", "--data", "x", "--model", "y"], "in one place"),
         (["scenes", "--model", "y", "--images", "z"], "`scenes` has no revisions"),
         (["x", "--model", "y", "--scenes_options", '{"nouns": 3}'], "`scenes_options` are for `scenes`"),
         (["x", "--model", "y", "--similarity", "sound"], "`similarity` is 'sound'"),

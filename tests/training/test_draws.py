@@ -9,6 +9,8 @@ from datasets import Dataset
 
 from hf_tripletclip.data import TripletCollator, build_processor
 from hf_tripletclip.data.draws import SeveralDraw
+from hf_tripletclip.objectives import get_objective
+from hf_tripletclip.training.draws import unused_limits
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from tests.training.test_methods import COLOURS, make_model, rows
 from tests.training.test_trainer import losses, make_trainer
@@ -33,7 +35,9 @@ def data() -> Dataset:
 
 
 def trainer_of(tmp_path, processor, objective="pairwise", model=None, **arguments):
-    settings = {"max_steps": 6, "per_device_train_batch_size": 4, "remove_unused_columns": False, **LIMITS}
+    unused = unused_limits(get_objective(objective, **arguments.get("objective_kwargs", {})))
+    limits = {name: number for name, number in LIMITS.items() if name not in unused}
+    settings = {"max_steps": 6, "per_device_train_batch_size": 4, "remove_unused_columns": False, **limits}
     return make_trainer(
         tmp_path,
         make_model(processor) if model is None else model,
@@ -88,7 +92,7 @@ def test_the_cache_is_filled_with_everything_that_a_pass_may_draw(tmp_path, proc
 def test_rows_of_tensors_are_refused(tmp_path):
     for name in LIMITS:
         with pytest.raises(ValueError, match=f"`{name}` draws some of each row's texts .*not rows that are tensors"):
-            make_trainer(tmp_path, objective="negclip", **{name: 1})
+            make_trainer(tmp_path, objective="pairwise", objective_kwargs={"others": "dense_caption"}, **{name: 1})
         with pytest.raises(ValueError, match=f"`{name}` is 0: give at least 1"):
             make_trainer(tmp_path, objective="negclip", **{name: 0})
 
@@ -119,3 +123,11 @@ def test_rows_without_another_caption_are_left_out_and_counted(tmp_path, process
     assert log[0]["rows_without_paraphrase"] == sum(row["paraphrase"] is None for row in rows())
     assert log[0]["text_prior"] == pytest.approx(0, abs=1e-6)  # nothing has moved yet
     assert torch.isfinite(torch.tensor(log[0]["loss"]))
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_the_objective_has_no_use_for_is_refused(tmp_path, processor, limit):
+    with pytest.raises(
+        ValueError, match=rf"`{limit}` bounds the columns .*, which the objective 'clip' does not read"
+    ):
+        trainer_of(tmp_path, processor, "clip", **{limit: 1})

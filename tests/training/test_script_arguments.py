@@ -483,3 +483,31 @@ def test_a_mapping_that_replaces_the_files_says_what_is_lost(tmp_path, caplog, m
     said = [record.getMessage() for record in caplog.records if "takes the place" in record.getMessage()]
     assert len(said) == (told is not None)
     assert told is None or told in said[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "expected"),
+    [
+        ("objective: pairwise\nmax_negatives: 2", ["--objective", "clip"], {"max_negatives": None}),
+        ("objective: pairwise\nmax_negatives: 2", ["--objective", "negclip"], {"max_negatives": 2}),
+        (
+            "objective: pairwise\nobjective_kwargs: {own_weight: 2.0}",
+            ["--objective", "clip"],
+            {"objective_kwargs": None},
+        ),
+        (
+            "objective: negclip\nobjective_kwargs: {chunk_size: 2}",
+            ["--objective", "clip"],
+            {"objective_kwargs": {"chunk_size": 2}},
+        ),
+        ("max_steps: 9", ["--num_train_epochs", "2"], {"max_steps": -1, "num_train_epochs": 2}),
+        ("eval_strategy: steps\neval_steps: 5", ["--do_eval", "false"], {"do_eval": False}),
+        ("batch_neighbours: 1", ["--train_sampling_strategy", "sequential"], {"batch_neighbours": 0}),
+        ("cache_locked_towers: C\ntrain_vision: frozen", ["--train_vision", "full"], {"cache_locked_towers": None}),
+        ("cache_locked_towers: C\ntrain_vision: frozen", ["--train_text", "full"], {"cache_locked_towers": "C"}),
+    ],
+)
+def test_a_flag_wins_over_what_the_configuration_excludes_it_with(tmp_path, file, flags, expected):
+    path = write(tmp_path / "a.yaml", f"{file}\nmodel_name_or_path: M\noutput_dir: {tmp_path}\n")
+    _, _, args = parse_arguments(["--config", path, *flags])
+    assert {name: getattr(args, name) for name in expected} == expected

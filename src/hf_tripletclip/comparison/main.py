@@ -20,6 +20,7 @@ from hf_tripletclip.comparison.scales import (
     scenes_runs,
 )
 from hf_tripletclip.comparison.summary import summarize, write_summary
+from hf_tripletclip.utils.cli_arguments import FlagParser
 from hf_tripletclip.utils.plots import require_plots
 
 STEPS = {"scenes": 150, "photos": 300}
@@ -30,24 +31,35 @@ OWN_FLAGS = ("--output_dir", "--max_steps", "--seed", "--resume_from_checkpoint"
 
 def parse(argv: Sequence[str], description: str | None) -> tuple[argparse.Namespace, list[str]]:
     """The options, and the flags for every run."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = FlagParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="main", help=f"one of {', '.join(EXPERIMENTS)} (default: main)")
     parser.add_argument("--scale", default="scenes", help=f"one of {', '.join(SCALES)} (default: scenes)")
     parser.add_argument("--data", help="photos: the folder of photographs; paper: cc3m or cc12m (default: cc3m)")
     parser.add_argument("--model", help="photos: the CLIP that is fine-tuned")
     parser.add_argument("--part", choices=("dev", "test"), help="photos: what is measured (default: test)")
-    parser.add_argument("--output_dir", type=Path, help="default: outputs/reproduce/SCALE")
-    parser.add_argument("--only", nargs="+", metavar="LABEL", help="arms to run, beside the baseline (default: all)")
+    parser.add_argument(
+        "--output",
+        "--output_dir",
+        dest="output_dir",
+        type=Path,
+        help="folder of the runs (default: outputs/reproduce/SCALE)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="LABEL",
+        help="arms to train; the baseline, which they are compared with, is trained too (default: all)",
+    )
     parser.add_argument(
         "--baseline", metavar="LABEL", help="arm that the others are tested against (default: the experiment's)"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2, on photographs 0 1 2 3 4, in a lab 0")
-    parser.add_argument("--max_steps", type=int, help="steps of each run (default: 150, on photographs 300)")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="seeds of the runs (default: 0 1 2; photos: 0 1 2 3 4; paper: 0)"
+    )
+    parser.add_argument("--max_steps", type=int, help="steps of each run (default: 150; photos: 300)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--threads", type=int, help="CPU threads of a run (default: what the cores give each)")
-    parser.add_argument("--disable_tqdm", action="store_true", help="show no bar")
+    parser.add_argument("--threads", type=int, help="CPU threads of a run (default: an equal share of the cores)")
+    parser.add_argument("--disable_tqdm", action="store_true", help="show no progress bar")
     options, extra = parser.parse_known_args(argv)
     if taken := [flag for flag in extra if flag.partition("=")[0] in OWN_FLAGS]:
         raise ValueError(f"{', '.join(taken)} differs between runs and cannot be given to all of them: leave it out.")

@@ -37,8 +37,10 @@ from hf_tripletclip.comparison.runs import METRICS_FILE, Run, differences_from, 
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.layouts.processor import load_processor
 from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.training.checkpointing import file_digest
+from hf_tripletclip.training.draws import LIMITS, unused_limits
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers
 from hf_tripletclip.utils.files import replace_text
 
@@ -184,6 +186,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _arguments(options: argparse.Namespace) -> TripletCLIPTrainingArguments:
+    objective = get_objective(options.objective, **options.objective_kwargs)
+    limits = {name: getattr(options, name) for name in LIMITS if name not in unused_limits(objective)}
     settings: dict[str, Any] = {
         "output_dir": str(options.output_dir),
         "objective": options.objective,
@@ -191,8 +195,7 @@ def _arguments(options: argparse.Namespace) -> TripletCLIPTrainingArguments:
         "max_steps": options.max_steps,
         "per_device_train_batch_size": options.batch,
         "learning_rate": options.learning_rate,
-        "max_negatives": options.max_negatives,
-        "max_positives": options.max_positives,
+        **limits,
         "weight_decay": WEIGHT_DECAY,
         "warmup_steps": options.max_steps // 10,
         "lr_scheduler_type": "cosine",

@@ -5,11 +5,14 @@ The runs of an experiment. Each has its own process and folder; finished runs ar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ LOG_FILE = "log.txt"
 RUN_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
 SHOWN_LINES = 5
+RUNNING: set[subprocess.Popen[bytes]] = set()  # what `execute` waits for
+SIGNALS = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
 
 
 @dataclass(frozen=True)
@@ -168,8 +173,13 @@ def execute(run: Run, threads: int) -> None:
     hold_run(run)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log = run.folder / LOG_FILE
-    with log.open("a", encoding="utf-8") as file:
-        status = subprocess.run(run.command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(run.command, stdout=file, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
+        RUNNING.add(process)
+        status = process.wait()
+        RUNNING.discard(process)
     if status != 0 or not run.finished():
         if {path.name for path in run.folder.iterdir()} <= {RUN_FILE, LOG_FILE}:
             (run.folder / RUN_FILE).unlink()
@@ -184,7 +194,7 @@ def execute_all(
     runs: Sequence[Run], *, jobs: int, threads: int, progress: bool = True, after: Callable[[], object] = lambda: None
 ) -> None:
     """
-    Execute the runs that are not finished.
+    Execute the runs that are not finished. If this process is told to end, by a signal or Ctrl-C, it ends them too.
 
     Args:
         runs (`Sequence[Run]`): The runs, in the order of execution, so that an unfinished table compares equal seeds.
@@ -202,7 +212,7 @@ def execute_all(
             hold_run(run)
     waiting = [run for run in runs if not run.finished()]
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), disable=not progress, unit="run")
-    with bar, ThreadPoolExecutor(jobs) as pool:
+    with bar, _signals_raise(), ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(execute, run, threads): run for run in waiting}
         try:
             for future in as_completed(futures):
@@ -213,5 +223,28 @@ def execute_all(
                 bar.set_postfix_str(f"last: {run.label}, seed {run.seed}")
                 bar.update()
                 after()
+        except (KeyboardInterrupt, SystemExit):
+            pool.shutdown(wait=False, cancel_futures=True)  # before they end: another would begin
+            for process in list(RUNNING):
+                process.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # cancels waiting runs if one failed
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Signals that end a process raise `SystemExit` in here, with the status that a shell gives."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tripletclip evaluate` can be told, by flags or in a YAML file, and its main function."""
+"""The arguments of `tripletclip evaluate`, as flags or in a YAML file, and its main function."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, get_type_hints
 import yaml
 
 from hf_tripletclip.evaluation.encoder import EXPECTED, Encoder, in_all_processes, start_processes
-from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES
+from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES, resolve
 from hf_tripletclip.evaluation.run import Outcome, choose, run_benchmarks, safe_name
 from hf_tripletclip.results.result import format_result
-from hf_tripletclip.utils.cli_arguments import as_mapping, parse_with_config
+from hf_tripletclip.utils.cli_arguments import Exclusion, as_mapping, given_flags, parse_with_config
 
-NAMED = "one for all benchmarks (a benchmark's own is the folder of its name there, if it exists), or NAME=PLACE"
+NAMED = "PLACE for all benchmarks (one that has a folder of its name there reads that), or NAME=PLACE for one"
 
 PROTOCOLS = ("strict", "official")
 
@@ -33,7 +33,7 @@ class EvaluationArguments:
         default_factory=list,
         metadata={
             "help": "Directories or Hub ids: CLIP-like models, published TripletCLIP checkpoints, PEFT adapters. "
-            "`tripletclip evaluate` takes them without this flag, too."
+            "They may also stand without this flag."
         },
     )
     benchmarks: list[str] = field(
@@ -59,7 +59,9 @@ class EvaluationArguments:
     allow_missing: bool = field(
         default=False, metadata={"help": "Leave out rows whose images are missing, and count them in the result."}
     )
-    max_rows: int | None = field(default=None, metadata={"help": "Only so many rows of each, drawn at random."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "At most this many rows of each benchmark, drawn at random."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Images or captions at a time."})
     autocast: str | None = field(
         default=None, metadata={"help": "Encode in bfloat16 or float16. Default: the precision of the weights."}
@@ -71,9 +73,9 @@ class EvaluationArguments:
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the models."})
     output: str = field(default="evaluation", metadata={"help": "Folder of the results."})
-    overwrite: bool = field(default=False, metadata={"help": "Compute results again that are there already."})
+    overwrite: bool = field(default=False, metadata={"help": "Compute a result again if it is there already."})
     errors: int = field(
-        default=0, metadata={"help": "Write a page of so many rows that the model gets wrong, for each benchmark."}
+        default=0, metadata={"help": "For each benchmark, write a page with this many rows that the model gets wrong."}
     )
     leakage: str | None = field(
         default=None,
@@ -82,14 +84,23 @@ class EvaluationArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
 
 
+def _asked_for(given: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
+    """Names of the benchmarks on the command line; the misspelt ones are told later."""
+    return {found for name in given["benchmarks"] if name in BENCHMARKS or name in SUITES for found in resolve([name])}
+
+
+# Benchmarks on the command line have no use for the configuration's settings of others.
+EXCLUSIONS = (Exclusion("benchmarks", ("options", "option", "data", "images"), keep=_asked_for),)
+
+
 def _split_models(argv: Sequence[str], all_first: bool = False) -> tuple[list[str], list[str]]:
     """
-    The models among the arguments, which are no values of the flags around them, and the other arguments.
+    The models among the arguments, and the other arguments. A model is no value of the flag before it.
 
     Args:
         argv (`Sequence[str]`): The arguments.
-        all_first (`bool`, defaults to `False`): Whether a place for all benchmarks stands before places for one: what
-            stands after these is a model then.
+        all_first (`bool`, defaults to `False`): Whether a place for all benchmarks stands before places for one. What
+            stands after these is then a model.
     """
     hints = get_type_hints(EvaluationArguments)
     models: list[str] = []
@@ -101,6 +112,7 @@ def _split_models(argv: Sequence[str], all_first: bool = False) -> tuple[list[st
         if argument.startswith("-") and argument != "-":
             flag, equals, value = argument.partition("=")
             flag, values = flag.lstrip("-").replace("-", "_"), [value] if equals else []
+            flag = "models" if flag == "model" else flag
             rest.append(argument)
             if equals:
                 flag = ""  # it takes no more
@@ -138,9 +150,10 @@ def parse_evaluation_arguments(argv: Sequence[str]) -> EvaluationArguments:
         ValueError: A flag or a key is unknown, a value is not allowed, or there is no model.
     """
     models, rest = _split_models(argv)
-    if not models and not any(argument.split("=")[0] in ("--models", "--config") for argument in rest):
+    flags = given_flags(rest)
+    if not models and not {"models", "config"} & flags:
         models, rest = _split_models(argv, all_first=True)
-    if models and any(argument.split("=")[0] == "--models" for argument in rest):
+    if models and "models" in flags:
         raise ValueError("name the models in one place: as they are, or with --models")
     argv = [*(["--models", *models] if models else []), *rest]
     (arguments,) = parse_with_config(
@@ -148,6 +161,7 @@ def parse_evaluation_arguments(argv: Sequence[str]) -> EvaluationArguments:
         argv,
         description="Evaluate CLIP-like models on benchmarks.",
         prog="tripletclip evaluate MODEL [MODEL ...]",
+        exclusions=EXCLUSIONS,
     )
     as_mapping(arguments, "options")
     if not arguments.models:
@@ -175,7 +189,7 @@ def benchmark_options(arguments: EvaluationArguments) -> dict[str, Any]:
         name, dot, setting = key.partition(".")
         if not (equals and dot and setting) or name not in BENCHMARKS:
             raise ValueError(
-                f"`option` is {text!r}: write NAME.SETTING=VALUE, with NAME one of {', '.join(BENCHMARKS)}"
+                f"`option` is {text!r}: write NAME.SETTING=VALUE, where NAME is one of {', '.join(BENCHMARKS)}"
             )
         if not isinstance(found.setdefault(name, {}), dict):
             raise ValueError(f"`options` of {name} is {found[name]!r}: give a mapping beside --option {text}")
@@ -192,7 +206,7 @@ def main(argv: Sequence[str]) -> int:
     [`~hf_tripletclip.evaluation.run.evaluate`].
 
     Returns:
-        `int`: The exit status: 1 where a model or a benchmark failed.
+        `int`: The exit status: 1 if a model or a benchmark failed.
     """
     arguments = parse_evaluation_arguments(argv)
     state = start_processes(arguments.device)
@@ -260,7 +274,7 @@ def _load(arguments: EvaluationArguments, source: str) -> Encoder:
 
 
 def _report(arguments: EvaluationArguments, outcome: Outcome) -> bool:
-    """Print what was found, and write what else was asked for; whether all of it worked."""
+    """Print a result, and write the pages that were asked for. Returns whether all of it worked."""
     if outcome.error is not None:
         _complain(outcome.name, outcome.error)
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tripletclip join` can be told, by flags or in a YAML file, and its main function."""
+"""The arguments of `tripletclip join`, as flags or in a YAML file, and its main function."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ class JoinArguments(PairArguments):
     """The arguments of a run."""
 
     output: str = field(default="joined", metadata={"help": "Folder of the dataset that is made."})
-    size: int = field(default=224, metadata={"help": "Side of a joined picture in pixels: that of the model."})
-    rounds: int = field(default=1, metadata={"help": "With how many others each pair is joined."})
+    size: int = field(default=224, metadata={"help": "Side of a joined picture in pixels; take the model's."})
+    rounds: int = field(default=1, metadata={"help": "How many others each pair is joined with."})
     num_paraphrases: int = field(
         default=1,
         metadata={"help": "1: the other order; more: other captions of the two pictures, joined, if they have any."},
     )
-    singles: bool = field(default=False, metadata={"help": "The pairs themselves are rows too, without negatives."})
-    seed: int = field(default=0, metadata={"help": "Another seed draws other partners and words."})
+    singles: bool = field(
+        default=False, metadata={"help": "Also write the pairs themselves as rows, without negatives."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the partners and words that are drawn."})
     tries: int = field(default=20, metadata={"help": "Partners that are tried for a pair before it is left out."})
-    format: str = field(default="jpeg", metadata={"help": "How joined pictures are stored: jpeg, webp or png."})
-    quality: int = field(default=95, metadata={"help": "Of JPEG and WebP, 1 to 100."})
+    format: str = field(default="jpeg", metadata={"help": "Format of joined pictures: jpeg, webp or png."})
+    quality: int = field(default=95, metadata={"help": "Quality of JPEG and WebP, 1 to 100."})
     num_workers: int | None = field(
         default=None, metadata={"help": "Processes that join pictures; 0 for none beside this one. Default: the CPUs."}
     )
@@ -33,7 +35,7 @@ class JoinArguments(PairArguments):
 
 def parse_join_arguments(argv: Sequence[str]) -> tuple[JoinArguments, JoinSettings]:
     """
-    Read the arguments, and what they ask for.
+    Read the arguments, and make the settings of the run.
 
     Raises:
         FileNotFoundError: The config file does not exist.
@@ -54,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
     arguments, settings = parse_join_arguments(argv)
     from hf_tripletclip.joining.run import join
 
-    assert arguments.dataset is not None  # it was looked at
+    assert arguments.data is not None  # checked by `parse_pair_arguments`
     report = join(
-        arguments.dataset,
+        arguments.data,
         arguments.output,
         settings=settings,
         num_workers=arguments.num_workers,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tripletclip mine` can be told, by flags or in a YAML file, and its main function."""
+"""The arguments of `tripletclip mine`, as flags or in a YAML file, and its main function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class MiningArguments(PairArguments):
     output: str = field(default="mined", metadata={"help": "Folder of the dataset that is made."})
     negatives: str = field(
         default="pairs",
-        metadata={"help": f"What a row gets, {' or '.join(NEGATIVES)}: another image and its caption, or captions."},
+        metadata={
+            "help": f"What a row gets: {' or '.join(NEGATIVES)}, another image with its caption or only captions."
+        },
     )
     similarity: str = field(
         default="image",
@@ -27,20 +29,20 @@ class MiningArguments(PairArguments):
             "to the image."
         },
     )
-    num_negatives: int = field(default=1, metadata={"help": "Negatives of a row; 0 for the neighbours alone."})
+    num_negatives: int = field(default=1, metadata={"help": "Negatives of a row; 0 writes the neighbours alone."})
     num_neighbours: int = field(
         default=10, metadata={"help": "Neighbours of a row that are kept for batches (`--batch_neighbours`)."}
     )
-    range_min: int = field(default=0, metadata={"help": "So many of the nearest are passed over."})
-    range_max: int = field(default=100, metadata={"help": "So many of the nearest are looked at."})
-    max_score: float | None = field(default=None, metadata={"help": "Candidates that are nearer are refused."})
-    min_score: float | None = field(default=None, metadata={"help": "Candidates that are less near are refused."})
+    range_min: int = field(default=0, metadata={"help": "How many of the nearest are passed over."})
+    range_max: int = field(default=100, metadata={"help": "How many of the nearest are looked at."})
+    max_score: float | None = field(default=None, metadata={"help": "Refuse candidates with a higher score."})
+    min_score: float | None = field(default=None, metadata={"help": "Refuse candidates with a lower score."})
     absolute_margin: float | None = field(
         default=None,
-        metadata={"help": "A negative must score so much less with the row's image or caption than the own pair."},
+        metadata={"help": "A negative's score must be lower than that of the row's own pair by this much."},
     )
     relative_margin: float | None = field(
-        default=0.05, metadata={"help": "The same as a share of the own pair's score; a negative number turns it off."}
+        default=0.05, metadata={"help": "The same as a share of that score; a negative number turns it off."}
     )
     batch_size: int = field(default=64, metadata={"help": "Images or captions at a time."})
     autocast: str | None = field(
@@ -57,7 +59,7 @@ class MiningArguments(PairArguments):
 
 def parse_mining_arguments(argv: Sequence[str]) -> tuple[MiningArguments, MiningSettings]:
     """
-    Read the arguments, and what they ask for.
+    Read the arguments, and make the settings of the run.
 
     Raises:
         FileNotFoundError: The config file does not exist.
@@ -83,10 +85,10 @@ def main(argv: Sequence[str]) -> None:
     arguments, settings = parse_mining_arguments(argv)
     from hf_tripletclip.mining.run import mine
 
-    assert arguments.dataset is not None  # it was looked at
+    assert arguments.data is not None  # checked by `parse_pair_arguments`
     given = (("autocast", arguments.autocast), ("device", arguments.device))
     report = mine(
-        arguments.dataset,
+        arguments.data,
         arguments.model,
         arguments.output,
         settings=settings,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that read pairs and write a dataset have in common."""
+"""The arguments that the commands share which read pairs and write a dataset: `mine` and `join`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from hf_tripletclip.utils.cli_arguments import as_columns, as_mapping, parse_with_config
+from hf_tripletclip.utils.cli_arguments import Exclusion, as_columns, as_mapping, parse_with_config
 
 
 @dataclass
 class PairArguments:
     """The arguments of a run that reads the pairs of a dataset."""
 
-    dataset: str | None = field(
+    data: str | None = field(
         default=None,
         metadata={
             "help": "The image-caption pairs: `scenes`, a local folder or file, or the id of a Hub dataset. "
-            "The command takes it without this flag, too."
+            "It may also stand first, without this flag."
         },
     )
     splits: list[str] | None = field(default=None, metadata={"help": "Splits that are read. Default: all."})
@@ -34,7 +34,7 @@ class PairArguments:
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     scenes_options: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Of `scenes`, as JSON: nouns, seed, image_size, train_size, ..."}
+        default=None, metadata={"help": "Settings of `scenes`, as JSON: nouns, seed, image_size, train_size, ..."}
     )
     rows_per_file: int = field(default=10_000, metadata={"help": "Rows of a parquet file of the dataset."})
     license: str | None = field(default=None, metadata={"help": "License of the dataset: an identifier of the Hub."})
@@ -58,6 +58,12 @@ class PairArguments:
         }
 
 
+# What the command line asks for wins over these settings of a configuration, which exclude it.
+EXCLUSIONS = (
+    Exclusion("data", ("scenes_options",), when=lambda given, config: given["data"] != "scenes"),
+    Exclusion("data", ("columns", "revision", "images"), when=lambda given, config: given["data"] == "scenes"),
+)
+
 Arguments = TypeVar("Arguments", bound=PairArguments)
 
 
@@ -69,8 +75,8 @@ def parse_pair_arguments(
 
     Args:
         kind (`type`): The dataclass that they are.
-        argv (`Sequence[str]`): The words after the command, of which the first may be the dataset.
-        command (`str`): Its name, such as `mine`.
+        argv (`Sequence[str]`): The words after the command. The first may be the dataset.
+        command (`str`): The command's name, such as `mine`.
         needs (`str`): The flags that must follow the dataset, as `--help` and errors show them.
         description (`str`): Of `--help`.
 
@@ -79,15 +85,17 @@ def parse_pair_arguments(
         ValueError: A flag or a key is unknown, a value is not allowed, or there is no dataset.
     """
     first = [argv[0]] if argv and not argv[0].startswith("-") else []
-    if first and any(argument.split("=")[0] == "--dataset" for argument in argv):
-        raise ValueError("name the dataset in one place: as it is, or with --dataset")
-    flags = [*(["--dataset", *first] if first else []), *argv[len(first) :]]
-    (arguments,) = parse_with_config((kind,), flags, description=description, prog=f"tripletclip {command} DATASET")
-    if arguments.dataset is None:
+    if first and any(argument.split("=")[0] == "--data" for argument in argv):
+        raise ValueError("name the dataset in one place: as it is, or with --data")
+    flags = [*(["--data", *first] if first else []), *argv[len(first) :]]
+    (arguments,) = parse_with_config(
+        (kind,), flags, description=description, prog=f"tripletclip {command} DATASET", exclusions=EXCLUSIONS
+    )
+    if arguments.data is None:
         raise ValueError(f"name a dataset: tripletclip {command} DATASET {needs}")
-    if arguments.dataset == "scenes" and (arguments.revision or arguments.columns or arguments.images):
+    if arguments.data == "scenes" and (arguments.revision or arguments.columns or arguments.images):
         raise ValueError("`scenes` has no revisions, other column names or folders of images: leave them out")
-    if as_mapping(arguments, "scenes_options") and arguments.dataset != "scenes":
+    if as_mapping(arguments, "scenes_options") and arguments.data != "scenes":
         raise ValueError("`scenes_options` are for `scenes`: leave them out")
     as_columns(arguments)
     return arguments

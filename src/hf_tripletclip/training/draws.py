@@ -18,6 +18,12 @@ from hf_tripletclip.training.training_batches import columns_of
 LIMITS = {"max_negatives": (NEG_CAPTION, NEG_IMAGE), "max_positives": (PARAPHRASE, DENSE_CAPTION)}
 
 
+def unused_limits(objective: Objective) -> list[str]:
+    """The arguments of [`LIMITS`] that limit only columns which an objective does not read."""
+    read = {*objective.columns, *([PARAPHRASE] if objective.draws_captions else [])}
+    return [name for name, columns in LIMITS.items() if not read & set(columns)]
+
+
 def collator_with_draws(objective: Objective, collator: Any, dataset: Any, args: TripletCLIPTrainingArguments) -> Any:
     """
     The collator, which also draws what the objective and the arguments ask for.
@@ -29,10 +35,15 @@ def collator_with_draws(objective: Objective, collator: Any, dataset: Any, args:
         args ([`TripletCLIPTrainingArguments`]): With `max_negatives` and `max_positives`.
 
     Raises:
-        ValueError: Something is to be drawn, but the rows are tensors already or have one caption each; or both the
-            collator and the arguments say how many.
+        ValueError: An argument limits what the objective does not read; something is to be drawn, but the rows are
+            tensors already or have one caption each; or both the collator and the arguments say how many.
     """
     limits = {name: number for name in LIMITS if (number := getattr(args, name)) is not None}
+    if unused := [name for name in unused_limits(objective) if name in limits]:
+        raise ValueError(
+            f"`{unused[0]}` bounds the columns {' and '.join(LIMITS[unused[0]])}, which the objective "
+            f"{objective.name!r} does not read: leave it out."
+        )
     if not objective.draws_captions and not limits:
         return collator
     if not isinstance(collator, TripletCollator):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hf_tripletclip.generation.filters import filters_of
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.training.argument_checks import check_data, check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+from hf_tripletclip.training.draws import LIMITS, unused_limits
 from hf_tripletclip.training.launch import LaunchArguments
 from hf_tripletclip.training.towers import TowerArguments
 from hf_tripletclip.utils.cli_arguments import (
@@ -146,6 +147,19 @@ def _wrong_arguments(given: Mapping[str, Any], config: Mapping[str, Any]) -> boo
     return False
 
 
+def _unused(limit: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], bool]:
+    """Whether the objective on the command line has no use for a limit of the configuration."""
+
+    def unused(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+        kwargs = None if _wrong_arguments(given, config) else config.get("objective_kwargs")
+        try:
+            return limit in unused_limits(get_objective(given["objective"], **(kwargs or {})))
+        except (ValueError, TypeError):
+            return False  # said later
+
+    return unused
+
+
 def _nothing_locked(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     modes = (given.get(name, config.get(name)) for name in ("train_text", "train_vision"))
     return "frozen" not in modes
@@ -184,6 +198,7 @@ EXCLUSIONS = (
         when=lambda given, config: config.get("model_name_or_path") is not None,
     ),
     Exclusion("objective", ("objective_kwargs",), when=_wrong_arguments),
+    *(Exclusion("objective", (limit,), when=_unused(limit)) for limit in LIMITS),
     Exclusion("num_train_epochs", ("max_steps",)),
     Exclusion("bf16", ("fp16",), when=lambda given, config: given["bf16"]),
     Exclusion("fp16", ("bf16",), when=lambda given, config: given["fp16"]),

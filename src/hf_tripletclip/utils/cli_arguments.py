@@ -37,8 +37,8 @@ class Exclusion:
         settings (`tuple[str, ...]`): Names of the settings.
         when (`Callable`, *optional*): Takes what the command line gives and what the configuration says, both name ->
             value, and returns whether they exclude each other; by default always.
-        keep (`Callable`, *optional*): Takes the same two and returns names: of a setting that is a mapping, the
-            entries of these names stay.
+        keep (`Callable`, *optional*): Takes the same two and returns names. If a setting is a mapping or a list of
+            NAME=VALUE, the entries of these names stay.
         note (`str`): A further sentence for the user.
     """
 
@@ -254,9 +254,7 @@ def _without_excluded(
         gone = [name for name in rule.settings if left.get(name) is not None and name not in given]
         for name in gone:
             value = left.pop(name)
-            if rule.keep is None or not isinstance(value, dict):
-                continue
-            if kept := {key: entry for key, entry in value.items() if key in rule.keep(given, values)}:
+            if rule.keep is not None and (kept := _entries(value, rule.keep(given, values))):
                 left[name] = kept
         gone = [name for name in gone if left.get(name) != values[name]]
         if gone:
@@ -265,6 +263,16 @@ def _without_excluded(
                 f"{', '.join(f'`{name}`' for name in gone)}.{rule.note and ' '}{rule.note}"
             )
     return left
+
+
+def _entries(value: Any, names: set[str]) -> Any:
+    """The entries of a setting that have these names, or none; `None` for what has no entries."""
+    if isinstance(value, dict):
+        return {key: entry for key, entry in value.items() if key in names}
+    if isinstance(value, list):
+        found = ((re.match(r"(\w+)[\w.]*=", str(entry)), entry) for entry in value)
+        return [entry for match, entry in found if match is None or match[1] in names]
+    return None
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ EXTRAS = {
     "gradio": ("the demo", "hf_tripletclip[demo]"),
     "peft": ("LoRA and adapters", "hf_tripletclip[peft]"),
     "evaluate": ("the metrics of the evaluate library", "hf_tripletclip[evaluate]"),
+    "sklearn": ("telling drawn images from real ones", "hf_tripletclip[probe]"),
     "imagehash": ("comparing images by their hashes", "hf_tripletclip[leakage]"),
     "qtawesome": ("drawing `scenes`", "hf_tripletclip[scenes]"),
     "matplotlib": ("plots", "hf_tripletclip[plots]"),

@@ -170,7 +170,7 @@ def test_the_tables_of_the_hub(tmp_path, hub):
     for table in ARO.TABLES.values():
         hub.add("dataset", f"mteb/{table}", tmp_path / "tables" / table)
     code = """if True:
-        from hf_tripletclip.evaluation.predictions import fingerprint
+        from hf_tripletclip.evaluation.items import fingerprint
         from hf_tripletclip.evaluation.benchmarks.aro import ARO
         items = ARO(annotations="mteb").items()
         items[0].images[0].load()

@@ -101,7 +101,7 @@ def test_the_dataset_of_the_hub(tmp_path, hub):
     hub.add("dataset", "Aman-J/SugarCrepe_pp", folder)
     code = """if True:
         import json
-        from hf_tripletclip.evaluation.predictions import fingerprint
+        from hf_tripletclip.evaluation.items import fingerprint
         from hf_tripletclip.evaluation.benchmarks.sugarcrepe_pp import SugarCrepePP
         images = {images!r}
         whole = SugarCrepePP(annotations="Aman-J/SugarCrepe_pp", images=images).items()

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tripletclip report`: its flags."""
+"""The flags of `tripletclip report`, and its main function."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from hf_tripletclip.evaluation.report.writing import write_report
+from hf_tripletclip.utils.cli_arguments import FlagParser
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> FlagParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="tripletclip report",
-        description="Compare evaluation results: one HTML page, Markdown and PNG files, with the differences of each "
-        "two models on the same rows and the figures that others have published.",
+        description="Compare evaluation results: write one HTML page, Markdown and PNG files. They show how each two "
+        "models differ on the same rows, and the figures that others have published.",
     )
     parser.add_argument(
         "results", nargs="+", metavar="RESULT", help="a .json that `tripletclip evaluate` wrote, or a folder of them"
@@ -23,8 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--card",
         metavar="MODEL_FOLDER",
-        help="also add the results of this model to its README.md (model-index) and .eval_results/, which the Hub "
-        "shows",
+        help="also write the results of this model into its folder, in README.md (model-index) and .eval_results/, "
+        "which the Hub shows",
     )
     return parser
 
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         ImportError: matplotlib is not installed.
-        OSError: A file is not there, or cannot be written.
-        ValueError: A file is no result that can be read, or none is of the model of `--card`.
+        OSError: A file does not exist, or cannot be written.
+        ValueError: A file is no evaluation result, or none is of the model of `--card`.
     """
     options = make_parser().parse_args(argv)
     for path in write_report(options.results, options.output):
