@@ -140,7 +140,7 @@ def test_paths_that_a_table_types_as_images_may_lead_into_the_folder_of_images(t
         read_labelled(data, "test", classnames=["dog", "cat"], images=images).images[0],
     ]
     assert [picture.load().size for picture in found] == [(8, 8)] * 6
-    with pytest.raises(BrokenValue, match=r"outside the dataset's folder: .*name its folder with `images`"):
+    with pytest.raises(BrokenValue, match=r"outside the dataset's folder: .*give its folder as `images`"):
         read_labelled(data, "test", classnames=["dog", "cat"]).images[0].load()
     with pytest.raises(FileNotFoundError, match=r"folder of images .*nowhere does not exist"):
         load_table(data, "test", images=tmp_path / "nowhere")
