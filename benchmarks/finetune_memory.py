@@ -144,14 +144,14 @@ def main() -> None:
     ]
     reference: dict[str, float] = {}
     for case in CASES:
-        found = in_a_process(case, options.rows)
-        found["sum"] = sum(found[name] for name in COUNTED)
-        reference = reference or found
-        ratio = {name: found[name] / reference[name] for name in ("activations", "sum", "resident")}
+        memory = in_a_process(case, options.rows)
+        memory["sum"] = sum(memory[name] for name in COUNTED)
+        reference = reference or memory
+        ratio = {name: memory[name] / reference[name] for name in ("activations", "sum", "resident")}
         lines.append(
-            f"| {case} | {found['trained']:.1f} | {found['weights']:.0f} | {found['activations']:.0f} | "
-            f"{ratio['activations']:.2f} | {found['gradients']:.0f} | {found['optimizer']:.0f} | {found['sum']:.0f} | "
-            f"{ratio['sum']:.2f} | {found['resident']:.0f} | {ratio['resident']:.2f} |"
+            f"| {case} | {memory['trained']:.1f} | {memory['weights']:.0f} | {memory['activations']:.0f} | "
+            f"{ratio['activations']:.2f} | {memory['gradients']:.0f} | {memory['optimizer']:.0f} | "
+            f"{memory['sum']:.0f} | {ratio['sum']:.2f} | {memory['resident']:.0f} | {ratio['resident']:.2f} |"
         )
     write_page(lines, options.output)
 

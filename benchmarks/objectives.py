@@ -76,7 +76,7 @@ def main() -> None:
         if model.objective.needs_teacher:
             with torch.no_grad():
                 output = model(**batch, return_loss=False, return_logits=False)
-            teacher = {"image": output.image_embeds, "text": output.text_embeds}
+            teacher = {role: getattr(output, ROLES[role].output) for role in model.objective.teacher_roles}
         model(**batch, teacher_embeds=teacher, return_loss=True, return_logits=False).loss.backward()
         return time.process_time() - start
 

@@ -132,19 +132,19 @@ def _with_our_columns(
     dataset: Dataset | IterableDataset, columns: dict[str, str], lists: Sequence[str], *, local: bool
 ) -> Dataset | IterableDataset:
     names = column_names(dataset)
-    if unknown := [theirs for theirs in columns.values() if theirs not in names]:
+    if unknown := [original for original in columns.values() if original not in names]:
         there = [name for name in names if name != ERROR]
         raise ValueError(f"`columns` names {unknown}, which it does not have; it has {there}")
     # A stream decodes the images of each row that it renames or maps, and stops at a broken one. So images stay
     # undecoded until the end.
     decoded = {name: dataset.features[name] for name in image_columns(dataset.features)}
     dataset = undecoded(dataset, tuple(decoded))
-    renames = {theirs: ours for ours, theirs in columns.items() if theirs != ours}
+    renames = {original: ours for ours, original in columns.items() if original != ours}
     if taken := [ours for ours in renames.values() if ours in names and ours not in renames]:
         dataset = dataset.remove_columns(taken)  # it has our name, but `columns` names another column for it
         decoded = {name: feature for name, feature in decoded.items() if name not in taken}
     if renames:  # in two steps, because a stream cannot exchange two names
-        dataset = dataset.rename_columns({theirs: f"_our_{ours}" for theirs, ours in renames.items()})
+        dataset = dataset.rename_columns({original: f"_our_{ours}" for original, ours in renames.items()})
         dataset = dataset.rename_columns({f"_our_{ours}": ours for ours in renames.values()})
 
     features = dataset.features

@@ -85,7 +85,7 @@ def resolve_columns(columns: Mapping[str, str] | str | None) -> dict[str, str]:
             f"`columns` maps our names to the dataset's, but {', '.join(map(repr, unknown))} is not one of ours: they "
             f"are {', '.join(KNOWN_COLUMNS)}."
         )
-    theirs = list(columns.values())
-    if twice := sorted({name for name in theirs if theirs.count(name) > 1}):
+    original = list(columns.values())
+    if twice := sorted({name for name in original if original.count(name) > 1}):
         raise ValueError(f"`columns` uses {', '.join(map(repr, twice))} for more than one of our columns.")
     return dict(columns)

@@ -112,7 +112,7 @@ def open_tars(
             raise ValueError(
                 f"{name} (split {key!r}) has no rows: none of its {len(tars)} tars has a readable sample."
             )
-        if absent := [theirs for theirs in columns.values() if theirs not in members]:
+        if absent := [original for original in columns.values() if original not in members]:
             raise ValueError(f"`columns` names {absent}, which it does not have; it has {members}")
         names_by_member = _our_names(members, columns)
         features = _features(names_by_member)
@@ -175,7 +175,7 @@ def _members(tars: Iterable[str], token: str | bool | None) -> list[str]:
 
 def _our_names(members: list[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Member -> column. If `columns` names another member for a column, a member with the column's name is dropped."""
-    ours = {theirs: name for name, theirs in columns.items()}
+    ours = {original: name for name, original in columns.items()}
     return {member: ours.get(member, member) for member in members if member in ours or member not in columns}
 
 

@@ -30,8 +30,8 @@ REPEATS = ("negative", "mask")
 class Objective:
     """
     A contrastive training objective. A subclass names its `terms`; roles, columns, computation and documentation
-    follow from them. A subclass with other terms overrides `compute`, which receives rows that are checked and
-    gathered already, and adds to the result of this class.
+    follow from them. A subclass with terms of another form overrides `compute`, which receives rows that are checked
+    and gathered already, and adds these terms to the result of this class.
 
     Args:
         negatives_across_devices (`bool`, defaults to `True`):

@@ -158,7 +158,7 @@ def test_what_is_not_there_or_no_table(tmp_path):
         with pytest.raises(FileNotFoundError, match=r"absent|some/deep/path"):
             load_table(absent)
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(ValueError, match=r"x\.txt is no \.parquet, "):
+    with pytest.raises(ValueError, match=r"x\.txt is not a file of a known kind: \.parquet, "):
         load_table(tmp_path / "x.txt")
     (tmp_path / "junk.parquet").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"junk\.parquet cannot be read: "):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scenes are made of: nouns with the icon that draws them, colours, patterns, sizes, relations, settings."""
+"""The vocabulary of scenes: nouns with their icons, colours, patterns, sizes, relations and settings."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ MDI, FA = "mdi", "fa"  # Material Design Icons 6 (Apache-2.0) and Font Awesome 6
 _TABLE = read_tsv(Path(__file__).with_name("nouns.tsv"))  # its first lines say what the columns are
 # noun -> (font, icon). The first 24 are the most recognisable, then come 24 more, then the rest.
 NOUNS: dict[str, tuple[str, str]] = {row["noun"]: (row["font"], row["icon"]) for row in _TABLE}
-# noun that takes no "a" -> what stands before its attributes: "a pair of red scissors", "an ear of yellow corn"
+# noun that takes no "a" -> the words before its attributes: "a pair of red scissors", "an ear of yellow corn"
 MEASURES: dict[str, str] = {row["noun"]: row["measure"] for row in _TABLE if row["measure"]}
-# noun -> the other nouns that it is also true of
+# noun -> the other nouns of which it is also true
 INCLUDES: dict[str, frozenset[str]] = {
     row["noun"]: frozenset(row["also true of"].split(", ")) for row in _TABLE if row["also true of"]
 }
 
 
 def is_true_of(said: str, shown: str) -> bool:
-    """Whether a noun is true of what another names: "bird" of a duck, not "duck" of a bird."""
+    """Whether one noun is true of everything that another names: "bird" is true of a duck, "duck" not of a bird."""
     return said == shown or shown in INCLUDES.get(said, ())
 
 
-# noun -> itself and the nouns that cannot stand beside it
+# noun -> itself and the nouns that must not occur in the same scene
 _RELATED = {noun: {other for other in NOUNS if is_true_of(noun, other) or is_true_of(other, noun)} for noun in NOUNS}
 
 
 def unrelated(nouns: Sequence[str], present: Iterable[str]) -> list[str]:
-    """Those of the nouns that are true of none of the nouns present, nor the other way round."""
+    """The nouns that are not true of any noun that is present, and of which none of these is true."""
     excluded = set().union(*(_RELATED[noun] for noun in present))
     return [noun for noun in nouns if noun not in excluded]
 
@@ -58,7 +58,7 @@ PLAIN = "plain"  # the pattern that captions do not mention
 PATTERNS = ("striped", "dotted", "checkered")
 SIZES = ("small", "large")
 
-# relation -> its synonyms; each takes the other object after it
+# relation -> its synonyms, each of which is followed by the other object
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "on the left of", "left of"),
     "right": ("to the right of", "on the right of", "right of"),
@@ -70,7 +70,7 @@ HORIZONTAL, VERTICAL = ("left", "right"), ("above", "below")
 
 @dataclass(frozen=True)
 class Setting:
-    """A two-tone background and how captions say it."""
+    """A two-tone background, and its phrase in captions."""
 
     phrase: str
     top: tuple[int, int, int]
@@ -93,13 +93,13 @@ Nouns = int | Literal["all"]
 
 def choose_nouns(nouns: Nouns) -> tuple[str, ...]:
     """
-    The nouns of a concept space.
+    Choose the nouns of a dataset.
 
     Args:
-        nouns (`int` or `"all"`): How many, from the most recognisable on.
+        nouns (`int` or `"all"`): The number of nouns; the most recognisable ones come first.
 
     Raises:
-        ValueError: It is less than 4, more than there are, or another word.
+        ValueError: The number is less than 4 or more than there are, or the text is not "all".
     """
     if nouns == "all":
         return tuple(NOUNS)
