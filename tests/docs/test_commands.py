@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -15,10 +16,41 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_tripletclip.cli import main
-from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, commands_of, inside
+from tests.docs.blocks import BLOCK, PAGES, ROOT, Block, blocks_of, commands_of, inside
 
 # Programs of others, whose flags are theirs.
 OTHERS = {".", "pip", "pre-commit", "make", "pytest", "hf", "gdown", "mkdocs", "git", "apt"}
+FLAGS_OF_OTHERS = {
+    "--cpu",
+    "--num_processes",
+    "--experiment",
+    "--scale",
+    "--data",
+    "--baseline",
+    "--jobs",
+    "--part",
+    "--rooms",
+    "--model",
+    "--pretrained",
+    "--precision",
+    "--tolerance",
+}
+COMMANDS_OF_OURS = (
+    "train",
+    "finetune",
+    "generate",
+    "mine",
+    "join",
+    "evaluate",
+    "report",
+    "convert",
+    "merge",
+    "validate",
+    "inspect",
+    "push",
+    "demo",
+)
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
 class Taken(BaseException):
@@ -107,3 +139,18 @@ def test_the_command_is_taken(block: Block, words: list[str], read_only, monkeyp
             assert Path(program).is_file()
         else:
             assert importlib.util.find_spec(program), f"{block.page}, line {block.line}: no program {program}"
+
+
+def test_flags_in_the_text_exist(capsys):
+    known = set(FLAGS_OF_OTHERS)
+    for program in ("--help", *COMMANDS_OF_OURS):
+        with pytest.raises(SystemExit):
+            main([program] if program == "--help" else [program, "--help"])
+        known |= set(FLAG.findall(capsys.readouterr().out))
+    known = {flag.replace("-", "_") for flag in known}
+    assert len(known) > 150
+    for page in PAGES:
+        text = BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
+        for span in re.findall(r"`([^`]+)`", text):
+            for flag in FLAG.findall(span):
+                assert flag.replace("-", "_") in known, f"{page}: no command has {flag}: {span}"
