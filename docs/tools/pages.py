@@ -41,7 +41,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if not (ROOT / path).exists():
             return match[0]  # mkdocs warns of it
         module = path.removeprefix("src/").removesuffix(".py").replace("/", ".")
-        return f"[{match['text']}][{module}]" if module in _entries(files) else match["text"]
+        entry = _entries(files).get(module)
+        return f"[{match['text']}][{entry}]" if entry else match["text"]
 
     return CODE_OR_FORMULA.sub(_unlinked, LINK.sub(link, markdown))
 
@@ -51,7 +52,8 @@ def _unlinked(match: re.Match[str]) -> str:
     return match[0] if match["inner"] is None else rf"\[{match['inner']}\]({match['arguments']})"
 
 
-def _entries(files: Files) -> set[str]:
-    """What the reference has an entry of."""
+def _entries(files: Files) -> dict[str, str]:
+    """Modules, and the entry of the reference that each has: its own, or that of a class in it."""
     pages = [file.abs_src_path for file in files if file.src_uri.startswith("reference/") and file.abs_src_path]
-    return {name for page in pages for name in ENTRY.findall(Path(page).read_text(encoding="utf-8"))}
+    names = [name for page in pages for name in ENTRY.findall(Path(page).read_text(encoding="utf-8"))]
+    return {**{name.rpartition(".")[0]: name for name in names}, **{name: name for name in names}}
