@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hf_tripletclip.utils.cli_arguments import FlagParser
+from hf_tripletclip.utils.flag_parser import FlagParser
 from hf_tripletclip.version import __version__
 
 
@@ -20,7 +20,7 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
     standard error instead of a traceback. `TRIPLETCLIP_DEBUG=1` shows the traceback.
 
     Returns:
-        `int`: The exit status: what the command returned where that is a number, else 0; 1 after an error, 130 after
+        `int`: The exit status: what the command returned if that is a number, else 0; 1 after an error, 130 after
         Ctrl-C.
     """
     try:
@@ -273,7 +273,7 @@ def make_parser() -> argparse.ArgumentParser:
         "directory that transformers opens, or as one that OpenCLIP opens. Private repositories use the token of "
         "`hf auth login` or HF_TOKEN.",
     )
-    convert.add_argument("source", help="directory, Hub id, or weights file of OpenCLIP's shape")
+    convert.add_argument("source", help="directory, Hub id, or an OpenCLIP weights file")
     convert.add_argument("target", help="directory to write")
     convert.add_argument(
         "--to", choices=("transformers", "openclip"), default="transformers", help="layout (default: transformers)"
@@ -281,14 +281,14 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--hidden_act",
         choices=("gelu", "quick_gelu"),
-        help="activation of an OpenCLIP source that does not say it: quick_gelu for OpenAI's weights and what was "
+        help="activation of an OpenCLIP source that does not name one: quick_gelu for OpenAI's weights and models "
         "tuned from them, gelu for models of OpenCLIP's own configs",
     )
     convert.add_argument("--revision", help="branch, tag or commit of the source")
     which = convert.add_mutually_exclusive_group()
     which.add_argument("--processor", help="directory or Hub id of the processor (default: the source's)")
     which.add_argument("--no_processor", action="store_true", help="write the model only")
-    convert.add_argument("--logit_scale", type=float, help="the parameter `logit_scale`, where the source has none")
+    convert.add_argument("--logit_scale", type=float, help="the parameter `logit_scale`, if the source has none")
     convert.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     convert.set_defaults(run=_convert)
 
@@ -309,11 +309,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--alpha", default="0.0:1.0:0.1", help="first:last:step, or numbers with commas (default: 0.0:1.0:0.1)"
     )
     merge.add_argument("--composition", default="triplets", help="benchmark or benchmark.metric (default: triplets)")
-    merge.add_argument("--retention", default="zeroshot", help="of what must not be lost (default: zeroshot)")
+    merge.add_argument(
+        "--retention", default="zeroshot", help="the same for what must not be lost (default: zeroshot)"
+    )
     merge.add_argument("--data", nargs="+", help="one place for both benchmarks, or NAME=PLACE")
-    merge.add_argument("--images", nargs="+", help="where the images of annotation files are, likewise")
-    merge.add_argument("--options", help="JSON: benchmark -> its settings")
-    merge.add_argument("--max_loss", type=float, default=0.01, help="of retention that may be lost (default: 0.01)")
+    merge.add_argument("--images", nargs="+", help="the same for the images of annotation files")
+    merge.add_argument("--options", help="settings of the benchmarks, as JSON: name -> settings")
+    merge.add_argument("--max_loss", type=float, default=0.01, help="how much retention may be lost (default: 0.01)")
     merge.add_argument("--batch_size", type=int, default=64, help="images or captions at a time (default: 64)")
     merge.add_argument("--device", help="where to evaluate (default: the accelerator)")
     merge.add_argument("--cache_dir", help="keep embeddings in this folder")
@@ -323,8 +325,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser(
         "validate",
-        help="read a whole dataset and say what is broken",
-        description="Read a whole dataset and say what is broken. The exit status is 1 where anything is.",
+        help="read a whole dataset and list what is broken",
+        description="Read a whole dataset and list what is broken. The exit status is 1 if anything is.",
     )
     inspect = commands.add_parser(
         "inspect",
@@ -335,7 +337,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("dataset", help="`scenes`, a folder or file, or the id of a Hub dataset")
         command.add_argument("--split", help="a split (default: all)")
         command.add_argument("--columns", help="a preset, or JSON: our column name -> the dataset's own")
-        command.add_argument("--images", help="a folder of images that paths in the rows may lead to")
+        command.add_argument("--images", help="the folder of the images that paths in the rows name")
     validate.add_argument("--num_workers", type=int, help="processes that decode (default: the CPUs)")
     validate.set_defaults(run=_validate)
     inspect.add_argument("--output", default="inspect.html", help="the page to write (default: inspect.html)")
@@ -345,20 +347,22 @@ def make_parser() -> argparse.ArgumentParser:
     push = commands.add_parser(
         "push",
         help="upload a model, an adapter or a generated dataset to the Hub",
-        description="Upload a folder to the Hub, with its card: a CLIP or a PEFT adapter, of a training run, of "
-        "`tripletclip merge` or `convert`, or a dataset of `tripletclip generate` or `mine`. The token is that of "
-        "`hf auth login` or HF_TOKEN.",
+        description="Upload a folder to the Hub, with its card: a CLIP or a PEFT adapter that a training run, "
+        "`tripletclip merge` or `convert` wrote, or a dataset that `tripletclip generate` or `mine` wrote. The token "
+        "is that of `hf auth login` or HF_TOKEN.",
     )
     push.add_argument("folder", help="the folder of the model, adapter or dataset")
     push.add_argument("repo_id", help="such as user/name")
     push.add_argument(
         "--base_model", help="Hub id of what the model was made from; an adapter of a directory needs it"
     )
-    push.add_argument("--license", help="of the model's weights, an identifier of the Hub such as mit, for its card")
-    push.add_argument("--private", action="store_true", help="make the repository private where it is new")
+    push.add_argument(
+        "--license", help="license of the model's weights, for its card: an identifier of the Hub such as mit"
+    )
+    push.add_argument("--private", action="store_true", help="make the repository private, if it is new")
     push.add_argument("--revision", help="branch to upload to, or the refs/pr/N of a pull request")
     push.add_argument("--create_pr", action="store_true", help="open a pull request instead")
-    push.add_argument("--commit_message", help="what the commit says (default: what was uploaded)")
+    push.add_argument("--commit_message", help="message of the commit (default: names what was uploaded)")
     push.set_defaults(run=_push)
 
     demo = commands.add_parser(

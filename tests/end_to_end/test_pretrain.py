@@ -238,3 +238,20 @@ def test_the_log_and_the_card_of_a_run_say_it(example, tmp_path):
     sentence = "2 of 4 rows of the test data have a picture that is also trained on"
     assert f"Evaluated on training data: {sentence}" in finished.stderr
     assert f"**Evaluated on training data.** {sentence}" in ModelCard.load(tmp_path / "run" / "README.md").text
+
+
+def test_the_command_starts_two_processes_itself(example, reference, tmp_path):
+    launcher = [sys.executable, "-m", "hf_tripletclip.cli", "train"]
+    command = [*launcher, *example.command(tmp_path / "run", "--use_cpu", "--num-processes", "2")[2:]]
+    subprocess.run(command, check=True, env=example.environment, timeout=300, capture_output=True)
+    assert "| world_size | 2 |" in (tmp_path / "run" / "README.md").read_text()
+    assert losses(tmp_path / "run") == pytest.approx(losses(reference), rel=2e-4)
+
+
+def test_a_mistake_in_two_processes_ends_the_command(example, tmp_path):
+    launcher = [sys.executable, "-m", "hf_tripletclip.cli", "train"]
+    command = [*launcher, *example.command(tmp_path / "run", "--num_processes", "2", "--scenes_nouns", "2")[2:]]
+    finished = subprocess.run(command, env=example.environment, timeout=300, capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert "error: `nouns` is 2" in finished.stderr
+    assert finished.stderr.rstrip().endswith("of the processes, as told above")

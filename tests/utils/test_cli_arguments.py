@@ -14,12 +14,12 @@ from transformers.utils import logging
 from hf_tripletclip.utils.cli_arguments import (
     CONFIGS,
     Exclusion,
-    FlagParser,
     config_values,
     find_config,
     given_flags,
     parse_with_config,
 )
+from hf_tripletclip.utils.flag_parser import FlagParser
 
 
 @dataclass

@@ -20,7 +20,7 @@ from hf_tripletclip.comparison.scales import (
     scenes_runs,
 )
 from hf_tripletclip.comparison.summary import summarize, write_summary
-from hf_tripletclip.utils.cli_arguments import FlagParser
+from hf_tripletclip.utils.flag_parser import FlagParser
 from hf_tripletclip.utils.plots import require_plots
 
 STEPS = {"scenes": 150, "photos": 300}

@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+from hf_tripletclip.utils.flag_parser import unknown_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # the ready configurations, which travel in the package
 # Name that transformers' users know -> our word for the same thing. Both are read, on the command line and in a file.
@@ -47,42 +48,6 @@ class Exclusion:
     when: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda given, config: True
     keep: Callable[[Mapping[str, Any], Mapping[str, Any]], set[str]] | None = None
     note: str = ""
-
-
-class FlagParser(argparse.ArgumentParser):
-    """A parser that reads `--some-flag` as `--some_flag`, and knows the flag that a misspelt one may mean."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        options.setdefault("allow_abbrev", False)
-        super().__init__(*arguments, **options)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of its class; see there."""
-        args = sys.argv[1:] if args is None else list(args)
-        end = args.index("--") if "--" in args else len(args)
-        return super().parse_known_args([*map(_with_underscores, args[:end]), *args[end:]], namespace)
-
-    def error(self, message: str) -> Any:
-        """Print the usage and end with status 2."""
-        prefix = "unrecognized arguments: "
-        if message.startswith(prefix):
-            flags = [word for word in message[len(prefix) :].split() if word.startswith("-")]
-            message = _unknown("flag", flags or [message[len(prefix) :]], set(_long_flags(self)))
-        super().error(message)
-
-
-def _with_underscores(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if re.match("--[a-z]", word) else word
-
-
-def _long_flags(parser: argparse.ArgumentParser) -> list[str]:
-    """The long flags of a parser and of its commands, without `--`."""
-    flags = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            flags += [name for command in action.choices.values() for name in _long_flags(command)]
-    return flags
 
 
 def parse_with_config(
@@ -157,7 +122,7 @@ def parse_with_config(
     )
     if unknown:
         flags = {flag[2:] for flag in parser._option_string_actions if flag.startswith("--")}
-        raise ValueError(_unknown("flag", [flag for flag in unknown if flag.startswith("-")] or unknown, flags))
+        raise ValueError(unknown_names("flag", [flag for flag in unknown if flag.startswith("-")] or unknown, flags))
     _tell_what_is_replaced(values, given, config_file)
     return tuple(arguments)
 
@@ -371,7 +336,7 @@ def _read_config(path: Path, names: set[str]) -> dict[str, Any]:
             raise ValueError(
                 f"The configuration {path.stem!r} is for another command: give a YAML file, or {ready_configs(names)}."
             )
-        raise ValueError(f"{path}: {_unknown('key', unknown, names)}")
+        raise ValueError(f"{path}: {unknown_names('key', unknown, names)}")
     return config
 
 
@@ -384,14 +349,3 @@ def _checked(name: str, value: Any, action: argparse.Action, optional: bool) -> 
             raise ValueError(f"`{name}` is the list {value!r} in the config file: it takes one value.")
         return [str(part) for part in value]
     return value if value is None or isinstance(value, dict) else str(value)
-
-
-def _unknown(what: str, unknown: list[str], names: set[str]) -> str:
-    import difflib
-
-    hints = []
-    dashes = "--" if what == "flag" else ""
-    for name in unknown:
-        close = difflib.get_close_matches(name.lstrip("-").split("=")[0].replace("-", "_"), names, n=1)
-        hints.append(f"{name}" + (f" (did you mean {dashes}{close[0]}?)" if close else ""))
-    return f"unknown {what}{'s' if len(unknown) > 1 else ''}: {', '.join(hints)}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_tripletclip.evaluation.report.writing import write_report
-from hf_tripletclip.utils.cli_arguments import FlagParser
+from hf_tripletclip.utils.flag_parser import FlagParser
 
 
 def make_parser() -> FlagParser:
