@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from hf_tripletclip.evaluation.encoder import Encoder
     from hf_tripletclip.evaluation.run import BenchmarksFailed, evaluate
     from hf_tripletclip.evaluation.triplets import triplet_metrics
-    from hf_tripletclip.results.result import EvaluationResult, format_before_after
 
 __all__ = [
     "ARO",
@@ -42,7 +41,6 @@ __all__ = [
     "Cola",
     "ColorSwap",
     "Encoder",
-    "EvaluationResult",
     "NegBench",
     "Retrieval",
     "Similarity",
@@ -54,7 +52,6 @@ __all__ = [
     "ZeroShot",
     "evaluate",
     "evaluate_triplets",
-    "format_before_after",
     "get_benchmark",
     "triplet_metrics",
 ]
