@@ -103,7 +103,7 @@ def test_listed_rows(tmp_path):
     assert (number, row["negative_caption"], where) == (0, ["n", "m"], f"{tmp_path}, row 0")
     assert image.load().tobytes() == picture("a.png").tobytes()
     (tmp_path / "examples.jsonl").write_text(line.replace('["n", "m"]', "[]"))
-    with pytest.raises(ValueError, match=r"row 0: negative_caption is \[\], where a list of captions is expected"):
+    with pytest.raises(ValueError, match=r"row 0: negative_caption is \[\]; a list of captions is expected"):
         list(listed_rows(str(tmp_path), None))
     (tmp_path / "examples.jsonl").write_text('{"positive_caption": ["p"]}\n')
     with pytest.raises(ValueError, match="has no column negative_caption"):

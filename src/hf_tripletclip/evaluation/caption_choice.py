@@ -22,21 +22,21 @@ logger = logging.get_logger(__name__)
 
 TABLES = ("*.parquet", "*.jsonl", "data/*.parquet")  # a folder with one of these is a table
 PAIRWISE = choice(2)
-ANSWER = "answer"  # the column of predictions: where the true caption stands in the benchmark's own order
-OPTIONS = "options"  # the column of predictions: among how many captions
+ANSWER = "answer"  # the column of predictions: the place of the true caption in the benchmark's own order
+OPTIONS = "options"  # the column of predictions: the number of captions
 
 
 @dataclasses.dataclass(kw_only=True)
 class PartsBenchmark(ItemBenchmark):
     """
-    A benchmark in parts, which are the categories of its items, with a file for each.
+    A benchmark in parts, with a file for each part. The parts are the categories of its items.
 
-    A subclass sets `FILES`, part -> name of its file, and `WHERE`, a sentence that says where to get them.
+    A subclass sets `FILES`, part -> name of its file, and `WHERE`, a sentence that says where to get the files.
 
     Args:
         annotations (`str`): The folder of the files.
         images (`str`, *optional*): The folder of the images. Defaults to the annotations' folder, or one in it.
-        parts (`tuple[str, ...]`, *optional*): Only these parts. Defaults to those that are there.
+        parts (`tuple[str, ...]`, *optional*): Only these parts. Defaults to all parts whose files exist.
         protocol, allow_missing, max_rows: As in [`Benchmark`].
     """
 
@@ -83,16 +83,16 @@ class PartsBenchmark(ItemBenchmark):
         return result
 
     def wants(self, part: str | None) -> bool:
-        """Whether a part is to be evaluated."""
+        """Whether to evaluate a part."""
         return self.parts is None or part in self.parts
 
     def files(self) -> dict[str, Path]:
         """
-        The parts that are there and wanted, and their files. Empty where the annotations are no folder of files but a
+        The files of the parts that exist and are wanted. Empty if the annotations are not a folder of such files but a
         table: a file, a folder of parquet or JSON lines, or a Hub id.
 
         Raises:
-            FileNotFoundError: There is none, or not each of those that are asked for.
+            FileNotFoundError: There is no file, or a part that was asked for has none.
         """
         self.check_path()
         found = {part: path for part, name in self.FILES.items() if (path := self.folder / name).is_file()}
@@ -106,10 +106,10 @@ class PartsBenchmark(ItemBenchmark):
 
     def check_path(self) -> None:
         """
-        Check that the annotations are there, unless they may be on the Hub.
+        Check that the annotations exist, unless they may be on the Hub.
 
         Raises:
-            FileNotFoundError: They are not.
+            FileNotFoundError: They do not exist.
         """
         name = str(self.annotations)
         on_hub = not self.folder.is_absolute() and not name.startswith(".") and name.count("/") < 2
@@ -118,11 +118,11 @@ class PartsBenchmark(ItemBenchmark):
 
     def image_folders(self) -> list[Path]:
         """
-        Where images may be: the folder that the user says, the annotations' folder otherwise, and those in it.
+        The folders that may hold the images: the user's folder or else the annotations' folder, and the folders in it.
 
         Raises:
-            FileNotFoundError: The folder that the user says is not there.
-            ValueError: The user says none, and the annotations are on the Hub.
+            FileNotFoundError: The user's folder does not exist.
+            ValueError: The user gave no folder, and the annotations are on the Hub.
         """
         if self.images is None and not self.folder.exists():
             raise ValueError(f"{self.title}: {self.annotations} has no images: say where they are (`images`)")
@@ -135,7 +135,7 @@ class ChoiceBenchmark(PartsBenchmark):
     """
     A benchmark that asks which of several captions is true of an image; its items come from [`question`].
 
-    `protocol="official"` is `argmax` over the scores in the benchmark's own order: of equal scores the first wins.
+    `protocol="official"` is `argmax` over the scores in the benchmark's own order: the first of equal scores wins.
     """
 
     def official_outcomes(self, item: Item, scores: Mapping[str, float]) -> dict[str, bool]:
@@ -153,7 +153,7 @@ class ChoiceBenchmark(PartsBenchmark):
         chance: Mapping[str, float],
         **values: Any,
     ) -> EvaluationResult:
-        # Questions have different numbers of captions: guessing is a column that the same means are taken of.
+        # Questions have different numbers of captions, so chance is the same means over a column of 1 / options.
         guesses = {**predictions, "accuracy": [1 / options for options in predictions[OPTIONS]]}
         of_choices = {name: tally(guesses, mean) for name, mean in means.items() if mean.outcome == "accuracy"}
         return super().make_result(
@@ -176,7 +176,7 @@ def question(
     Args:
         key, image, category, columns: As in [`Item`].
         captions (`Sequence[str]`): In the benchmark's own order.
-        answer (`int`): Which of them is true. In the item it stands first, and the others keep their order.
+        answer (`int`): The place of the true one. The item has it first, then the others in order.
     """
     others = (*captions[:answer], *captions[answer + 1 :])
     return Item(
@@ -190,5 +190,5 @@ def question(
 
 
 def pair(key: str, image: ImageRef, captions: Sequence[str], category: str) -> Item:
-    """An item with two captions, of which the first is true, and the outcome `accuracy`."""
+    """An item with the outcome `accuracy` and two captions, the true one first."""
     return Item(key=key, images=(image,), captions=tuple(captions), comparisons=PAIRWISE, category=category)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Encoder`: embeddings of images and captions by a CLIP-like model, each once, in one process or several."""
+"""`Encoder`: computes each embedding of images and captions once, in one process or several."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ from hf_tripletclip.utils.devices import loading, pick_device
 logger = logging.get_logger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures", "objective", "objective_kwargs")
+# Entries of a configuration that do not change embeddings.
+IRRELEVANT = ("_name_or_path", "transformers_version", "dtype", "architectures", "objective", "objective_kwargs")
 EMBEDDINGS, DIGEST = "embeddings", "digest"  # the tensor in a cached file, and its metadata
 
 
-# What a user can act on; anything else is a mistake of the program and not caught.
+# Errors that a user can do something about. Other errors are mistakes of the program and are not caught.
 EXPECTED = (OSError, ValueError, ImportError, torch.OutOfMemoryError)
 
 
 def in_all_processes(function: Callable[[], Any]) -> Any:
     """
-    What a function returns, which all processes call; if it fails in one with an expected error, it does so in all.
+    The value of a function that all processes call. If it fails in one with an expected error, it fails in all.
 
     Raises:
-        ValueError: It failed in another process.
+        ValueError: The function failed in another process.
     """
     value, error = None, None
     try:
@@ -70,13 +71,13 @@ def in_all_processes(function: Callable[[], Any]) -> Any:
 
 
 def start_processes(device: str | None = None) -> PartialState:
-    """The processes that a launcher started; on CPUs they need to be told that they are to work there."""
+    """The state of the processes that a launcher started; it must know if they are to work on CPUs."""
     return PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module is put back into the mode that it was in."""
+    """Evaluation mode without gradients. Afterwards each module is in the mode that it was in before."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -89,28 +90,30 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 class Encoder:
     r"""
-    A CLIP-like model that is to be evaluated. Embeddings are L2-normalised float32 tensors on the CPU.
+    A CLIP-like model to evaluate. Embeddings are L2-normalised float32 tensors on the CPU.
 
-    In a job of several processes (`accelerate launch`) all must make the same calls; they share the batches, which are
-    the same whatever their number, and each gets all embeddings. They are the same as from one process: to the last
-    bit where the libraries below torch are reproducible (on a CPU, MKL with `MKL_CBWR=AUTO,STRICT`).
+    In a job of several processes (`accelerate launch`) all processes must make the same calls. They share the batches,
+    and each gets all embeddings. The batches do not depend on the number of processes, so the embeddings are those of
+    one process: to the last bit if the libraries below torch are reproducible (on a CPU, MKL with
+    `MKL_CBWR=AUTO,STRICT`).
 
     Args:
         model ([`TripletCLIPModel`], [`~transformers.CLIPModel`], `PeftModel`, ...): Has `get_image_features` and
-            `get_text_features`. It is used in evaluation mode and left in the mode that it was in.
+            `get_text_features`. It is used in evaluation mode; afterwards it is in the mode that it was in before.
         processor ([`~transformers.ProcessorMixin`]): Its processor.
-        name (`str`, *optional*): What results call the model. Defaults to where it was loaded from, or its class.
+        name (`str`, *optional*): The model's name in results. Defaults to the place that it was loaded from, or its
+            class.
         batch_size (`int`, defaults to 64): Images or captions at a time.
-        device (`torch.device` or `str`, *optional*): Defaults to where the model is.
+        device (`torch.device` or `str`, *optional*): Defaults to the model's device.
         autocast (`str`, *optional*): Encode in `bfloat16` or `float16` by autocast. Defaults to the precision of the
-            weights. Scores are float32 in any case.
+            weights. Scores are always float32.
         num_workers (`int`, defaults to 0): Processes that read and preprocess images.
         progress (`bool`, defaults to `True`): Whether to show progress bars.
-        cache_dir (`str` or `os.PathLike`, *optional*): Keep embeddings in this folder, and use those that are there
-            of the same weights, preprocessing, precision and inputs.
+        cache_dir (`str` or `os.PathLike`, *optional*): A folder that keeps embeddings. They are used again for the
+            same weights, preprocessing, precision and inputs.
 
     Raises:
-        ValueError: The model lacks a tower, the processor is that of another model, or a setting is out of range.
+        ValueError: The model lacks a tower, the processor belongs to another model, or a setting is out of range.
     """
 
     def __init__(
@@ -141,8 +144,8 @@ class Encoder:
         self.progress = progress
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.state = start_processes()
-        self.official = False  # whether inputs are prepared as in `as_official`
-        self._fingerprint: tuple[Any, str] | None = None  # the state that it is of, and it
+        self.official = False  # set by `as_official`
+        self._fingerprint: tuple[Any, str] | None = None  # the state of the model, and its fingerprint
 
     @classmethod
     def from_pretrained(
@@ -154,12 +157,12 @@ class Encoder:
         Args:
             source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
             revision (`str`, *optional*): Branch, tag or commit.
-            device (`str`, *optional*): Defaults to this process's accelerator, or the CPU where there is none.
-            options: As of the class.
+            device (`str`, *optional*): Defaults to this process's accelerator, or the CPU if there is none.
+            options: Other arguments of the class.
 
         Raises:
-            OSError: There is no model, or it cannot be reached.
-            ValueError: It does not embed images and captions, or weights are missing.
+            OSError: The model does not exist or cannot be reached.
+            ValueError: The model does not embed images and captions, or weights are missing.
         """
         with loading(os.fspath(source), "a CLIP-like model"):
             model, processor = load_clip_like(source, revision=revision)
@@ -169,7 +172,7 @@ class Encoder:
     @classmethod
     def of(cls, model: Any, processor: Any = None, **options: Any) -> Encoder:
         """
-        The encoder of whatever stands for a model.
+        The encoder of a model that is given in any form.
 
         Args:
             model: An encoder, a model, or the directory or Hub id to load one from.
@@ -195,8 +198,8 @@ class Encoder:
 
     def as_official(self) -> Encoder:
         """
-        The same encoder, with images and captions prepared as the benchmarks' own scripts do, see
-        [`~hf_tripletclip.evaluation.official`]. Its fingerprint is the model's, too.
+        The same encoder, except that it prepares images and captions as the benchmarks' own scripts do, see
+        [`~hf_tripletclip.evaluation.official`]. The fingerprint is the same.
         """
         other = copy.copy(self)
         other.official = True
@@ -209,13 +212,13 @@ class Encoder:
     @property
     def fingerprint(self) -> str:
         """
-        Of the weights, their precision, the architecture and the preprocessing: what determines embeddings, up to
-        rounding. Weights that are changed in place through `.data` go unnoticed between two calls.
+        A digest of what decides embeddings, up to rounding: the weights, their precision, the architecture and the
+        preprocessing. Between two calls it misses changes of weights in place through `.data`.
         """
         weights = sorted(self.model.state_dict().items())
         around = self._around()
         state = [around, [(tensor.data_ptr(), tensor._version) for _, tensor in weights if not tensor.is_inference()]]
-        if self._fingerprint is None or self._fingerprint[0] != state:  # a model that is trained changes
+        if self._fingerprint is None or self._fingerprint[0] != state:  # training changes the model
             digest = hashlib.sha256(around.encode())
             for name, tensor in weights:
                 digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
@@ -224,8 +227,8 @@ class Encoder:
         return self._fingerprint[1]
 
     def _around(self) -> str:
-        """What determines embeddings besides the weights: two models of equal weights may differ in activations."""
-        config = {name: value for name, value in self.model.config.to_dict().items() if name not in OF_NO_MATTER}
+        """What decides embeddings besides the weights: models with equal weights may differ in activations."""
+        config = {name: value for name, value in self.model.config.to_dict().items() if name not in IRRELEVANT}
         adapters = [  # LoRA's scale is in no weight
             (name, scaling, getattr(module, "disable_adapters", False), getattr(module, "active_adapters", None))
             for name, module in self.model.named_modules()
@@ -242,7 +245,7 @@ class Encoder:
         return json.dumps(parts, sort_keys=True, default=str)
 
     def description(self) -> dict[str, Any]:
-        """What a result says of the model."""
+        """The facts about the model that a result holds."""
         parameters = list(self.model.parameters())
         return {
             "name": self.name,
@@ -259,11 +262,11 @@ class Encoder:
         Embeddings of images.
 
         Args:
-            images (`Sequence[ImageRef]`): Give each once.
+            images (`Sequence[ImageRef]`): The images, without repetitions.
 
         Returns:
-            `tuple`: A float32 tensor of shape `(N, dim)`, and the reason of each image (by its index) that cannot be
-            read: its row is NaN.
+            `tuple`: A float32 tensor of shape `(N, dim)`, and for each image that cannot be read (by its index) the
+            reason. The rows of these images are NaN.
         """
         kind = "images-official" if self.official else "images"
         return self._cached(kind, [image.version() for image in images], lambda: self._encode_images(images))
@@ -297,7 +300,7 @@ class Encoder:
         Embeddings of captions.
 
         Args:
-            captions (`Sequence[str]`): Give each once. They are encoded in batches of similar length.
+            captions (`Sequence[str]`): The captions, without repetitions. Batches hold captions of similar length.
 
         Returns:
             `torch.Tensor` of shape `(N, dim)`, float32.
@@ -308,8 +311,8 @@ class Encoder:
     def _encode_texts(self, captions: Sequence[str]) -> tuple[torch.Tensor, dict[int, str]]:
         limit = max_text_length(self.model, self.processor)
         tokens = tokenize_captions(self.processor.tokenizer, captions, truncation=True, max_length=limit)["input_ids"]
-        # Captions of the same tokens, such as "a CAT" and "a cat", are one: in two batches they could differ in the
-        # last bit, and a tie would be won.
+        # Captions with the same tokens, such as "a CAT" and "a cat", are encoded once: in two batches they could
+        # differ in the last bit, and a tie would become a win.
         places: dict[tuple[int, ...], int] = {}
         of_caption = [places.setdefault(tuple(ids), len(places)) for ids in tokens]
         firsts = {place: index for index, place in reversed(list(enumerate(of_caption)))}
@@ -354,7 +357,7 @@ class Encoder:
         return tqdm(total=total, desc=f"Encoding {unit}", unit=unit[:-1], disable=not shown, leave=False)
 
     def _together(self, rows: list[tuple[int, Any]], number: int) -> tuple[torch.Tensor, dict[int, str]]:
-        """All embeddings in their order, from all processes."""
+        """The embeddings of all processes, in order."""
         mine = [(index, value) for index, value in rows if isinstance(value, torch.Tensor)]
         broken = {index: value for index, value in rows if not isinstance(value, torch.Tensor)}
         stacked = torch.stack([value for _, value in mine]) if mine else None
@@ -362,10 +365,10 @@ class Encoder:
         width = next((values.shape[1] for _, values, _ in shares if values is not None), 0)
         embeddings = torch.full((number, width), torch.nan)
         reasons: dict[int, str] = {}
-        for indices, values, theirs in shares:
+        for indices, values, unreadable in shares:
             if values is not None:
                 embeddings[indices] = values
-            reasons |= theirs
+            reasons |= unreadable
         diverged = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist() if width else []
         if bad := [index for index in diverged if index not in reasons]:
             raise ValueError(f"{self.name}: embeddings are not finite in rows {bad[:5]}: the model has diverged.")
@@ -386,19 +389,19 @@ class Encoder:
         if found[0] is not None:
             return found[0], {}
         embeddings, reasons = encode()
-        if self.state.is_main_process and not reasons:  # what is broken may be mended
+        if self.state.is_main_process and not reasons:  # someone may repair the broken images
             _write(path, embeddings, of)
         return embeddings, reasons
 
 
 def _digest(embeddings: torch.Tensor, of: str) -> str:
-    """Of cached embeddings, and of the weights and inputs that they are of."""
+    """A digest of cached embeddings and of the weights and inputs that they come from."""
     head = f"{of} {embeddings.dtype} {tuple(embeddings.shape)}".encode()
     return hashlib.sha256(head + embeddings.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _write(path: Path, embeddings: torch.Tensor, of: str) -> None:
-    """Keep embeddings; where that fails they are at hand all the same."""
+    """Write embeddings to the cache. If that fails there is a warning, since they are in memory anyway."""
     staged = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -411,7 +414,7 @@ def _write(path: Path, embeddings: torch.Tensor, of: str) -> None:
 
 
 def _read(path: Path, of: str, rows: int) -> torch.Tensor | None:
-    """Cached embeddings; `None` where there are none, and of a damaged or changed file, which is written anew."""
+    """Cached embeddings; `None` if there are none, or if their file is damaged or changed."""
     try:
         if not path.exists():
             return None
@@ -427,17 +430,17 @@ def _read(path: Path, of: str, rows: int) -> torch.Tensor | None:
 
 
 def _tokenizer_state(tokenizer: Any) -> Any:
-    """All that determines the tokens of a caption but how it is cut and padded, which every call says anew."""
+    """What decides the tokens of a caption, except truncation and padding, which are arguments of each call."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer.get_vocab()
     state = json.loads(backend.to_str())
-    state["special_tokens"] = "text"  # as `tokenize_captions` has it: embeddings from before it are others
+    state["special_tokens"] = "text"  # as in `tokenize_captions`: older embeddings do not count
     return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
 
 
 class _Preprocess:
-    """The pixels of a batch's images that can be read, as the processor makes them, and why the others cannot."""
+    """The pixels of a batch's readable images, as the processor makes them, and why the others cannot be read."""
 
     def __init__(self, image_processor: Any, official: bool = False) -> None:
         self.image_processor = image_processor
@@ -460,7 +463,7 @@ class _Preprocess:
             return self.official(images)
         resizes = getattr(self.image_processor, "do_resize", False)
         if not resizes or needless_steps(self.image_processor, images).get("do_resize") is False:
-            return self.fast(images)  # the same to the last bit where nothing is resized
+            return self.fast(images)  # the same to the last bit if nothing is resized
         return torch.stack(
             [self.image_processor(images=image, return_tensors="pt")["pixel_values"][0] for image in images]
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`PairsBenchmark`: benchmarks whose rows are two images and two captions, read from a table."""
+"""`PairsBenchmark`: benchmarks whose rows have two images and two captions, read from a table."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ID = "id"
 @dataclass(kw_only=True)
 class PairsBenchmark(ItemBenchmark):
     """
-    A benchmark whose rows are two images and two captions, the first caption true of the first image and the second
-    of the second. A subclass names the columns and where the table is.
+    A benchmark whose rows have two images and two captions. The first caption is true of the first image, the second
+    of the second. A subclass names the columns and the place of the table.
 
     Args:
         data (`str`): Id of a Hub dataset; a folder of parquet files; the folder that the authors' download unpacks
             to; or a file of parquet, JSON or JSON lines.
         split (`str`, *optional*): Defaults to `test`, or to what a single file holds.
-        images (`str`, *optional*): Folder of the images, where the table has file names. Defaults to the table's
-            folder, or one in it.
+        images (`str`, *optional*): Folder of the images, if the table has file names. Defaults to the table's folder,
+            or one in it.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         protocol, allow_missing, max_rows: As in [`Benchmark`].
     """
@@ -39,8 +39,8 @@ class PairsBenchmark(ItemBenchmark):
     primary: ClassVar[str] = "group_score"
     image_columns: ClassVar[tuple[str, str]]
     caption_columns: ClassVar[tuple[str, str]]
-    further: ClassVar[tuple[str, ...]] = ()  # columns that go into the predictions, where the table has them
-    files: ClassVar[tuple[str, ...]] = ()  # of the authors' download, the one with the rows
+    further: ClassVar[tuple[str, ...]] = ()  # columns to put into the predictions, if the table has them
+    files: ClassVar[tuple[str, ...]] = ()  # possible places of the rows in the authors' download
     comparisons: ClassVar[Comparisons] = WINOGROUND
 
     data: str
@@ -71,7 +71,7 @@ class PairsBenchmark(ItemBenchmark):
         ]
 
     def category(self, row: dict[str, Any]) -> str | None:
-        """Of a row, with the `further` columns."""
+        """The category of a row with the `further` columns."""
         return None
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
@@ -103,7 +103,7 @@ class PairsBenchmark(ItemBenchmark):
 
 
 def _find(folders: Sequence[Path], name: Any, where: str) -> ImageRef:
-    """The image file of this name, which may come without the file's extension."""
+    """The image file with this name, which may lack the extension."""
     if not name:
         raise ValueError(f"{where}: no file name")
     if Path(name).suffix.lower() in EXTENSIONS:

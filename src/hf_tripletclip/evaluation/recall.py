@@ -2,8 +2,8 @@
 """Exact recall@k: how many wrong candidates rank before the first right one, without the whole matrix of scores.
 
 **Ties lose**: a wrong candidate with the score of the best right one ranks before it, so a collapsed model finds
-nothing. Scores are cosines rounded to float32 from float64 products, so that equal pairs have equal scores wherever
-they stand: a float32 product does not see to that, because BLAS adds in another order at the edges of a matrix.
+nothing. Scores are cosines rounded to float32 from float64 products. So equal pairs have equal scores anywhere in the
+matrix, which float32 products do not guarantee: BLAS adds in another order at the edges of a matrix.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 import torch
 
 RECALL_AT = (1, 5)
-CELLS = 1_000_000  # scores that exist at a time: 8 MB of float64
+CELLS = 1_000_000  # scores in memory at a time: 8 MB of float64
 
 
 class Ranking(NamedTuple):
     """
     Args:
-        rank (`torch.Tensor` of shape `(N,)`, int64): Of each query, the number of wrong candidates that score as high
-            as the best right one or higher. 0 is the best; recall@k is the share of ranks below k.
-        tied (`torch.Tensor` of shape `(N,)`, bool): A wrong candidate has just the score of the best right one.
-        rival (`torch.Tensor` of shape `(N,)`, int64): The wrong candidate with the highest score; -1 where all
+        rank (`torch.Tensor` of shape `(N,)`, int64): For each query, the number of wrong candidates that score at
+            least as high as the best right one. 0 is the best; recall@k is the share of ranks below k.
+        tied (`torch.Tensor` of shape `(N,)`, bool): Whether a wrong candidate has the score of the best right one.
+        rival (`torch.Tensor` of shape `(N,)`, int64): The wrong candidate with the highest score; -1 if all
             candidates are right.
     """
 
@@ -40,14 +40,14 @@ def rank(
     exempt: Sequence[Sequence[int]] | None = None,
 ) -> Ranking:
     """
-    The rank of the best right candidate of each query, ties against it.
+    The rank of the best right candidate of each query; ties count against it.
 
     Args:
         queries (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings of any floating-point type.
-        candidates (`torch.Tensor` of shape `(M, dim)`): Those of what is searched.
-        targets (`Sequence[Sequence[int]]` of length N): Of each query, the candidates (their rows) that are right, at
-            least one.
-        exempt (`Sequence[Sequence[int]]` of length N, *optional*): Of each query, candidates that are neither right
+        candidates (`torch.Tensor` of shape `(M, dim)`): L2-normalised embeddings of the candidates.
+        targets (`Sequence[Sequence[int]]` of length N): For each query, the rows of the right candidates; at least
+            one.
+        exempt (`Sequence[Sequence[int]]` of length N, *optional*): For each query, candidates that are neither right
             nor wrong: they do not compete.
 
     Returns:
@@ -81,15 +81,15 @@ def topk_hits(
     queries: torch.Tensor, candidates: torch.Tensor, targets: Sequence[Sequence[int]], at: Sequence[int]
 ) -> dict[int, torch.Tensor]:
     """
-    What `torch.topk` on float32 scores finds, as CLIP_benchmark asks it
-    (https://github.com/LAION-AI/CLIP_benchmark): among equal scores it takes some, so a collapsed model may be right.
+    Hits by `torch.topk` on float32 scores, as in CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark). It takes
+    any of equal scores, so a collapsed model may be right.
 
     Args:
         queries, candidates, targets: As in `rank`.
         at (`Sequence[int]`): The k.
 
     Returns:
-        `dict[int, torch.Tensor]`: k -> of each query, whether a right candidate is among the k, bool of shape `(N,)`.
+        `dict[int, torch.Tensor]`: k -> for each query, whether a right candidate is among the k, bool of shape `(N,)`.
 
     Raises:
         ValueError: As `rank`.
@@ -109,8 +109,8 @@ def topk_hits(
 
 def first_hits(queries: torch.Tensor, candidates: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     """
-    Whether `argmax` of float32 scores is right, bool of shape `(N,)`: of equal scores it takes the first, where
-    `torch.topk` takes any. Arguments and errors as of `rank`.
+    Whether `argmax` of float32 scores is right, bool of shape `(N,)`. It takes the first of equal scores, whereas
+    `torch.topk` takes any. Arguments and errors are those of `rank`.
     """
     queries, candidates = _checked(queries, candidates)
     right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
@@ -134,8 +134,8 @@ def recall(
 
     Args:
         queries, candidates (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings.
-        image_ids (`Sequence` of length N, *optional*): Rows of the same id show the same image, so they are no
-            competitors.
+        image_ids (`Sequence` of length N, *optional*): Rows with the same id show the same image, so they do not
+            compete.
         at (`Sequence[int]`, defaults to 1 and 5): The k.
 
     Raises:
@@ -150,7 +150,7 @@ def recall(
 
 
 def recall_by_chance(right: int, candidates: int, k: int) -> float:
-    """How probable it is that at least one of the right ones is among k of the candidates, in random order."""
+    """The probability that at least one right candidate is among k candidates in random order."""
     if right == 1:
         return min(k, candidates) / candidates
     return 1 - math.comb(candidates - right, min(k, candidates)) / math.comb(candidates, min(k, candidates))
@@ -175,7 +175,7 @@ def _chunks(queries: int, candidates: int) -> Iterator[tuple[int, int]]:
 
 
 class _Lists:
-    """Lists of candidates of the queries, end to end."""
+    """The queries' lists of candidates, concatenated."""
 
     def __init__(
         self, lists: Sequence[Sequence[int]], queries: int, candidates: int, name: str, *, at_least: int = 0
@@ -192,6 +192,6 @@ class _Lists:
             raise ValueError(f"`{name}` names the candidates {bad[:5]}, and there are {candidates}.")
 
     def pairs(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row, counted from `start`, and column of each entry of these queries."""
+        """The row, counted from `start`, and the column of each entry of these queries."""
         rows = torch.repeat_interleave(torch.arange(stop - start), self.lengths[start:stop])
         return rows, self.columns[self.ends[start] : self.ends[stop]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runner: a model on several benchmarks, results kept as they come; what fails does not take the rest with it."""
+"""The runner: a model on several benchmarks. Each result is written at once, and an error stops only one."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Chosen = Mapping[str, "Benchmark | Exception"]
 @dataclass
 class Outcome:
     """
-    What became of a benchmark.
+    The outcome of running a benchmark.
 
     Args:
         name (`str`): Its name.
-        benchmark ([`Benchmark`], *optional*): `None` where it could not be made.
-        result ([`EvaluationResult`], *optional*): `None` where it failed.
+        benchmark ([`Benchmark`], *optional*): `None` if it could not be made.
+        result ([`EvaluationResult`], *optional*): `None` if it failed.
         error (`Exception`, *optional*): Why it failed.
-        kept (`bool`): The result was there already.
+        kept (`bool`): Whether an existing result was used.
         path (`Path`, *optional*): The result's file.
-        replaced (`str`, *optional*): Why a result that was there did not do.
+        replaced (`str`, *optional*): Why an existing result could not be used.
     """
 
     name: str
@@ -53,7 +53,7 @@ class BenchmarksFailed(ValueError):
 
     Args:
         errors (`dict[str, Exception]`): Benchmark -> why.
-        results (`dict[str, EvaluationResult]`): Those of the others.
+        results (`dict[str, EvaluationResult]`): The results of the other benchmarks.
     """
 
     def __init__(self, errors: dict[str, Exception], results: dict[str, EvaluationResult]) -> None:
@@ -76,23 +76,25 @@ def evaluate(
     """
     Evaluate a model on several benchmarks.
 
-    In a job of several processes all must call it; each gets all results, and the first one writes the files.
+    In a job of several processes all must call it. Each gets all results, and the first one writes the files.
 
     Args:
-        model: An [`Encoder`], a model, or what to load one from: a directory or Hub id of a CLIP-like model, of a
-            published TripletCLIP checkpoint or of a PEFT adapter.
+        model: An [`Encoder`], a model, or the directory or Hub id of a CLIP-like model, a published TripletCLIP
+            checkpoint or a PEFT adapter.
         benchmarks (`str`, [`Benchmark`] or a sequence of them, defaults to `"default"`): Names of benchmarks and
             suites, or benchmarks.
-        processor ([`~transformers.ProcessorMixin`], *optional*): Of a model that is given as an object.
+        processor ([`~transformers.ProcessorMixin`], *optional*): The processor of a model that is given as an object.
         data, images (`str`, `Sequence[str]` or `Mapping[str, str]`, *optional*): Where the benchmarks' data and images
-            are: one place for all (a benchmark's own is the folder of its name there, if it exists), or a mapping from
-            its name, and `"*"` for the others. A directory, a file or the id of a Hub dataset.
+            are: one place for all benchmarks (a benchmark uses the folder with its name there, if it exists), or a
+            mapping from the name, with `"*"` for the others. A place is a directory, a file or the id of a Hub
+            dataset.
         options (`Mapping[str, Mapping[str, Any]]`, *optional*): Benchmark -> its settings.
-        output (`str` or `os.PathLike`, *optional*): A folder: each result is written to `<model>/<benchmark>.json` and
-            `.parquet` in it, and one that is there of the same model, data, settings and versions is not computed
-            again.
+        output (`str` or `os.PathLike`, *optional*): A folder. Each result is written to `<model>/<benchmark>.json` and
+            `.parquet` in it. A result that exists there for the same model, data, settings and versions is not
+            computed again.
         overwrite (`bool`, defaults to `False`): Compute all again.
-        encoder_options: Of [`Encoder`]: `batch_size`, `device`, `autocast`, `num_workers`, `progress`, `cache_dir`.
+        encoder_options: Arguments of [`Encoder`]: `batch_size`, `device`, `autocast`, `num_workers`, `progress`,
+            `cache_dir`.
 
     Returns:
         `dict[str, EvaluationResult]`: By the benchmark's name.
@@ -100,7 +102,7 @@ def evaluate(
     Raises:
         OSError: The model cannot be loaded.
         ValueError: There is no such benchmark, or the model is not CLIP-like.
-        BenchmarksFailed: A `ValueError`: some benchmarks failed; it holds the results of the others.
+        BenchmarksFailed: Some benchmarks failed. This `ValueError` holds the results of the others.
 
     Example:
 
@@ -138,10 +140,11 @@ def choose(
     shared: Mapping[str, Any] | None = None,
 ) -> dict[str, Benchmark | Exception]:
     """
-    The benchmarks of these names and suites, or why one cannot be made: that is no reason not to run the others.
+    The benchmarks with these names and in these suites. For a benchmark that cannot be made, the error: the others can
+    still run.
 
     Raises:
-        ValueError: There is no such benchmark, or a place or a setting is of one that is not asked for.
+        ValueError: There is no such benchmark, or a place or a setting is for a benchmark that is not asked for.
     """
     wanted = resolve(names)
     places = {"data": by_benchmark(data, "data"), "images": by_benchmark(images, "images")}
@@ -176,7 +179,7 @@ def run_benchmarks(
         output, overwrite: As in [`evaluate`].
 
     Returns:
-        `Iterator[Outcome]`: One for each, as soon as it is done.
+        `Iterator[Outcome]`: The outcome of each benchmark, as soon as it is done.
     """
     for name, benchmark in benchmarks.items():
         if isinstance(benchmark, Exception):
@@ -197,7 +200,7 @@ def _run(encoder: Encoder, outcome: Outcome, overwrite: bool) -> None:
     state = None
     if path is not None:
         state = in_all_processes(lambda: data_state(benchmark))
-        # The first process decides, for others may not see its files.
+        # The first process decides, because the others may not see its files.
         found: list[Any] = [None]
         if encoder.state.is_main_process and not overwrite:
             found = [_look(path, benchmark, encoder, state)]
@@ -218,7 +221,7 @@ def _run(encoder: Encoder, outcome: Outcome, overwrite: bool) -> None:
 
 
 def _look(path: Path, benchmark: Benchmark, encoder: Encoder, state: str | None) -> Any:
-    """The result that is there and why it does not do, if there is one; or what is wrong with it."""
+    """The existing result and why it cannot be used, `None` if there is none, or the error if it cannot be read."""
     try:
         result = read_result(path, benchmark.name)
     except (OSError, ValueError) as error:
@@ -229,7 +232,7 @@ def _look(path: Path, benchmark: Benchmark, encoder: Encoder, state: str | None)
 # ---- Results in a folder: which file, and whether evaluating again would give the same ----
 
 STATE = "state"  # in `EvaluationResult.data`: the digest of `data_state`
-ROUNDING = ("batch_size",)  # settings that change no more than the rounding
+ROUNDING = ("batch_size",)  # settings that only change the rounding
 
 
 def safe_name(model: str) -> str:
@@ -240,15 +243,15 @@ def safe_name(model: str) -> str:
 
 def data_state(benchmark: Benchmark) -> str | None:
     """
-    A digest of everything that a benchmark would read: its rows, captions and images. Images in files count as changed
-    where their path, size or time of change did.
+    A digest of everything that a benchmark would read: its rows, captions and images. An image file counts as changed
+    if its path, size or time of change differs.
 
     Returns:
-        `str` or `None`: `None` where the benchmark does not tell.
+        `str` or `None`: `None` if the benchmark does not list its contents.
 
     Raises:
-        OSError: The data is not there.
-        ValueError: The data is not what it should be.
+        OSError: The data does not exist.
+        ValueError: The data does not have the expected form.
     """
     if type(benchmark).contents is Benchmark.contents:
         return None
@@ -262,7 +265,7 @@ def data_state(benchmark: Benchmark) -> str | None:
 
 
 def difference(result: EvaluationResult, benchmark: Benchmark, encoder: Encoder, state: str | None) -> str | None:
-    """What makes a result another one than evaluating again would find, in words; `None` if nothing does."""
+    """Why evaluating again would give another result, in words; `None` if it would give the same."""
     if result.benchmark != benchmark.name:
         return f"it is of {result.benchmark}"
     if result.model.get("fingerprint") != encoder.description()["fingerprint"]:
@@ -281,10 +284,10 @@ def difference(result: EvaluationResult, benchmark: Benchmark, encoder: Encoder,
 
 def read_result(path: Path, name: str) -> EvaluationResult | None:
     """
-    The result in a file, with its predictions; `None` where there is none.
+    The result in a file, with its predictions; `None` if there is no file.
 
     Raises:
-        ValueError: The file is no result, or one of another version.
+        ValueError: The file is not a result, or comes from another version.
     """
     if not path.exists():
         return None

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of triplets: which caption belongs to which image, in every direction, and retrieval.
+"""The metrics of triplets: matches of images and captions in each direction, and retrieval.
 
 With `s(image, caption)` the cosine, `v, t` the positive pair and `v', t'` the hard negative pair of a row:
 
 - accuracy: `s(v,t) > s(v,t')`, SugarCrepe's question (Hsieh et al. 2023, arXiv 2306.14610);
 - text score: `s(v,t) > s(v,t')` and `s(v',t') > s(v',t)`, image score: `s(v,t) > s(v',t)` and `s(v',t') > s(v,t')`,
   group score: both (Thrush et al. 2022, "Winoground", arXiv 2204.03162);
-- image accuracy, where there are negative images only: `s(v,t) > s(v',t)`;
+- image accuracy, if there are only negative images: `s(v,t) > s(v',t)`;
 - recall@k: the share of images of which a caption is among the k best of all captions, and the other way round. Equal
   images are one image and equal captions one caption, and all that belong together in some row are right answers.
 
@@ -32,7 +32,7 @@ KIND = "category"  # the column of predictions with the kind of negative
 
 
 def comparisons_of(*, negative_image: bool, negative_text: bool) -> Comparisons:
-    """What is asked of a row with these negatives; i1 is the negative image, c1 the negative caption."""
+    """The comparisons of a row with these negatives; i1 is the negative image, c1 the negative caption."""
     if negative_image and negative_text:
         return {**choice(2), **items.WINOGROUND}
     if negative_image:
@@ -82,13 +82,13 @@ def triplet_scores(
 
 def outcomes(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Per row, whether it is right by each metric that the scores allow; see the head of this module.
+    For each row, whether it is right by each metric that the scores allow; the top of this file defines the metrics.
 
     Args:
         scores (`Mapping[str, torch.Tensor]`): From `triplet_scores`.
 
     Returns:
-        `dict[str, torch.Tensor]` of boolean tensors of shape `(N,)`; `tie` where scores that are compared are equal.
+        `dict[str, torch.Tensor]` of boolean tensors of shape `(N,)`; `tie` says whether compared scores are equal.
     """
     asked = comparisons_of(negative_image="i1c0" in scores, negative_text="i0c1" in scores)
     right = {
@@ -103,12 +103,12 @@ def outcomes(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def triplet_means(asked: Iterable[str], kinds: Sequence[str], *, held_out: bool = False) -> dict[str, Mean]:
     """
-    How the metrics come from the predictions, by name.
+    How to compute the metrics from the predictions, by name.
 
     Args:
         asked (`Iterable[str]`): The outcomes, see `comparisons_of`.
         kinds (`Sequence[str]`): The kinds of negatives that occur.
-        held_out (`bool`, defaults to `False`): Whether there are held-out rows, which then have their own metrics.
+        held_out (`bool`, defaults to `False`): Whether there are held-out rows. They have metrics of their own.
     """
     found: dict[str, Mean] = {}
     for name in (asked := list(asked)):
@@ -133,15 +133,16 @@ def triplet_metrics(
     caption_ids: Sequence[Hashable] | None = None,
 ) -> dict[str, float]:
     """
-    The metrics of this module's head, for whatever negatives are given.
+    The metrics that the top of this file defines, for the negatives that are given.
 
     Args:
         image, text (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings of the positive pairs.
-        negative_image, negative_text (`torch.Tensor` of shape `(N, dim)`, *optional*): Those of the hard negatives.
+        negative_image, negative_text (`torch.Tensor` of shape `(N, dim)`, *optional*): L2-normalised embeddings of the
+            hard negatives.
         negative_types (`Sequence[str | None]` of length N, *optional*): The kind of each row, for metrics per kind:
             any names, `None` for a row without one.
-        image_ids, caption_ids (`Sequence` of length N, *optional*): For recall. Rows of the same id show one image, or
-            have one caption; see [`recalls`]. Without them each row has its own.
+        image_ids, caption_ids (`Sequence` of length N, *optional*): For recall. Rows with the same id have the same
+            image, or the same caption; see [`recalls`]. Without ids each row has its own.
 
     Returns:
         `dict[str, float]`: Fractions in 0..1: `accuracy`, `accuracy_<kind>`, `accuracy_macro` (the mean over the kinds
@@ -173,7 +174,7 @@ class Recalls(NamedTuple):
     """
     Args:
         metrics (`dict[str, float]`): `image_to_text_recall@1`, ...
-        chance (`dict[str, float]`): What guessing would reach, by the same names.
+        chance (`dict[str, float]`): The values that guessing would reach, by the same names.
     """
 
     metrics: dict[str, float]
@@ -187,8 +188,8 @@ def recalls(
     caption_ids: Sequence[Hashable] | None = None,
 ) -> Recalls:
     """
-    The recall of N pairs in both directions. Rows of the same id are one image, or one caption, as a question and as a
-    candidate; of a question all candidates are right that are in a row with it. Ties lose.
+    The recall of N pairs in both directions. Rows with the same id are one image, or one caption, both as a query and
+    as a candidate. All candidates that share a row with the query are right. Ties lose.
 
     Args:
         image, text (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings.
@@ -217,7 +218,7 @@ def recalls(
 
 
 def _numbered(ids: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Of each row the number of its id, and of each number the first row."""
+    """The number of each row's id, and the first row of each number."""
     known: dict[Hashable, int] = {}
     numbers = [known.setdefault(value, len(known)) for value in ids]
     first = {number: row for row, number in reversed(list(enumerate(numbers)))}
@@ -225,15 +226,15 @@ def _numbered(ids: Sequence[Hashable]) -> tuple[list[int], list[int]]:
 
 
 def kinds_of(negative_types: Sequence[str | None] | None) -> list[str]:
-    """The kinds that occur: SugarCrepe's in the usual order, then others as they come."""
+    """The kinds that occur: SugarCrepe's in the usual order, then others in order of appearance."""
     occurring = dict.fromkeys(kind for kind in negative_types or () if kind is not None)
     return [kind for kind in NEGATIVE_TYPES if kind in occurring] + [k for k in occurring if k not in NEGATIVE_TYPES]
 
 
 def chance_of(metrics: Iterable[str], rows: int) -> dict[str, float]:
     """
-    What guessing would reach, for each metric where that is known. Of recall it is that of so many rows that share no
-    image and no caption; see [`recalls`] for others.
+    The value that guessing would reach, for each metric with a known one. For recall it assumes that no two rows share
+    an image or a caption; otherwise see [`recalls`].
     """
     chance = {}
     for name in metrics:

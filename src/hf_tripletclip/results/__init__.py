@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation found: results, their statistics and their numbers."""
+"""Results of evaluations: the result itself, its statistics, metrics, plots and the curve of merged models."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The curve of models between a base and what was tuned from it: composition gained and retention lost."""
+"""The curve of models between a base and a model tuned from it: composition gained, retention lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Point:
 
     Args:
         alpha (`float`): 0 is the base, 1 the tuned model.
-        composition, retention (`float`): Their metrics, higher is better.
+        composition, retention (`float`): The two metrics; higher is better.
         results (`dict[str, EvaluationResult]`): By benchmark.
     """
 
@@ -43,7 +43,7 @@ class Curve:
     """
     Args:
         composition, retention (`str`): What was measured, such as `triplets group_score`.
-        points (`list[Point]`): By growing alpha.
+        points (`list[Point]`): In order of alpha.
     """
 
     composition: str
@@ -52,10 +52,10 @@ class Curve:
 
     def choose(self, max_loss: float) -> Point:
         """
-        The model with the most composition among those that lose at most `max_loss` of the base's retention.
+        The model with the most composition among the models that lose at most `max_loss` of the base's retention.
 
         Raises:
-            ValueError: There is none, or the base (alpha 0) was not measured.
+            ValueError: There is no such model, or the base (alpha 0) was not measured.
         """
         base = next((point for point in self.points if point.alpha == 0), None)
         if base is None:
@@ -66,7 +66,7 @@ class Curve:
         return max(allowed, key=lambda point: point.composition)
 
     def format_table(self, chosen: Point | None = None) -> str:
-        """A plain-text table: alpha, composition and retention of each point, the chosen one marked."""
+        """A plain-text table: alpha, composition and retention of each point, with a mark at the chosen one."""
         width = max(len(self.composition), len(self.retention), 9) + 2
         lines = [f"{'alpha':>6}{self.composition:>{width}}{self.retention:>{width}}"]
         for point in self.points:
@@ -85,7 +85,7 @@ class Curve:
 
 def metric_of(result: EvaluationResult, metric: str | None = None) -> float:
     """
-    A metric of a result; the one that stands for the benchmark by default.
+    A metric of a result; by default the primary one.
 
     Raises:
         ValueError: There is no such metric.
@@ -122,12 +122,12 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str], chosen: Point | None 
 
 def format_gains(curve: Curve, rows: Sequence[tuple[str, Point]]) -> str:
     """
-    A Markdown table: each model's composition and retention, and by how much they differ from the first one's on the
-    same rows, with the 95 % interval of a paired bootstrap.
+    A Markdown table: composition and retention of each model, and their differences from the first model's on the same
+    rows, with the 95 % interval of a paired bootstrap.
 
     Args:
         curve ([`~hf_tripletclip.results.curve.Curve`]): Says what was measured.
-        rows (`Sequence[tuple[str, Point]]`): Name and measurements, that of the base first.
+        rows (`Sequence[tuple[str, Point]]`): Name and measurements of each model, the base first.
     """
     base = rows[0][1]
     lines = []
@@ -147,7 +147,7 @@ def _difference(measure: str, base: Point, point: Point, sign: int) -> str:
     benchmark, _, metric = measure.partition(" ")
     first, second = _result(base, benchmark), _result(point, benchmark)
     found = differences(first, second).get(metric)
-    if found is None:  # no mean over rows
+    if found is None:  # the metric is not a mean over rows
         return _signed(sign * (second.metrics[metric] - first.metrics[metric]))
     return f"{_signed(sign * found.value)} [{found.interval(_signed, ', ', sign=sign)}]"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which metrics of a result are shown where, and whether two models differ by more than chance."""
+"""Which metrics of a result reports show, and whether two models differ by more than chance."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 from hf_tripletclip.results.result import EvaluationResult, main_metrics
 from hf_tripletclip.results.statistics import CLUSTER, all_alike, bootstrap
 
-KEYS = ("key", "row")  # columns of predictions that name the rows
+KEYS = ("key", "row")  # columns of predictions with the names of rows
 QUANTILE = re.compile(r"_(q\d\d|median)$")
-ASPECTS = {"direction", "held_out"}  # columns that divide the rows otherwise than by category
+ASPECTS = {"direction", "held_out"}  # columns that divide the rows, but not into categories
 
 
 def overall_metrics(result: EvaluationResult) -> list[str]:
-    """The main metrics that are not of one category."""
+    """The main metrics, without those of a single category."""
     return [name for name in main_metrics(result) if _category(result, name) is None]
 
 
 def category_metrics(result: EvaluationResult) -> dict[str, str]:
-    """Category -> the metric of the outcome that stands for the benchmark in it."""
+    """Category -> its metric of the primary outcome."""
     primary = result.means.get(result.primary or "")
     found: dict[str, str] = {}
     for name, mean in result.means.items():
@@ -35,7 +35,7 @@ def category_metrics(result: EvaluationResult) -> dict[str, str]:
 
 
 def _category(result: EvaluationResult, name: str) -> str | None:
-    """The category that a metric is of: what its rows have in common and its name says."""
+    """The category of a metric: the value that all its rows have and that its name contains."""
     mean = result.means.get(name)
     if mean is None or mean.where.keys() & ASPECTS:
         return None
@@ -44,19 +44,20 @@ def _category(result: EvaluationResult, name: str) -> str | None:
 
 
 def show(value: float, raw: bool = False) -> str:
-    """A metric as reports print it: per cent with one decimal, or as it is."""
+    """A metric as reports print it: per cent with one decimal, or, if `raw`, the number with three."""
     return f"{value:.3f}" if raw else f"{100 * value:.1f}"
 
 
 @dataclass(frozen=True)
 class Difference:
     """
-    By how much the second of two models is better than the first.
+    The lead of the second of two models over the first.
 
     Args:
-        value (`float`): Second less first.
-        low, high (`float`): The 95 % interval of a paired bootstrap. NaN if all draws are alike, as those of a single
-            row, or if the models differ by the same in all rows: they do not tell how sure the difference is.
+        value (`float`): Second minus first.
+        low, high (`float`): The 95 % interval of a paired bootstrap. NaN if all draws are the same, because there is
+            only one row or the models differ by the same amount in all rows: such draws do not show how certain the
+            difference is.
     """
 
     value: float
@@ -65,24 +66,24 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether there is an interval that leaves out zero."""
+        """Whether there is an interval and it does not contain zero."""
         return self.low > 0 or self.high < 0
 
     def interval(self, form: Callable[[float], str], between: str, *, sign: int = 1) -> str:
-        """The interval in words, of the difference times `sign`; `n/a` if there is none."""
+        """The interval of the difference times `sign`, in words; `n/a` if there is none."""
         if math.isnan(self.low):
             return "n/a"
         return between.join(map(form, sorted((sign * self.low, sign * self.high))))
 
 
 class Draws:
-    """The bootstrap of several results, each computed once, with the same draws for all."""
+    """The bootstrap of several results: each is computed once, and all have the same draws."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[EvaluationResult, dict[str, np.ndarray]]] = {}
 
     def of(self, result: EvaluationResult) -> dict[str, np.ndarray]:
-        """Metric -> its value over resampled rows, of the overall metrics."""
+        """Overall metric -> its values over resampled rows."""
         if id(result) not in self._known:
             means = {name: result.means[name] for name in overall_metrics(result) if name in result.means}
             self._known[id(result)] = result, bootstrap(result.predictions, means)
@@ -90,7 +91,7 @@ class Draws:
 
 
 def why_not_paired(first: EvaluationResult, second: EvaluationResult) -> str | None:
-    """Why two results cannot be compared row by row; `None` where they can."""
+    """Why two results cannot be compared row by row; `None` if they can."""
     if first.benchmark != second.benchmark:
         return f"one is of {first.benchmark}, the other of {second.benchmark}"
     if first.data.get("fingerprint") != second.data.get("fingerprint"):
@@ -112,7 +113,7 @@ def why_not_paired(first: EvaluationResult, second: EvaluationResult) -> str | N
 
 
 def different_settings(results: Sequence[EvaluationResult]) -> str:
-    """The settings, but for places and speed, that are not the same in all results, in words; empty if none."""
+    """The settings that differ between results, except places and speed, in words; empty if there are none."""
     found = []
     for name in dict.fromkeys(name for result in results for name in result.settings):
         if name in ("batch_size", "annotations", "images", "data", "scores"):
@@ -127,16 +128,16 @@ def differences(
     first: EvaluationResult, second: EvaluationResult, draws: Draws | None = None, *, level: float = 0.95
 ) -> dict[str, Difference]:
     """
-    How much better the second model is than the first on the same rows, by a paired bootstrap: both see the same
-    resampled rows, so that what is hard for both cancels out.
+    The lead of the second model over the first on the same rows, by a paired bootstrap: both are measured on the same
+    resampled rows, so rows that are hard for both cancel out.
 
     Args:
         first, second ([`EvaluationResult`]): With predictions.
-        draws ([`Draws`], *optional*): Keeps what has been drawn for other pairs.
-        level (`float`, defaults to 0.95): Of the interval.
+        draws ([`Draws`], *optional*): The draws of other pairs, to use again.
+        level (`float`, defaults to 0.95): The level of the interval.
 
     Returns:
-        `dict[str, Difference]`: By metric, those that both have and that are means over rows.
+        `dict[str, Difference]`: By metric, for the metrics that both results have and that are means over rows.
 
     Raises:
         ValueError: The rows are not the same.
@@ -158,7 +159,7 @@ def differences(
 
 
 def best(values: Sequence[float | None]) -> list[bool]:
-    """Which of several are the highest as they are printed, where there are several and not all are."""
+    """For each value, whether it is the highest as printed. None is, if all are equal or only one is known."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return [False] * len(values)
@@ -168,6 +169,6 @@ def best(values: Sequence[float | None]) -> list[bool]:
 
 
 def shared(results: Sequence[EvaluationResult]) -> list[str]:
-    """The overall metrics that any of the results has, in their order; of distributions their mean and width only."""
+    """The overall metrics of all results, in order. Quantiles are left out."""
     names = dict.fromkeys(name for result in results for name in overall_metrics(result))
     return [name for name in names if not QUANTILE.search(name)]

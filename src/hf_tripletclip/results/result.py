@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation found: `EvaluationResult`, its files, and plain-text tables of it."""
+"""`EvaluationResult`, its files, and plain-text tables of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1  # of the JSON form; a file of another one is refused
+FORMAT = 1  # of the JSON form; files with another number are refused
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Mean:
     How a metric comes from the predictions: the mean outcome over rows, or the mean of such means.
 
     Args:
-        outcome (`str`): The column of outcomes: booleans, and `None` in rows that do not count.
-        by (`str`, *optional*): Take the mean over the rows of each value of this column, and then of these means (a
-            macro mean); over all rows at once (a micro mean) by default.
-        over (`str`, *optional*): Take the mean over the values of this column of the means that `by` asks for: a mean
-            of means of means.
-        where (`dict[str, Any]`): Only rows whose columns have these values.
+        outcome (`str`): The column of outcomes: booleans or numbers, and `None` in rows that do not count.
+        by (`str`, *optional*): For each value of this column, take the mean over its rows; then take the mean of these
+            means (a macro mean). By default, take the mean over all rows (a micro mean).
+        over (`str`, *optional*): For each value of this column, take the macro mean of `by`; then take the mean of
+            these.
+        where (`dict[str, Any]`): Column -> value: only rows with these values count.
     """
 
     outcome: str
@@ -39,13 +39,13 @@ class Mean:
 class EvaluationResult:
     """
     Args:
-        benchmark (`str`): What was evaluated, by its name in the registry.
-        metrics (`dict[str, float]`): By name, fractions in 0..1 unless the benchmark says otherwise.
-        chance (`dict[str, float]`): What guessing would reach, for the metrics where that is known.
+        benchmark (`str`): The benchmark's name in the registry.
+        metrics (`dict[str, float]`): By name, fractions in 0..1 unless `raw`.
+        chance (`dict[str, float]`): The values that guessing would reach, for metrics with a known one.
         counts (`dict[str, int]`): `rows`, rows per category, `missing` and others.
-        settings (`dict[str, Any]`): What else determines the numbers: protocol, precision, ...
+        settings (`dict[str, Any]`): What else decides the numbers: protocol, precision, ...
         predictions (`dict[str, list]`): Columns of per-row keys, scores and outcomes; not in the JSON form.
-        primary (`str`, *optional*): The metric that stands for the benchmark where there is room for one.
+        primary (`str`, *optional*): The metric to show when there is room for only one.
         title (`str`, *optional*): The benchmark's name in reports and cards.
         hub_dataset (`str`, *optional*): The id of the Hub dataset with the benchmark's data, if it is a single one.
         task (`str`): The Hub's name of the task, for `model-index`.
@@ -54,12 +54,12 @@ class EvaluationResult:
         tradeoff (`tuple[str, ...]`): The metrics that reports plot, composition against retention.
         also_true (`tuple[str, ...]`): Pairs besides `i0c0`, `i1c1`, ... whose caption is true of the image.
         intervals (`dict[str, tuple[float, float]]`): 95 % bootstrap intervals of metrics.
-        baselines (`dict[str, dict[str, float]]`): Baseline -> metric -> what it reaches: what a model that does not
-            look at the image gets, and how well drawn images are told from real ones.
-        means (`dict[str, Mean]`): How each metric comes from the predictions.
-        model (`dict[str, Any]`): `name`, `fingerprint`, `class`, `dtype` and others of what was evaluated.
-        data (`dict[str, Any]`): `source` and `fingerprint` of what it was evaluated on.
-        versions (`dict[str, str]`): Of the libraries.
+        baselines (`dict[str, dict[str, float]]`): Baseline -> metric -> value: for models that do not look at the
+            image, and for a classifier that tells drawn images from real ones.
+        means (`dict[str, Mean]`): How to compute each metric from the predictions.
+        model (`dict[str, Any]`): `name`, `fingerprint`, `class`, `dtype` and other facts about the model.
+        data (`dict[str, Any]`): `source`, `fingerprint` and other facts about the data.
+        versions (`dict[str, str]`): The versions of the libraries.
     """
 
     benchmark: str
@@ -107,7 +107,7 @@ class EvaluationResult:
         The inverse of `to_dict`.
 
         Raises:
-            ValueError: These are not the fields of a result, or those of another version.
+            ValueError: These are not the fields of a result, or they come from another version.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"An evaluation result is a JSON object, not a {type(values).__name__}.")
@@ -142,7 +142,7 @@ class EvaluationResult:
         """Write `to_dict` to a file."""
         staged = Path(f"{os.fspath(path)}.tmp")
         staged.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(staged, path)  # whoever finds the file finds it whole
+        os.replace(staged, path)  # so that readers never see half a file
 
     @classmethod
     def load_json(cls, path: str | os.PathLike[str]) -> EvaluationResult:
@@ -151,7 +151,7 @@ class EvaluationResult:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no evaluation result, or one of another version.
+            ValueError: The file is not an evaluation result, or comes from another version.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -171,12 +171,12 @@ class EvaluationResult:
             pyarrow.parquet.write_table(pyarrow.table(self.predictions), staged)
             os.replace(staged, table)
         else:
-            table.unlink(missing_ok=True)  # of an earlier result, which this is not
+            table.unlink(missing_ok=True)  # the predictions of an earlier result
         self.save_json(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EvaluationResult:
-        """Read what `save` wrote, with the predictions where their file is there; raises as `load_json`."""
+        """Read what `save` wrote, with the predictions if their file exists. Raises the errors of `load_json`."""
         import pyarrow
         import pyarrow.parquet
 
@@ -190,22 +190,22 @@ class EvaluationResult:
         return result
 
     def format_table(self) -> str:
-        """A plain-text table: the main metrics, their 95 % intervals where known, beside chance."""
+        """A plain-text table: the main metrics, their 95 % intervals if known, and chance."""
         return _table(self, {"result": self})
 
 
-# Tables show these of the held-out rows; `to_dict` has everything.
+# The metrics of held-out rows that tables show; `to_dict` has all of them.
 SHOWN_HELD_OUT = ("held_out_accuracy", "held_out_group_score")
 
 
 def main_metrics(result: EvaluationResult) -> list[str]:
-    """Names of the metrics that tables show: not the tie rate, nor the text, image and group scores of each kind."""
+    """The metrics that tables show: all but the tie rate and the text, image and group scores of each kind."""
     hidden = ("tie_rate", "held_out_", "text_score_", "image_score_", "group_score_")
     return [name for name in result.metrics if name in SHOWN_HELD_OUT or not name.startswith(hidden)]
 
 
 def table_rows(before: EvaluationResult, after: EvaluationResult) -> list[tuple[str, float, float, float | None]]:
-    """(metric, before, after, chance) of the main metrics that both have."""
+    """(metric, before, after, chance) for each main metric that both results have."""
     return [
         (name, before.metrics[name], after.metrics[name], after.chance.get(name))
         for name in main_metrics(after)
@@ -214,7 +214,7 @@ def table_rows(before: EvaluationResult, after: EvaluationResult) -> list[tuple[
 
 
 def format_before_after(before: EvaluationResult, after: EvaluationResult) -> str:
-    """A plain-text table: the main metrics before and after training, beside chance."""
+    """A plain-text table: the main metrics before and after training, and chance."""
     return _table(after, {"before": before, "after": after})
 
 
@@ -236,7 +236,7 @@ def _table(of: EvaluationResult, columns: dict[str, EvaluationResult]) -> str:
 
 
 def _check_plain(values: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where a file's fields are not what tables and names of files can be made of."""
+    """Raise `ValueError` if the fields of a file cannot become tables and file names."""
     name = values["benchmark"]
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name.strip(".") == "":
         raise ValueError(f"An evaluation result has the name of a benchmark; here is {name!r}.")
@@ -251,8 +251,8 @@ def _check_plain(values: Mapping[str, Any]) -> None:
 
 def format_result(result: EvaluationResult) -> str:
     """
-    The table of a result, with its baselines and the rows of each category as further columns, and below it the
-    baselines of other metrics, the tie rate and the rows that were left out.
+    The table of a result, with columns for its baselines and the rows of each category. Below it: baselines with other
+    metrics, the tie rate and the number of rows that were left out.
     """
     shown = main_metrics(result)
     beside = {name: of for name, of in result.baselines.items() if of.keys() & set(shown)}
@@ -265,7 +265,7 @@ def format_result(result: EvaluationResult) -> str:
         for name, values in beside.items():
             value = f"{values[metric]:.3f}" if metric in values else ""
             rows[place] += f"  {value:>{len(name)}}"
-    if any(metric in result.counts for metric in shown):  # how many rows a category has says what its metric is worth
+    if any(metric in result.counts for metric in shown):  # a metric of few rows is uncertain
         wide = max(map(len, (head, *rows)))
         head = f"{head:{wide}}{'rows':>9}"
         for place, metric in enumerate(shown):
@@ -276,7 +276,7 @@ def format_result(result: EvaluationResult) -> str:
         for name, values in result.baselines.items()
         if name not in beside
     ]
-    if columns := result.data.get("columns"):  # which of one's own columns were taken for what
+    if columns := result.data.get("columns"):  # how the columns of the user's table were used
         named = {
             name: value if isinstance(value, str) else ", ".join(value) for name, value in columns.items() if value
         }

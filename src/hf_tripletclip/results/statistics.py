@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scoring rules, written once: who wins a comparison, means, intervals, paired differences.
 
-Scores are cosines of L2-normalised embeddings, in float32 whatever precision the model encodes in. **The first of a
-comparison must be strictly greater; a tie is wrong**, so a collapsed model scores zero, and the share of rows with a
-tie is reported beside the metrics.
+Scores are cosines of L2-normalised embeddings, in float32 even if the model encodes in another precision. **The first
+score of a comparison must be strictly greater; a tie is wrong**, so a collapsed model scores zero, and the share of
+rows with a tie is reported beside the metrics.
 
-Intervals are percentiles of a bootstrap that draws clusters, not rows: rows that share an image are not independent.
-If all draws are alike, as of rows that are all right, they are Wilson's, of as many tries as there are clusters.
+Intervals are percentiles of a bootstrap that draws clusters, not rows, because rows that share an image are not
+independent. If all draws are the same, for example because all rows are right, they are Wilson's intervals with as
+many tries as there are clusters.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import torch
 from hf_tripletclip.results.result import Mean
 
 RESAMPLES = 2_000
-CLUSTER = "cluster"  # the column of predictions that says which rows are drawn together
+CLUSTER = "cluster"  # the column of predictions with the cluster of each row
 TIE = "tie"  # the column of predictions: two scores that are compared are equal
-CELLS = 20_000_000  # of the matrix of draws that exists at a time
+CELLS = 20_000_000  # of the matrix of draws that is in memory at a time
 
 
 def cosines(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -34,7 +35,7 @@ def cosines(queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
 
 
 def wins(comparisons: Iterable[tuple[str, str]], scores: Mapping[str, float]) -> bool:
-    """Whether of each comparison the score of the first pair is strictly greater."""
+    """Whether in each comparison the score of the first pair is strictly greater."""
     return all(scores[one] > scores[other] for one, other in comparisons)
 
 
@@ -43,7 +44,7 @@ def tally(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> float:
     A metric from the predictions.
 
     Returns:
-        `float`: NaN where no row counts.
+        `float`: NaN if no row counts.
     """
     sums, clusters = _sums(predictions, mean)
     return float(_means(sums, np.ones((1, clusters)))[0])
@@ -57,15 +58,15 @@ def bootstrap(
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """
-    What the metrics are over resampled clusters of rows: the same draws for every metric, and for every model on the
-    same rows, so that differences between two results are paired.
+    The values of metrics over resampled clusters of rows. The draws are the same for every metric, and for every model
+    on the same rows, so differences between two results are paired.
 
     Args:
-        predictions (`Mapping[str, Sequence]`): Columns; `cluster`, where it is there, says which rows are drawn
-            together.
+        predictions (`Mapping[str, Sequence]`): Columns. Rows with the same `cluster` are drawn together; without this
+            column each row is a cluster.
         means (`Mapping[str, Mean]`): The metrics.
-        resamples (`int`, defaults to 2,000): Draws.
-        seed (`int`, defaults to 0): Of the draws.
+        resamples (`int`, defaults to 2,000): The number of draws.
+        seed (`int`, defaults to 0): The seed of the draws.
 
     Returns:
         `dict[str, np.ndarray]` of shape `(resamples,)`.
@@ -90,11 +91,11 @@ def intervals(
     predictions: Mapping[str, Sequence[Any]], means: Mapping[str, Mean], *, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """
-    Percentile intervals of [`bootstrap`]; of metrics that no row counts for there is none.
+    Percentile intervals of [`bootstrap`]. A metric for which no row counts has none.
 
-    Where all draws of outcomes that are right or wrong are the same, which is no certainty but too little to draw
-    from, the interval is that of Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference",
-    of as many independent tries as there are clusters with rows that count.
+    If outcomes are right or wrong and all draws are the same, there are too few rows to draw from, and the interval is
+    that of Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference", with as many
+    independent tries as there are clusters with rows that count.
     """
     edges = [(1 - level) / 2, (1 + level) / 2]
     found = {}
@@ -109,12 +110,12 @@ def intervals(
 
 
 def all_alike(draws: np.ndarray) -> bool:
-    """Whether draws are the same but for rounding: then they say nothing about how far a metric may be off."""
+    """Whether draws are the same up to rounding: then they do not show how uncertain a metric is."""
     return bool(np.ptp(draws) < 1e-9)
 
 
 def _tries(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> int:
-    """In how many clusters rows count; 0 where outcomes are other numbers than right and wrong."""
+    """The number of clusters with rows that count; 0 if outcomes are numbers, not right and wrong."""
     if any(value not in (None, 0, 1) for value in predictions[mean.outcome]):
         return 0
     return len(np.unique(_sums(predictions, mean)[0].cluster))
@@ -129,19 +130,19 @@ def _wilson(share: float, tries: int, level: float) -> tuple[float, float]:
 
 
 def _codes(values: Sequence[Hashable]) -> np.ndarray:
-    """A number for each value, in the order in which they come."""
+    """A number for each value, in order of first appearance."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
 
 class _Sums(NamedTuple):
-    """The sum of the outcomes and the number of rows of each group in each cluster where it has some, by group."""
+    """For each group and each cluster with rows of it: the sum of the outcomes and the number of rows."""
 
-    starts: np.ndarray  # where each group begins
+    starts: np.ndarray  # the first place of each group
     cluster: np.ndarray
     numerator: np.ndarray
     denominator: np.ndarray
-    above: np.ndarray  # of each group, the one that it belongs to
+    above: np.ndarray  # for each group, the value of `Mean.over` that it belongs to
 
 
 def _sums(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> tuple[_Sums, int]:
@@ -162,7 +163,7 @@ def _sums(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> tuple[_Sums, 
     if mean.over is not None:
         above[counted] = _codes([columns[0][place] for place in places])
     values = np.array([float(value) for value, counts in zip(outcome, counted, strict=True) if counts])
-    # Only the pairs of group and cluster that occur: a matrix of ImageNet's classes and images would not fit.
+    # Only pairs of group and cluster that occur: a matrix of ImageNet's classes and images would not fit in memory.
     pairs, inverse = np.unique(groups[counted] * number + clusters[counted], return_inverse=True)
     of_group = pairs // max(number, 1)
     _, first_rows = np.unique(groups[counted], return_index=True)
@@ -177,7 +178,7 @@ def _sums(predictions: Mapping[str, Sequence[Any]], mean: Mean) -> tuple[_Sums, 
 
 
 def _means(sums: _Sums, weights: np.ndarray) -> np.ndarray:
-    """Of each draw, the mean over the groups that have a row of their means; NaN where none has."""
+    """For each draw, the mean of the means of the groups that have rows; NaN if none has."""
     if len(sums.cluster) == 0:
         return np.full(len(weights), np.nan)
     drawn = weights[:, sums.cluster]
@@ -185,7 +186,7 @@ def _means(sums: _Sums, weights: np.ndarray) -> np.ndarray:
     denominators = np.add.reduceat(drawn * sums.denominator, sums.starts, axis=1)
     there = denominators > 0
     means = np.divide(numerators, denominators, out=np.zeros_like(numerators), where=there)
-    if sums.above.any():  # a mean of each, then of these
+    if sums.above.any():  # the mean of each value of `Mean.over`, then the mean of these
         order = np.argsort(sums.above, kind="stable")
         starts = np.flatnonzero(np.diff(sums.above[order], prepend=-1))
         counts = np.add.reduceat(there[:, order].astype(np.float64), starts, axis=1)
@@ -198,8 +199,8 @@ def _means(sums: _Sums, weights: np.ndarray) -> np.ndarray:
 
 def sample_rows(number: int, most: int | None) -> list[int]:
     """
-    At most so many of this number of rows, in their order: drawn at random, because a fixed step would meet only some
-    of the categories where these take turns; and the same ones each time.
+    The places of at most this many rows, in order. They are drawn at random, because a fixed step would miss
+    categories that take turns, and with a fixed seed, so they are always the same.
     """
     if most is None or most >= number:
         return list(range(number))

@@ -23,7 +23,7 @@ from PIL import Image
 
 from hf_tripletclip.data.decoding import decode_image
 from hf_tripletclip.data.reading import is_url, read_image_file
-from hf_tripletclip.evaluation.encoder import OF_NO_MATTER, evaluation_mode
+from hf_tripletclip.evaluation.encoder import IRRELEVANT, evaluation_mode
 from hf_tripletclip.training.feature_store import KEY_BYTES, FeatureStore
 from hf_tripletclip.training.towers import TOWERS
 
@@ -49,7 +49,7 @@ def fingerprint(core: Any, tower: str, precision: str) -> str:
         precision (`str`): Precision of autocast: `no`, `bf16` or `fp16`.
     """
     config = getattr(core.config, f"{tower}_config").to_dict()
-    config = {name: value for name, value in config.items() if name not in OF_NO_MATTER}
+    config = {name: value for name, value in config.items() if name not in IRRELEVANT}
     found = hashlib.sha256(json.dumps([VERSION, tower, precision, config], sort_keys=True, default=str).encode())
     for name, value in sorted(tower_weights(core, tower).items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of a training run and of a comparison, as PNG files."""
+"""matplotlib figures without a display, and the plot of a training run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Okabe and Ito's palette, which colour-blind readers tell apart.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
 
 
 def require_plots() -> None:
-    """Raise `ImportError`, with what to install, where matplotlib is missing."""
+    """Raise `ImportError`, with the command that installs matplotlib, if it is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError('the plots need matplotlib: pip install "hf_tripletclip[plots]"')
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty `matplotlib.figure.Figure` of so many inches."""
+    """An empty `matplotlib.figure.Figure` with this size in inches."""
     require_plots()
     from matplotlib.figure import Figure  # without pyplot there is no global state and no display
 
@@ -27,6 +27,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def tidy(axes: Any) -> None:
+    """Axes without a box, with horizontal lines behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -34,7 +35,7 @@ def tidy(axes: Any) -> None:
 
 def plot_loss_curve(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """
-    The losses over the steps and, beside them, the scores on the validation split.
+    The losses over the steps and, in a second panel, the scores on the validation split.
 
     Args:
         log_history (`Sequence[Mapping[str, Any]]`): A trainer's `state.log_history`.
@@ -53,7 +54,7 @@ def plot_loss_curve(log_history: Sequence[Mapping[str, Any]], path: str | os.Pat
     figure = new_figure(10 if scores else 5.5, 3.8)
     axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     logged = series("loss")
-    # One point makes no line.
+    # A single point needs a marker, since it makes no line.
     axes[0].plot(*logged, color=PALETTE[0], marker="o" if len(logged[0]) == 1 else None, label="training")
     if series("eval_loss")[0]:
         axes[0].plot(*series("eval_loss"), color=PALETTE[1], marker="o", label="validation (its own batch size)")

@@ -147,7 +147,7 @@ def test_bad_input(tmp_path):
     ):
         NegBench(annotations=str(tmp_path)).items()
     (tmp_path / COCO).write_text("image_path,caption_0,caption_1,correct_answer\na.png,p,,0\n")
-    with pytest.raises(ValueError, match=r"row 2: caption_1 is '', where a text is expected"):
+    with pytest.raises(ValueError, match=r"row 2: caption_1 is ''; a text is expected"):
         NegBench(annotations=str(tmp_path)).items()
     for source in ("negbench", str(tmp_path / "other.txt")):
         with pytest.raises(FileNotFoundError, match=r"(is no folder and no CSV file|does not exist): get them from"):

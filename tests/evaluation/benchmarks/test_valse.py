@@ -121,7 +121,7 @@ def test_a_copy_of_the_hubs_layout_gives_the_same(data, tmp_path, model, process
         ({"mturk": {"foil": 1}}, "row 'k': mturk: no caption; it has foil"),
         ({"mturk": None}, "row 'k': mturk: a JSON object is expected, not NoneType"),
         ({"mturk": {"caption": "three"}}, "mturk.caption is 'three', where a number"),
-        ({"foil": ""}, "row 'k': foil is '', where a text is expected"),
+        ({"foil": ""}, "row 'k': foil is ''; a text is expected"),
     ],
 )
 def test_bad_rows(tmp_path, change, message):
@@ -136,5 +136,5 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"there is no counting; the parts are existence, "):
         VALSE(annotations=str(tmp_path), parts=("counting",))
     (tmp_path / "examples.jsonl").write_text('{"positive_caption": "p", "negative_caption": ["n"], "images": null}\n')
-    with pytest.raises(ValueError, match=r"row 0: positive_caption is 'p', where a list of captions is expected"):
+    with pytest.raises(ValueError, match=r"row 0: positive_caption is 'p'; a list of captions is expected"):
         VALSE(annotations=str(tmp_path)).items()

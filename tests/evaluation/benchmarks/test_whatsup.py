@@ -189,7 +189,7 @@ def test_a_copy_of_the_hubs_layout_gives_the_same(data, tmp_path, model, process
         ),
         ("controlled_clevr_dataset.json", {"image_path": None, "caption_options": ["p", "n"]}, "image_path is None"),
         ("coco_qa_two_obj.json", [139, "p"], r"row 0: \[image, true caption, false caption\] is expected, not \[139"),
-        ("vg_qa_one_obj.json", [139, "p", 3], "row 0 is 3, where a text is expected"),
+        ("vg_qa_one_obj.json", [139, "p", 3], "row 0 is 3; a text is expected"),
     ],
 )
 def test_bad_rows(tmp_path, file, row, message):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ARO: the true one of captions whose relation, attributes or order of words were changed."""
+"""ARO: find the true caption among captions with another relation, other attributes or another order of words."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hf_tripletclip.results.result import Mean
 
 RELATION, ATTRIBUTION = "vg_relation", "vg_attribution"
 KIND = "kind"  # the column of predictions: the relation, or the two attributes
-GROUP = "group"  # the kind, where it counts for the macro mean
-MIN_ROWS = 25  # of two attributes, for them to count
+GROUP = "group"  # the kind, if it counts for the macro mean
+MIN_ROWS = 25  # a pair of attributes with fewer rows does not count
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 SHUFFLES = ("hard_text_1", "hard_text_2", "hard_text_3", "hard_text_4")
-# Relations that the authors leave out of the mean, as symmetric (or otherwise not telling): notebooks/Replicate ARO!
-# VG-Relation, VG-Attribution.ipynb in their repository.
+# Relations that the authors leave out of the mean, because they are symmetric or otherwise uninformative:
+# notebooks/Replicate ARO! VG-Relation, VG-Attribution.ipynb in their repository.
 LEFT_OUT_LIST = """
     adjusting; around; attached to; beside; between; bigger than; biting; boarding; brushing; by; chewing; cleaning;
     climbing; close to; coming from; coming out of; contain; crossing; dragging; draped over; drinking; drinking from;
@@ -69,7 +69,7 @@ class BoxedCell(ImageCell):
     def load(self, *, as_stored: bool = False) -> Image.Image:
         image = super().load(as_stored=as_stored)
         left, top, right, bottom = self.box
-        # An image that has the box's size was cut out already.
+        # An image with the size of the box is already the crop.
         return image if image.size == (right - left, bottom - top) else image.crop(self.box)
 
 
@@ -87,7 +87,7 @@ class ARO(ChoiceBenchmark):
     `vg_relation_micro` and `vg_attribution_micro`, over all rows, which is what `mteb` prints. Chance is 1/2 and 1/5.
 
     Args:
-        annotations (`str`): Where the parts are, of which some may be absent. Either a folder with
+        annotations (`str`): The place of the parts; some may be absent. Either a folder with
             `visual_genome_relation.json` and `visual_genome_attribution.json`, the authors' files, and
             `coco_order.json` and `flickr30k_order.json`, lists of `{"image", "caption_options"}` with the true caption
             first: the authors publish no shuffled captions but shuffle as they load, and what they load has this
@@ -137,7 +137,7 @@ class ARO(ChoiceBenchmark):
         base = self.image_folders()[0]
         found = []
         for part, file in files.items():
-            # Not in other folders too: names are numbers, which may coincide.
+            # No other folders: names are numbers, and two folders may have the same.
             find = ImageFinder([base / self.FOLDERS[part], base])
             of_row = _relation if "vg" in part else _order
             rows = read_rows(file)
@@ -145,7 +145,7 @@ class ARO(ChoiceBenchmark):
         return _grouped(found)
 
     def _tables(self) -> dict[str, str]:
-        """Part -> its table, where the annotations are tables."""
+        """Part -> its table, if the annotations are tables."""
         self.check_path()
         names = {part: name for part, name in self.TABLES.items() if self.wants(part)}
         if one := {part: self.annotations for part, name in names.items() if self.folder.name == name}:
@@ -179,14 +179,14 @@ def _relation(key: str, part: str, row: Any, where: str, find: ImageFinder) -> I
 def _order(key: str, part: str, row: Any, where: str, find: ImageFinder) -> Item:
     image, captions = take(row, ("image", "caption_options"), where)
     if not isinstance(captions, list) or len(captions) < 2:
-        raise ValueError(f"{where}: caption_options is {captions!r}, where a list of captions is expected")
+        raise ValueError(f"{where}: caption_options is {captions!r}; a list of captions is expected")
     captions = [check_text(caption, f"{where}: caption_options") for caption in captions]
     file = find(check_text(image, f"{where}: image"))
     return question(key, file, captions, 0, category=part, columns={KIND: None})
 
 
 def _of_table(part: str, source: str, images: str | None) -> list[Item]:
-    """The rows of a table of the layout of `mteb`."""
+    """The rows of a table with the layout of `mteb`."""
     columns = ("true_caption", "false_caption") if "vg" in part else ("correct_caption", *SHUFFLES)
     table = load_table(source, columns=columns, images=images)
     cells = image_cells(table, source)
@@ -210,7 +210,7 @@ def _of_table(part: str, source: str, images: str | None) -> list[Item]:
 
 def _box(values: Sequence[Any], where: str) -> tuple[int, int, int, int]:
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values) or min(values[2:]) <= 0:
-        raise ValueError(f"{where}: the box is {values!r}, where left, top, width and height are expected")
+        raise ValueError(f"{where}: the box is {values!r}; left, top, width and height are expected")
     left, top, width, height = (round(value) for value in values)
     return left, top, left + width, top + height
 
@@ -219,19 +219,19 @@ def _kind(part: str, value: Any, where: str) -> str | None:
     if value is None or (part == RELATION and isinstance(value, str)):
         return value
     if part == RELATION:
-        raise ValueError(f"{where}: relation_name is {value!r}, where a text is expected")
+        raise ValueError(f"{where}: relation_name is {value!r}; a text is expected")
     if not isinstance(value, list) or len(value) < 2:
-        raise ValueError(f"{where}: attributes is {value!r}, where a list of two is expected")
+        raise ValueError(f"{where}: attributes is {value!r}; a list of two is expected")
     return f"{value[0]}_{value[1]}"
 
 
 def _grouped(items: list[Item]) -> list[Item]:
-    """The items with the group that they count in: their kind, unless it is left out."""
+    """The items with their group in the macro mean: their kind, unless it is left out."""
     rows = Counter((item.category, item.columns[KIND]) for item in items)
 
     def group(part: str | None, kind: str | None) -> str | None:
         if part not in (RELATION, ATTRIBUTION):
-            return part  # all rows of the part are one group
+            return part  # all rows of the part form one group
         counts = kind not in LEFT_OUT if part == RELATION else rows[part, kind] >= MIN_ROWS
         return kind if counts else None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BiVLC: SugarCrepe's captions with an image for the negative one too, asked in both directions."""
+"""BiVLC: SugarCrepe's captions with an image for the negative one too, in both directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_tripletclip.evaluation.image_pairs import PairsBenchmark
 from hf_tripletclip.evaluation.items import CHANCE, CHOOSE_CAPTION, CHOOSE_IMAGE, Comparisons, Item
 from hf_tripletclip.results.result import Mean
 
-# By the official script's names.
+# With the names of the official script.
 DIRECTIONS: Comparisons = {
     "Ipos_2T": CHOOSE_CAPTION[:1],
     "Ineg_2T": CHOOSE_CAPTION[1:],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One's own questions: of two or more captions of an image, the true one."""
+"""The user's own questions: which of two or more captions of an image is true?"""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CATEGORIES = ("category", "negative_type", "kind", "type")
 FALSE = r"neg|negatives?|hard_negatives?|false|wrong|incorrect|foils?|distractors?|swapped"
 TRUE = r"true|correct|pos|positive|right"
 WORD = r"captions?|texts?|sentences?"
-# What columns of captions are called: caption, neg_caption, caption_0, true_caption, foil, negative_caption_2, ...
+# Names of columns of captions: caption, neg_caption, caption_0, true_caption, foil, negative_caption_2, ...
 NAMED = re.compile(rf"(({TRUE}|{FALSE})_?)?({WORD})(_?({TRUE}|{FALSE}|[a-z]|\d+))?|({TRUE}|{FALSE})(_?\d+)?")
 SAYS_FALSE = re.compile(rf"(^|_)({FALSE})(_|\d|$)")
 OF_OTHERS = ("macro", "micro", "accuracy", "tie_rate", "rows", "images", "captions", "missing", "broken")
@@ -51,12 +51,12 @@ OF_OTHERS = ("macro", "micro", "accuracy", "tie_rate", "rows", "images", "captio
 @dataclass(kw_only=True)
 class Captions(ItemBenchmark):
     r"""
-    Any table of an image and two or more captions, of which one is true: the question of SugarCrepe on one's own data.
+    Any table of an image and two or more captions, of which one is true: SugarCrepe's question on the user's own data.
 
     Metrics: with categories the accuracy of each, `macro` (over them) and `micro` (over the rows), else `accuracy`. A
     row is right if the true caption scores strictly higher than each of the others. Rows may have different numbers of
-    captions; chance is the mean of one over their number. A caption that a row has twice counts once. Rows are called
-    by a column `id`, if each that is used has one of its own, and by their number otherwise.
+    captions; chance is the mean of one over their number. A caption that a row has twice counts once. The name
+    of a row is its column `id`, if each row that is used has an id of its own, and else its number.
 
     Args:
         data (`str` or `datasets.Dataset`): A CSV (commas, semicolons or tabs), JSON lines, JSON (a list of objects) or
@@ -65,13 +65,14 @@ class Captions(ItemBenchmark):
         image_column (`str`, *optional*): Defaults to `image`, `image_path`, `file_name` or the like, or the only
             column of pictures.
         caption_columns (`list[str]`, *optional*): The columns of captions, or one column of lists of captions.
-            Defaults to `captions`, or to all that are called like `caption`, `neg_caption`, `caption_2`, `true`,
+            Defaults to `captions`, or to all columns with names like `caption`, `neg_caption`, `caption_2`, `true`,
             `foil`.
-        true_column (`str`, *optional*): The one with the true caption. Defaults to the first; of a list its first.
+        true_column (`str`, *optional*): The column with the true caption. Defaults to the first column; in a column of
+            lists, the first caption is true.
         category_column (`str`, *optional*): Defaults to `category`, `negative_type`, `kind` or `type`, if there is
             one.
-        split (`str`, *optional*): Of a folder or Hub dataset. Defaults to `test`, or the only one.
-        config, revision (`str`, *optional*): Of a Hub dataset.
+        split (`str`, *optional*): The split of a folder or Hub dataset. Defaults to `test`, or the only one.
+        config, revision (`str`, *optional*): The configuration and the revision of a Hub dataset.
         protocol, allow_missing, max_rows: As in [`Benchmark`]. Rows without a true and another caption are counted as
             `broken`, and refused unless `allow_missing`.
     """
@@ -148,7 +149,7 @@ class Captions(ItemBenchmark):
         return path is not None and path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt")
 
     def _read(self) -> tuple[Iterator[tuple[Mapping[str, Any], ImageRef | None]], list[str], str | None]:
-        """The rows, each with its image where that is in the table; the columns; and the only column of pictures."""
+        """The rows, each with its image if the table has images; the columns; and the only column of images."""
         path = None if not isinstance(self.data, str) else Path(self.data).expanduser()
         if path is not None and self._is_csv():
             rows: list[dict[str, Any]] = read_csv_rows(path)
@@ -174,7 +175,7 @@ class Captions(ItemBenchmark):
         return zip(every, cells, strict=True), columns, column
 
     def _finder(self) -> ImageFinder | None:
-        """Finds named images: in the folder that the user says, or in the file's own."""
+        """The finder of named images: in the user's folder, or in the folder of the file."""
         if self.images is not None:
             base = Path(self.images).expanduser()
             if not base.is_dir():
@@ -194,7 +195,7 @@ class Captions(ItemBenchmark):
         return find(name.strip())
 
     def _caption_columns(self, columns: Sequence[str], image: str, *, lists: bool) -> list[str]:
-        """The columns of captions, that of the true one first; a single one is of lists, if there may be such."""
+        """The columns of captions, the true one first. A single column holds lists, if `lists`."""
         given = [self.caption_columns] if isinstance(self.caption_columns, str) else self.caption_columns
         if given:
             if unknown := [name for name in given if name not in columns]:
@@ -224,7 +225,7 @@ class Captions(ItemBenchmark):
         return found
 
     def _captions(self, row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
-        """The captions of a row, the true one first, each once."""
+        """The captions of a row without repetitions, the true one first."""
         values: list[Any] = [row.get(name) for name in columns]
         if not is_several(values[0]):
             values = [values[0], *(value for name in values[1:] for value in (name if is_several(name) else [name]))]
@@ -245,7 +246,7 @@ class Captions(ItemBenchmark):
     def make_result(
         self, encoder: Encoder, *, predictions: dict[str, list[Any]], means: Mapping[str, Mean], **values: Any
     ) -> EvaluationResult:
-        # Rows have different numbers of captions: guessing is a column that the same means are taken of.
+        # Rows have different numbers of captions, so chance is the same means over a column of 1 / options.
         guesses = {**predictions, "accuracy": [1 / options for options in predictions[OPTIONS]]}
         values["chance"] = {name: tally(guesses, mean) for name, mean in means.items()}
         if self._reasons:
@@ -257,12 +258,12 @@ class Captions(ItemBenchmark):
 
 
 def _plain(name: str) -> str:
-    """The name of a column in small letters, without spaces: `Neg caption` is `neg_caption`."""
+    """The name of a column in lower case, without spaces: `neg_caption` for `Neg caption`."""
     return "_".join(name.lower().split())
 
 
 def _id(value: Any) -> str:
-    """The name that a row has, which is empty where it has none."""
+    """The id of a row; empty if it has none."""
     return "" if value is None or is_several(value) else str(value).strip()
 
 
@@ -280,7 +281,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
     The objects of a file of JSON lines, or of a JSON list.
 
     Raises:
-        ValueError: It is neither; says where.
+        ValueError: The file is neither; the message says where.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

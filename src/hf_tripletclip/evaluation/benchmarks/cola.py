@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cola, multiple objects: of two photographs, the one that a caption is true of."""
+"""Cola, multiple objects: find the photograph of two of which a caption is true."""
 
 from __future__ import annotations
 

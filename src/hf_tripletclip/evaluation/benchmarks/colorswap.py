@@ -22,7 +22,7 @@ class ColorSwap(PairsBenchmark):
     Args:
         data (`str`, defaults to `stanfordnlp/colorswap`): The Hub dataset, whose conditions must be accepted; the
             unpacked `data` folder of the authors' download (`test.json` and `images`); or a table with the columns
-            `image_1`, `image_2`, `caption_1`, `caption_2` and, where known, `image_source` and `caption_source`.
+            `image_1`, `image_2`, `caption_1`, `caption_2` and, if known, `image_source` and `caption_source`.
         split, images, revision: As in [`PairsBenchmark`].
         protocol, allow_missing, max_rows: As in [`Benchmark`].
     """

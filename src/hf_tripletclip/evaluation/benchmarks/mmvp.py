@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MMVP-VLM: pairs of images that CLIP takes for alike, and the statement that is true of each."""
+"""MMVP-VLM: pairs of images that CLIP takes for similar, and a statement that is true of each."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class MMVP(ItemBenchmark):
     patterns, with a statement that is true of one of them only.
 
     Metrics: the share of pairs where both statements choose their image, of each pattern under its name in the file,
-    `macro` (over the patterns) and `micro` (over the pairs); chance is 1/4. An odd id and the next one are a pair, in
-    whatever order the rows stand, and a statement belongs to the image of its id.
+    `macro` (over the patterns) and `micro` (over the pairs); chance is 1/4. An odd id and the next one are a pair,
+    in any order of the rows, and a statement belongs to the image of its id.
 
     Args:
         data (`str`, defaults to `MMVP/MMVP_VLM`): The Hub dataset, or a folder with its files: `Questions.csv` (id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NegBench: of four captions that say what is and what is not in an image, the true one."""
+"""NegBench: find the true one of four captions that say what is and what is not in an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_tripletclip.results.result import Mean
 
 CAPTION = re.compile(r"caption_\d+")
 TEMPLATE = "template"  # the column of predictions: positive, negative or hybrid
-TEMPLATE_COLUMN = "correct_answer_template"  # that of the file
+TEMPLATE_COLUMN = "correct_answer_template"  # the column of the file
 
 
 @dataclass(kw_only=True)
@@ -27,7 +27,7 @@ class NegBench(ChoiceBenchmark):
     affirm one object, negate another, or both, of which one is true; 5,914 over COCO val2017 and 5,031 over VOC2007.
 
     Metrics: the top-1 accuracy of each file (`coco`, `voc2007`, ...), `macro` (over the files), `micro` (over the
-    rows), and, where the file names the kind of the true caption, the accuracy of each kind (`coco_positive`,
+    rows), and, if the file names the kind of the true caption, the accuracy of each kind (`coco_positive`,
     `coco_negative`, `coco_hybrid`). The official script prints them as `coco-mcq-total_accuracy`,
     `coco-mcq-positive_accuracy`, ... Chance is one over the number of captions.
 
@@ -62,7 +62,7 @@ class NegBench(ChoiceBenchmark):
         folders = self.image_folders()
         found: list[Item] = []
         for part, file in files.items():
-            find = ImageFinder(folders)  # of each file its own: their authors' folders may be others
+            find = ImageFinder(folders)  # a finder for each file: their authors' folders may differ
             found += settled(_questions(part, file, find), find)
         return found
 
@@ -86,7 +86,7 @@ class NegBench(ChoiceBenchmark):
 def _questions(part: str, file: Path, find: ImageFinder) -> list[Item]:
     items = []
     for number, row in enumerate(read_csv(file, ("image_path", "caption_0", "caption_1", "correct_answer"))):
-        where = f"{file}, row {number + 2}"  # as `read_csv` counts, from the header
+        where = f"{file}, row {number + 2}"  # `read_csv` counts from the header
         captions = [check_text(row[name], f"{where}: {name}") for name in row if name and CAPTION.fullmatch(name)]
         image = find(check_text(row["image_path"], f"{where}: image_path"))
         answer = row["correct_answer"]

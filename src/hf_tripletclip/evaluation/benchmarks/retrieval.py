@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retrieval: of all captions those of an image, and of all images that of a caption."""
+"""Retrieval: find the captions of an image among all captions, and the image of a caption among all images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Targets = list[list[int]]
 class Retrieval(Benchmark):
     r"""
     Image-text retrieval, in the splits of Karpathy and Fei-Fei (2015, arXiv 1412.2306): COCO (5,000 images of five
-    captions), Flickr30k (1,000), or whatever has images and captions.
+    captions), Flickr30k (1,000), or any set of images and captions.
 
     Metrics: `image_to_text_recall@1`, `@5`, `@10`: the share of images of which a caption is among the k best of all
     captions (others call it text retrieval); `text_to_image_recall@1`, `@5`, `@10`: the share of captions whose image
@@ -96,8 +96,8 @@ class Retrieval(Benchmark):
         All images and their captions. They are read once.
 
         Raises:
-            OSError: The data is not there.
-            ValueError: It is not what it should be.
+            OSError: The data does not exist.
+            ValueError: The data does not have the expected form.
         """
         if self._rows is None:
             self._rows = self._read_rows()
@@ -123,7 +123,7 @@ class Retrieval(Benchmark):
 
     @property
     def kept_captions(self) -> int | None:
-        """How many captions of each image count."""
+        """The number of captions of each image that count; `None` for all."""
         if self.captions_per_image == OFFICIAL_OR_FIVE:
             return None if self.protocol == "official" else FIVE
         assert not isinstance(self.captions_per_image, str)
@@ -148,7 +148,7 @@ class Retrieval(Benchmark):
             to_text, to_image = own_pairs(owners, len(rows))
         else:
             to_text, to_image = true_pairs(rows, captions)
-        asked = [index for index, targets in enumerate(to_text) if targets]  # images without captions only distract
+        asked = [index for index, targets in enumerate(to_text) if targets]  # the others are only candidates
         to_text = [to_text[index] for index in asked]
         clusters = _clusters(rows)
         numbers = [number for row in rows for number in range(len(row.captions))]
@@ -181,7 +181,7 @@ class Retrieval(Benchmark):
     def _predict(
         self, direction: str, queries: torch.Tensor, candidates: torch.Tensor, targets: Targets, names: Sequence[str]
     ) -> dict[str, list[Any]]:
-        """Columns of one direction; `rival` is the name of the wrong candidate with the highest score."""
+        """The columns of one direction. `rival` is the name of the wrong candidate with the highest score."""
         found = rank(queries, candidates, targets)
         if self.protocol == "official":
             hits = topk_hits(queries, candidates, targets, RECALL_AT)
@@ -206,7 +206,7 @@ MEANS = {
 
 
 def own_pairs(owners: Sequence[int], images: int) -> tuple[Targets, Targets]:
-    """Of each image its own captions, and of each caption its own image, by their places."""
+    """The places of each image's own captions, and of each caption's own image."""
     to_text: Targets = [[] for _ in range(images)]
     for caption, image in enumerate(owners):
         to_text[image].append(caption)
@@ -215,8 +215,8 @@ def own_pairs(owners: Sequence[int], images: int) -> tuple[Targets, Targets]:
 
 def true_pairs(rows: Sequence[Captioned], captions: Sequence[str]) -> tuple[Targets, Targets]:
     """
-    Of each image every caption that the data has, word for word, for it or for an equal image; and of each caption
-    every image that the data has for these words.
+    For each image, the places of all captions that the data has, word for word, for it or an equal image; for each
+    caption, the places of all images that the data has for these words.
     """
     words: dict[Any, set[str]] = {}
     pictures: dict[str, set[Any]] = {}

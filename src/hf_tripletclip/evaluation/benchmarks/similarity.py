@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the embeddings of triplets lie: cosines within and across modalities, and the modality gap."""
+"""Distances between the embeddings of triplets: cosines within and across modalities, and the modality gap."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ class Similarity(ItemBenchmark):
     Metrics are **cosines, -1 to 1, not fractions**, of the pairs of columns that the data has: `image_caption`,
     `image_neg_caption`, `neg_image_caption`, `neg_image_neg_caption`, `image_neg_image`, `caption_neg_caption`, each
     with `_mean`, `_std`, `_q05`, `_q25`, `_median`, `_q75`, `_q95`; and `modality_gap`, 0 to 2. Predictions hold the
-    cosines of each row under the pair's name, for histograms. Nothing is won here: there is no chance, tie rate or
+    cosines of each row under the pair's name, for histograms. Nothing is compared: there is no chance, tie rate or
     baseline.
 
     Args:
-        data (`str` or `datasets.Dataset`): Triplets: whatever [`~hf_tripletclip.data.load_tripletdata`] loads, such as
-            `scenes`, or the dataset. Of several captions in a row the first is taken.
+        data (`str` or `datasets.Dataset`): Triplets: a dataset, or anything that
+            [`~hf_tripletclip.data.load_tripletdata`] loads, such as `scenes`. If a row has several captions, the first
+            counts.
         split (`str`, *optional*): Defaults to `test`, or the only one.
         columns (`dict[str, str]` or `str`, *optional*): Our names of columns -> the dataset's, or a preset's name.
         images (`str`, *optional*): Folder of the images that the rows name. Defaults to that of the rows' file.
@@ -153,7 +154,7 @@ def spread(pairs: Mapping[str, torch.Tensor]) -> dict[str, float]:
 
 
 def modality_gap(embeddings: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """The distance between the mean image and the mean caption, where there are both, of the L2-normalised rows."""
+    """The distance between the means of the L2-normalised images and captions, if there are both."""
     if IMAGE not in embeddings or CAPTION not in embeddings:
         return {}
     centre = embeddings[IMAGE].double().mean(dim=0) - embeddings[CAPTION].double().mean(dim=0)

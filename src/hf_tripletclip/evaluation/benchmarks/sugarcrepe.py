@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SugarCrepe: of two captions, the one that is true of a COCO photograph."""
+"""SugarCrepe: find the one of two captions that is true of a COCO photograph."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SugarCrepe++: two captions of one meaning in other words, and a third that looks like the first and is false."""
+"""SugarCrepe++: two captions with one meaning in different words, and a false one that looks like the first."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any triplet dataset as a benchmark: `Triplets`, and `evaluate_triplets` for a model and a dataset at hand."""
+"""Any triplet dataset as a benchmark: `Triplets`, and `evaluate_triplets` for a model and a dataset in memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from hf_tripletclip.evaluation.triplets import (
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import TIE
 
-ROW = "row"  # the column of predictions with the row's index in the dataset
+ROW = "row"  # the column of predictions: the row's index in the dataset
 TEXT_COLUMNS = (CAPTION, NEG_CAPTION, NEGATIVE_TYPE, HELD_OUT, ERROR)
 
 AROUND = 8  # tokens at most, such as the beginning and the end of the text
@@ -61,11 +61,11 @@ class Triplets(ItemBenchmark):
     Metrics: those of [`~hf_tripletclip.evaluation.triplet_metrics`]: `accuracy`, `accuracy_<kind>`, `accuracy_macro`,
     `text_score`, `image_score`, `group_score` and these per kind, `tie_rate`, recall of the positive pairs; and
     `held_out_...` of the rows that the dataset calls held out. Without negative images there is `accuracy` only, and
-    without negative captions `image_accuracy` only. Of several negative captions of a row the first one counts.
+    without negative captions `image_accuracy` only. If a row has several negative captions, the first counts.
 
     Args:
         data (`str` or `datasets.Dataset`, defaults to `scenes`): What
-            [`~hf_tripletclip.data.load_tripletdata`] opens, or a dataset.
+            [`~hf_tripletclip.data.load_tripletdata`] loads, or a dataset.
         split (`str`, *optional*): Defaults to `test`, or the only one.
         columns (`dict[str, str]` or `str`, *optional*): Our name -> the dataset's own, or the name of a preset.
         images (`str`, *optional*): Folder of the images that the rows name. Defaults to that of the rows' file.
@@ -253,7 +253,7 @@ class Triplets(ItemBenchmark):
 
 
 def _usable_places(captions: Any) -> list[int] | None:
-    """Which of several captions can be used."""
+    """The places of the captions that can be used, if there are several."""
     if not is_several(captions):
         return None
     found = []
@@ -265,7 +265,7 @@ def _usable_places(captions: Any) -> list[int] | None:
 
 
 def _keys(dataset: Dataset) -> list[str]:
-    """What rows are called: the first key column whose values differ, or the rows' numbers."""
+    """The names of rows: the first key column without repetitions, or the rows' numbers."""
     for name in KEY_COLUMNS:
         if name in dataset.column_names:
             keys = [str(value) for value in dataset[name]]
@@ -290,19 +290,20 @@ def evaluate_triplets(
     processes must call it; they share the work, and each returns the whole result.
 
     Args:
-        model ([`~transformers.CLIPModel`] or ours): It is evaluated in evaluation mode and left in the mode it was in.
+        model ([`~transformers.CLIPModel`] or ours): It is used in evaluation mode; afterwards it is in
+            the mode that it was in before.
         processor ([`~transformers.CLIPProcessor`]): Its processor.
         dataset (`datasets.Dataset`): `image`, `caption` and one or both of `neg_image`, `neg_caption`; with
             `negative_type` there are metrics per kind, with `held_out` also `held_out_...` of those rows alone.
         batch_size (`int`, defaults to 64): Images or captions at a time.
-        device (`torch.device` or `str`, *optional*): Where to evaluate; defaults to where the model is.
+        device (`torch.device` or `str`, *optional*): The device to evaluate on. Defaults to the model's.
         num_workers (`int`, defaults to 0): Processes that decode and preprocess.
         progress (`bool`, defaults to `True`): Whether to show progress bars.
-        broken_rows ([`BrokenRows`], *optional*): Where broken rows are reported. Defaults to a temporary file.
+        broken_rows ([`BrokenRows`], *optional*): The report of broken rows. Defaults to a temporary file.
 
     Returns:
         [`EvaluationResult`] with the metrics of [`~hf_tripletclip.evaluation.triplet_metrics`] and, per usable row,
-        `row` (its index in the dataset), `key`, `category` (its `negative_type`), `held_out` where the dataset has
+        `row` (its index in the dataset), `key`, `category` (its `negative_type`), `held_out` if the dataset has
         it, the scores that are compared (`score_i0c0`, `score_i0c1`, ... with i1 the negative image and c1 the
         negative caption) and the outcomes. `counts["broken"]` is the number of rows left out.
 

@@ -90,9 +90,9 @@ class VALSE(PartsBenchmark):
 
 
 def _votes(row: Any, where: str) -> int:
-    """Annotators who chose the caption and not the foil."""
+    """The number of annotators who chose the caption and not the foil."""
     (mturk,) = take(row, ("mturk",), where)
     (votes,) = take(mturk, ("caption",), f"{where}: mturk")
     if not isinstance(votes, int):
-        raise ValueError(f"{where}: mturk.caption is {votes!r}, where a number of annotators is expected")
+        raise ValueError(f"{where}: mturk.caption is {votes!r}; a number of annotators is expected")
     return votes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What's Up: of captions that differ in one preposition, the true one."""
+"""What's Up: find the true one of captions that differ in one preposition."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class WhatsUp(ChoiceBenchmark):
         base = self.image_folders()[0]
         items: list[Item] = []
         for part, file in files.items():
-            # Not in other folders too: both controlled ones have images of one name.
+            # No other folders: images of both controlled parts have the same names.
             find = ImageFinder([base / self.FOLDERS[part], base])
             of_part = []
             for number, row, where in read_rows(file):
@@ -112,7 +112,7 @@ class WhatsUp(ChoiceBenchmark):
 def _controlled(row: Any, where: str) -> tuple[str, list[str]]:
     image, captions = take(row, ("image_path", "caption_options"), where)
     if not isinstance(captions, list) or len(captions) < 2:
-        raise ValueError(f"{where}: caption_options is {captions!r}, where a list of captions is expected")
+        raise ValueError(f"{where}: caption_options is {captions!r}; a list of captions is expected")
     captions = [check_text(caption, f"{where}: caption_options") for caption in captions]
     return check_text(image, f"{where}: image_path"), captions
 
@@ -125,7 +125,7 @@ def _two(part: str, row: Any, where: str) -> tuple[str, list[str]]:
 
 
 def _question(key: str, image: ImageRef, name: str, captions: list[str], part: str) -> Item:
-    """`name` is that of the image: of the controlled ones, <object>_<relation>[_of]_<object>.jpeg."""
+    """`name` is the image's name, in the controlled parts <object>_<relation>[_of]_<object>.jpeg."""
     steps = Path(name).stem.split("_")
     named = "controlled" in part and len(steps) >= 3
     columns = {RELATION: steps[1] if named else None, SET: f"{steps[0]}/{steps[-1]}" if named else None}
@@ -133,7 +133,7 @@ def _question(key: str, image: ImageRef, name: str, captions: list[str], part: s
 
 
 def _pairs_and_sets(predictions: Mapping[str, list[Any]]) -> tuple[list[bool | None], list[bool | None]]:
-    """Of each pair of opposites and of each set of two such pairs whether all are right, in the row of the first."""
+    """For each pair of opposites and each set of two such pairs, whether all are right, in the row of the first."""
     rows: dict[tuple[str, str], dict[str, int]] = {}
     named = zip(predictions[CATEGORY], predictions[SET], predictions[RELATION], strict=True)
     for row, (part, objects, relation) in enumerate(named):

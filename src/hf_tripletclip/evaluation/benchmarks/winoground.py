@@ -23,7 +23,7 @@ class Winoground(PairsBenchmark):
     Args:
         data (`str`, defaults to `facebook/winoground`): The Hub dataset, whose conditions must be accepted; its
             `data` folder (`examples.jsonl` and `images.zip`, unpacked); or a table with the columns `image_0`,
-            `image_1`, `caption_0`, `caption_1` and, where there are tags, `collapsed_tag`.
+            `image_1`, `caption_0`, `caption_1` and, if there are tags, `collapsed_tag`.
         split, images, revision: As in [`PairsBenchmark`].
         protocol, allow_missing, max_rows: As in [`Benchmark`].
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zero-shot classification: of the prompts of all classes, those of the image's class."""
+"""Zero-shot classification: find the class of an image by the prompts of all classes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ZeroShot(Benchmark):
         classnames (`str` or `list[str]`, *optional*): The class names in the order of the labels, a file of one a
             line, or `imagenet1k`. Defaults to the set's own.
         templates (`str` or `list[str]`, *optional*): Prompts with `{c}` for the class name, a file of one a line, or
-            `openai` for the 80 that OpenAI made for ImageNet. Defaults to the set's own, and to `openai` where it has
+            `openai` for the 80 that OpenAI made for ImageNet. Defaults to the set's own, or to `openai` if it has
             none, as in CLIP_benchmark.
         image_column, label_column (`str`, *optional*): The columns of a table. By default the only ones of images and
             of `ClassLabel`, or `image` and `label`, `labels`, `cls` or `fine_label`.
@@ -106,10 +106,10 @@ class ZeroShot(Benchmark):
 
     def sources(self) -> dict[str, str]:
         """
-        What a set is called in metrics -> where it is.
+        The name of a set in metrics -> its place.
 
         Raises:
-            ValueError: Two sets would be called alike.
+            ValueError: Two sets would have the same name.
         """
         if not self.datasets:
             return {short_name(str(self.data)): str(self.data)}
@@ -126,8 +126,8 @@ class ZeroShot(Benchmark):
         The images of a set, or a sample of `max_rows` of them. They are read once.
 
         Raises:
-            OSError: The data is not there.
-            ValueError: It is not what it should be.
+            OSError: The data does not exist.
+            ValueError: The data does not have the expected form.
         """
         if source in self._read:
             return self._read[source]
@@ -146,7 +146,7 @@ class ZeroShot(Benchmark):
         return self._read[source]
 
     def contents(self) -> Iterable[tuple[str, Sequence[ImageRef], Sequence[str]]]:
-        """The class of an image is no caption, so there are none."""
+        """The keys and images; the class of an image is not a caption, so there are no captions."""
         for name, source in self.sources().items():
             found = self.read(source)
             for key, image in zip(found.keys, found.images, strict=True):
@@ -163,7 +163,7 @@ class ZeroShot(Benchmark):
         templates = None if self.templates is None else read_templates(self.templates)
         several = len(sources) > 1
         parts, digest = [], hashlib.sha256()
-        # All are looked at before the first is encoded: one that is missing must not cost the work on the others.
+        # All sets are read before the first is encoded, so that a missing one does not waste the work on the others.
         read = in_all_processes(lambda: {name: self.read(source) for name, source in sources.items()})
         for name, source in sources.items():
             found = read[name]
@@ -193,7 +193,7 @@ class ZeroShot(Benchmark):
 
     @classmethod
     def tradeoff_part(cls, result: EvaluationResult) -> EvaluationResult:
-        """ImageNet, if it is one of several sets: that is what figures are published of."""
+        """ImageNet, if it is one of several sets, because published figures are on ImageNet."""
         names = {metric: f"{IMAGENET}_{metric}" for metric in (TOP1, TOP5)}
         metrics = {metric: value for metric, name in names.items() if (value := result.metrics.get(name))}
         if not metrics:
@@ -246,7 +246,7 @@ class ZeroShot(Benchmark):
 
 
 class _Part(NamedTuple):
-    """What was found on a set."""
+    """The outcome on one set."""
 
     name: str
     columns: dict[str, list[Any]]
@@ -256,7 +256,7 @@ class _Part(NamedTuple):
 
 
 def _joined(parts: Sequence[_Part]) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """The predictions, with clusters that are told apart, and the counts of all sets."""
+    """The predictions of all sets, with different clusters in each, and the sums of the counts."""
     columns: dict[str, list[Any]] = {column: [] for column in parts[0].columns}
     counts: dict[str, int] = {}
     for part in parts:
@@ -285,7 +285,7 @@ def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence
 
 
 def same_names(found: LabelledSet) -> list[list[int]]:
-    """Of each image the labels of all classes that are called as its own."""
+    """For each image, the labels of all classes with the name of its own class."""
     alike: dict[str, list[int]] = {}
     for label, name in enumerate(found.classnames):
         alike.setdefault(name, []).append(label)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark gives away to who does not look at the image, by the metrics of the benchmark itself.
+"""Blind baselines: the scores that can be reached without looking at the image, by the benchmark's own metrics.
 
 - `longest caption`, `shortest caption`: the caption with the most, or the fewest, words wins.
-- `text tower`: the caption wins whose embedding is nearer to the mean of the benchmark's image embeddings, one and the
-  same for all questions: what the model thinks likely before it sees an image.
+- `text tower`: the caption wins whose embedding is nearer to the mean of the benchmark's image embeddings, which is
+  the same for all questions: the caption that the model expects before it sees an image.
 
-Ties lose here too: where both captions have as many words, neither is found by its length. An outcome that compares
-anything but different captions of an image has no such baseline: choosing between two images cannot be done blind, and
-two captions that are compared with each other are no matter of the image. What asks a caption of each of two images
-has the baseline 0: the same caption wins twice.
+Ties lose here too: if both captions have the same number of words, neither wins by its length. Only outcomes that
+compare captions of one image have such a baseline: nobody can choose between two images blind, and a comparison of two
+captions with each other does not use an image. An outcome that asks each of two images for its caption has the
+baseline 0, because the same caption wins twice.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def blind_baselines(
     means: Mapping[str, Mean],
 ) -> dict[str, dict[str, float]]:
     """
-    The metrics that are reached without looking at the image.
+    The values of the metrics that can be reached without looking at the image.
 
     Args:
         items (`Sequence[Item]`): The questions.
-        images (`torch.Tensor` of shape `(N, dim)`): The embedding of each image, once.
+        images (`torch.Tensor` of shape `(N, dim)`): The embedding of each image, without repetitions.
         texts (`Mapping[str, torch.Tensor]`): The embedding, of shape `(dim,)`, of each caption.
-        predictions (`Mapping[str, Sequence]`): The model's, for the columns that the metrics look at.
-        means (`Mapping[str, Mean]`): The metrics. Those of outcomes that cannot be had blind are left out.
+        predictions (`Mapping[str, Sequence]`): The model's predictions, with the columns that the metrics use.
+        means (`Mapping[str, Mean]`): The metrics. Those whose outcomes need the image are left out.
 
     Returns:
-        `dict[str, dict[str, float]]`: Baseline -> metric -> value; empty where no metric can be had blind.
+        `dict[str, dict[str, float]]`: Baseline -> metric -> value; empty if all metrics need the image.
     """
     names = [name for name in items[0].comparisons if all(_is_blind(item, name) for item in items)]
     wanted = {name: mean for name, mean in means.items() if mean.outcome in names}

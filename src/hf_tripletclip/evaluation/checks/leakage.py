@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leakage: what of a benchmark is in a training set.
+"""Leakage: the rows of a benchmark that are in a training set.
 
-Three things are compared, each of which can miss what another finds:
+Three things are compared. Each can find what another misses:
 
-- image ids: numbers of COCO (`000000222235.jpg`, `COCO_val2014_000000222235.jpg`, a column `cocoid`), the same in its
-  editions of 2014 and 2017, and file names that are a number of six or more digits without leading zeros, as those of
-  Flickr and Visual Genome are;
-- images, by their perceptual hash (64 bits, from the low frequencies of the cosine transform): copies in another size
-  or compression differ in few bits. Crops and mirror images are not found;
-- captions, whatever their capitals, spaces and final full stop.
+- image ids: numbers of COCO (`000000222235.jpg`, `COCO_val2014_000000222235.jpg`, a column `cocoid`), which are the
+  same in the editions of 2014 and 2017, and file names that are a number of six or more digits without leading zeros,
+  as in Flickr and Visual Genome;
+- images, by their perceptual hash (64 bits, from the low frequencies of the cosine transform): copies in another
+  size or compression differ in few bits. Crops and mirror images are not found;
+- captions, ignoring capitals, spaces and a final full stop.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmark import Benchmark
 
 IMAGE_ID, NEAR_DUPLICATE, CAPTION = "image id", "near duplicate", "caption"  # the kinds
-COCO = re.compile(r"(?<!\d)0{6}(\d{6})(?!\d)")  # their numbers have six digits at most and are padded to twelve
+COCO = re.compile(r"(?<!\d)0{6}(\d{6})(?!\d)")  # the numbers have at most six digits and are padded to twelve
 NUMBER = re.compile(r"[1-9]\d{5,}")  # as a whole file name: counters start with zeros, or are shorter
 COCO_COLUMNS = ("cocoid", "coco_id")
 NAME_COLUMNS = (*KEY_COLUMNS, "filename", "file_name", "image_file_name", "filepath", "coco_url")
-MAX_PAIRS = 1_000  # that are listed of a kind
+MAX_PAIRS = 1_000  # the most that are listed of a kind
 
 BITS = 64
-MAX_DISTANCE = 6  # bits: other sizes and compressions of a photograph stay within, others are beyond 16
-MOST = 12  # bits; beyond, photographs of the same composition are near each other
-PLAIN = 16  # bits: the median splits a picture's frequencies in halves; fewer on one side means that most are equal
-BATCH = 32  # images that a worker hands over at a time
+MAX_DISTANCE = 6  # bits: copies of a photograph in another size or compression differ in fewer, others in over 16
+MOST = 12  # bits; with more, photographs of the same composition would count as near
+PLAIN = 16  # bits: the median halves a picture's frequencies; fewer bits on one side mean that most are equal
+BATCH = 32  # images that a worker returns at a time
 CANDIDATES = 4_000_000  # pairs that are compared at a time
 
 
 @dataclass(frozen=True)
 class Row:
     """
-    What is compared of a row.
+    The parts of a row that are compared.
 
     Args:
-        key (`str`): Names it in the report.
+        key (`str`): The row's name in the report.
         images (`tuple[ImageRef, ...]`): Its images.
         captions (`tuple[str, ...]`): Its captions.
         names (`tuple[str, ...]`): Keys and file names that may hold the ids of its images.
@@ -86,13 +86,13 @@ class LeakedPair:
 class LeakageReport:
     """
     Args:
-        training, benchmark (`str`): What was compared.
-        counts (`dict[str, int]`): `training_rows`, `benchmark_rows`, images whose hash could not be compared because
-            they are missing or broken (`unread_images`) or show next to nothing (`plain_images`).
+        training, benchmark (`str`): The names of the two sets.
+        counts (`dict[str, int]`): `training_rows`, `benchmark_rows`, and images whose hash could not be compared
+            because they are missing or broken (`unread_images`) or show almost nothing (`plain_images`).
         found (`dict[str, dict[str, int]]`): Kind -> the numbers of `training_rows` and `benchmark_rows` that are in a
             pair, and of `pairs`.
         pairs (`list[LeakedPair]`): Up to 1,000 of each kind.
-        benchmark_keys (`list[str]`): The rows of the benchmark that are in a pair of any kind, in its order.
+        benchmark_keys (`list[str]`): The keys of the benchmark's rows that are in a pair of any kind, in order.
         max_distance (`int`): Bits in which the hashes of near duplicates may differ.
     """
 
@@ -140,12 +140,12 @@ def check_leakage(
         benchmark ([`Benchmark`]): One that has images or captions of its own.
         training (`str`, `os.PathLike` or `Dataset`): Anything that [`~hf_tripletclip.data.load_tripletdata`] loads, or
             the dataset itself.
-        split (`str`, *optional*): Of the training set. Defaults to `train`, or the only one.
-        options: Of [`find_leakage`].
+        split (`str`, *optional*): The split of the training set. Defaults to `train`, or the only one.
+        options: Arguments of [`find_leakage`].
 
     Raises:
-        FileNotFoundError: The training set or the benchmark's data is not there.
-        ValueError: There is no such split, or the data is not what it should be.
+        FileNotFoundError: The training set or the benchmark's data does not exist.
+        ValueError: There is no such split, or the data does not have the expected form.
         ImportError: `imagehash` is not installed.
     """
     if isinstance(training, Dataset):
@@ -176,29 +176,34 @@ def find_leakage(
     Args:
         training (`datasets.Dataset`): With `image`, `caption`, `neg_image`, `neg_caption`, or some of them.
         benchmark ([`Benchmark`]): One that has images or captions of its own.
-        name (`str`): What the report calls the training set.
+        name (`str`): The name of the training set in the report.
         max_distance (`int`, defaults to 6): Bits of 64 in which the hashes of near duplicates may differ.
         hashes (`bool`, defaults to `True`): Whether to compare the images; it takes a few milliseconds for each.
         num_workers (`int`, defaults to 0): Processes that read the images.
         progress (`bool`, defaults to `True`): Whether to show a progress bar.
 
     Raises:
-        ValueError: `max_distance` is out of range, or the data is not what it should be.
-        OSError: The benchmark's data is not there.
+        ValueError: `max_distance` is out of range, or the data does not have the expected form.
+        OSError: The benchmark's data does not exist.
         ImportError: `imagehash` is not installed.
     """
     check_distance(max_distance)
-    ours, theirs = training_rows(training), benchmark_rows(benchmark)
+    trained, tested = training_rows(training), benchmark_rows(benchmark)
     groups = {
-        IMAGE_ID: _shared(_by(ours, _ids), _by(theirs, _ids)),
-        CAPTION: _shared(_by(ours, _captions), _by(theirs, _captions)),
+        IMAGE_ID: _shared(_by(trained, _ids), _by(tested, _ids)),
+        CAPTION: _shared(_by(trained, _captions), _by(tested, _captions)),
     }
-    counts = {"training_rows": len(ours), "benchmark_rows": len(theirs), "unread_images": 0, "plain_images": 0}
+    counts = {
+        "training_rows": len(trained),
+        "benchmark_rows": len(tested),
+        "unread_images": 0,
+        "plain_images": 0,
+    }
     if hashes:
-        images = list(dict.fromkeys(image for row in (*ours, *theirs) for image in row.images))
+        images = list(dict.fromkeys(image for row in (*trained, *tested) for image in row.images))
         known, unread, plain = image_hashes(images, num_workers=num_workers, progress=progress)
         counts |= {"unread_images": unread, "plain_images": plain}
-        mine, other = (_by(rows, lambda row: map(known.get, row.images)) for rows in (ours, theirs))
+        mine, other = (_by(rows, lambda row: map(known.get, row.images)) for rows in (trained, tested))
         for found in (mine, other):
             found.pop(None, None)  # the images without a hash
         groups[NEAR_DUPLICATE] = [
@@ -211,8 +216,8 @@ def find_leakage(
         benchmark=benchmark.name,
         counts=counts,
         found={kind: _count(of) for kind, of in groups.items()},
-        pairs=[pair for kind, of in groups.items() for pair in _pairs(kind, of, ours, theirs)],
-        benchmark_keys=[theirs[row].key for row in leaked],
+        pairs=[pair for kind, of in groups.items() for pair in _pairs(kind, of, trained, tested)],
+        benchmark_keys=[tested[row].key for row in leaked],
         max_distance=max_distance,
     )
 
@@ -277,7 +282,7 @@ def _captions(row: Row) -> Iterable[str]:
             yield same
 
 
-# ---- Groups: rows of the training set, rows of the benchmark, and what they share ----
+# ---- Groups: rows of the training set, rows of the benchmark, and the value that they share ----
 
 Group = tuple[Sequence[int], Sequence[int], str]
 
@@ -291,21 +296,21 @@ def _by(rows: Sequence[Row], values: Callable[[Row], Iterable[Any]]) -> dict[Any
     return found
 
 
-def _shared(ours: Mapping[str, list[int]], theirs: Mapping[str, list[int]]) -> list[Group]:
-    return [(ours[value], rows, value) for value, rows in theirs.items() if value in ours]
+def _shared(trained: Mapping[str, list[int]], tested: Mapping[str, list[int]]) -> list[Group]:
+    return [(trained[value], rows, value) for value, rows in tested.items() if value in trained]
 
 
 def _count(groups: Sequence[Group]) -> dict[str, int]:
     return {
         "training_rows": len({row for rows, _, _ in groups for row in rows}),
         "benchmark_rows": len({row for _, rows, _ in groups for row in rows}),
-        "pairs": sum(len(ours) * len(theirs) for ours, theirs, _ in groups),
+        "pairs": sum(len(trained) * len(tested) for trained, tested, _ in groups),
     }
 
 
-def _pairs(kind: str, groups: Sequence[Group], ours: Sequence[Row], theirs: Sequence[Row]) -> list[LeakedPair]:
+def _pairs(kind: str, groups: Sequence[Group], trained: Sequence[Row], tested: Sequence[Row]) -> list[LeakedPair]:
     every = (
-        LeakedPair(kind, ours[one].key, theirs[other].key, what)
+        LeakedPair(kind, trained[one].key, tested[other].key, what)
         for left, right, what in groups
         for other in right
         for one in left
@@ -321,7 +326,7 @@ def check_distance(max_distance: int) -> None:
     Check the setting before images are read.
 
     Raises:
-        ValueError: It is out of range.
+        ValueError: The number is out of range.
     """
     if not 0 <= max_distance <= MOST:
         raise ValueError(f"`max_distance` is {max_distance}; give 0 to {MOST} bits.")
@@ -334,13 +339,13 @@ def image_hashes(
     The perceptual hash of each image: `imagehash.phash`, 64 bits as an integer.
 
     Args:
-        images (`Sequence[ImageRef]`): Give each once.
+        images (`Sequence[ImageRef]`): The images, without repetitions.
         num_workers (`int`, defaults to 0): Processes that read them.
         progress (`bool`, defaults to `True`): Whether to show a progress bar.
 
     Returns:
-        `tuple`: Image -> hash, the number of images that are missing or broken, and that of images that are too plain
-        to be told from other plain ones. Both have no hash.
+        `tuple`: Image -> hash, the number of images that are missing or broken, and the number of images that are too
+        plain to distinguish. Both kinds have no hash.
 
     Raises:
         ImportError: `imagehash` is not installed.
@@ -380,21 +385,22 @@ def _hash_all(images: Sequence[ImageRef]) -> list[int | None]:
     return hashes
 
 
-def near(ours: Sequence[int], theirs: Sequence[int], max_distance: int) -> list[tuple[int, int, int]]:
+def near(training: Sequence[int], benchmark: Sequence[int], max_distance: int) -> list[tuple[int, int, int]]:
     """
     The pairs of hashes that differ in few bits.
 
-    The bits are cut into one band more than may differ, so that near hashes agree in a band at least: only those are
-    compared.
+    The bits are cut into one band more than the bits that may differ. So near hashes agree in at least one band, and
+    only such hashes are compared.
 
     Args:
-        ours, theirs (`Sequence[int]`): Hashes of 64 bits; give each once.
+        training, benchmark (`Sequence[int]`): Hashes of 64 bits, without repetitions.
         max_distance (`int`): Bits that may differ.
 
     Returns:
-        `list[tuple[int, int, int]]`: One of ours, one of theirs, and the number of bits in which they differ.
+        `list[tuple[int, int, int]]`: A hash of the training set, one of the benchmark, and the number of bits
+        in which they differ.
     """
-    first, second = (np.array(hashes, dtype=np.uint64) for hashes in (ours, theirs))
+    first, second = (np.array(hashes, dtype=np.uint64) for hashes in (training, benchmark))
     found: dict[tuple[int, int], int] = {}
     edges = np.linspace(0, BITS, max_distance + 2).astype(int)
     for start, stop in pairwise(edges):
@@ -406,12 +412,12 @@ def near(ours: Sequence[int], theirs: Sequence[int], max_distance: int) -> list[
         high = np.searchsorted(bands, second & mask, side="right")
         for part in _parts(high - low):
             counts = (high - low)[part]
-            their_places = np.repeat(np.arange(len(second))[part], counts)
+            second_places = np.repeat(np.arange(len(second))[part], counts)
             offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            our_places = np.repeat(low[part], counts) + offsets
-            distances = _bits(sorted_first[our_places] ^ second[their_places])
+            first_places = np.repeat(low[part], counts) + offsets
+            distances = _bits(sorted_first[first_places] ^ second[second_places])
             for place in np.flatnonzero(distances <= max_distance):
-                pair = (int(sorted_first[our_places[place]]), int(second[their_places[place]]))
+                pair = (int(sorted_first[first_places[place]]), int(second[second_places[place]]))
                 found[pair] = int(distances[place])
     return [(one, other, bits) for (one, other), bits in found.items()]
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of the layouts that benchmarks come in."""
+"""Readers of the file layouts of benchmarks."""

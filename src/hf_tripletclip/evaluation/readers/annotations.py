@@ -23,13 +23,13 @@ EXAMPLES = "examples.jsonl"
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any, str]]:
     """
-    The rows of a JSON file, which is a list or an object of rows by id.
+    The rows of a JSON file: a list of rows, or an object with rows by id.
 
     Yields:
         `tuple[str, Any, str]`: The row's id or number, the row, and file and id for messages.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The file is neither.
     """
     rows = read_json(path)
     if not isinstance(rows, (dict, list)):
@@ -40,10 +40,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any, str]]:
 
 def strings(row: Any, names: Sequence[str], where: str) -> list[str]:
     """
-    The values of these names of a JSON object, which are texts.
+    The texts of a JSON object for these names.
 
     Raises:
-        ValueError: It is no object, lacks one of them, or one is no text.
+        ValueError: The row is not an object, a name is missing, or a value is not a text.
     """
     values = take(row, names, where)
     for name, value in zip(names, values, strict=True):
@@ -53,46 +53,46 @@ def strings(row: Any, names: Sequence[str], where: str) -> list[str]:
 
 def check_text(value: Any, where: str) -> str:
     """
-    The value, which is a text that is not empty.
+    The value, if it is a text and not empty.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not a text, or it is empty.
     """
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where} is {value!r}, where a text is expected")
+        raise ValueError(f"{where} is {value!r}; a text is expected")
     try:
         return decode_caption(value)
-    except BrokenValue as error:  # it holds what is no character
+    except BrokenValue as error:  # it holds lone surrogates
         raise ValueError(f"{where} is {value!r}: {error}") from error
 
 
 class ImageFinder:
     """
-    Finds image files by names that may be paths of other people's folders: the longest end of it that is there counts,
-    unless what it leaves out tells two images apart.
+    Finds image files by names that may be paths on another machine. The file with the longest end of the name counts,
+    unless the rest of the name distinguishes two images.
 
     Args:
-        folders (`Sequence[Path]`): Where to look, in this order.
+        folders (`Sequence[Path]`): The folders to search, in this order.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.roots = [os.fspath(path) for path in folders if path.parent != folders[0]]
-        self.inside: dict[str, list[str]] = {}  # what is directly in a folder inside the first one -> these folders
+        self.inside: dict[str, list[str]] = {}  # file name -> the folders inside the first folder that hold it
         for folder in folders:
             if folder.parent == folders[0] and folder.is_dir():
                 for name in os.listdir(folder):
                     self.inside.setdefault(name, []).append(os.fspath(folder))
         self.known: dict[str, ImageFile] = {}
-        self.names: dict[str, set[tuple[str, ...]]] = {}  # file -> the names that it was found by
+        self.names: dict[str, set[tuple[str, ...]]] = {}  # file -> the names by which it was found
         self.spoken_of: set[str] = set()  # the folders in the names
 
     def __call__(self, name: str) -> ImageFile:
         """
-        The image file; where there is none, that of the whole name in the first folder. With all names known,
-        [`settle`] says whether it is certain.
+        The image file; if there is none, the path of the whole name in the first folder. When all names are known,
+        [`settle`] checks whether the file is certain.
 
         Raises:
-            ValueError: Two files of the whole name differ.
+            ValueError: Two files with the whole name differ.
         """
         if name not in self.known:
             steps = _steps(name)
@@ -104,8 +104,8 @@ class ImageFinder:
 
     def settle(self, image: ImageRef) -> ImageRef:
         """
-        The image, or a missing one instead, if it was found by the end of its name alone and either another name leads
-        to the same file, or the file is in a folder that other names speak of and this one does not.
+        The image, or a missing image instead if it was found only by the end of its name, and either another name
+        leads to the same file, or the file is in a folder that other names contain and this one does not.
         """
         if not isinstance(image, ImageFile) or image.said is None:
             return image
@@ -120,14 +120,14 @@ class ImageFinder:
         return () if self.roots[0] not in path else Path(os.path.relpath(path, self.roots[0])).parts[:-1]
 
     def _find(self, steps: tuple[str, ...]) -> tuple[str, bool]:
-        """The path, and whether it has only the end of the name."""
+        """The path, and whether only the end of the name matches it."""
         for start in range(len(steps)):
             end = steps[start:]
             paths = [os.path.join(root, *end) for root in self.roots]
             if found := next(filter(os.path.isfile, paths), None):
                 return found, start > 0
             folders = self.inside.get(end[0], ())
-            if start:  # of `patient2/a.png` none is in `patient1`
+            if start:  # `patient2/a.png` is not in `patient1`
                 folders = [
                     folder for folder in folders if not _same_series(os.path.basename(folder), steps[start - 1])
                 ]
@@ -138,7 +138,7 @@ class ImageFinder:
             except ValueError:
                 if start == 0:
                     raise
-                break  # what the end leaves out says which of them it is
+                break  # the rest of the name says which of them it is
         return self._missing(steps), False
 
     def _missing(self, steps: tuple[str, ...]) -> str:
@@ -156,10 +156,10 @@ def _same_series(one: str, other: str) -> bool:
 
 def image_cells(table: Dataset, source: str) -> list[ImageCell]:
     """
-    The image of each row of a table, from its column `image` or `images`; of a list, the first.
+    The image of each row of a table, from its column `image` or `images`. The first image of a list counts.
 
     Raises:
-        ValueError: It has no such column.
+        ValueError: The table has no such column.
     """
     features = table.features
     column = next((name for name in ("image", "images") if name in features), None)
@@ -179,19 +179,20 @@ def image_cells(table: Dataset, source: str) -> list[ImageCell]:
 
 def listed_rows(source: str, images: str | None) -> Iterator[tuple[int, dict[str, Any], ImageRef, str]]:
     """
-    The rows of a copy of the Hub's `Mayfull/valse_vlms` or `Mayfull/whats_up_vlms`, or of a table like them: with
-    lists of captions, `positive_caption` and `negative_caption`, and the image as `images` or by `image_file_name`.
+    The rows of a copy of the Hub's `Mayfull/valse_vlms` or `Mayfull/whats_up_vlms`, or of a similar table. It has
+    lists of captions, `positive_caption` and `negative_caption`, and the image in `images` or its file in
+    `image_file_name`.
 
     Args:
         source (`str`): `examples.jsonl`, a folder that has it, or any table.
-        images (`str`, *optional*): The folder of the images. Defaults to the one of the rows, and `images` in it.
+        images (`str`, *optional*): The folder of the images. Defaults to the folder of the rows, and `images` in it.
 
     Yields:
         `tuple`: The row's number, the row, its image, and source and number for messages.
 
     Raises:
-        OSError: There is none.
-        ValueError: It is not of this layout.
+        OSError: The source does not exist.
+        ValueError: The source does not have this layout.
     """
     path = Path(source).expanduser()
     path = path / EXAMPLES if (path / EXAMPLES).is_file() else path
@@ -210,7 +211,7 @@ def listed_rows(source: str, images: str | None) -> Iterator[tuple[int, dict[str
         where = f"{source}, row {number}"
         for name in lists:
             if not isinstance(row[name], list) or not row[name]:
-                raise ValueError(f"{where}: {name} is {row[name]!r}, where a list of captions is expected")
+                raise ValueError(f"{where}: {name} is {row[name]!r}; a list of captions is expected")
             for caption in row[name]:
                 check_text(caption, f"{where}: {name}")
         yield number, row, found[number], where

@@ -23,9 +23,9 @@ logger = logging.get_logger(__name__)
 
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
-LABELS = ("label", "labels", "cls", "fine_label")  # names of the column that are recognised
-SPLITS = {"train", "test", "val", "validation"}  # these folders are no classes
-ALIKE = {"val": ("val", "validation"), "validation": ("validation", "val")}  # what the folder of a split is called
+LABELS = ("label", "labels", "cls", "fine_label")  # names by which the column is recognised
+SPLITS = {"train", "test", "val", "validation"}  # folders with these names are not classes
+ALIKE = {"val": ("val", "validation"), "validation": ("validation", "val")}  # possible names of the folder of a split
 NUMBERED = re.compile(r"(\D*)(\d+)")
 WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -34,9 +34,9 @@ WORDNET_ID = re.compile(r"n\d{8}")
 class LabelledSet:
     """
     Args:
-        keys (`list[str]`): Name the images in the predictions.
+        keys (`list[str]`): The names of the images in the predictions.
         images (`list[ImageRef]`): The images.
-        labels (`list[int]`): Of each image its class, a place in `classnames`.
+        labels (`list[int]`): The class of each image, as a place in `classnames`.
         classnames (`list[str]`): The classes.
         templates (`list[str]`, *optional*): The set's own prompt templates.
     """
@@ -48,7 +48,7 @@ class LabelledSet:
     templates: list[str] | None = None
 
     def select(self, rows: Sequence[int]) -> LabelledSet:
-        """These images."""
+        """The set with only these images."""
         return LabelledSet(
             keys=[self.keys[row] for row in rows],
             images=[self.images[row] for row in rows],
@@ -73,8 +73,8 @@ def read_labelled(
     The images of a split and their classes; see [`ZeroShot`] for the arguments.
 
     Raises:
-        OSError: The data is not there.
-        ValueError: It is not what it should be.
+        OSError: The data does not exist.
+        ValueError: The data does not have the expected form.
     """
     if data == "scenes":
         return _scenes()
@@ -109,26 +109,26 @@ def _tars(folder: Path, split: str, names: list[str] | None) -> LabelledSet:
 
 
 def _class_folders(path: Path, split: str) -> list[Path]:
-    """The folders of the classes, in the folder or in that of the split; none where they hold no images."""
+    """The folders of the classes, in the folder or in that of the split; empty if they hold no images."""
     inside = [path / name for name in ALIKE.get(split, (split,)) if (path / name).is_dir()]
     base = inside[0] if inside else path
     folders = [child for child in base.iterdir() if child.is_dir() and not is_left_behind(child.name)]
     if {folder.name for folder in folders} & SPLITS:
         return []
     numbers = [NUMBERED.fullmatch(folder.name) for folder in folders]
-    alike = len({found and found[1] for found in numbers}) == 1  # `7`, or `class_7`, all of them
+    alike = len({found and found[1] for found in numbers}) == 1  # all are like `7`, or like `class_7`
     order = {folder: int(found[2]) if alike and found else 0 for folder, found in zip(folders, numbers, strict=True)}
     folders.sort(key=lambda folder: (order[folder], folder.name))
     return folders if any(_pictures(folder)[0] for folder in folders) else []
 
 
 def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The pictures in and below a folder, in their order, and the files that are none."""
+    """The pictures in and below a folder, in order, and the other files."""
     pictures: list[Path] = []
     others: list[Path] = []
     seen: set[str] = set()
     for place, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder that contains it
             below.clear()
             continue
         seen.add(real)
@@ -163,22 +163,23 @@ def _folder(folders: Sequence[Path], names: list[str] | None) -> LabelledSet:
 
 
 def _is_stray(file: Path) -> bool:
-    """Whether it is a picture that lies beside the folders of the classes."""
+    """Whether the file is a picture beside the folders of the classes."""
     return file.is_file() and file.suffix.lower() in EXTENSIONS and not is_left_behind(file.name)
 
 
 def _places(classes: Sequence[str], names: list[str] | None, where: str) -> tuple[list[int], list[str]]:
     """
-    Of each class of a folder or a table its place among the class names, and these.
+    The place of each class among the class names, and the class names.
 
     Args:
-        classes (`Sequence[str]`): What the classes are called there: numbers are places, WordNet ids are ImageNet's.
-        names (`list[str]`, *optional*): The class names that are given. Defaults to those of ImageNet, or to what the
-            classes are called.
+        classes (`Sequence[str]`): The names of the classes in a folder or table. Numbers are places, WordNet ids are
+            classes of ImageNet.
+        names (`list[str]`, *optional*): The class names that the user gave. Defaults to those of ImageNet, or to
+            `classes`.
         where (`str`): For messages.
 
     Raises:
-        ValueError: A class has no name, or two have one.
+        ValueError: A class has no name, or two classes have the same one.
     """
     imagenet = imagenet_classes()
     numbered = all(name.isdecimal() for name in classes)

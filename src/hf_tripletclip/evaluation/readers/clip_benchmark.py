@@ -72,12 +72,12 @@ def find_tar_set(source: str | os.PathLike[str], split: str, revision: str | Non
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
 
     Returns:
-        `Path`, or `None` where it is not of this layout, or cannot be reached.
+        `Path`, or `None` if the set does not have this layout or cannot be reached.
 
     Raises:
-        FileNotFoundError: It can only be meant as a local path, and there is nothing.
+        FileNotFoundError: The source can only be a local path, and it does not exist.
         PermissionError: The Hub asks to accept conditions first.
-        ValueError: It has tars, but none of this split.
+        ValueError: There are tars, but none of this split.
     """
     name = os.path.expanduser(os.fspath(source))
     if os.path.exists(name):
@@ -86,7 +86,7 @@ def find_tar_set(source: str | os.PathLike[str], split: str, revision: str | Non
         return Path(name) if splits else None
     check_local_path(name)
     try:
-        # Unlike a listing of the files, this does not try again for half a minute where there is no network.
+        # Unlike a list of the files, this does not try again for half a minute if there is no network.
         files = [file.rfilename for file in HfApi().dataset_info(name, revision=revision).siblings or ()]
         splits = sorted({path.split("/")[0] for path in files if path.endswith(".tar") and path.count("/") == 1})
         _check(name, split, splits)
@@ -117,7 +117,7 @@ def _download(name: str, split: str, revision: str | None, *, local: bool = Fals
 
 
 def _downloaded(name: str, split: str, revision: str | None) -> Path | None:
-    """What an earlier run has downloaded."""
+    """The files that an earlier run has downloaded."""
     try:
         folder = _download(name, split, revision, local=True)
     except LocalEntryNotFoundError:
@@ -127,11 +127,11 @@ def _downloaded(name: str, split: str, revision: str | None) -> Path | None:
 
 def read_lines(path: Path) -> list[str] | None:
     """
-    The lines of a text file, without white space around them; empty lines at its end do not count. `None` where there
-    is no such file.
+    The lines of a text file, without white space around them and without empty lines at the end. `None` if there is no
+    such file.
 
     Raises:
-        ValueError: It is not UTF-8.
+        ValueError: The file is not UTF-8.
     """
     if not path.is_file():
         return None
@@ -151,10 +151,10 @@ def read_tar_set(folder: Path, split: str, member: str) -> tuple[list[str], list
         member (`str`): The member beside the image: `cls` or `txt`.
 
     Returns:
-        `tuple`: Of each row its key, its image and the member's contents.
+        `tuple`: The keys, the images and the contents of the member, one of each per row.
 
     Raises:
-        ValueError: Tars are missing or damaged, or have no such member or no images.
+        ValueError: Tars are missing or damaged, or they have no such member or no images.
     """
     where = f"{folder} (split {split!r})"
     tars = sorted((folder / split).glob("*.tar"))
@@ -189,7 +189,7 @@ def _occurs(table: Dataset, column: str) -> bool:
 def _images(table: Dataset, columns: Sequence[str]) -> list[ImageCell]:
     if len(columns) == 1:
         return ImageCell.of_column(table, columns[0])
-    used = [  # a set may mix them
+    used = [  # a set may have several formats
         next((column for column in columns if row[column] is not None), columns[0])
         for row in table.select_columns(list(columns))
     ]
@@ -197,17 +197,17 @@ def _images(table: Dataset, columns: Sequence[str]) -> list[ImageCell]:
 
 
 def short_name(source: str) -> str:
-    """What metrics call a set: `clip-benchmark/wds_vtab-dtd`, `vtab/dtd` and `/data/dtd` are `dtd`."""
+    """The name of a set in metrics: `dtd` for `clip-benchmark/wds_vtab-dtd`, `vtab/dtd` and `/data/dtd`."""
     return re.sub(r"^(wds_)?(vtab-)?", "", Path(source).name) or source
 
 
 def locate(name: str, folder: str | None) -> str:
     """
-    Where a set is.
+    The path or Hub id of a set.
 
     Args:
         name (`str`): A path, a Hub id or CLIP_benchmark's name.
-        folder (`str`, *optional*): Where sets lie.
+        folder (`str`, *optional*): The folder that holds sets.
     """
     if os.path.exists(os.path.expanduser(name)) or ("/" in name and not name.startswith("vtab/")):
         return name

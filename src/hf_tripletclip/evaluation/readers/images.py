@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a benchmark by reference: what they are called, where they lie; they are read when they are encoded."""
+"""References to the images of a benchmark: their names and places. The images are read when they are encoded."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hf_tripletclip.data.decoding import decode_image, is_several
 
 LISTED = 5  # names in a message
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # by archives and file managers
+LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # files of archives and file managers
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is none of the data: hidden (`._x.jpg`, `.DS_Store`), or of an archive's own."""
+    """Whether a file or folder is not data: it is hidden (`._x.jpg`, `.DS_Store`) or in `LEFT_BEHIND`."""
     return name.startswith(".") or name in LEFT_BEHIND
 
 
@@ -33,7 +33,7 @@ class ImageFile:
     Args:
         path (`str`): The file.
         box (`tuple[int, int, int, int]`, *optional*): Only this part of it: left, top, right, bottom in pixels.
-        said (`str`, *optional*): What the annotations call it, where the file was found by the end of that alone.
+        said (`str`, *optional*): The name in the annotations, if the file was found by the end of this name.
     """
 
     path: str
@@ -42,23 +42,23 @@ class ImageFile:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         return Path(self.path).name if self.box is None else f"{Path(self.path).name}{list(self.box)}"
 
     @property
     def identity(self) -> str:
-        """What tells it from others of its benchmark, wherever the files lie."""
+        """A name that is unique in its benchmark and does not depend on the folder of the files."""
         return self.name
 
     def exists(self) -> bool:
         return os.path.isfile(self.path)
 
     def in_file(self) -> bool:
-        """Whether it is in a file of its own, not in a row."""
+        """Whether the image is in a file of its own, not in a row."""
         return True
 
     def version(self) -> str:
-        """Changes where the file does: part of the key of cached embeddings."""
+        """A text that changes when the file changes: part of the key of cached embeddings."""
         if not self.exists():
             return f"{os.path.abspath(self.path)}:{self.box}:missing"
         status = os.stat(self.path)
@@ -72,7 +72,7 @@ class ImageFile:
             as_stored (`bool`, defaults to `False`): As in [`~hf_tripletclip.data.decoding.decode_image`].
 
         Raises:
-            BrokenValue: It cannot be read.
+            BrokenValue: The image cannot be read.
         """
         image = decode_image(self.path, as_stored=as_stored)
         return image if self.box is None else image.crop(self.box)
@@ -81,14 +81,15 @@ class ImageFile:
 @dataclass(frozen=True)
 class ImageCell:
     """
-    An image in a dataset. Cells of the same contents are equal, so that each image is encoded once.
+    An image in a dataset. Cells with the same contents are equal, so each image is encoded once.
 
     Args:
-        digest (`str`): Of the contents.
-        dataset (`datasets.Dataset`): It leaves its images undecoded, see [`~hf_tripletclip.data.loading.undecoded`].
+        digest (`str`): The digest of the contents.
+        dataset (`datasets.Dataset`): A dataset that does not decode its images, see
+            [`~hf_tripletclip.data.loading.undecoded`].
         row (`int`): The row.
         column (`str`): The column.
-        place (`int`, *optional*): Which of several images in the cell.
+        place (`int`, *optional*): The place of the image, if the cell has several.
     """
 
     digest: str
@@ -99,7 +100,7 @@ class ImageCell:
 
     @classmethod
     def of(cls, dataset: Any, row: int, column: str) -> ImageCell:
-        """The image of a dataset's row and column; its contents are read, not decoded."""
+        """The image in a row and column of a dataset. Its contents are read, not decoded."""
         return cls(content_digest(dataset[row][column]) or f"{column}:{row}", dataset, row, column)
 
     @classmethod
@@ -107,12 +108,12 @@ class ImageCell:
         cls, dataset: Any, column: str, usable: Sequence[Collection[int] | None] | None = None
     ) -> list[ImageCell]:
         """
-        All images of a column; of several in a row the first that is there.
+        All images of a column. If a row has several, the first that is not empty.
 
         Args:
             dataset (`datasets.Dataset`): As above.
             column (`str`): The column.
-            usable (`Sequence`, *optional*): Of each row, the places of several images that are looked at.
+            usable (`Sequence`, *optional*): For each row with several images, the places that may be chosen.
         """
         cells = []
         for row, values in enumerate(dataset.select_columns([column])):
@@ -156,24 +157,24 @@ ImageRef = ImageFile | ImageCell
 
 
 def content_digest(value: Any) -> str | None:
-    """The same for images of the same contents in a dataset's cells; `None` where nothing says what these are."""
+    """A digest of the contents of an image in a cell of a dataset; `None` if the cell is empty."""
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, Image.Image):
         value = f"{value.mode}{value.size}".encode() + value.tobytes()
     if isinstance(value, str):
-        # Of a file the contents count, which may change, and not the path, which is another on another machine.
+        # The contents of a file count, not its path, which differs between machines.
         value = Path(value).read_bytes() if os.path.isfile(value) else value.encode("utf-8", "surrogatepass")
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else None
 
 
 def find_image(folders: Sequence[str | os.PathLike[str]], name: str) -> ImageFile:
     """
-    The image file of this name in the first folder, or in the others where that has none; in the first folder where
-    none has it.
+    The image file with this name: in the first folder, else in another folder; if no folder has it, its path in the
+    first folder.
 
     Raises:
-        ValueError: Several of the other folders have it, and these files differ.
+        ValueError: Several of the other folders have the file, and these files differ.
     """
     first, *others = (str(Path(folder) / name) for folder in folders)
     return ImageFile(first if os.path.isfile(first) else the_one(filter(os.path.isfile, others)) or first)
@@ -181,7 +182,7 @@ def find_image(folders: Sequence[str | os.PathLike[str]], name: str) -> ImageFil
 
 def the_one(paths: Iterable[str]) -> str | None:
     """
-    The file, of which there may be copies and links; `None` where there is none.
+    The file, of which there may be copies and links; `None` if there is none.
 
     Raises:
         ValueError: Two of the files differ.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from hf_tripletclip.evaluation.readers.clip_benchmark import read_lines
 
-FOLDER = Path(__file__).parent / "classnames"  # its LICENSE.txt says where the lists come from
+FOLDER = Path(__file__).parent / "classnames"  # LICENSE.txt there names the sources
 IMAGENET = "imagenet1k"
 OPENAI = "openai"
-PLACES = ("{c}", "{}")  # where the class name goes: CLIP_benchmark writes the first
+PLACES = ("{c}", "{}")  # stand for the class name; CLIP_benchmark uses the first
 
 
 @functools.cache
@@ -23,7 +23,7 @@ def imagenet_classes() -> dict[str, str]:
 
 
 def openai_templates() -> list[str]:
-    """The 80 templates that OpenAI evaluates ImageNet with."""
+    """The 80 templates of OpenAI for ImageNet."""
     return (FOLDER / f"{OPENAI}_templates.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -32,11 +32,11 @@ def read_classnames(given: str | Sequence[str]) -> list[str]:
     Class names in the order of the labels.
 
     Args:
-        given (`str` or `Sequence[str]`): The names; `"imagenet1k"`; or a text file of one name a line.
+        given (`str` or `Sequence[str]`): The names; `"imagenet1k"`; or a text file with one name on each line.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It has no names.
+        ValueError: There are no names.
     """
     if given == IMAGENET:
         return list(imagenet_classes().values())
@@ -49,11 +49,11 @@ def read_templates(given: str | Sequence[str]) -> list[str]:
 
     Args:
         given (`str` or `Sequence[str]`): The templates; `"openai"` for the 80 for ImageNet; one template; or a text
-            file of one a line.
+            file with one template on each line.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: There is none, or one of them has no place for the class name.
+        ValueError: There are no templates, or one has no place for the class name.
     """
     if given == OPENAI:
         return openai_templates()
@@ -76,5 +76,5 @@ def _lines(given: str | Sequence[str], what: str, instead: str) -> list[str]:
 
 
 def prompt(template: str, name: str) -> str:
-    """The template with the class name in its place."""
+    """The template with the class name put in."""
     return template.replace(PLACES[0], name) if PLACES[0] in template else template.replace(PLACES[1], name)

@@ -16,15 +16,15 @@ from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set, read_
 from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, ImageRef, find_image
 from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_json, take
 
-CAPTIONS = ("caption", "captions", "txt", "text", "sentences")  # names of the column that are recognised
+CAPTIONS = ("caption", "captions", "txt", "text", "sentences")  # names by which the column is recognised
 
 
 class Captioned(NamedTuple):
     """
     Args:
-        key (`str`): Names the image in the predictions.
+        key (`str`): The image's name in the predictions.
         image (`ImageRef`): The image.
-        captions (`list[str]`): All that are true of it.
+        captions (`list[str]`): All captions that are true of it.
     """
 
     key: str
@@ -46,8 +46,8 @@ def read_captioned(
     The images of a split and their captions; see [`Retrieval`] for the arguments.
 
     Raises:
-        OSError: The data is not there.
-        ValueError: It is not what it should be.
+        OSError: The data does not exist.
+        ValueError: The data does not have the expected form.
     """
     if data == "scenes":
         scenes = load_tripletdata(data, split=split)
@@ -82,16 +82,16 @@ def _karpathy(found: dict[str, Any], path: Path, images: str | None, split: str)
         where = f"{path}, images[{number}]"
         name, of, sentences = take(image, ("filename", "split", "sentences"), where)
         if not isinstance(name, str) or not isinstance(of, str):
-            raise ValueError(f"{where}: filename {name!r} and split {of!r}, where texts are expected")
+            raise ValueError(f"{where}: filename {name!r} and split {of!r}; texts are expected")
         splits[of] = None
         if of != split:
             continue
         captions = [_caption(take(one, ("raw",), where)[0], where) for one in _list(sentences, f"{where}, sentences")]
         names = [f"{image['filepath']}/{name}"] if image.get("filepath") else [name]
-        if names_in_all[name] == 1:  # then the folder tells it from no other image
+        if names_in_all[name] == 1:  # then the folder is not needed to identify it
             names.append(name)
         if isinstance(image.get("cocoid"), int):
-            names.append(f"{image['cocoid']:012d}.jpg")  # what COCO called the same photograph from 2017 on
+            names.append(f"{image['cocoid']:012d}.jpg")  # COCO's name of the same photograph since 2017
         rows.append(Captioned(name, _first(folders, names), captions))
     if not rows:
         raise ValueError(f"{path} has no split {split!r}; it has {', '.join(map(str, splits))}")
@@ -106,7 +106,7 @@ def _coco(found: dict[str, Any], path: Path, images: str | None) -> list[Caption
         where = f"{path}, images[{number}]"
         code, name = take(image, ("id", "file_name"), where)
         if not isinstance(code, (int, str)) or not isinstance(name, str):
-            raise ValueError(f"{where}: id {code!r} and file_name {name!r}, where a number and a text are expected")
+            raise ValueError(f"{where}: id {code!r} and file_name {name!r}; a number and a text are expected")
         rows[code] = Captioned(name, find_image(folders, name), [])
     for number, annotation in enumerate(_list(annotations, f"{path}, annotations")):
         where = f"{path}, annotations[{number}]"
@@ -133,7 +133,7 @@ def _table(
     rows: dict[Any, Captioned] = {}
     for row, (cell, value) in enumerate(zip(cells, values, strict=True)):
         texts = [_caption(text, f"{where}, row {row}") for text in (value if is_several(value) else [value])]
-        # With one caption a row, an image has as many rows as captions; with lists, it has one.
+        # With one caption per row, an image has as many rows as captions; with lists, it has one row.
         rows.setdefault(row if listed else cell, Captioned(str(row), cell, [])).captions.extend(texts)
     return list(rows.values())
 
@@ -142,18 +142,18 @@ def table_images(
     table: Dataset, column: str, where: str, data: str | None = None, images: str | None = None
 ) -> Sequence[ImageRef]:
     """
-    The images of a column, which holds them or names files.
+    The images of a column, which holds images or names of files.
 
     Args:
         table (`datasets.Dataset`): The rows.
         column (`str`): The column.
         where (`str`): For messages.
-        data (`str`, *optional*): The file or folder of the rows, in whose folder named files are.
-        images (`str`, *optional*): The folder that they are in instead.
+        data (`str`, *optional*): The file or folder of the rows. Named files are in its folder.
+        images (`str`, *optional*): Another folder with the named files.
 
     Raises:
-        FileNotFoundError: The folder is not there.
-        ValueError: Files are named, and nothing says where they are.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The column names files, and their folder is not known.
     """
     if getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
         raw = undecoded(table, [column])
@@ -165,7 +165,7 @@ def table_images(
     found = []
     for row, name in enumerate(table[column]):
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{where}, row {row}: {column} is {name!r}, where the name of an image is expected")
+            raise ValueError(f"{where}, row {row}: {column} is {name!r}; the name of an image is expected")
         found.append(find_image(folders, name))
     return found
 
@@ -175,7 +175,7 @@ def pick_image_column(features: Features, given: str | None, where: str) -> str:
     The column of images.
 
     Raises:
-        ValueError: There is no such column, or none or several of images and none is called `image`.
+        ValueError: There is no such column, or no single column of images and none with the name `image`.
     """
     pictures = [name for name, feature in features.items() if isinstance(feature, Image)]
     if given is None and "image" not in pictures and len(pictures) == 1:
@@ -185,10 +185,10 @@ def pick_image_column(features: Features, given: str | None, where: str) -> str:
 
 def pick_column(columns: Sequence[str], given: str | None, known: Iterable[str], option: str, where: str) -> str:
     """
-    The column that an option names, or the first of the usual names that there is.
+    The column that an option names, or the first existing one of the usual names.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such column.
     """
     if given is not None and given not in columns:
         raise ValueError(f"{where} has no column {given!r}; it has {', '.join(columns)}")

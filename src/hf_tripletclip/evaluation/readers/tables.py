@@ -29,17 +29,19 @@ from hf_tripletclip.data.raw import absolute_folder, as_arguments, check_local_p
 from hf_tripletclip.data.schema import ERROR
 from hf_tripletclip.evaluation.readers.images import EXTENSIONS, is_left_behind
 
-UNKNOWN_SPLIT = re.compile(r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)")  # by whoever says it
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
+UNKNOWN_SPLIT = re.compile(
+    r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)"
+)  # in messages of several libraries
+SAVED = ("dataset_dict.json", "state.json")  # files of `save_to_disk`
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """
-    What a JSON file holds.
+    The contents of a JSON file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no JSON; says where.
+        ValueError: The file is not JSON; the message says where.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -55,7 +57,7 @@ def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It lacks one of the columns, or a row one of its values; says which.
+        ValueError: A column or a value of a row is missing; the message says which.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -75,10 +77,10 @@ def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[
 
 def read_csv_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """
-    The rows of a CSV file with a header, by commas, semicolons or tabs, whatever its columns.
+    The rows of a CSV file with a header and any columns, separated by commas, semicolons or tabs.
 
     Raises:
-        ValueError: A row has more or fewer values than the header; says which.
+        ValueError: A row has more or fewer values than the header; the message says which.
     """
     sign = csv_separator(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -102,15 +104,15 @@ def read_csv_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
 
 def take(row: Any, names: Sequence[str], where: str) -> list[Any]:
     """
-    The values of these names of a JSON object.
+    The values of a JSON object for these names.
 
     Args:
-        row: What should be a JSON object.
+        row: The value that should be a JSON object.
         names (`Sequence[str]`): The names.
         where (`str`): File and key of the row, for the message.
 
     Raises:
-        ValueError: It is no object, or lacks one of them.
+        ValueError: The value is not an object, or a name is missing.
     """
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a JSON object is expected, not {type(row).__name__}")
@@ -133,19 +135,19 @@ def load_table(
     id of a Hub dataset.
 
     Args:
-        source (`str` or `os.PathLike`): Where it is.
-        split (`str`, *optional*): The split. Not needed where there is only one.
-        columns (`Sequence[str]`): Columns that it must have.
+        source (`str` or `os.PathLike`): The path or Hub id.
+        split (`str`, *optional*): The split. Not needed if there is only one.
+        columns (`Sequence[str]`): Columns that the table must have.
         config (`str`, *optional*): The configuration of a Hub dataset.
         revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
         images (`str` or `os.PathLike`, *optional*): Another folder that paths in columns of images may lead to, and in
             which relative ones are looked up first.
 
     Raises:
-        FileNotFoundError: It is neither a path that exists nor a dataset of the Hub that can be reached; there is no
-            such folder of images.
+        FileNotFoundError: The source is neither an existing path nor a dataset of the Hub that can be reached, or the
+            folder of images does not exist.
         PermissionError: The Hub asks to accept conditions first.
-        ValueError: There is no such split or column, or it is empty.
+        ValueError: There is no such split or column, or the table is empty.
     """
     name = os.path.expanduser(os.fspath(source))
     options = {key: value for key, value in (("name", config), ("revision", revision)) if value is not None}
@@ -161,12 +163,12 @@ def load_table(
         if name in str(error) or isinstance(error, OSError):
             raise
         raise ValueError(f"{name} cannot be read: {error}") from error
-    assert isinstance(loaded, DatasetDict)  # of all splits
+    assert isinstance(loaded, DatasetDict)  # with all splits
     if split is None and len(loaded) > 1:
         raise ValueError(f"{name}: say which split: it has {', '.join(map(str, loaded))}")
     split = split or next(iter(loaded))
     if split not in loaded and list(loaded) == ["train"] and Path(name).exists():
-        split = "train"  # what `datasets` calls a folder or file without splits
+        split = "train"  # the name that `datasets` gives to a folder or file without splits
     if split not in loaded:
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(map(str, loaded))}")
     table = loaded[split]
@@ -194,8 +196,8 @@ def load_triplets(
         split (`str`, *optional*): Defaults to `test`, or the only one.
 
     Raises:
-        OSError: It is not there.
-        ValueError: It has no such split, or is not what it should be.
+        OSError: The dataset does not exist.
+        ValueError: It has no such split, or does not have the expected form.
     """
     given = (("images", images), ("revision", revision))
     options: dict[str, Any] = {name: value for name, value in given if value is not None}
@@ -213,7 +215,7 @@ def load_triplets(
                 "triplets.split=NAME)"
             ) from error
         loaded = load_tripletdata(source, split=there[0], columns=columns, **options)
-    if isinstance(loaded, DatasetDict):  # of a file
+    if isinstance(loaded, DatasetDict):  # from a file
         if len(loaded) > 1:
             raise ValueError(f"{source}: say which split (`split`): it has {', '.join(map(str, loaded))}")
         loaded = next(iter(loaded.values()))
@@ -223,8 +225,8 @@ def load_triplets(
 
 def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Arguments by which `datasets` reads the files of one split only: it would fetch ImageNet's training set to evaluate
-    the validation set. None where that cannot be told beforehand.
+    Arguments that make `datasets` read only the files of one split; otherwise it would download ImageNet's training
+    set to evaluate the validation set. Empty if the files of the split are not known beforehand.
     """
     if split is None or Path(name).is_file() or any((Path(name) / marker).exists() for marker in SAVED):
         return {}
@@ -237,13 +239,13 @@ def _of_split(name: str, split: str | None, options: Mapping[str, Any]) -> dict[
         raise not_found(name, error) from error
     if not files or split not in files or len(files) == 1:
         return {}
-    # The card's numbers of rows are of all splits.
+    # The numbers of rows in the card count all splits.
     return {"data_files": {split: files[split]}, "verification_mode": "no_checks"}
 
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Without the bars of `datasets` for files that it reads in no time; those of downloads from the Hub stay."""
+    """Hide the progress bars of `datasets` for files that it reads quickly; those of downloads stay."""
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -255,7 +257,7 @@ def _without_bars() -> Iterator[None]:
 
 def _is_gated(error: BaseException | None) -> bool:
     while error is not None:
-        # `datasets` drops the cause of the first in favour of its own words.
+        # `datasets` replaces the cause of the first error by its own text.
         if isinstance(error, GatedRepoError) or "is a gated dataset" in str(error):
             return True
         error = error.__cause__ or error.__context__
@@ -263,7 +265,7 @@ def _is_gated(error: BaseException | None) -> bool:
 
 
 def image_folders(annotations: str | os.PathLike[str], images: str | os.PathLike[str] | None) -> list[Path]:
-    """Where the images of annotations in a folder (or file) may be: where the user says, or in and below it."""
+    """The folders that may hold the images: the user's, or the folder of the annotations and the folders in it."""
     if images is not None:
         folder = Path(images).expanduser()
         if not folder.is_dir():

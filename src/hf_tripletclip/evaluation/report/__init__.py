@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: models side by side with their differences and published figures, and the rows that a model gets wrong."""
+"""Reports: models side by side, their differences, published figures, and pages of rows that a model gets wrong."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drawings of a report, by matplotlib: as PNG, and as SVG inside the page, in its colours by day and by night."""
+"""Charts by matplotlib, and their SVG for pages, in the page's colours for light and dark mode."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 from hf_tripletclip.utils.plots import PALETTE, new_figure, require_plots
 
-INK, RULE, PAPER = "#1c1e21", "#dcdfe3", "#ffffff"  # the page has its own for these, by day and by night
-FONT = 10  # points: a phone shows the figure about as wide as it is
+INK, RULE, PAPER = "#1c1e21", "#dcdfe3", "#ffffff"  # pages replace these by their own, in light and dark mode
+FONT = 10  # points: a phone shows the figure at about its own width
 WIDTH = 5.4  # inches
 CHANCE = "chance"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its value, its 95 % interval and what guessing reaches, where they are known."""
+    """A bar: its value, and, if known, its 95 % interval and the value that guessing reaches."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -30,7 +30,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot; `style` numbers its colour and shape, and those of others come after the models."""
+    """A point of a scatter plot. `style` is the number of its colour and shape; 0 is for the models of the report."""
 
     label: str
     x: float
@@ -41,7 +41,7 @@ class Point:
 
 
 def _literally(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Names of models and categories are texts: a dollar in them begins no formula."""
+    """Draw names of models and categories as they are: a dollar sign does not start a formula."""
 
     @functools.wraps(draw)
     def drawn(*arguments: Any) -> Any:
@@ -57,11 +57,11 @@ def _literally(draw: Callable[..., Any]) -> Callable[..., Any]:
 @_literally
 def draw_bars(rows: Mapping[str, Mapping[str, Bar]], label: str) -> Any:
     """
-    Horizontal bars, so that many categories and long names have room on a phone too.
+    Horizontal bars, so many categories and long names also fit on a phone.
 
     Args:
         rows (`Mapping[str, Mapping[str, Bar]]`): Model -> category -> bar.
-        label (`str`): Of the axis.
+        label (`str`): The label of the axis.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -104,11 +104,11 @@ def _placed(bars: Mapping[str, Bar], categories: Sequence[str]) -> list[tuple[in
 @_literally
 def draw_histograms(panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Any:
     """
-    Histograms of scores, a panel for each model, all over the same bins.
+    Histograms of scores with the same bins, in a panel for each model.
 
     Args:
         panels (`Mapping[str, Mapping[str, Sequence[float]]]`): Model -> name of the scores -> scores.
-        label (`str`): Of the axis.
+        label (`str`): The label of the axis.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -142,11 +142,11 @@ def draw_histograms(panels: Mapping[str, Mapping[str, Sequence[float]]], label: 
 @_literally
 def draw_scatter(points: Sequence[Point], x: str, y: str) -> Any:
     """
-    A scatter plot whose labels do not overlap: the models' own are all there, others where there is room.
+    A scatter plot whose labels do not overlap. All models of the report have labels, other points if there is room.
 
     Args:
         points (`Sequence[Point]`): The points.
-        x, y (`str`): Labels of the axes.
+        x, y (`str`): The labels of the axes.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -176,7 +176,7 @@ def draw_scatter(points: Sequence[Point], x: str, y: str) -> Any:
 
 
 def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
-    """Put each label where it covers neither a point nor another label; in this order, while there is room."""
+    """Put labels, in this order, at places where they cover neither a point nor another label."""
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # the layout is known after this
@@ -204,7 +204,7 @@ def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
                 break
             text.remove()
         else:
-            if point.own:  # better over something than not at all
+            if point.own:  # rather an overlap than no label
                 offset, style = (6, 0), {"fontsize": FONT - 1, "fontweight": "bold", "color": INK}
                 at = (100 * point.x, 100 * point.y)
                 taken.append(
@@ -213,7 +213,7 @@ def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
 
 
 def _listed(label: str) -> str:
-    """A label that a legend lists: matplotlib hides those that begin with an underscore."""
+    """A label for a legend: matplotlib hides labels that begin with an underscore."""
     return f"\u200b{label}" if label.startswith("_") else label
 
 
@@ -259,8 +259,8 @@ def inline_svg(figure: Any, name: str, alternative: str) -> str:
 
     Args:
         figure (`matplotlib.figure.Figure`): The figure.
-        name (`str`): Unique in the page, for the ids.
-        alternative (`str`): What it shows, for readers that cannot see it.
+        name (`str`): A prefix of ids, unique in the page.
+        alternative (`str`): A description for readers who cannot see the figure.
     """
     import matplotlib
 

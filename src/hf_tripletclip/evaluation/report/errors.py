@@ -39,23 +39,24 @@ def write_errors_page(
     seed: int = 0,
 ) -> Path:
     """
-    Write a self-contained page of rows that the model gets wrong: images, captions with the words marked in which they
-    differ, scores, and which comparisons fail. It can be filtered by category and sorted by how wrong the model is.
+    Write a page of rows that the model gets wrong, in one file: images, captions with marks at the words that differ,
+    scores, and the comparisons that fail. Readers can filter it by category and sort it by how wrong the model is.
 
     Args:
         path (`str` or `os.PathLike`): The HTML file to write.
-        benchmark ([`~hf_tripletclip.evaluation.benchmark.ItemBenchmark`]): What was evaluated, with its data.
-        result ([`EvaluationResult`]): Of that benchmark on that data, with predictions.
-        number (`int`, defaults to 50): Rows to show, at most; the categories take turns.
-        seed (`int`, defaults to 0): Of the choice.
+        benchmark ([`~hf_tripletclip.evaluation.questions.ItemBenchmark`]): The benchmark, with its
+            data.
+        result ([`EvaluationResult`]): The result on this data, with predictions.
+        number (`int`, defaults to 50): The most rows to show; the categories take turns.
+        seed (`int`, defaults to 0): The seed of the choice.
 
     Returns:
         `Path`: The page.
 
     Raises:
-        OSError: The data is not there, or the page cannot be written.
-        ValueError: The benchmark has no questions of images and captions, the result has no predictions, or they are
-            of other data.
+        OSError: The data does not exist, or the page cannot be written.
+        ValueError: The benchmark does not consist of questions, or the result has no predictions or comes from other
+            data.
     """
     if number < 1:
         raise ValueError(f"{number} rows cannot be shown; give at least 1.")
@@ -82,20 +83,21 @@ def write_examples_page(
     path: str | os.PathLike[str], dataset: Any, result: EvaluationResult, *, examples: int = 28, seed: int = 0
 ) -> Path:
     """
-    Write a self-contained page of example triplets with their scores, right and wrong ones of every kind.
+    Write a page of example triplets with their scores, in one file: right and wrong ones of every kind.
 
     Args:
         path (`str` or `os.PathLike`): The HTML file to write.
-        dataset (`datasets.Dataset`): What was evaluated.
-        result ([`EvaluationResult`]): Of [`~hf_tripletclip.evaluation.evaluate_triplets`], with predictions.
-        examples (`int`, defaults to 28): Triplets to show.
-        seed (`int`, defaults to 0): Of the choice.
+        dataset (`datasets.Dataset`): The dataset that was evaluated.
+        result ([`EvaluationResult`]): The result of [`~hf_tripletclip.evaluation.evaluate_triplets`], with
+            predictions.
+        examples (`int`, defaults to 28): The number of triplets to show.
+        seed (`int`, defaults to 0): The seed of the choice.
 
     Returns:
         `Path`: The page.
 
     Raises:
-        ValueError: The result has no predictions, or they do not say which row of the dataset they are of.
+        ValueError: The result has no predictions, or they do not name their rows of the dataset.
     """
     from hf_tripletclip.evaluation.benchmarks.triplets import Triplets
     from hf_tripletclip.evaluation.triplets import comparisons_of
@@ -240,7 +242,7 @@ def _outcomes(item: Item, result: EvaluationResult) -> list[str]:
 
 
 def _right(predictions: Mapping[str, Sequence[Any]], outcomes: Sequence[str]) -> list[bool]:
-    """Whether each row is right in every respect that counts for it."""
+    """For each row, whether all its outcomes are right."""
     return [
         all(value is not False for value in values) for values in zip(*(predictions[n] for n in outcomes), strict=True)
     ]
@@ -252,7 +254,7 @@ def _categories(result: EvaluationResult) -> list[str]:
 
 
 def _in_turn(indices: Sequence[int], groups: Sequence[str], number: int, seed: int) -> list[int]:
-    """So many of the rows, by chance, the groups in turn."""
+    """This many rows, chosen at random, with the groups in turn."""
     order = list(indices)
     random.Random(seed).shuffle(order)
     waiting: dict[str, list[int]] = {}
@@ -331,7 +333,7 @@ def _write(
 
 
 def _counted_as(predictions: Mapping[str, Sequence[Any]], outcomes: Sequence[str], right: Sequence[bool]) -> str:
-    """The outcome that is right in just the rows that are right in every respect, or all of them, in words."""
+    """The outcome that is right in the same rows as all outcomes together, or else all outcomes, in words."""
     same = next(
         (name for name in reversed(outcomes) if [v is not False for v in predictions[name]] == list(right)), ""
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of a report: bars of categories, histograms of similarities, composition against retention."""
+"""The charts of a report: bars of categories, histograms of similarities, composition against retention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_CATEGORIES = 24
 
 
 def save_picture(figure: Any, folder: str | os.PathLike[str], name: str, caption: str) -> Picture:
-    """Write a figure as PNG into a folder, and keep it as SVG."""
+    """Write a figure as PNG into a folder, and return it with its SVG."""
     figure.savefig(Path(folder) / f"{name}.png", dpi=150)
     return Picture(name, inline_svg(figure, name, caption), caption)
 
@@ -37,7 +37,7 @@ def save_picture(figure: Any, folder: str | os.PathLike[str], name: str, caption
 def category_bars(
     entries: Sequence[Entry], folder: str | os.PathLike[str], where: str = "", number: int = 1
 ) -> list[Picture]:
-    """Bars of the categories of a benchmark, if it has several; `where` and `number` tell data sets apart."""
+    """Bars of the categories of a benchmark, if it has several. `where` and `number` distinguish data sets."""
     rows: dict[str, dict[str, Bar]] = {}
     sizes: Counter[str] = Counter()
     for entry in entries:
@@ -76,7 +76,7 @@ def _outcome(result: EvaluationResult) -> str:
 
 
 def similarity_histograms(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> list[Picture]:
-    """How the scores of true and of false pairs lie, for each model that has predictions."""
+    """Histograms of the scores of true and false pairs, for each model with predictions."""
     benchmark = entries[0].result.benchmark
     if entries[0].result.raw:
         return [
@@ -102,7 +102,7 @@ def _histograms(
 
 
 def _cosines(result: EvaluationResult, across: bool) -> dict[str, list[float]]:
-    """The columns of two roles of a triplet, of different modalities or of the same."""
+    """The cosines of two roles of a triplet: of an image and a caption if `across`, else of one modality."""
     found = {}
     for name, values in result.predictions.items():
         match = re.fullmatch(r"(neg_)?(image|caption)_(neg_)?(image|caption)", name)
@@ -128,7 +128,7 @@ def _numbers(values: Sequence[Any]) -> list[float]:
 
 
 def tradeoffs(benchmarks: Mapping[str, Sequence[Entry]], folder: str | os.PathLike[str]) -> list[Picture]:
-    """Composition against retention, for each pair of benchmarks that a model was evaluated on."""
+    """Composition against retention, for each pair of benchmarks with results of one model."""
     pictures = []
     for composition, score in _tradeoff_metrics(benchmarks, "composition"):
         ups = {e.label: e.result for e in benchmarks[composition] if score in e.result.metrics}
@@ -180,7 +180,7 @@ def _words(metric: str) -> str:
 def _published(
     composition: Sequence[Published], score: str, retention: Sequence[Published], metric: str
 ) -> tuple[list[Point], str]:
-    """The points of models that are in both lists of figures, and what the second ones are of."""
+    """The points of models that are in both lists of figures, and the data of the second list."""
     ups = {(f.group, f.model, f.training): f.metrics[score] for f in composition if score in f.metrics}
     acrosses = {(f.group, f.model, f.training): (f.metrics[metric], f.data) for f in retention if metric in f.metrics}
     both = [name for name in ups if name in acrosses]

@@ -24,10 +24,10 @@ class Entry:
     A model's result on a benchmark.
 
     Args:
-        label (`str`): What the report calls the model.
-        result ([`EvaluationResult`]): The result, with its predictions where their file is there.
+        label (`str`): The model's name in the report.
+        result ([`EvaluationResult`]): The result, with its predictions if their file exists.
         path (`Path`): The file.
-        model (`str`): The part of the label that names the model, the same in all of its results.
+        model (`str`): The part of the label that is the same in all results of the model.
     """
 
     label: str
@@ -38,18 +38,19 @@ class Entry:
 
 def read_entries(paths: Sequence[str | os.PathLike[str]]) -> list[Entry]:
     """
-    The results of files, and of all files in and below folders.
+    The results in files, and in all files in and below folders.
 
     Args:
-        paths (`Sequence[str or os.PathLike]`): Files that [`EvaluationResult.save`] wrote, or folders of them. JSON
-            files of other kinds are passed over in folders.
+        paths (`Sequence[str or os.PathLike]`): Files that [`EvaluationResult.save`] wrote, or folders of them. In
+            folders, other JSON files are skipped.
 
     Returns:
-        `list[Entry]`: In the order given, each file once, with labels that tell the models apart.
+        `list[Entry]`: In the given order, each file once, with a different label for each model.
 
     Raises:
         FileNotFoundError: There is no such file, or no result in a folder.
-        ValueError: A file is no result that can be read, or two results are the same in all that a report shows.
+        ValueError: A file is not a result that can be read, or two results do not differ in anything that a report
+            shows.
     """
     files: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -73,20 +74,20 @@ def _completed(result: EvaluationResult) -> EvaluationResult:
 
 
 def _is_result(file: Path) -> bool:
-    """Whether it has the fields of a result, of whatever version; a broken file may be one."""
+    """Whether a file has the fields of a result of any version. A broken file may be a result."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        return file.stem in BENCHMARKS  # then reading it says what is wrong with it
+        return file.stem in BENCHMARKS  # reading it then raises an error that says what is wrong
     return isinstance(values, dict) and {"benchmark", "metrics"} <= values.keys()
 
 
 def label_entries(entries: Sequence[Entry]) -> list[Entry]:
     """
-    Give the models short names that tell them, and different results of one model on one benchmark, apart.
+    Give each model, and each of several results of one model on one benchmark, a short name of its own.
 
     Raises:
-        ValueError: Two results are the same in all that could tell them apart.
+        ValueError: Two results do not differ in anything that could be part of a name.
     """
     short = [short_name(_identity(entry)[0]) for entry in entries]
     models: dict[str, dict[tuple[str, str], None]] = {}
@@ -116,13 +117,13 @@ def _identity(entry: Entry) -> tuple[str, str]:
 
 
 def short_name(name: str) -> str:
-    """A path by its last part, the id of a Hub repository as it is."""
+    """The last part of a path; the id of a Hub repository unchanged."""
     is_path = os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or os.path.exists(name)
     return Path(name).name or name if is_path else name
 
 
 def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The entries of each data set, which alone can be compared, by a name of it that tells it from the others."""
+    """The entries of each data set by a name of their own. Only entries of one data set can be compared."""
     groups: dict[Any, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.result.data.get("fingerprint"), []).append(entry)
@@ -167,15 +168,15 @@ class Published:
     A model's figures in a publication.
 
     Args:
-        benchmark (`str`): By its name in the registry.
-        model (`str`): As the publication calls it.
-        training (`str`): On what it was trained.
+        benchmark (`str`): The benchmark's name in the registry.
+        model (`str`): The model's name in the publication.
+        training (`str`): The training data.
         metrics (`Mapping[str, float]`): By our names, fractions in 0..1.
-        data (`str`): What it was evaluated on; `is_of` says whether a result is of the same rows.
-        cite (`str`): Where the figures are, such as "Patel et al. 2024, Table 4".
-        reference (`str`): How to find that.
-        group (`str`): Figures of the same model, training and group are of the same weights.
-        remark (`str`): What to know about them, or nothing.
+        data (`str`): The evaluation data; `is_of` checks whether a result has the same rows.
+        cite (`str`): The place of the figures, such as "Patel et al. 2024, Table 4".
+        reference (`str`): How to find this publication.
+        group (`str`): Figures with the same model, training and group belong to the same weights.
+        remark (`str`): A remark about the figures, or an empty text.
     """
 
     benchmark: str
@@ -221,7 +222,7 @@ def published_of(benchmark: str) -> list[Published]:
 
 
 def published_beside(results: Sequence[EvaluationResult]) -> list[Published]:
-    """The figures that are of the same rows as all of these results of a benchmark."""
+    """The figures on the same rows as all these results of a benchmark."""
     figures = published_of(results[0].benchmark)
     same = {data for data in {figure.data for figure in figures} if all(is_of(result, data) for result in results)}
     return [figure for figure in figures if figure.data in same]
@@ -229,11 +230,11 @@ def published_beside(results: Sequence[EvaluationResult]) -> list[Published]:
 
 def is_of(result: EvaluationResult, data: str) -> bool:
     """
-    Whether a result is of the data that published figures are of, as far as its numbers of rows and the name of its
-    source tell.
+    Whether a result comes from the data of published figures, as far as its numbers of rows and the name of its source
+    show.
 
     Args:
-        result ([`EvaluationResult`]): Of a benchmark with figures on this data.
+        result ([`EvaluationResult`]): A result of a benchmark with figures on this data.
         data (`str`): As in [`Published`].
     """
     asked = _file()["data"][data]

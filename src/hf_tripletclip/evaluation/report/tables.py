@@ -33,7 +33,7 @@ from hf_tripletclip.utils.pages.markup import escape_markdown
 from hf_tripletclip.utils.pages.template import render
 from hf_tripletclip.utils.tables import markdown_table
 
-MAX_COLUMNS = 9  # of metrics, beside which models stand below each other; of more, models are the columns
+MAX_COLUMNS = 9  # the most metrics as columns; with more metrics, models are the columns
 NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")
 HOW_TO_COMPARE = (
     "In percentage points, by a paired bootstrap: each model is measured on the same resampled rows, and rows of "
@@ -177,7 +177,7 @@ class Section:
 
 
 def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
-    """The metric that stands for each benchmark, the models below each other."""
+    """The primary metric of each benchmark, with a row for each model."""
     names = {
         benchmark: next((entry.result.primary for entry in entries if entry.result.primary), None)
         for benchmark, entries in benchmarks.items()
@@ -199,7 +199,7 @@ def summary(benchmarks: Mapping[str, Sequence[Entry]]) -> Table:
 
 
 def scores(entries: Sequence[Entry]) -> list[Block]:
-    """The overall metrics of the models, their baselines and chance."""
+    """The overall metrics of the models, their baselines, and chance."""
     metrics = shared([entry.result for entry in entries])
     if len(metrics) <= MAX_COLUMNS:
         return [*_scores(entries, metrics), *_other_baselines(entries)]
@@ -254,7 +254,7 @@ def _counted(entry: Entry) -> Value | None:
 
 
 def _printed(figure: Published, name: str) -> Value | None:
-    """A figure with the digits of its publication, one or two."""
+    """A figure with the digits of its publication: one or two."""
     if name not in figure.metrics:
         return None
     digits = f"{100 * figure.metrics[name]:.2f}"
@@ -262,12 +262,12 @@ def _printed(figure: Published, name: str) -> Value | None:
 
 
 def _has_interval(values: Mapping[str, float]) -> bool:
-    """Whether a baseline is a measurement of its own, with an interval, and no score by the benchmark's metrics."""
+    """Whether a baseline has a measure and an interval of its own, instead of the benchmark's metrics."""
     return any(f"{name}_low" in values for name in values)
 
 
 def _other_baselines(entries: Sequence[Entry]) -> list[Block]:
-    """How well drawn images are told from real ones, and other baselines with a measure of their own."""
+    """Baselines with a measure of their own, such as `real or drawn`."""
     rows: list[list[CellValue]] = []
     for entry in entries:
         for baseline, values in entry.result.baselines.items():
@@ -285,7 +285,7 @@ def _other_baselines(entries: Sequence[Entry]) -> list[Block]:
 
 
 def published(entries: Sequence[Entry]) -> list[Block]:
-    """What others have published of the same rows, below the models of the report; or why that cannot stand here."""
+    """Published figures on the same rows, below the models of the report; or why there are none."""
     results = [entry.result for entry in entries]
     there = published_of(results[0].benchmark)
     figures = published_beside(results)
@@ -322,7 +322,7 @@ def _of(figures: Sequence[Published]) -> str:
 
 
 def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> list[Block]:
-    """Metrics below each other, where they are too many for columns."""
+    """A row for each metric, if there are too many for columns."""
     raw = entries[0].result.raw
     chance = {name: value for entry in entries for name, value in entry.result.chance.items()}
     rows: list[list[CellValue]] = []
@@ -335,7 +335,7 @@ def _all(entries: Sequence[Entry], metrics: Sequence[str], heading: bool) -> lis
 
 
 def categories(entries: Sequence[Entry], where: str = "") -> list[Block]:
-    """The metric of each category, on one data set, which `where` names if there are several."""
+    """The metric of each category, on one data set. If there are several, `where` names it."""
     heading = Heading(f"By category {where}".rstrip())
     of = {entry.label: category_metrics(entry.result) for entry in entries}
     names = list(dict.fromkeys(name for found in of.values() for name in found))
@@ -372,7 +372,7 @@ def categories(entries: Sequence[Entry], where: str = "") -> list[Block]:
 
 
 def comparison(entries: Sequence[Entry]) -> list[Block]:
-    """Of each two models, whether they differ by more than chance on the same rows."""
+    """For each two models, whether they differ by more than chance on the same rows."""
     if len(entries) < 2 or entries[0].result.raw:
         return []
     draws = Draws()
@@ -404,7 +404,7 @@ def comparison(entries: Sequence[Entry]) -> list[Block]:
 
 
 def about(entries: Sequence[Entry]) -> list[Block]:
-    """What was evaluated how: a difference here makes scores differ."""
+    """The data and the settings of each result, because scores depend on them."""
     rows: list[list[CellValue]] = []
     for entry in entries:
         result = entry.result

@@ -26,11 +26,11 @@ HOW_TO_READ = (
 
 def write_report(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] = "report") -> list[Path]:
     """
-    Write a report of evaluation results: `report.html`, one page that needs no other file; `report.md`; and a PNG file
-    of each picture.
+    Write a report of evaluation results: `report.html`, a page that needs no other file; `report.md`; and a PNG file
+    of each chart.
 
-    Models stand side by side on each benchmark, with intervals, chance, baselines, ties, counts, the differences of
-    each two on the same rows, and the figures that others have published, with their source.
+    For each benchmark it shows the models side by side, with intervals, chance, baselines, ties, counts, the
+    differences of each two models on the same rows, and published figures with their source.
 
     Args:
         paths (`Sequence[str or os.PathLike]`): Files that [`EvaluationResult.save`] or `tripletclip evaluate` wrote,
@@ -38,13 +38,13 @@ def write_report(paths: Sequence[str | os.PathLike[str]], output: str | os.PathL
         output (`str` or `os.PathLike`, defaults to `"report"`): The folder to write into.
 
     Returns:
-        `list[Path]`: The files: the page first.
+        `list[Path]`: The files, the page first.
 
     Raises:
         FileNotFoundError: There is no such file, or no result in a folder.
         ImportError: matplotlib is not installed.
         OSError: The files cannot be written.
-        ValueError: A file is no result that can be read.
+        ValueError: A file is not a result that can be read.
     """
     require_plots()
     entries = read_entries(paths)
@@ -85,7 +85,7 @@ def by_benchmark(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def benchmark_section(entries: Sequence[Entry], folder: str | os.PathLike[str]) -> Section:
-    """What a report says of a benchmark. Results on several data sets stand in tables of their own."""
+    """The section of a benchmark. Results on several data sets have tables of their own."""
     section = Section(title_of(entries))
     groups = by_data(entries)
     several = len(groups) > 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions with the words marked in which they differ."""
+"""Captions with marks at the words that differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_CHARACTERS = 400
 
 
 def differing_words(caption: str, negative: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """The words of both captions, each with whether the other lacks it there."""
+    """The words of both captions, each with whether it differs from the other caption."""
     first, second = _words(caption), _words(negative)
     matcher = difflib.SequenceMatcher(a=_folded(first), b=_folded(second), autojunk=False)
     same_first = {block.a + step for block in matcher.get_matching_blocks() for step in range(block.size)}
@@ -26,8 +26,8 @@ def differing_words(caption: str, negative: str) -> tuple[list[tuple[str, bool]]
 
 def marked_captions(caption: str, others: Sequence[str]) -> tuple[str, list[str]]:
     """
-    A caption and others as HTML: in the caption the words are marked that any other changes, in the others the words
-    that differ from the caption.
+    A caption and others as HTML. Marks are at the words of the caption that any other changes, and at the words of the
+    others that differ from the caption.
     """
     pairs = [differing_words(caption, other) for other in others]
     if not pairs:
@@ -44,12 +44,12 @@ def _words(caption: str) -> list[str]:
 
 
 def _folded(words: list[str]) -> list[str]:
-    """As they are compared: a capital letter and a full stop make no other word."""
+    """The words as they are compared: without capitals and punctuation around them."""
     return [word.lower().strip(".,;:!?") or word for word in words]
 
 
 def _marked(words: Sequence[tuple[str, bool]]) -> str:
-    """Words as HTML; neighbouring ones that differ share a mark."""
+    """Words as HTML. Neighbouring words that differ share a mark."""
     parts: list[str] = []
     run: list[str] = []
     for word, differs in [*words, ("", False)]:
