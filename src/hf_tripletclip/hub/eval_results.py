@@ -19,7 +19,7 @@ from hf_tripletclip.results.metrics import category_metrics, overall_metrics
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
 
-TASK = "zero-shot-image-classification"  # of a model without results
+TASK = "zero-shot-image-classification"  # if a result does not name one
 TASK_ID = "default"  # the task of a dataset's `eval.yaml`
 DIGITS = 4
 
@@ -54,7 +54,7 @@ def model_index(results: Sequence[EvaluationResult], *, dataset: str | None = No
         metrics = dict.fromkeys([*overall_metrics(result), *category_metrics(result).values()])
         found += [
             EvalResult(
-                task_type=result.task,
+                task_type=result.task or TASK,
                 dataset_type=name,
                 dataset_name=dataset or result.title or result.benchmark,
                 metric_type=metric,

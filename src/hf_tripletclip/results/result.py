@@ -48,7 +48,7 @@ class EvaluationResult:
         primary (`str`, *optional*): The metric to show when there is room for only one.
         title (`str`, *optional*): The benchmark's name in reports and cards.
         hub_dataset (`str`, *optional*): The id of the Hub dataset with the benchmark's data, if it is a single one.
-        task (`str`): The Hub's name of the task, for `model-index`.
+        task (`str`, *optional*): The Hub's name of the task, for `model-index`. Missing in results of older versions.
         raw (`bool`): The metrics are plain numbers, such as cosines: not shares, and the highest is not the best.
         family (`str`): `composition`, `retention` (what fine-tuning may lose) or `embeddings`.
         tradeoff (`tuple[str, ...]`): The metrics that reports plot, composition against retention.
@@ -71,7 +71,7 @@ class EvaluationResult:
     primary: str | None = None
     title: str | None = None
     hub_dataset: str | None = None
-    task: str = "zero-shot-image-classification"
+    task: str | None = None
     raw: bool = False
     family: str = "composition"
     tradeoff: tuple[str, ...] = ()

@@ -71,6 +71,6 @@ def test_short_names(name, short):
 
 
 def test_a_result_of_an_older_version_gets_what_its_benchmark_declares(save):
-    (entry,) = read_entries([save(make_result([True, False]))])  # has no title
+    (entry,) = read_entries([save(make_result([True, False], title="SugarCrepe"))])  # has no other of these fields
     assert (entry.result.title, entry.result.hub_dataset) == ("SugarCrepe", "mteb/SUGARCREPE_fmt")
     assert entry.result.tradeoff == ("macro",)

@@ -68,7 +68,7 @@ def read_entries(paths: Sequence[str | os.PathLike[str]]) -> list[Entry]:
 
 def _completed(result: EvaluationResult) -> EvaluationResult:
     """The result, with what its benchmark declares if it comes from a version that did not store this."""
-    if result.title is None and result.benchmark in BENCHMARKS:
+    if result.task is None and result.benchmark in BENCHMARKS:
         return dataclasses.replace(result, **benchmark_class(result.benchmark).declared())
     return result
 
