@@ -129,7 +129,7 @@ def test_missing_images_are_counted(data, model, processor):
         ("3", "a JSON object of rows by id, or a list, is expected, not int"),
         ('{"7": {"filename": "a.png", "caption": "p"}}', r"swap_obj.json, row '7': no negative_caption; it has"),
         ('{"7": ["a.png"]}', "row '7': a JSON object is expected, not list"),
-        ('{"7": {"filename": "a.png", "caption": null, "negative_caption": "n"}}', "caption is None, where a text"),
+        ('{"7": {"filename": "a.png", "caption": null, "negative_caption": "n"}}', "caption is None; a text"),
         ("{}", "has no rows"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_copy_of_the_hubs_layout_gives_the_same(data, tmp_path, model, process
     [
         ({"mturk": {"foil": 1}}, "row 'k': mturk: no caption; it has foil"),
         ({"mturk": None}, "row 'k': mturk: a JSON object is expected, not NoneType"),
-        ({"mturk": {"caption": "three"}}, "mturk.caption is 'three', where a number"),
+        ({"mturk": {"caption": "three"}}, "mturk.caption is 'three'; a number"),
         ({"foil": ""}, "row 'k': foil is ''; a text is expected"),
     ],
 )
