@@ -34,7 +34,7 @@ def run_reporting_errors(function: Callable[[], Any]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from hf_tripletclip.utils.writing import as_os_error
+        from hf_tripletclip.utils.files import as_os_error
 
         if os.environ.get("TRIPLETCLIP_DEBUG") == "1":
             raise

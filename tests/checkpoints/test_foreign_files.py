@@ -23,8 +23,7 @@ from hf_tripletclip.generation.chat import ChatModel
 from hf_tripletclip.generation.images.diffusers import DiffusersImages
 from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.processor import load_processor
-from hf_tripletclip.layouts.weights_check import check_weights, find_weights
-from hf_tripletclip.layouts.weights_files import read_weights
+from hf_tripletclip.layouts.weights import check_weights, find_weights, read_weights
 from tests.checkpoints import SMALL, write_published
 from tests.checkpoints.test_load import change_adapter, write_adapter, write_clip
 from tests.generation.captions.tiny_lm import save_random_lm

@@ -33,6 +33,7 @@ from hf_tripletclip.checkpoints.load import (
     text_features,
     tokenize,
 )
+from hf_tripletclip.layouts.files import find_file
 from tests.checkpoints import BASE, SMALL, small_processor, write_published
 from tests.loopback_hub import run_python
 from tests.tiny import tiny_config
@@ -150,6 +151,8 @@ def test_the_revision_of_a_base_is_looked_at(adapter, base, monkeypatch, revisio
     asked = []
 
     def find(source, name, hub):
+        if source == str(adapter):
+            return find_file(source, name, hub)
         asked.append((source, name, hub))
         raise OSError("no more")
 

@@ -17,7 +17,8 @@ from transformers.trainer_utils import unwrap_peft_model
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints import TripletCLIPPeftModel
 from hf_tripletclip.checkpoints.load import load_clip_like
-from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
+from hf_tripletclip.layouts.adapters import load_logit_scale, save_logit_scale
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
 from tests.checkpoints import small_processor, write_published
 from tests.checkpoints.test_load import assert_same, change_adapter, embeddings, write_clip
 from tests.tiny import positives, tiny_config

@@ -16,7 +16,7 @@ from hf_tripletclip import push_model
 from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.hub import create_model_card
 from hf_tripletclip.hub.repository import Destination
-from hf_tripletclip.layouts.openclip import WEIGHTS_FILES
+from hf_tripletclip.layouts.files import OPENCLIP_WEIGHTS
 from hf_tripletclip.push import push
 from hf_tripletclip.results import EvaluationResult
 from tests.checkpoints import small_processor, write_published
@@ -42,7 +42,7 @@ def test_both_layouts_lie_side_by_side(near, made):
     assert card_of(near, "user/clip").data.library_name == "open_clip"
     push_model(small_model(), "user/clip")
     files = near.files("model", "user/clip")
-    assert {"config.json", "model.safetensors", "open_clip_config.json", WEIGHTS_FILES[0]} <= files.keys()
+    assert {"config.json", "model.safetensors", "open_clip_config.json", OPENCLIP_WEIGHTS[0]} <= files.keys()
     card = card_of(near, "user/clip")
     assert 'pipeline("zero-shot-image-classification", model="user/clip")' in card.text
     assert 'create_model_from_pretrained("hf-hub:user/clip")' in card.text
@@ -60,10 +60,10 @@ def test_weights_of_an_older_model_go_and_other_files_stay(near, made):
     near.add("model", "user/clip", {**others, **old})
     push_model(small_model(), "user/clip")
     assert near.files("model", "user/clip").keys() == {*others, "config.json", "model.safetensors", "README.md"}
-    near.add("model", "user/openclip", dict.fromkeys((*others, *WEIGHTS_FILES, "pytorch_model.bin"), b"old"))
+    near.add("model", "user/openclip", dict.fromkeys((*others, *OPENCLIP_WEIGHTS, "pytorch_model.bin"), b"old"))
     push(made.with_name("openclip"), "user/openclip")
     files = near.files("model", "user/openclip")
-    assert {*WEIGHTS_FILES} & files.keys() == {WEIGHTS_FILES[0]}
+    assert {*OPENCLIP_WEIGHTS} & files.keys() == {OPENCLIP_WEIGHTS[0]}
     assert {*others, "pytorch_model.bin"} <= files.keys()
     push_model(small_model(), "user/base")
     old = {"adapter_model.bin": b"old", "logit_scale.safetensors": b"old", "model.safetensors": b"theirs"}

@@ -13,7 +13,7 @@ import torch
 from hf_tripletclip import push_model
 from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.hub.model_files import check_model, pictures_of, stage_model
-from hf_tripletclip.layouts.openclip import WEIGHTS_FILES
+from hf_tripletclip.layouts.files import OPENCLIP_WEIGHTS
 from hf_tripletclip.push import push
 from hf_tripletclip.utils.files import read_json, without_paths, without_tokens
 from tests.checkpoints import small_processor, write_published
@@ -101,7 +101,7 @@ def test_openclips_layout(made, tmp_path):
     convert(made, tmp_path / "run", to="openclip")
     assert check_model(tmp_path / "run") == "open_clip"
     found = staged(tmp_path / "run", "open_clip", tmp_path / "to")
-    assert found == {"open_clip_config.json", WEIGHTS_FILES[0], "tokenizer.json", "tokenizer_config.json"}
+    assert found == {"open_clip_config.json", OPENCLIP_WEIGHTS[0], "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_pictures_of_a_card():
@@ -181,8 +181,8 @@ def test_both_layouts_of_a_folder_go(made, tmp_path):
         shutil.copy(made / name, tmp_path / "run")
     assert check_model(tmp_path / "run") == "transformers"
     found = staged(tmp_path / "run", "transformers", tmp_path / "to")
-    assert {"config.json", "model.safetensors", "open_clip_config.json", WEIGHTS_FILES[0]} <= found
-    (tmp_path / "run" / WEIGHTS_FILES[0]).unlink()
+    assert {"config.json", "model.safetensors", "open_clip_config.json", OPENCLIP_WEIGHTS[0]} <= found
+    (tmp_path / "run" / OPENCLIP_WEIGHTS[0]).unlink()
     assert "open_clip_config.json" not in staged(tmp_path / "run", "transformers", tmp_path / "again")
 
 

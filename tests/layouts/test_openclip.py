@@ -16,10 +16,9 @@ from transformers import AutoProcessor, CLIPModel
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
+from hf_tripletclip.layouts.files import OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from hf_tripletclip.layouts.openclip import (
-    CONFIG_FILE,
     PROBE,
-    WEIGHTS_FILES,
     OpenClipCheckpoint,
     _tokenizer,
     is_clips_tokenizer,
@@ -125,10 +124,10 @@ def test_there_and_back(state, inputs, processor, tmp_path, hidden_act):
     save_file(state, tmp_path / "tuned.safetensors")
     clip = convert(tmp_path / "tuned.safetensors", tmp_path / "clip", hidden_act=hidden_act, processor=processor)
     openclip = convert(clip, tmp_path / "openclip", to="openclip")
-    written = load_file(openclip / WEIGHTS_FILES[0])
+    written = load_file(openclip / OPENCLIP_WEIGHTS[0])
     assert written.keys() == state.keys()
     assert all(torch.equal(written[name], state[name]) for name in state)
-    config = json.loads((openclip / CONFIG_FILE).read_text())
+    config = json.loads((openclip / OPENCLIP_CONFIG).read_text())
     assert config["model_cfg"].get("quick_gelu", False) is (hidden_act == "quick_gelu")
     assert config["model_cfg"]["vision_cfg"] == {
         "image_size": SIZE, "patch_size": PATCH, "width": WIDTH, "layers": LAYERS, "head_width": 64, "mlp_ratio": 4.0
@@ -242,7 +241,7 @@ def test_settings_that_contradict(state, processor, tmp_path):
         convert(clip, tmp_path / "other", hidden_act="gelu")
     with pytest.raises(ValueError, match="`to` is 'timm'"):
         convert(clip, tmp_path / "other", to="timm")
-    (openclip / CONFIG_FILE).write_text("{")
+    (openclip / OPENCLIP_CONFIG).write_text("{")
     with pytest.raises(ValueError, match="describes no OpenCLIP model"):
         convert(openclip, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -278,14 +277,14 @@ def openclip(state, processor, tmp_path) -> Path:
 
 
 def set_fields(folder: Path, **fields) -> None:
-    content = json.loads((folder / CONFIG_FILE).read_text())
+    content = json.loads((folder / OPENCLIP_CONFIG).read_text())
     for field, value in fields.items():
         *parts, last = field.split("__")
         place = content
         for part in parts:
             place = place[part]
         place[last] = value
-    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    (folder / OPENCLIP_CONFIG).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +361,7 @@ def test_settings_that_a_clip_computes(openclip, tmp_path, vocabulary):
     assert (int(images.resample), images.do_center_crop) == (2, False)
     wide = images(images=[Image.new("RGB", (40, 10), "red")], return_tensors="pt")["pixel_values"]
     assert wide.shape == (1, 3, SIZE + 1, SIZE + 1)
-    again = json.loads((convert(clip, tmp_path / "again", to="openclip") / CONFIG_FILE).read_text())
+    again = json.loads((convert(clip, tmp_path / "again", to="openclip") / OPENCLIP_CONFIG).read_text())
     assert again["model_cfg"]["text_cfg"]["act_kwargs"] == {"approximate": "tanh"}
     assert again["model_cfg"]["text_cfg"]["norm_kwargs"] == {"eps": 1e-3}
     assert again["model_cfg"]["vision_cfg"]["norm_kwargs"] == {"eps": 1e-6}
@@ -405,11 +404,11 @@ def test_tokenizers_that_openclip_would_not_take(openclip, tmp_path):
         ({"tokenizer_kwargs": {"clean": "canonicalize"}}, "tokenizer_kwargs"),
         ({"tokenizer_mode": "clips"}, "tokenizer_mode"),
     ):
-        before = (openclip / CONFIG_FILE).read_text()
+        before = (openclip / OPENCLIP_CONFIG).read_text()
         set_fields(openclip, **{f"model_cfg__text_cfg__{name}": value for name, value in fields.items()})
         with pytest.raises(ValueError, match=message):
             convert(openclip, tmp_path / "other")
-        (openclip / CONFIG_FILE).write_text(before)
+        (openclip / OPENCLIP_CONFIG).write_text(before)
     content = json.loads((openclip / "tokenizer.json").read_text())
     content["model"]["end_of_word_suffix"] = None
     (openclip / "tokenizer.json").write_text(json.dumps(content))

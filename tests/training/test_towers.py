@@ -12,7 +12,8 @@ from peft import PeftModel
 from transformers import CLIPModel
 
 from hf_tripletclip import TripletCLIPModel
-from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE, load_logit_scale, save_logit_scale
+from hf_tripletclip.layouts.adapters import load_logit_scale, save_logit_scale
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
 from hf_tripletclip.training import towers
 from hf_tripletclip.training.towers import (
     TowerArguments,

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.evaluation import triplet_metrics
-from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
 from hf_tripletclip.training import last_complete_checkpoint
 from hf_tripletclip.training.checkpointing import is_complete
 from hf_tripletclip.training.towers import TowerArguments, prepare_towers

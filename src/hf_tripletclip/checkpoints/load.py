@@ -19,18 +19,18 @@ from transformers.utils import logging
 
 from hf_tripletclip.configuration import ConfigError, one_line
 from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
-from hf_tripletclip.layouts.adapters import (
-    ADAPTER_CONFIG,
-    cannot_load,
-    check_adapter_weights,
-    check_base,
-    read_base,
-)
+from hf_tripletclip.layouts.adapters import cannot_load, check_adapter_weights, check_base, read_base
 from hf_tripletclip.layouts.configs import read_config, read_json_object
-from hf_tripletclip.layouts.loading import load_fitting, no_report_of_what_is_refused
-from hf_tripletclip.layouts.processor import PROCESSOR_FILES, check_processor, load_processor, read_processor
-from hf_tripletclip.layouts.published import CONFIG_FILE, find_file, is_split_encoder_layout
-from hf_tripletclip.layouts.weights_check import check_weights, find_weights
+from hf_tripletclip.layouts.files import (
+    CONFIG_FILE,
+    LAYOUT_FILES,
+    PROCESSOR_FILES,
+    Layout,
+    detect,
+    find_file,
+)
+from hf_tripletclip.layouts.processor import check_processor, load_processor, read_processor
+from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting, no_report_of_what_is_refused
 from hf_tripletclip.modeling import TripletCLIPModel
 
 logger = logging.get_logger(__name__)
@@ -72,9 +72,10 @@ def load_clip_like(
                 f"{source} is neither a directory that exists nor the id of a Hub repository"
             ) from error
         _check_reachable(source, revision)
-    if config_file := find_file(source, ADAPTER_CONFIG, options):
-        return _load_adapter(source, config_file, options, dtype)
-    if is_split_encoder_layout(source, **options):
+    layout = detect(source, **options)
+    if layout is Layout.PEFT:
+        return _load_adapter(source, options, dtype)
+    if layout is Layout.PUBLISHED:
         # The layout has no scale, which cosines do not need; given one, it does not warn.
         model: Any = TripletCLIPModel.from_pretrained(source, logit_scale=math.log(100), dtype=dtype, **options)
         processor: Any = load_processor(source, **options)
@@ -113,10 +114,7 @@ def _load_other(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any
 
 def _check_reachable(source: str, revision: str | None) -> None:
     """Ask the Hub for a sign of life before its client asks for file after file, with retries each time."""
-    cached = (
-        try_to_load_from_cache(source, name, revision=revision)
-        for name in ("config.json", ADAPTER_CONFIG, "text-encoder/config.json")
-    )
+    cached = (try_to_load_from_cache(source, name, revision=revision) for name in LAYOUT_FILES)
     if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
         return
     try:
@@ -128,7 +126,7 @@ def _check_reachable(source: str, revision: str | None) -> None:
         ) from error
 
 
-def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+def _load_adapter(source: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     """The adapted model, and the adapter's processor where it has one, else that of the model that it adapts."""
     try:
         from peft import PeftConfig, PeftModel
@@ -139,7 +137,7 @@ def _load_adapter(source: str, config_file: str, options: dict[str, Any], dtype:
             f"{source} is a PEFT adapter: install `peft` (pip install 'hf_tripletclip[peft]')"
         ) from error
 
-    base, revision = read_base(source, config_file)
+    base, revision = read_base(source, **options)
     check_base(source, base, revision=revision)
     try:
         model, processor = load_clip_like(base, revision=revision, dtype=dtype)

@@ -14,7 +14,10 @@ from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import CLIPModel
 
-from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE, read_logit_scale, write_logit_scale
+from hf_tripletclip.hub.model_push import upload_model
+from hf_tripletclip.hub.repository import Destination
+from hf_tripletclip.layouts.adapters import read_logit_scale, write_logit_scale
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
 from hf_tripletclip.utils.extras import optional_imports
 
 with optional_imports():
@@ -171,10 +174,6 @@ class TripletCLIPPeftModel(PeftModel):
                 named for a pull request.
             OSError: The Hub cannot be reached or refuses the upload.
         """
-        # Imported here: `hub` is built on this package.
-        from hf_tripletclip.hub.model_push import upload_model
-        from hf_tripletclip.hub.repository import Destination
-
         return upload_model(
             self,
             Destination(repo_id, "model", private, revision, create_pr, token),

@@ -22,13 +22,14 @@ from hf_tripletclip.evaluation.registry import Places
 from hf_tripletclip.evaluation.run import choose
 from hf_tripletclip.hub.card_sections import Retention
 from hf_tripletclip.hub.model_card import create_model_card
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, read_base
+from hf_tripletclip.layouts.adapters import read_base
+from hf_tripletclip.layouts.files import Layout, folder_layout
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point, metric_of, plot_curve
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.devices import loading
 from hf_tripletclip.utils.files import CARD_FILE
 from hf_tripletclip.utils.plots import require_plots
-from hf_tripletclip.utils.writing import check_target, whole_directory
+from hf_tripletclip.utils.files import check_target, whole_directory
 
 DEFAULT_LOSS = 0.01  # of retention
 
@@ -192,8 +193,7 @@ def merge(
     check_target(target, overwrite, [base, tuned])
     if max_loss < 0:
         raise ValueError(f"`max_loss` is {max_loss}: give 0 or more.")
-    adapter = Path(base, ADAPTER_CONFIG)
-    if adapter.is_file() and _same(read_base(base, adapter)[0], tuned):
+    if folder_layout(Path(base)) is Layout.PEFT and _same(read_base(base)[0], tuned):
         raise ValueError(f"{base} is an adapter of {tuned}: the base comes first, so swap the two.")
     require_plots()
     wanted = [named_metric(composition), named_metric(retention)]

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from hf_tripletclip.hub.names import HubId, is_repo_id
 from hf_tripletclip.hub.repository import Destination
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG
-from hf_tripletclip.layouts.published import CONFIG_FILE, TEXT_FOLDER
+from hf_tripletclip.layouts.files import ADAPTER_CONFIG, CONFIG_FILE, TEXT_CONFIG
 from hf_tripletclip.utils.files import read_json
 
 PUSH_IT = (
@@ -66,7 +65,7 @@ def find_base(folder: Path, base_model: str | None, destination: Destination, *,
             f"another `revision` in its {ADAPTER_CONFIG}."
         )
     if CONFIG_FILE not in there.files:
-        if f"{TEXT_FOLDER}/{CONFIG_FILE}" in there.files:
+        if TEXT_CONFIG in there.files:
             return AdapterBase(HubId(base), revision, split=True)
         raise ValueError(f"{shown} is of {base}, which holds no CLIP: it has no {CONFIG_FILE}.")
     with tempfile.TemporaryDirectory() as downloaded:

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
 from hf_tripletclip.hub.card_sections import Retention
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG
+from hf_tripletclip.layouts.files import ADAPTER_CONFIG
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point
 from hf_tripletclip.results.result import EvaluationResult

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from hf_tripletclip.hub.card_words import code, in_python, words
 from hf_tripletclip.hub.names import HubId, is_repo_id, public_name
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE
-from hf_tripletclip.layouts.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.layouts.published import CONFIG_FILE, PUBLISHED_CHECKPOINTS, TEXT_FOLDER
+from hf_tripletclip.layouts.files import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    LOGIT_SCALE_FILE,
+    OPENCLIP_CONFIG,
+    TEXT_FOLDER,
+)
+from hf_tripletclip.layouts.published import PUBLISHED_CHECKPOINTS
 
 TRANSFORMERS, PEFT, OPENCLIP = "transformers", "peft", "open_clip"  # kinds of models, by the Hub's `library_name`
 # How the text of a card begins.

@@ -17,10 +17,14 @@ from safetensors import SafetensorError, safe_open
 
 from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
 from hf_tripletclip.hub.card_use import OPENCLIP, PEFT, TRANSFORMERS, kind_of_folder
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
-from hf_tripletclip.layouts.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.layouts.openclip import WEIGHTS_FILES as OPENCLIP_WEIGHTS
-from hf_tripletclip.layouts.published import TEXT_FOLDER
+from hf_tripletclip.layouts.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    LOGIT_SCALE_FILE,
+    OPENCLIP_CONFIG,
+    OPENCLIP_WEIGHTS,
+    TEXT_FOLDER,
+)
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE
 from hf_tripletclip.utils.files import CARD_FILE, load_json, read_json, read_text, without_paths, without_tokens
 

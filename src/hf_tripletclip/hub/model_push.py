@@ -30,10 +30,15 @@ from hf_tripletclip.hub.model_files import (
 )
 from hf_tripletclip.hub.names import HubId, has_id_form
 from hf_tripletclip.hub.repository import Destination, Snapshot
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, LOGIT_SCALE_FILE, save_logit_scale
-from hf_tripletclip.layouts.openclip import CONFIG_FILE as OPENCLIP_CONFIG
-from hf_tripletclip.layouts.openclip import TOKENIZER_FILES
-from hf_tripletclip.layouts.processor import PROCESSOR_FILES, check_processor, check_processor_beside
+from hf_tripletclip.layouts.adapters import save_logit_scale
+from hf_tripletclip.layouts.files import (
+    ADAPTER_CONFIG,
+    LOGIT_SCALE_FILE,
+    OPENCLIP_CONFIG,
+    PROCESSOR_FILES,
+    TOKENIZER_FILES,
+)
+from hf_tripletclip.layouts.processor import check_processor, check_processor_beside
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.devices import no_progress_bars
 from hf_tripletclip.utils.files import CARD_FILE, read_json, read_text

@@ -15,27 +15,27 @@ from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.layouts.configs import read_json_object
-from hf_tripletclip.layouts.published import CONFIG_FILE, find_file
-from hf_tripletclip.layouts.weights_check import check_weights
-from hf_tripletclip.layouts.weights_files import check_kind_of_file, damaged
+from hf_tripletclip.layouts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, LOGIT_SCALE_FILE, find_file
+from hf_tripletclip.layouts.weights import check_kind_of_file, check_weights, damaged
 
-ADAPTER_CONFIG = "adapter_config.json"  # what makes a directory or repository a PEFT adapter
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-LOGIT_SCALE = "logit_scale"
-LOGIT_SCALE_FILE = "logit_scale.safetensors"  # beside an adapter, which holds modules only
+LOGIT_SCALE = "logit_scale"  # the tensor in `LOGIT_SCALE_FILE`
 
 
-def read_base(source: str | os.PathLike[str], config_file: str | os.PathLike[str]) -> tuple[str, str | None]:
+def read_base(source: str | os.PathLike[str], **kwargs: Any) -> tuple[str, str | None]:
     """
     The model that an adapter adapts, a directory or Hub id, and its revision.
 
     Args:
-        source (`str` or `os.PathLike`): The adapter, for messages.
-        config_file (`str` or `os.PathLike`): Its `adapter_config.json`.
+        source (`str` or `os.PathLike`): The adapter, a directory or Hub id.
+        kwargs: The arguments of `from_pretrained`; those about the Hub are used.
 
     Raises:
+        OSError: There is no `adapter_config.json`, or it cannot be reached.
         ValueError: The file is no JSON, or names no model, or the adapter itself.
     """
+    config_file = find_file(source, ADAPTER_CONFIG, kwargs)
+    if config_file is None:
+        raise OSError(f"{source} has no {ADAPTER_CONFIG}.")
     config = read_json_object(config_file)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     for name, value in (("base_model_name_or_path", base), ("revision", revision)):

@@ -21,6 +21,7 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 from hf_tripletclip.configuration import TripletCLIPConfig, one_line
 from hf_tripletclip.data.tokenizer import default_image_processor
 from hf_tripletclip.layouts.configs import read_json_object
+from hf_tripletclip.layouts.files import OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, TOKENIZER_FILES, Layout, detect, find_file
 from hf_tripletclip.layouts.openclip_config import (
     check_settings,
     check_size,
@@ -28,22 +29,12 @@ from hf_tripletclip.layouts.openclip_config import (
     image_settings,
     tower,
 )
-from hf_tripletclip.layouts.published import HUB_ARGUMENTS, find_file
-from hf_tripletclip.layouts.weights_files import WEIGHTS_SUFFIXES, read_weights
+from hf_tripletclip.layouts.weights import WEIGHTS_SUFFIXES, read_weights
 
-CONFIG_FILE = "open_clip_config.json"
-# What OpenCLIP looks for in a folder, in its order.
-WEIGHTS_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-)
 ACTIVATIONS = ("gelu", "quick_gelu")
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}  # of ViT-H, ViT-g and ViT-bigG's image towers; all others have 64
 CLIP_VOCABULARY = 49_408  # of the tokenizer that OpenCLIP brings along
 CLIP_TOKENIZER = "openai/clip-vit-base-patch32"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 TOKENIZER_SETTINGS = ({"clean": "lower"}, {"clean": "whitespace"})  # what it does anyhow
 PROBE = (  # a caption and CLIP's tokens of it
     "a photo of two Zebras, 3 trees!",
@@ -108,11 +99,11 @@ class OpenClipCheckpoint:
 
 def find_checkpoint(source: str | os.PathLike[str], **kwargs: Any) -> OpenClipCheckpoint | None:
     """
-    The OpenCLIP checkpoint at a place, or `None` where it is another kind of checkpoint.
+    The OpenCLIP checkpoint at a place, or `None` if it is another kind of checkpoint.
 
     Args:
         source (`str` or `os.PathLike`): A weights file; a directory or Hub id with `open_clip_config.json`.
-        kwargs: `from_pretrained`'s; those about the Hub are used.
+        kwargs: The arguments of `from_pretrained`; those about the Hub are used.
 
     Raises:
         ValueError: The config is no JSON.
@@ -123,21 +114,19 @@ def find_checkpoint(source: str | os.PathLike[str], **kwargs: Any) -> OpenClipCh
         return OpenClipCheckpoint(path)
     if path.suffix in WEIGHTS_SUFFIXES and not path.is_dir():
         raise FileNotFoundError(f"The weights file {path} does not exist.")
-    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-    # A directory that also has transformers' files is read as such: `convert` must not change what it was.
-    if find_file(source, "config.json", hub) or not (config := find_file(source, CONFIG_FILE, hub)):
+    if detect(source, **kwargs) is not Layout.OPENCLIP or not (config := find_file(source, OPENCLIP_CONFIG, kwargs)):
         return None
     try:
         content = read_json_object(config)
         model_cfg = dict(content.get("model_cfg", content))
         preprocess_cfg = dict(content.get("preprocess_cfg") or {})
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source}: {CONFIG_FILE} describes no OpenCLIP model: {error}") from error
-    check_settings(model_cfg, f"{source}: {CONFIG_FILE}")
-    for name in WEIGHTS_FILES:
-        if weights := find_file(source, name, hub):
+        raise ValueError(f"{source}: {OPENCLIP_CONFIG} describes no OpenCLIP model: {error}") from error
+    check_settings(model_cfg, f"{source}: {OPENCLIP_CONFIG}")
+    for name in OPENCLIP_WEIGHTS:
+        if weights := find_file(source, name, kwargs):
             return OpenClipCheckpoint(Path(weights), model_cfg, preprocess_cfg, Path(config).parent)
-    raise FileNotFoundError(f"{source} has {CONFIG_FILE} and none of {', '.join(WEIGHTS_FILES)}.")
+    raise FileNotFoundError(f"{source} has {OPENCLIP_CONFIG} and none of {', '.join(OPENCLIP_WEIGHTS)}.")
 
 
 def read_openclip(
@@ -145,7 +134,7 @@ def read_openclip(
 ) -> tuple[TripletCLIPConfig, dict[str, torch.Tensor]]:
     """
     The config and the tensors, under the names of `CLIPModel`, of an OpenCLIP checkpoint, see
-    [`~hf_tripletclip.checkpoints.openclip.load_openclip`].
+    [`~hf_tripletclip.checkpoints.convert.load_openclip`].
 
     Args:
         checkpoint ([`OpenClipCheckpoint`]): From `find_checkpoint`.
@@ -180,7 +169,7 @@ def _activation(checkpoint: OpenClipCheckpoint, hidden_act: str | None) -> str:
         return hidden_act
     said = "quick_gelu" if checkpoint.model_cfg.get("quick_gelu") else "gelu"
     if hidden_act not in (None, said):
-        raise ValueError(f"{CONFIG_FILE} says {said} and `hidden_act` is {hidden_act}: leave it out.")
+        raise ValueError(f"{OPENCLIP_CONFIG} says {said} and `hidden_act` is {hidden_act}: leave it out.")
     return said
 
 

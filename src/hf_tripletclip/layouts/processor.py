@@ -16,12 +16,11 @@ from transformers.utils import logging
 
 from hf_tripletclip.configuration import TripletCLIPConfig, one_line
 from hf_tripletclip.data.tokenizer import end_token_id
-from hf_tripletclip.layouts.published import find_file, is_split_encoder_layout, text_encoder_config
+from hf_tripletclip.layouts.files import PROCESSOR_FILES, TOKENIZER_FILES, Layout, detect, find_file
+from hf_tripletclip.layouts.published import text_encoder_config
 
 logger = logging.get_logger(__name__)
 
-# What `save_pretrained` of a processor writes, by today's and by older versions of transformers.
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # Model types of transformers that take 2 as `eos_token_id` for a mark of old checkpoints, and then pool at the highest
 # id of a caption, which CLIP's end-of-text token was.
 WITH_LEGACY = ("clip", "clipseg", "groupvit", "xclip")
@@ -55,7 +54,7 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     >>> inputs = processor(text=["a black dog chasing a white cat"], return_tensors="pt", padding=True)
     ```"""
     kwargs["trust_remote_code"] = False  # an explicit no: without it, transformers asks at a terminal
-    if not is_split_encoder_layout(source, **kwargs) or any(
+    if detect(source, **kwargs) is not Layout.PUBLISHED or any(
         find_file(source, name, kwargs) for name in PROCESSOR_FILES
     ):
         return read_processor(CLIPProcessor, source, **kwargs)
@@ -214,7 +213,7 @@ def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int
 
 
 def _vocabulary_beside(source: str) -> dict[str, int] | None:
-    for name in ("tokenizer.json", "vocab.json"):
+    for name in TOKENIZER_FILES:
         path: Any = Path(source, name)
         if not os.path.isdir(source):
             try:

@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -29,7 +26,15 @@ from transformers.utils import cached_file, logging
 
 from hf_tripletclip.configuration import TripletCLIPConfig, one_line, problem_of, without_implementations
 from hf_tripletclip.layouts.configs import read_json_object
-from hf_tripletclip.layouts.weights_files import WEIGHT_TYPES, check_kind_of_file
+from hf_tripletclip.layouts.files import (
+    CONFIG_FILE,
+    HUB_ARGUMENTS,
+    TEXT_FOLDER,
+    VISION_FOLDER,
+    WEIGHTS_FILE,
+    hub_arguments,
+)
+from hf_tripletclip.layouts.weights import WEIGHT_TYPES, check_kind_of_file
 
 logger = logging.get_logger(__name__)
 
@@ -49,38 +54,16 @@ PUBLISHED_CHECKPOINTS = tuple(
     )
 )
 
-TEXT_FOLDER, VISION_FOLDER = "text-encoder", "vision-encoder"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PREFIX = "model."
 DEFAULT_LOGIT_SCALE = math.log(100.0)
 
-# Where files come from; the rest of `from_pretrained`'s arguments say what is made of them.
-CONNECTION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
-HUB_ARGUMENTS = (*CONNECTION_ARGUMENTS, "revision", "subfolder")
 # Arguments that choose among files or allow code, of which this layout has only one answer.
 MEANINGLESS_ARGUMENTS = ("trust_remote_code", "code_revision", "use_safetensors", "weights_only", "adapter_kwargs")
 
 
-def is_split_encoder_layout(source: str | os.PathLike[str], **kwargs: Any) -> bool:
-    """
-    Whether a directory or Hub repository has the published layout and no `config.json` at its root.
-
-    Args:
-        source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
-        kwargs: `from_pretrained`'s; those about the Hub are used.
-
-    Raises:
-        OSError: The repository is gated or does not exist.
-    """
-    return not find_file(source, CONFIG_FILE, kwargs) and bool(
-        find_file(source, f"{TEXT_FOLDER}/{CONFIG_FILE}", kwargs)
-    )
-
-
 def text_encoder_config(source: str | os.PathLike[str], **kwargs: Any) -> dict[str, Any]:
     """The fields of `text-encoder/config.json`, among them `model_name`, the model that brings the processor."""
-    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-    return _read_config(source, TEXT_FOLDER, hub)
+    return _read_config(source, TEXT_FOLDER, hub_arguments(kwargs))
 
 
 def load_split_encoders(
@@ -129,44 +112,6 @@ def load_split_encoders(
         raise ValueError(f"`logit_scale` must be finite, it is {logit_scale}.")
     state_dict["logit_scale"] = torch.tensor(float(logit_scale))
     return config, state_dict, kwargs
-
-
-def find_file(source: str | os.PathLike[str], name: str, kwargs: dict[str, Any]) -> str | None:
-    """
-    Local path of a file that may be missing, downloaded if need be. Without a connection the cache decides, and the
-    call that cannot do without the file reports it.
-
-    Raises:
-        OSError: The Hub refuses access or answers with an error: then nobody knows whether the file is missing, and
-            guessing would load another layout's weights or another model's processor.
-    """
-    hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if kwargs.get(argument) is not None}
-    try:
-        return cached_file(source, name, **hub)
-    except OSError as error:
-        cause = error.__cause__
-        if cause is None and error.errno is None:
-            return None  # `cached_file`'s own error for a missing file
-        if not isinstance(cause, LocalEntryNotFoundError):
-            raise
-        if isinstance(cause.__cause__, HfHubHTTPError) and not _known_to_be_missing(source, name, hub):
-            raise
-        if not _is_cached(source, hub):  # each further file would take the client's retries
-            raise OSError(f"There is no directory {source}, and the Hub cannot be reached to find it.") from error
-        return None
-
-
-def _is_cached(source: str | os.PathLike[str], hub: dict[str, Any]) -> bool:
-    """Whether anything of a repository is in the cache."""
-    folder = repo_folder_name(repo_id=os.fspath(source), repo_type="model")
-    return Path(hub.get("cache_dir") or HF_HUB_CACHE, folder).exists()
-
-
-def _known_to_be_missing(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> bool:
-    """Whether the cache remembers that the Hub does not have the file."""
-    path = "/".join(part for part in (hub.get("subfolder"), name) if part)
-    cached = try_to_load_from_cache(str(source), path, cache_dir=hub.get("cache_dir"), revision=hub.get("revision"))
-    return cached is _CACHED_NO_EXIST
 
 
 def _get(source: str | os.PathLike[str], folder: str, name: str, hub: dict[str, Any]) -> str:

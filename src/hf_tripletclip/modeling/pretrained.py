@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a [`TripletCLIPModel`] is loaded, saved and uploaded.
-
-What this needs of `checkpoints` and `hub` is imported where it is used: both are built on the model.
-"""
+"""How a [`TripletCLIPModel`] is loaded, saved and uploaded."""
 
 from __future__ import annotations
 
@@ -15,6 +12,10 @@ import torch
 from transformers import CLIPModel, PreTrainedConfig
 
 from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.hub.model_push import upload_model
+from hf_tripletclip.hub.repository import Destination
+from hf_tripletclip.layouts import adapters, published, weights
+from hf_tripletclip.layouts.files import CONNECTION_ARGUMENTS, HUB_ARGUMENTS, Layout, detect, hub_arguments
 
 if TYPE_CHECKING:
     from typing import Self
@@ -74,33 +75,31 @@ class TripletCLIPPreTrainedModel(CLIPModel):
                 floating or not finite, or a weights file holds more than tensors or is none; or, in the published
                 layout, a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
         """
-        from hf_tripletclip.layouts import adapters, published
-
-        # Where the caller brings the weights there is no layout to recognise.
         source = pretrained_model_name_or_path
+        # If the caller brings the weights there is no layout to recognise.
         if source is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(source, *model_args, **kwargs)
-        if published.find_file(source, published.CONFIG_FILE, kwargs):
-            cls._check_files(source, kwargs)
-            return cls._from_clip(source, *model_args, **kwargs)
-        if published.find_file(source, f"{published.TEXT_FOLDER}/{published.CONFIG_FILE}", kwargs):
+        layout = detect(source, **kwargs)
+        if layout is Layout.PUBLISHED:
             config, state_dict, kwargs = published.load_split_encoders(source, **kwargs)
             loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.name_or_path = model.config.name_or_path = os.fspath(source)  # transformers knows of no name
             return loaded
-        if config_file := published.find_file(source, adapters.ADAPTER_CONFIG, kwargs):
-            base, revision = adapters.read_base(source, config_file)
-            of_base = {name: value for name, value in kwargs.items() if name in published.CONNECTION_ARGUMENTS}
+        if layout is Layout.PEFT:
+            base, revision = adapters.read_base(source, **kwargs)
+            of_base = {name: value for name, value in kwargs.items() if name in CONNECTION_ARGUMENTS}
             of_base["revision"] = revision
             adapters.check_base(source, base, **of_base)
             adapters.check_adapter_weights(source, kwargs)
-            if published.is_split_encoder_layout(base, **of_base):
+            if detect(base, **of_base) is Layout.PUBLISHED:
                 return cls._from_published_adapter(source, base, of_base, *model_args, **kwargs)
             try:
                 cls._check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
             except OSError as error:
                 raise OSError(adapters.cannot_load(source, base, error)) from error
+        elif layout is Layout.TRANSFORMERS:
+            cls._check_files(source, kwargs)
         return cls._from_clip(source, *model_args, **kwargs)
 
     @classmethod
@@ -108,9 +107,7 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         cls, source: str | os.PathLike[str], base: str, of_base: dict[str, Any], *model_args: Any, **kwargs: Any
     ) -> Any:
         """Load an adapter of a model of the published layout, in which transformers finds no model."""
-        from hf_tripletclip.layouts import adapters, published
-
-        hub = {name: kwargs.pop(name) for name in published.HUB_ARGUMENTS if name in kwargs}
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         if (scale := adapters.read_logit_scale(source, **hub)) is not None:
             kwargs["logit_scale"] = scale.item()  # else it would warn that there is none
         name, adapter_kwargs = kwargs.pop("adapter_name", "default"), kwargs.pop("adapter_kwargs", None) or {}
@@ -122,22 +119,17 @@ class TripletCLIPPreTrainedModel(CLIPModel):
     @classmethod
     def _check_files(cls, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
         """Look at the config and the weights of an ordinary CLIP before transformers reads them."""
-        from hf_tripletclip.layouts import published, weights_check
-
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig):
-            hub = {name: kwargs[name] for name in published.HUB_ARGUMENTS if kwargs.get(name) is not None}
-            config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub)
+            config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub_arguments(kwargs))
         if kwargs.get("gguf_file") is None:
             named = getattr(config, "transformers_weights", None)
-            weights_check.check_weights(weights_check.find_weights(source, kwargs, named))
+            weights.check_weights(weights.find_weights(source, kwargs, named))
 
     @classmethod
     def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
         """Load an ordinary CLIP, see `load_fitting`."""
-        from hf_tripletclip.layouts.loading import load_fitting
-
-        return load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
+        return weights.load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
 
     def load_adapter(  # type: ignore[override]
         self, peft_model_id: str | os.PathLike[str] | None = None, adapter_name: str | None = None, **kwargs: Any
@@ -151,13 +143,11 @@ class TripletCLIPPreTrainedModel(CLIPModel):
             adapter_name (`str`, *optional*): Its name in the model, `"default"` by default.
             kwargs: As of transformers' `load_adapter`; what concerns the Hub comes in `adapter_kwargs`.
         """
-        from hf_tripletclip.layouts.adapters import read_logit_scale
-
         info = super().load_adapter(peft_model_id, adapter_name, **kwargs)  # type: ignore[arg-type]
         if peft_model_id is not None:
             load_config = kwargs.get("load_config")
             hub = dict(load_config.download_kwargs if load_config else {}) | (kwargs.get("adapter_kwargs") or {})
-            if (scale := read_logit_scale(peft_model_id, **hub)) is not None:
+            if (scale := adapters.read_logit_scale(peft_model_id, **hub)) is not None:
                 with torch.no_grad():
                     self.logit_scale.copy_(scale)
         return info
@@ -194,9 +184,7 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         if not self.should_save_on_this_rank(is_main_process):
             return
         if self._hf_peft_config_loaded:
-            from hf_tripletclip.layouts.adapters import write_logit_scale
-
-            write_logit_scale(self.logit_scale, save_directory)
+            adapters.write_logit_scale(self.logit_scale, save_directory)
         if push_to_hub:
             self._upload(save_directory, **{"repo_id": Path(save_directory).resolve().name, **upload})
 
@@ -262,9 +250,6 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         **options: Any,
     ) -> CommitInfo:
         """Upload the model, or a directory that it was saved to."""
-        from hf_tripletclip.hub.model_push import upload_model
-        from hf_tripletclip.hub.repository import Destination
-
         given = [tags] if isinstance(tags, str) else tags or []
         destination = Destination(repo_id, "model", private, revision, create_pr, token)
         return upload_model(content, destination, tags=[*(self.model_tags or ()), *given], **options)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from transformers.utils import logging
 
-from hf_tripletclip.utils.writing import as_os_error
+from hf_tripletclip.utils.files import as_os_error
 
 logger = logging.get_logger(__name__)
 

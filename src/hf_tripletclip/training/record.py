@@ -27,7 +27,7 @@ from hf_tripletclip.hub.card_use import PEFT, TRANSFORMERS, has_markers
 from hf_tripletclip.hub.model_card import create_model_card, is_written
 from hf_tripletclip.hub.model_files import METRICS_FILE
 from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
-from hf_tripletclip.layouts.adapters import LOGIT_SCALE_FILE
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.plots import plot_evaluation

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG
-from hf_tripletclip.layouts.published import find_file
+from hf_tripletclip.layouts.files import ADAPTER_CONFIG, Layout, detect
 from hf_tripletclip.modeling import TripletCLIPModel
 
 logger = logging.get_logger(__name__)

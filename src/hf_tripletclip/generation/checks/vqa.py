@@ -21,7 +21,7 @@ from hf_tripletclip.generation.captions.unwrapping import without_thoughts
 from hf_tripletclip.generation.chat import ChatModel, sampling
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.layouts.configs import read_config
-from hf_tripletclip.layouts.loading import no_report_of_what_is_refused
+from hf_tripletclip.layouts.weights import no_report_of_what_is_refused
 from hf_tripletclip.utils.devices import check_dtype, loading, pick_device, pick_dtype
 
 YES, NO = "yes", "no"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_tripletclip.layouts.weights_check import check_weights, find_weights, shapes_of
+from hf_tripletclip.layouts.weights import check_weights, find_weights, shapes_of
 
 FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin", "named.bin")
 
