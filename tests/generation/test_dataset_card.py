@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from hf_tripletclip.generation.run import generate
-from hf_tripletclip.hub.card_words import code, table, words
+from hf_tripletclip.utils.markdown import code, table, words
 from tests.generation.stages_for_tests import settings, write_source
 
 FAKE = "hf_" + "A1b2C3d4" * 4

@@ -13,11 +13,12 @@ from PIL import Image
 
 from hf_tripletclip import TripletCLIPModel
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.hub import card_publish, create_model_card
-from hf_tripletclip.hub.card_metadata import fields_of
-from hf_tripletclip.hub.card_sections import Retention
-from hf_tripletclip.hub.card_use import Use, use_section
+from hf_tripletclip.hub import create_model_card, model_push
+from hf_tripletclip.hub.card import Card
 from hf_tripletclip.hub.eval_results import write_eval_results
+from hf_tripletclip.hub.model_card import Retention, Use
+from hf_tripletclip.hub.model_folder import ModelFolder
+from hf_tripletclip.hub.repository import HubId
 from hf_tripletclip.layouts.adapters import save_logit_scale
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
@@ -26,9 +27,14 @@ from tests.hub import FAKE, adapted, scores, small_model
 from tests.hub.test_model_card import curve, python_of
 
 
-def card_to_publish(*args, **kwargs) -> ModelCard:
-    """The card of a folder that goes to a new repository, or to one with a card."""
-    return ModelCard(card_publish.card_to_publish(*args, **kwargs).content)
+def content_to_publish(path: Path, repo_id: str, **kwargs) -> str:
+    """The card of a folder that goes to a new repository."""
+    folder = ModelFolder.read(path)
+    return model_push.card_to_publish(folder, Use(folder.layout, HubId(repo_id)), **kwargs).content
+
+
+def card_to_publish(path: Path, repo_id: str, **kwargs) -> ModelCard:
+    return ModelCard(content_to_publish(path, repo_id, **kwargs))
 
 
 @pytest.fixture
@@ -109,14 +115,14 @@ def test_what_somebody_wrote_stays(model):
     assert card_to_publish(model, "user/mine").data.library_name == "transformers"
 
 
-def test_what_somebody_wrote_stays_byte_for_byte(model):
-    text = "---\r\nlanguage: no  # norsk\r\nmodel-index: {}\r\n---\r\n\r\n```sh\r\n# not a heading\r\n```\r\n"
-    (model / "README.md").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    card = card_publish.card_to_publish(model, "user/mine", license="mit", tags=["a"]).content
+def test_the_text_that_somebody_wrote_stays_byte_for_byte(model):
+    head, text = "---\r\nlanguage: no\r\nmodel-index: {}\r\n---\r\n", "\r\n```sh\r\n# not a heading\r\n```\r\n"
+    (model / "README.md").write_bytes(b"\xef\xbb\xbf" + (head + text).encode())
+    card = content_to_publish(model, "user/mine", license="mit", tags=["a"])
     added = (
         "pipeline_tag: zero-shot-image-classification\r\nlibrary_name: transformers\r\nlicense: mit\r\ntags:\r\n- a"
     )
-    assert card == text.replace("\r\n---\r\n\r\n", f"\r\n{added}\r\n---\r\n\r\n")
+    assert card == f"---\r\nlanguage: 'no'\r\nmodel-index: {{}}\r\n{added}\r\n---\r\n{text}"
 
 
 def test_a_base_that_is_given_goes_before_what_somebody_wrote(adapter):
@@ -142,9 +148,8 @@ def test_hand_made_entries_of_our_results_stay(model):
     result = EvaluationResult("winoground", {"group_score": 0.5}, primary="group_score")
     card = create_model_card(name="clip", after=result)
     (model / "README.md").write_text(str(card).replace("  results:", "  note: mine\n  results:"))
-    content = card_publish.card_to_publish(model, "user/mine").content
-    assert fields_of(content)["model-index"][0]["name"] == "mine"
-    assert fields_of(content)["model-index"][0]["note"] == "mine"
+    index = Card.read(content_to_publish(model, "user/mine"), "user/mine").fields["model-index"]
+    assert (index[0]["name"], index[0]["note"]) == ("mine", "mine")
 
 
 def test_an_empty_template_is_no_card(adapter):
@@ -168,7 +173,8 @@ def test_without_a_card_only_what_lies_there_is_told(model):
     state = {"config": json.loads((model / "config.json").read_text())}
     state["config"].update(objective="negclip", objective_kwargs=None)
     (model / "config.json").write_text(json.dumps(state["config"]))
-    (model / "trainer_state.json").write_text("{}")
+    for name in ("trainer_state.json", "metrics.json"):
+        (model / name).write_text("{}")
     for name, value in (("before", 0.25), ("after", 0.75)):
         EvaluationResult("triplets", {"accuracy": value}, {}, {"rows": 4}).save_json(model / f"evaluation_{name}.json")
     EvaluationResult("zeroshot", {"top1": 0.5}).save_json(model / "evaluation_zeroshot.json")
@@ -207,7 +213,7 @@ def test_an_openclip_folder(model):
 
 
 def test_what_cannot_be_read_is_named(model):
-    with pytest.raises(FileNotFoundError, match="there is no model folder"):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
         card_to_publish(model / "nowhere", "user/mine")
     (model / "README.md").write_text("---\n- a\n- b\n---\n")
     with pytest.raises(ValueError, match=r"the metadata at the head of .*README\.md cannot be read"):
@@ -253,8 +259,8 @@ def test_the_code_for_an_adapter_applies_its_scale(split, model, tmp_path, monke
     tuned = adapted(TripletCLIPModel.from_pretrained(base))
     tuned.save_pretrained("lora")
     save_logit_scale(tuned, "lora")
-    use = Use("peft", "lora", base, split=split, scale=True, processor=False)
+    use = Use("peft", "lora", base, published_base=split, scale=True, processor=False)
     names: dict[str, object] = {}
-    exec(compile(python_of(use_section(use))[0], "card", "exec"), names)
+    exec(compile(python_of(create_model_card(name="lora", use=use).text)[0], "card", "exec"), names)
     assert names["model"].logit_scale.item() == 2.0
     assert scores(names["model"].eval()) == scores(tuned)

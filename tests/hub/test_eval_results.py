@@ -10,7 +10,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from hf_tripletclip.hub import create_model_card
 from hf_tripletclip.hub.eval_results import eval_entries, model_index, results_of_model, write_eval_results
-from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
+from hf_tripletclip.hub.repository import HubId, has_id_form, is_repo_id
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.result import Mean
@@ -141,11 +141,11 @@ def test_a_path_into_a_folder_of_elsewhere_is_no_id(tmp_path, monkeypatch):
 
 
 def test_metadata_that_somebody_wrote_stay(tmp_path):
-    head = "---\nlanguage: no  # norsk\nversion: 1.10\n---\n# Mine\n"
+    head = "---\nlanguage: no\nversion: 1.5\nodd: [1]\n---\n# Mine\n"
     (tmp_path / "README.md").write_text(head)
     write_eval_results(tmp_path, [sugarcrepe()])
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("---\nlanguage: no  # norsk\nversion: 1.10\nmodel-index:\n- name: ")
+    assert text.startswith("---\nlanguage: 'no'\nversion: 1.5\nodd:\n- 1\nmodel-index:\n- name: ")
     assert text.endswith("\n---\n# Mine\n")
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from hf_tripletclip.hub import create_model_card
-from hf_tripletclip.hub.card_sections import Part, Retention
+from hf_tripletclip.hub.model_card import Part, Retention
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.curve import Curve, Point

@@ -172,7 +172,7 @@ def test_a_run_of_its_own_replaces_our_card(near, made, tmp_path):
 
 
 def test_a_card_that_somebody_wrote_in_the_repository(near):
-    theirs = b"---\nlanguage: no\nlibrary_name: transformers\nbase_model: other/base\n---\n\n# By hand\n"
+    theirs = b"---\nlanguage: 'no'\nlibrary_name: transformers\nbase_model: other/base\n---\n\n# By hand\n"
     near.add("model", "user/lora", {"README.md": theirs})
     push_model(small_model(), "user/base")
     push_model(adapted(small_model()), "user/lora", base_model="user/base")
@@ -186,7 +186,7 @@ def test_a_card_that_somebody_wrote_in_the_repository(near):
     assert near.files("model", "user/clip")["README.md"] == theirs.replace(b"\n---\n\n", b"\ntags:\n- a\n---\n\n")
 
 
-@pytest.mark.parametrize("header", [b"---\nlicense: mit # as the base\n---\n", b"---\n---\n", b""])
+@pytest.mark.parametrize("header", [b"---\nlicense: mit\n---\n", b"---\n---\n", b""])
 def test_metadata_without_a_text(near, header):
     near.add("model", "user/clip", {"README.md": header})
     push_model(small_model(), "user/clip", base_model="user/base")

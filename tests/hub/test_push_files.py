@@ -12,7 +12,7 @@ import torch
 
 from hf_tripletclip import push_model
 from hf_tripletclip.checkpoints import convert
-from hf_tripletclip.hub.model_files import check_model, pictures_of, stage_model
+from hf_tripletclip.hub.model_folder import ModelFolder, pictures_of
 from hf_tripletclip.layouts.files import OPENCLIP_WEIGHTS
 from hf_tripletclip.push import push
 from hf_tripletclip.utils.files import read_json, without_paths, without_tokens
@@ -46,15 +46,15 @@ def run(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "run")
 
 
-def staged(folder: Path, kind: str, target: Path, **adapter: object) -> set[str]:
+def staged(path: Path, layout: str, target: Path, **adapter: object) -> set[str]:
+    folder = ModelFolder.read(path)
+    assert folder.layout == layout
     target.mkdir()
-    card = (folder / "README.md").read_text() if (folder / "README.md").is_file() else None
-    stage_model(folder, kind, target, card, adapter)
+    folder.stage(target, None if folder.card is None else folder.card.content, adapter)
     return {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
 
 
 def test_a_model_goes_without_what_lies_about(made, tmp_path):
-    assert check_model(made) == "transformers"
     assert staged(made, "transformers", tmp_path / "to") == {"config.json", "model.safetensors"} | PROCESSOR | RECORDS
     assert read_json(tmp_path / "to" / "metrics.json") == {"accuracy": 0.5, "data": "secret-place"}
     assert (tmp_path / "to" / "examples.html").read_text() == "<p>[token]</p>"
@@ -65,7 +65,6 @@ def test_a_model_goes_without_what_lies_about(made, tmp_path):
 
 def test_an_adapter_goes_with_its_scale(made, tmp_path):
     lora = made.with_name("lora")
-    assert check_model(lora) == "peft"
     names = {"adapter_config.json", "adapter_model.safetensors", "logit_scale.safetensors"}
     assert staged(lora, "peft", tmp_path / "to", base_model_name_or_path="user/base") == names | PROCESSOR | RECORDS
     assert read_json(tmp_path / "to" / "adapter_config.json") == {"base_model_name_or_path": "user/base"}
@@ -73,7 +72,6 @@ def test_an_adapter_goes_with_its_scale(made, tmp_path):
 
 def test_shards_and_their_index_go_together(tmp_path):
     small_model().save_pretrained(tmp_path / "run", max_shard_size="100KB")
-    assert check_model(tmp_path / "run") == "transformers"
     found = staged(tmp_path / "run", "transformers", tmp_path / "to")
     shards = {name for name in found if name.startswith("model-00")}
     assert len(shards) > 1
@@ -94,12 +92,11 @@ def test_shards_and_their_index_go_together(tmp_path):
     lost = min(shards)
     (tmp_path / "run" / lost).unlink()
     with pytest.raises(ValueError, match=rf"has no {lost}, which its model.safetensors.index.json names"):
-        check_model(tmp_path / "run")
+        ModelFolder.read(tmp_path / "run")
 
 
 def test_openclips_layout(made, tmp_path):
     convert(made, tmp_path / "run", to="openclip")
-    assert check_model(tmp_path / "run") == "open_clip"
     found = staged(tmp_path / "run", "open_clip", tmp_path / "to")
     assert found == {"open_clip_config.json", OPENCLIP_WEIGHTS[0], "tokenizer.json", "tokenizer_config.json"}
 
@@ -179,7 +176,6 @@ def test_both_layouts_of_a_folder_go(made, tmp_path):
     convert(made, tmp_path / "run", to="openclip")
     for name in ("config.json", "model.safetensors"):
         shutil.copy(made / name, tmp_path / "run")
-    assert check_model(tmp_path / "run") == "transformers"
     found = staged(tmp_path / "run", "transformers", tmp_path / "to")
     assert {"config.json", "model.safetensors", "open_clip_config.json", OPENCLIP_WEIGHTS[0]} <= found
     (tmp_path / "run" / OPENCLIP_WEIGHTS[0]).unlink()

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainingArguments
-from hf_tripletclip.hub.card_sections import Part
+from hf_tripletclip.hub.model_card import Part
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.training import record
 from hf_tripletclip.training.record import check_push, describe_bound, describe_hardware, describe_lora, part_of

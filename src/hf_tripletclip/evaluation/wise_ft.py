@@ -20,16 +20,14 @@ from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import Places
 from hf_tripletclip.evaluation.run import choose
-from hf_tripletclip.hub.card_sections import Retention
-from hf_tripletclip.hub.model_card import create_model_card
+from hf_tripletclip.hub.model_card import Retention, create_model_card
 from hf_tripletclip.layouts.adapters import read_base
 from hf_tripletclip.layouts.files import Layout, folder_layout
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point, metric_of, plot_curve
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.devices import loading
-from hf_tripletclip.utils.files import CARD_FILE
+from hf_tripletclip.utils.files import CARD_FILE, check_target, whole_directory
 from hf_tripletclip.utils.plots import require_plots
-from hf_tripletclip.utils.files import check_target, whole_directory
 
 DEFAULT_LOSS = 0.01  # of retention
 

@@ -19,9 +19,9 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from hf_tripletclip.data.blind import MAX_ROWS, blind_table
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, PARAPHRASE, SCORES
-from hf_tripletclip.hub.card_sections import CITATION
-from hf_tripletclip.hub.card_words import Markdown, code, in_python, table, words
+from hf_tripletclip.hub.model_card import CITATION
 from hf_tripletclip.utils.files import CARD_FILE, without_tokens
+from hf_tripletclip.utils.markdown import Markdown, code, in_python, table, words
 from hf_tripletclip.utils.tables import markdown_table
 from hf_tripletclip.version import __version__
 

@@ -6,15 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
-from huggingface_hub.repocard_data import eval_results_to_model_index
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from hf_tripletclip.hub.card_metadata import parse_card, with_fields
-from hf_tripletclip.hub.names import is_repo_id, public_name
+from hf_tripletclip.hub.card import Card
+from hf_tripletclip.hub.repository import is_repo_id, public_name
 from hf_tripletclip.results.metrics import category_metrics, overall_metrics
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
@@ -143,14 +142,14 @@ def write_eval_results(folder: str | os.PathLike[str], results: Sequence[Evaluat
         raise ValueError("there is no result of a whole benchmark: samples (`max_rows`) are not published")
     readme = target / CARD_FILE
     name = target.resolve().name
-    content = read_text(readme) if readme.exists() else f"# {name}\n"
+    card = Card.read(read_text(readme) if readme.exists() else f"# {name}\n", readme)
     new = model_index(results)
     if new:
-        data: Any = parse_card(content, readme).data
-        kept = [one for one in data.eval_results or [] if not any(same_result(one, other) for other in new)]
-        index = eval_results_to_model_index(data.model_name or name, [*kept, *new])
-        content = with_fields(content, {"model-index": index})
-    replace_text(readme, content)
+        index = card.fields.get("model-index")
+        named, known = model_index_to_eval_results(index) if index else (name, [])
+        kept = [one for one in known if not any(same_result(one, other) for other in new)]
+        card = card.with_fields({"model-index": eval_results_to_model_index(named, [*kept, *new])})
+    replace_text(readme, card.content)
     written = [readme]
     for benchmark, entries in eval_entries(results).items():
         found = eval_result_entries_to_yaml(entries)

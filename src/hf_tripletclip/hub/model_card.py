@@ -1,55 +1,176 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a trained model."""
+"""The model card of a trained model, written with `model_card_template.md`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 
-from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
-from hf_tripletclip.hub.card_sections import (
-    CITATION,
-    WISE_FT_CITATION,
-    Part,
-    Retention,
-    citation_section,
-    evaluation_section,
-    limits_section,
-    retention_section,
-    training_section,
-)
-from hf_tripletclip.hub.card_use import (
-    PEFT,
-    TRANSFORMERS,
-    WHAT,
-    Use,
-    has_markers,
-    is_split,
-    shown_base,
-    use_section,
-)
-from hf_tripletclip.hub.card_words import code, words
+from hf_tripletclip.hub.card import BASE, USE, Card
 from hf_tripletclip.hub.eval_results import TASK, model_index, same_result
-from hf_tripletclip.hub.names import is_repo_id, public_name
+from hf_tripletclip.hub.repository import is_repo_id, public_name
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE, Layout, folder_layout
+from hf_tripletclip.layouts.published import PUBLISHED_CHECKPOINTS
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.describe import describe_objective
-from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.results.curve import Curve, Point, format_gains
+from hf_tripletclip.results.result import EvaluationResult, main_metrics, table_rows
 from hf_tripletclip.utils.files import without_tokens
+from hf_tripletclip.utils.markdown import code, in_python, table, words
 
-GAP = r"\[More Information Needed\]"
-# A card that peft or transformers left to fill in, which has 39 gaps, or one that `Trainer` asks to complete.
-TEMPLATE = re.compile(
-    rf"({GAP}((?!{GAP}).)*){{38}}|<!-- This model card has been generated automatically according to", re.DOTALL
-)
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")  # names of hyperparameters
+LOSS_PLOT, EVALUATION_PLOT = "loss_curve.png", "evaluation.png"
 MERGE = "merge"
+# How the text of a card begins.
+WHAT = {
+    Layout.PEFT: "A PEFT adapter of a CLIP model",
+    Layout.TRANSFORMERS: "A CLIP model",
+    Layout.OPENCLIP: "A CLIP model for OpenCLIP",
+}
+CITATION = """@inproceedings{patel2024tripletclip,
+  title = {TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives},
+  author = {Patel, Maitreya and Kusumba, Abhiram and Cheng, Sheng and Kim, Changhoon and Gokhale, Tejas and
+            Baral, Chitta and Yang, Yezhou},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2411.02545},
+  url = {https://arxiv.org/abs/2411.02545}
+}"""
+
+
+@dataclass
+class Retention:
+    """
+    What a model gained, and what it lost of what its base knew.
+
+    Args:
+        curve ([`~hf_tripletclip.results.curve.Curve`]): Models from the base (alpha 0) to the tuned model (alpha 1).
+        alpha (`float`): The model that the card describes.
+        chosen ([`~hf_tripletclip.results.curve.Point`], *optional*): The model with the most composition of those
+            that lose no more than `max_loss`.
+        max_loss (`float`, *optional*): The loss of retention that was allowed.
+        plot (`str`, *optional*): The file of the curve's picture, beside the card.
+    """
+
+    curve: Curve
+    alpha: float
+    chosen: Point | None = None
+    max_loss: float | None = None
+    plot: str | None = None
+
+    def rows(self) -> list[tuple[str, Point]]:
+        """The base, this model and others of interest, by name; empty if there is nothing to compare row by row."""
+        points = {point.alpha: point for point in self.curve.points if point.results}
+        if 0 not in points or self.alpha not in points or self.alpha == 0:
+            return []
+        rows = {0.0: "base", self.alpha: "this model"}
+        if 1 in points:
+            rows.setdefault(1.0, "tuned model")
+        if self.chosen is not None:
+            rows.setdefault(self.chosen.alpha, f"WiSE-FT, α = {self.chosen.alpha:g}")
+        return [(name, points[alpha]) for alpha, name in rows.items()]
+
+    def curve_rows(self) -> list[tuple[str, str, str, str]]:
+        """Alpha, composition, retention and a remark on each model of the curve; empty if it has a single one."""
+        rows = []
+        for point in self.curve.points:
+            marks = ["this model"] * (point.alpha == self.alpha)
+            marks += ["chosen"] * (self.chosen is not None and point.alpha == self.chosen.alpha)
+            rows.append((f"{point.alpha:g}", f"{point.composition:.3f}", f"{point.retention:.3f}", ", ".join(marks)))
+        return rows if len(rows) > 1 else []
+
+    def measured_on(self) -> str:
+        """The benchmarks, their data and numbers of rows."""
+        parts = []
+        for result in self.rows()[0][1].results.values():
+            rows = f", {result.counts['rows']:,} rows" if "rows" in result.counts else ""
+            source = result.data.get("source")
+            parts.append(f"{code(result.benchmark)}{f' on {code(public_name(str(source)))}' if source else ''}{rows}")
+        return "; ".join(parts)
+
+
+class Part(NamedTuple):
+    """
+    A part of the data that was trained or evaluated on.
+
+    Args:
+        rows (`int`, *optional*): The number of rows; `None` for a stream.
+        split (`str`, *optional*): The name of the split.
+    """
+
+    rows: int | None = None
+    split: str | None = None
+
+    def described(self, what: str = "rows") -> str:
+        """Such as "12 rows of the split `train`"; empty if nothing is known."""
+        counted = "" if self.rows is None else f"{self.rows:,} {what.removesuffix('s') if self.rows == 1 else what}"
+        named = "" if self.split is None else f"the split {code(self.split)}"
+        return " of ".join(filter(None, (counted, named)))
+
+
+@dataclass(frozen=True)
+class Use:
+    """
+    How a model is opened.
+
+    Args:
+        kind (`str`): The layout of its folder: `transformers`, `peft` or `open_clip`.
+        name (`str`): The id of its repository, or the name of its folder.
+        base (`str`, *optional*): The model it was made from. An adapter is opened with it.
+        revision (`str`, *optional*): The revision of an adapter's base.
+        published_base (`bool`, defaults to `False`): Whether an adapter's base has the layout of the published
+            TripletCLIP checkpoints, which only this package opens.
+        scale (`bool`, defaults to `False`): Whether a `logit_scale` lies beside an adapter.
+        processor (`bool`, defaults to `True`): Whether a processor lies beside an adapter.
+        openclip (`bool`, defaults to `False`): Whether a model in OpenCLIP's layout lies beside that of transformers.
+    """
+
+    kind: str
+    name: str
+    base: str | None = None
+    revision: str | None = None
+    published_base: bool = False
+    scale: bool = False
+    processor: bool = True
+    openclip: bool = False
+
+    @property
+    def on_hub(self) -> bool:
+        return is_repo_id(self.name)
+
+    @property
+    def base_on_hub(self) -> bool:
+        return is_repo_id(self.base or "")
+
+    @property
+    def schema(self) -> str:
+        """Of OpenCLIP's names of models."""
+        return "hf-hub" if self.on_hub else "local-dir"
+
+    @property
+    def quoted(self) -> str:
+        """The name between quotation marks of Python."""
+        return self.name if self.on_hub else in_python(self.name)
+
+    @property
+    def quoted_base(self) -> str:
+        """The base between quotation marks of Python."""
+        return in_python(public_name(self.base or "BASE_MODEL"))
 
 
 def create_model_card(
     *,
     name: str,
+    kind: str = Layout.TRANSFORMERS,
+    base_model: str | None = None,
+    learned_scale: bool = False,
+    use: Use | None = None,
     dataset: str | None = None,
     objective: Objective | None = None,
     towers: str | None = None,
@@ -62,11 +183,8 @@ def create_model_card(
     validation: tuple[int, Mapping[str, float]] | None = None,
     retention: Retention | None = None,
     bound: str | None = None,
-    base_model: str | None = None,
     tuned_model: str | None = None,
     merged: bool = False,
-    kind: str = TRANSFORMERS,
-    learned_scale: bool = False,
     config: Any = None,
     plots: Sequence[str] = (),
     trained_on: Part | None = None,
@@ -75,126 +193,167 @@ def create_model_card(
     license: str | None = None,
 ) -> ModelCard:
     """
-    Write a model's card. Only what is given here gets into it, without tokens and without paths of this machine:
-    hyperparameters that are named like a secret are left out, what looks like a token of the Hub is blanked wherever
-    it stands, and directories are named by their last part.
+    Write a model's card. It tells only what is given here, without tokens and without paths of this machine:
+    hyperparameters whose names are those of secrets are left out, what looks like a token of the Hub is blanked
+    everywhere, and a directory is named by its last part.
 
     Args:
-        name (`str`): Name of the model's folder, or the id of its repository.
-        dataset (`str`, *optional*): What it was trained on: a Hub id or another name.
-        objective ([`~hf_tripletclip.objectives.Objective`], *optional*): What it was trained with.
-        towers (`str`, *optional*): What of it was trained.
-        hyperparameters (`Mapping[str, Any]`, *optional*): Name -> value; those that are `None` are left out.
-        hardware (`Mapping[str, str]`, *optional*): What it was trained on and how long: name -> value.
-        before, after ([`EvaluationResult`], *optional*): The evaluation before and after training.
-        further (`Sequence[EvaluationResult]`): Of other benchmarks.
-        entries (`Sequence[EvalResultEntry]`): Results that lie in `.eval_results`.
-        validation (`tuple[int, Mapping[str, float]]`, *optional*): Step and metrics of the trainer's last evaluation.
-        retention ([`~hf_tripletclip.hub.card_sections.Retention`], *optional*): What it lost of what its base knew.
-        bound (`str`, *optional*): A sentence on the bound on that loss in training.
-        base_model (`str`, *optional*): What it comes from; random weights by default.
-        tuned_model (`str`, *optional*): Of a merge, what was tuned from the base.
-        merged (`bool`, defaults to `False`): Whether its weights lie between those of a base and a tuned model.
-        kind (`str`, defaults to `"transformers"`): What the folder holds: that, `peft` or `open_clip`.
+        name (`str`): The name of the model's folder, or the id of its repository.
+        kind (`str`, defaults to `"transformers"`): The layout of the folder: `transformers`, `peft` or `open_clip`.
+        base_model (`str`, *optional*): The model it was made from; random weights by default.
         learned_scale (`bool`, defaults to `False`): Whether the `logit_scale` that was trained with an adapter lies
             beside it.
-        config ([`~transformers.CLIPConfig`] or `Mapping`, *optional*): The model's, for its limits.
-        plots (`Sequence[str]`): Which of `loss_curve.png` and `evaluation.png` lie beside the card.
-        trained_on ([`~hf_tripletclip.hub.card_sections.Part`], *optional*): How many rows, and of which split.
-        evaluated_on ([`~hf_tripletclip.hub.card_sections.Part`], *optional*): The same of what `after` is of, or
-            `validation` where there is no `after`.
-        overlap (`Sequence[str]`): Sentences on what of the evaluation was trained on.
-        license (`str`, *optional*): Of the weights, an identifier of the Hub; what training started from and what it
-            saw may ask for one. The card names none by default.
+        use ([`Use`], *optional*): How the model is opened; by default as `name`, `kind`, `base_model` and
+            `learned_scale` say.
+        dataset (`str`, *optional*): The training data: a Hub id or another name.
+        objective ([`~hf_tripletclip.objectives.Objective`], *optional*): The training objective.
+        towers (`str`, *optional*): A sentence on the parts of the model that were trained.
+        hyperparameters (`Mapping[str, Any]`, *optional*): Name -> value; those that are `None` are left out.
+        hardware (`Mapping[str, str]`, *optional*): The hardware and time of training: name -> value.
+        before, after ([`EvaluationResult`], *optional*): The evaluation before and after training.
+        further (`Sequence[EvaluationResult]`): Results of other benchmarks.
+        entries (`Sequence[EvalResultEntry]`): Results in `.eval_results`.
+        validation (`tuple[int, Mapping[str, float]]`, *optional*): Step and metrics of the trainer's last evaluation.
+        retention ([`Retention`], *optional*): What the model gained and lost against its base.
+        bound (`str`, *optional*): A sentence on the bound on that loss in training.
+        tuned_model (`str`, *optional*): Of a merge, the model that was tuned from the base.
+        merged (`bool`, defaults to `False`): Whether the weights lie between those of a base and a tuned model.
+        config ([`~transformers.CLIPConfig`] or `Mapping`, *optional*): The model's config, for its limits.
+        plots (`Sequence[str]`): Those of `loss_curve.png` and `evaluation.png` that lie beside the card.
+        trained_on ([`Part`], *optional*): The split and number of rows that were trained on.
+        evaluated_on ([`Part`], *optional*): The same of `after`, or of `validation` if there is no `after`.
+        overlap (`Sequence[str]`): Sentences on training data in the evaluation data.
+        license (`str`, *optional*): The license of the weights, an identifier of the Hub. The card names none by
+            default: what training started from and what it saw may ask for one.
 
     Returns:
         `ModelCard`, with the metadata that the Hub understands.
     """
-    trained = objective is not None
+    if use is None:
+        published = _has_published_layout(base_model)
+        use = Use(kind, name, base_model, published_base=published, scale=learned_scale)
     # Plain strings: YAML writes no others.
-    sources = [str(one) for one in (base_model, tuned_model) if one is not None and is_repo_id(one)]
-    relation = MERGE if merged else relation_to_base(kind)
-    shown_data = None if dataset is None else public_name(dataset)
-    results = _results(after, further, retention, shown_data)
+    sources = [str(one) for one in (use.base, tuned_model) if one is not None and is_repo_id(one)]
+    relation = MERGE if merged else relation_to_base(use.kind)
+    results = _results(after, further, retention, None if dataset is None else public_name(dataset))
+    title = use.name.rpartition("/")[2]
     data = ModelCardData(
         license=license,
-        library_name=kind,
+        library_name=str(use.kind),
         pipeline_tag=TASK,
-        tags=_tags(objective, kind, merged),
+        tags=_tags(objective, use.kind, merged),
         # Only ids of the Hub belong into the metadata, not paths.
         base_model=(sources if merged else sources[0]) if sources else None,
         datasets=[str(dataset)] if dataset is not None and is_repo_id(dataset) else None,
         base_model_relation=relation if sources or merged else None,
-        model_name=name.rpartition("/")[2] if results else None,  # of the results only
+        model_name=title if results else None,  # of the results only
         eval_results=results or None,
     )
-    citations = [CITATION] * trained + [WISE_FT_CITATION] * (retention is not None)
-    sections = [
-        f"# {words(name.rpartition('/')[2])}",
-        _summary(kind, objective, dataset, base_model, tuned_model, retention if merged else None),
-        use_section(Use(kind, name, base_model, split=is_split(base_model), scale=learned_scale)),
-        training_section(
-            describe_objective(objective) if objective is not None else None,
-            towers,
-            hyperparameters or {},
-            hardware or {},
-            LOSS_PLOT if LOSS_PLOT in plots else None,
-            trained_on,
-        ),
-        evaluation_section(
-            before,
-            after,
-            further=further,
-            entries=entries,
-            validation=validation,
-            plot=EVALUATION_PLOT if EVALUATION_PLOT in plots else None,
-            overlap=overlap,
-            evaluated_on=evaluated_on,
-            otherwise="It was not evaluated." if trained and retention is None else None,
-        ),
-        retention_section(retention, bound),
-        limits_section(dataset, has_base=base_model is not None and is_repo_id(base_model), **_sizes(config)),
-        citation_section(citations),
-    ]
-    body = "\n\n".join(section for section in sections if section)
-    return ModelCard(without_tokens(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+    values = (hyperparameters or {}).items()
+    parts = config if isinstance(config, Mapping) else {} if config is None else config.to_dict()
+    validated_on = evaluated_on if after is None and evaluated_on is not None and evaluated_on.split else None
+    card: Any = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        # What the template calls.
+        code=code, words=words, table=table, in_python=in_python, format_gains=format_gains,
+        # What the model is, and how it is opened.
+        title=title,
+        what=WHAT[Layout(use.kind)],
+        use=use,
+        scale_file=LOGIT_SCALE_FILE,
+        base=_shown_base(use.base),
+        tuned=None if tuned_model is None else code(public_name(tuned_model)),
+        merge=retention if merged else None,
+        # Training.
+        objective=objective,
+        equation=None if objective is None else describe_objective(objective),
+        dataset=dataset,
+        data=None if dataset is None else _linked(dataset, "datasets/"),
+        towers=towers,
+        hardware=hardware,
+        hyperparameters=[
+            (name, f"{value:g}" if isinstance(value, float) else value)
+            for name, value in values
+            if value is not None and not SECRET.search(name)
+        ],
+        loss_plot=LOSS_PLOT if LOSS_PLOT in plots else None,
+        trained_on=trained_on if trained_on is not None and trained_on.described() else None,
+        # Evaluation.
+        overlap=overlap,
+        after=None if after is None else _measured(before, after, evaluated_on),
+        evaluation_plot=EVALUATION_PLOT if EVALUATION_PLOT in plots else None,
+        further=[_measured(None, result) for result in further],
+        validation=None if validation is None else {
+            "step": validation[0],
+            "rows": [(name, f"{value:.4f}") for name, value in validation[1].items()],
+        },
+        validated_on=validated_on,
+        entries=[(code(one.dataset_id), one.value, one.notes or "") for one in entries],
+        not_evaluated=objective is not None and retention is None,
+        retention=retention,
+        bound=bound,
+        # Limits and citation.
+        image_size=(parts.get("vision_config") or {}).get("image_size"),
+        text_length=(parts.get("text_config") or {}).get("max_position_embeddings"),
+        base_on_hub=use.base is not None and is_repo_id(use.base),
+        citation=CITATION,
+    )  # fmt: skip
+    return ModelCard(without_tokens(f"{card.content}\n"))
 
 
-def is_written(text: str) -> bool:
-    """Whether the text is of us or of a person, and no template of peft, transformers or its `Trainer`."""
-    return has_markers(text) or not TEMPLATE.search(text)
+def up_to_date(card: Card, use: Use) -> str:
+    """
+    The text of a card of ours with its heading, its section "Use" and the name of its base model written anew. What
+    it tells of training and evaluation stays, as does what somebody has added.
+
+    Args:
+        card ([`~hf_tripletclip.hub.card.Card`]): The card.
+        use ([`Use`]): How the model is opened now; without a base model, its name in the text stays.
+    """
+    made = create_model_card(name=use.name, use=use).text
+    text = _with_part(card.text, USE, made)
+    start = text.lstrip()
+    if start.startswith("# "):
+        text = text.replace(start.splitlines()[0], made.strip().splitlines()[0], 1)
+    if use.base is not None:
+        for what in WHAT.values():
+            if BASE[0] not in text:
+                text = text.replace(f"\n{what}.", f"\n{what}, from {''.join(BASE)}.", 1)
+        text = _with_part(text, BASE, made)
+    return text
 
 
-def _summary(
-    kind: str,
-    objective: Objective | None,
-    dataset: str | None,
-    base_model: str | None,
-    tuned_model: str | None,
-    merge: Retention | None,
-) -> str:
-    what = WHAT[kind]
-    base = shown_base(base_model) if base_model is not None else None
-    if merge is not None:
-        tuned = "what was tuned from it" if tuned_model is None else code(public_name(tuned_model))
-        return (
-            f"{what} whose weights lie between those of {base or 'a base model'} and of {tuned}, at "
-            f"α = {merge.alpha:g} ([WiSE-FT](https://arxiv.org/abs/2109.01903))."
-        )
-    if objective is None:
-        return f"{what}, from {base}." if base else f"{what}."
-    on = "" if dataset is None else f" on {_shown_data(dataset)}"
-    return f"{what} trained with the objective `{objective.name}`{on}, from {base or 'random weights'}."
-
-
-def _shown_data(dataset: str) -> str:
-    shown = public_name(dataset)
-    return f"[`{shown}`](https://huggingface.co/datasets/{shown})" if is_repo_id(dataset) else code(shown)
+def _with_part(text: str, markers: tuple[str, str], made: str) -> str:
+    """A text whose part between two markers is that of another text."""
+    begin, end = markers
+    before, found, rest = text.partition(begin)
+    if not found:
+        return text
+    return before + begin + made.partition(begin)[2].partition(end)[0] + end + rest.partition(end)[2]
 
 
 def relation_to_base(kind: str) -> str:
-    """Of a model that is no merge, for `base_model_relation`."""
-    return "adapter" if kind == PEFT else "finetune"
+    """The `base_model_relation` of a model that is no merge."""
+    return "adapter" if kind == Layout.PEFT else "finetune"
+
+
+def _has_published_layout(model: str | None) -> bool:
+    """Whether a model has the published layout, as far as that is known without the Hub."""
+    if model is None or model in PUBLISHED_CHECKPOINTS:
+        return model is not None
+    return folder_layout(Path(model)) is Layout.PUBLISHED
+
+
+def _shown_base(base_model: str | None) -> str | None:
+    """A base model in running text, such that it can be named anew."""
+    return None if base_model is None else f"{BASE[0]}{_linked(base_model)}{BASE[1]}"
+
+
+def _linked(name: str, prefix: str = "") -> str:
+    """A model or dataset in running text, linked if it is on the Hub."""
+    shown = public_name(name)
+    return f"[`{shown}`](https://huggingface.co/{prefix}{shown})" if is_repo_id(name) else code(shown)
 
 
 def _tags(objective: Objective | None, kind: str, merged: bool) -> list[str]:
@@ -203,7 +362,7 @@ def _tags(objective: Objective | None, kind: str, merged: bool) -> list[str]:
         tags += ["tripletclip", "compositionality"]
     if objective is not None and any(role.startswith("negative_") for role in objective.roles):
         tags.append("hard-negatives")
-    return [*tags, *(["lora"] if kind == PEFT else []), *(["wise-ft"] if merged else [])]
+    return [*tags, *(["lora"] if kind == Layout.PEFT else []), *(["wise-ft"] if merged else [])]
 
 
 def _results(
@@ -212,7 +371,7 @@ def _results(
     retention: Retention | None,
     dataset: str | None,
 ) -> list[EvalResult]:
-    """For the metadata: each metric once."""
+    """The results in the metadata: each metric once."""
     found = [] if after is None else model_index([after], dataset=dataset)
     others = list(further)
     if retention is not None:
@@ -225,7 +384,30 @@ def _results(
     return found
 
 
-def _sizes(config: Any) -> dict[str, int | None]:
-    parts = config if isinstance(config, Mapping) else {} if config is None else config.to_dict()
-    vision, text = parts.get("vision_config") or {}, parts.get("text_config") or {}
-    return {"image_size": vision.get("image_size"), "text_length": text.get("max_position_embeddings")}
+def _measured(
+    before: EvaluationResult | None, after: EvaluationResult, evaluated_on: Part | None = None
+) -> dict[str, Any]:
+    """A result as the template shows it: its title, a sentence on its rows, and its table."""
+    ties = f" ({after.metrics['tie_rate']:.1%} of the rows have one)" if "tie_rate" in after.metrics else ""
+    triplets = after.benchmark == "triplets"
+    part = Part(after.counts.get("rows"), None if evaluated_on is None else evaluated_on.split)
+    described = part.described("triplets" if triplets else "rows")
+    lead = [f"{described[0].upper()}{described[1:]}."] if described else []
+    if triplets and after.settings.get("protocol") != "official":
+        lead.append(f"Cosines in float32; strictly greater wins, a tie is wrong{ties}.")
+    known = {name: old for name, old, _, _ in table_rows(before, after)} if before is not None else {}
+    rows = []
+    for name in main_metrics(after):
+        if before is not None and name not in known:
+            continue
+        old = [f"{known[name]:.3f}"] if before is not None else []
+        between = "{:.3f} – {:.3f}".format(*after.intervals[name]) if name in after.intervals else ""
+        guess = f"{after.chance[name]:.3f}" if name in after.chance else ""
+        rows.append((name, *old, f"{after.metrics[name]:.3f}", *([between] if after.intervals else []), guess))
+    head = ["metric", *(["value"] if before is None else ["before", "after"])]
+    return {
+        "title": after.title or after.benchmark,
+        "lead": " ".join(lead),
+        "head": [*head, *["95 % interval"] * bool(after.intervals), "chance"],
+        "rows": rows,
+    }

@@ -50,19 +50,13 @@ class Layout(StrEnum):
     PUBLISHED = "published"
 
 
-# The file that each layout has. If a checkpoint has several of them, the first one counts: loaders read an adapter
-# beside a model as an adapter, and `convert` must not read the result of `convert` as something else.
-LAYOUT_FILES = {
-    ADAPTER_CONFIG: Layout.PEFT,
-    CONFIG_FILE: Layout.TRANSFORMERS,
-    TEXT_CONFIG: Layout.PUBLISHED,
-    OPENCLIP_CONFIG: Layout.OPENCLIP,
-}
+LAYOUT_FILES = (CONFIG_FILE, TEXT_CONFIG, ADAPTER_CONFIG, OPENCLIP_CONFIG)  # each makes a layout
 
 
 def layout_of(has_file: Callable[[str], Any]) -> Layout | None:
     """
-    The layout of a checkpoint, by its files.
+    The layout of a checkpoint, by its files. An adapter beside a model counts as an adapter, as for transformers, and
+    a model of transformers in the layout of OpenCLIP, too, as one of transformers.
 
     Args:
         has_file (`Callable[[str], Any]`): Tells whether the checkpoint has a file of this name.
@@ -70,7 +64,13 @@ def layout_of(has_file: Callable[[str], Any]) -> Layout | None:
     Returns:
         [`Layout`], or `None` if the checkpoint has none of the layouts.
     """
-    return next((layout for name, layout in LAYOUT_FILES.items() if has_file(name)), None)
+    if has_file(CONFIG_FILE):
+        return Layout.PEFT if has_file(ADAPTER_CONFIG) else Layout.TRANSFORMERS
+    if has_file(TEXT_CONFIG):
+        return Layout.PUBLISHED
+    if has_file(ADAPTER_CONFIG):
+        return Layout.PEFT
+    return Layout.OPENCLIP if has_file(OPENCLIP_CONFIG) else None
 
 
 def detect(source: str | os.PathLike[str], **kwargs: Any) -> Layout | None:

@@ -19,7 +19,7 @@ from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.registry import BENCHMARKS, build_benchmark
 from hf_tripletclip.evaluation.wise_ft import Interpolation, named_metric, parse_alphas
-from hf_tripletclip.hub.card_sections import Retention
+from hf_tripletclip.hub.model_card import Retention
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Point, format_gains, metric_of, plot_curve
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments

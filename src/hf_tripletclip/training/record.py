@@ -21,13 +21,11 @@ from transformers.utils import logging
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.report import write_examples_page
 from hf_tripletclip.hub import push_model
-from hf_tripletclip.hub.card_folder import EVALUATION_PLOT, LOSS_PLOT
-from hf_tripletclip.hub.card_sections import Part, Retention
-from hf_tripletclip.hub.card_use import PEFT, TRANSFORMERS, has_markers
-from hf_tripletclip.hub.model_card import create_model_card, is_written
-from hf_tripletclip.hub.model_files import METRICS_FILE
-from hf_tripletclip.hub.names import HubId, has_id_form, is_repo_id
-from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
+from hf_tripletclip.hub.card import is_ours, is_template
+from hf_tripletclip.hub.model_card import EVALUATION_PLOT, LOSS_PLOT, Part, Retention, create_model_card
+from hf_tripletclip.hub.model_folder import METRICS_FILE
+from hf_tripletclip.hub.repository import HubId, has_id_form, is_repo_id
+from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE, Layout
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.plots import plot_evaluation
@@ -133,7 +131,7 @@ def write_card(run: RunRecord) -> None:
         after=run.after,
         retention=run.retention,
         base_model=_base_model(run.args, run.base_model),
-        kind=PEFT if run.adapter else TRANSFORMERS,
+        kind=Layout.PEFT if run.adapter else Layout.TRANSFORMERS,
         learned_scale=(run.output_dir / LOGIT_SCALE_FILE).is_file(),
         plots=plots,
         trained_on=run.trained_on,
@@ -170,7 +168,7 @@ def write_trainer_card(
     """
     args, state, folder = trainer.args, trainer.state, Path(str(trainer.args.output_dir))
     there = folder / CARD_FILE
-    if there.is_file() and is_written(text := read_text(there)) and not has_markers(text):
+    if there.is_file() and not (is_ours(text := read_text(there)) or is_template(text)):
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     has_plot = any("loss" in entry for entry in state.log_history) and can_plot()
@@ -183,7 +181,7 @@ def write_trainer_card(
         dataset=dataset,
         base_model=_base_model(args, base_model or trainer.core.name_or_path or None),
         learned_scale=(folder / LOGIT_SCALE_FILE).is_file(),
-        kind=TRANSFORMERS if unwrap_peft_model(model) is model else PEFT,
+        kind=Layout.TRANSFORMERS if unwrap_peft_model(model) is model else Layout.PEFT,
         plots=[LOSS_PLOT] if has_plot else [],
         trained_on=part_of(trainer.train_dataset),
         evaluated_on=part_of(trainer.eval_dataset),

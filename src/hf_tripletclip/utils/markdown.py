@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others wrote, such as captions, kinds, names and settings, inside the Markdown of a card: shown as it is."""
+"""Markdown that shows text of others, such as captions, names and settings, as it is; and tables."""
 
 from __future__ import annotations
 
