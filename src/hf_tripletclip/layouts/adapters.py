@@ -77,7 +77,7 @@ def check_base(source: str | os.PathLike[str], base: str, **kwargs: Any) -> None
 
 def check_adapter_weights(source: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> None:
     """
-    Check the weights of an adapter, see [`~hf_tripletclip.layouts.weights_check.check_weights`].
+    Check the weights of an adapter, see [`~hf_tripletclip.layouts.weights.check_weights`].
 
     Raises:
         OSError: There are none.

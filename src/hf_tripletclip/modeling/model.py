@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import CLIPModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.processing_utils import Unpack
@@ -15,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.modeling.decoder_input import decoder_states, fit_decoder_input
-from hf_tripletclip.modeling.pretrained import TripletCLIPPreTrainedModel
+from hf_tripletclip.modeling.load_save import LoadSaveMixin
 from hf_tripletclip.modeling.token_features import token_features
 from hf_tripletclip.objectives import Embeddings, Objective, Tokens, get_objective, register_objective
 from hf_tripletclip.objectives.clip import CLIPObjective
@@ -77,7 +78,7 @@ class TripletCLIPOutput(CLIPOutput):
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
-class TripletCLIPModel(TripletCLIPPreTrainedModel):
+class TripletCLIPModel(LoadSaveMixin, CLIPModel):
     r"""
     CLIP that can be trained on hard negative pairs (Patel et al. 2024, arXiv 2411.02545).
 

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import CommitInfo
 from transformers import CLIPModel, PreTrainedConfig
 
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
-from hf_tripletclip.layouts import adapters, published, weights
+from hf_tripletclip.layouts import adapters
 from hf_tripletclip.layouts.files import CONNECTION_ARGUMENTS, HUB_ARGUMENTS, Layout, detect, hub_arguments
+from hf_tripletclip.layouts.published import load_split_encoders
+from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from huggingface_hub import CommitInfo
+    _Model = CLIPModel  # what the mixin is mixed into
+else:
+    _Model = object
 
 # Of `save_pretrained(..., push_to_hub=True)`, besides the directory.
 HUB_OPTIONS = (
@@ -35,8 +40,8 @@ HUB_OPTIONS = (
 )
 
 
-class TripletCLIPPreTrainedModel(CLIPModel):
-    """`CLIPModel` that also opens the published layout, keeps the scale of adapters and is uploaded with a card."""
+class LoadSaveMixin(_Model):
+    """For a [`~transformers.CLIPModel`]: opens all layouts, keeps the scale of adapters, uploads with a card."""
 
     @classmethod
     def from_pretrained(
@@ -46,11 +51,10 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         **kwargs: Any,
     ) -> Self:
         r"""
-        Load a model from a CLIP directory or Hub repository, or from one of the layout that TripletCLIP's authors
+        Load a model from a CLIP directory or Hub repository, or from one in the layout that TripletCLIP's authors
         published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a `model.safetensors`).
 
-        What a `config.json` says of the implementation of attention is passed over: `attn_implementation` is an
-        argument.
+        The implementation of attention that a `config.json` names is ignored: `attn_implementation` is an argument.
 
         Of the published layout only those four files are read or downloaded; code in the repository is never run
         and nothing is unpickled, whatever the arguments. It holds no `logit_scale`: that is set to ln(100) with a
@@ -70,18 +74,18 @@ class TripletCLIPPreTrainedModel(CLIPModel):
                 `subfolder`, `local_files_only`, `force_download`, `dtype`, `device_map`, `attn_implementation`, ...
 
         Raises:
-            OSError: The directory or repository holds neither layout nor an adapter, or cannot be reached.
+            OSError: The directory or repository has neither of the layouts and no adapter, or cannot be reached.
             ValueError: The config describes no CLIP; a tensor does not have the shape that the config says, is not
-                floating or not finite, or a weights file holds more than tensors or is none; or, in the published
-                layout, a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
+                floating or not finite, or a weights file holds more than tensors or is none; in the published layout,
+                a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
         """
         source = pretrained_model_name_or_path
-        # If the caller brings the weights there is no layout to recognise.
+        # If the caller brings the weights, there is no layout to recognise.
         if source is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(source, *model_args, **kwargs)
         layout = detect(source, **kwargs)
         if layout is Layout.PUBLISHED:
-            config, state_dict, kwargs = published.load_split_encoders(source, **kwargs)
+            config, state_dict, kwargs = load_split_encoders(source, **kwargs)
             loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.name_or_path = model.config.name_or_path = os.fspath(source)  # transformers knows of no name
@@ -95,18 +99,19 @@ class TripletCLIPPreTrainedModel(CLIPModel):
             if detect(base, **of_base) is Layout.PUBLISHED:
                 return cls._from_published_adapter(source, base, of_base, *model_args, **kwargs)
             try:
-                cls._check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
+                _check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
             except OSError as error:
                 raise OSError(adapters.cannot_load(source, base, error)) from error
         elif layout is Layout.TRANSFORMERS:
-            cls._check_files(source, kwargs)
-        return cls._from_clip(source, *model_args, **kwargs)
+            _check_files(source, kwargs)
+        found: Any = load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
+        return found
 
     @classmethod
     def _from_published_adapter(
         cls, source: str | os.PathLike[str], base: str, of_base: dict[str, Any], *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Load an adapter of a model of the published layout, in which transformers finds no model."""
+        """Load an adapter of a model in the published layout, in which transformers finds no model."""
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         if (scale := adapters.read_logit_scale(source, **hub)) is not None:
             kwargs["logit_scale"] = scale.item()  # else it would warn that there is none
@@ -115,21 +120,6 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         info = model.load_adapter(source, name, adapter_kwargs={**hub, **adapter_kwargs}, dtype=model.dtype)
         return (model, info.to_dict()) if isinstance(loaded, tuple) else model
-
-    @classmethod
-    def _check_files(cls, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
-        """Look at the config and the weights of an ordinary CLIP before transformers reads them."""
-        config = kwargs.get("config")
-        if not isinstance(config, PreTrainedConfig):
-            config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub_arguments(kwargs))
-        if kwargs.get("gguf_file") is None:
-            named = getattr(config, "transformers_weights", None)
-            weights.check_weights(weights.find_weights(source, kwargs, named))
-
-    @classmethod
-    def _from_clip(cls, source: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
-        """Load an ordinary CLIP, see `load_fitting`."""
-        return weights.load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
 
     def load_adapter(  # type: ignore[override]
         self, peft_model_id: str | os.PathLike[str] | None = None, adapter_name: str | None = None, **kwargs: Any
@@ -161,21 +151,19 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         **kwargs: Any,
     ) -> None:
         """
-        Save the model as [`~transformers.PreTrainedModel.save_pretrained`] does; where an adapter was loaded into it
-        that is the adapter, here with the `logit_scale`.
+        Save the model as [`~transformers.PreTrainedModel.save_pretrained`] does. If an adapter was loaded into it,
+        that saves the adapter; here the `logit_scale` is saved beside it.
 
         Args:
-            save_directory (`str` or `os.PathLike`): Made where it does not exist.
+            save_directory (`str` or `os.PathLike`): The directory; it is made if it does not exist.
             is_main_process (`bool`, defaults to `True`): Whether this process writes.
-            state_dict (`dict[str, torch.Tensor]`, *optional*): To save instead of the model's own.
-            push_to_hub (`bool`, defaults to `False`):
-                Whether to upload the directory too, as [`push_model`] does.
-            kwargs:
-                `max_shard_size` and what else transformers takes; for the upload `repo_id`, the directory's name by
-                default, and what [`TripletCLIPModel.push_to_hub`] takes.
+            state_dict (`dict[str, torch.Tensor]`, *optional*): What to save in the place of the model's own.
+            push_to_hub (`bool`, defaults to `False`): Whether to upload the directory too, as [`push_model`] does.
+            kwargs: `max_shard_size` and what else transformers takes; for the upload `repo_id`, the directory's name
+                by default, and what [`TripletCLIPModel.push_to_hub`] takes.
         """
         upload = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        # Where the text tower takes embeddings: `Trainer` writes what the tokenizer calls its end into the config.
+        # If the text tower takes embeddings, `Trainer` writes what the tokenizer calls its end into the config.
         self.config.text_config.eos_token_id = self.text_model.eos_token_id  # type: ignore[union-attr]
         # transformers sets the whole model's; in that of a tower `CLIPTextModel` and `CLIPVisionModel` open it.
         for tower in (self.config.text_config, self.config.vision_config):
@@ -203,19 +191,20 @@ class TripletCLIPPreTrainedModel(CLIPModel):
     ) -> CommitInfo:
         """
         Upload the model as [`~transformers.PreTrainedModel.push_to_hub`] does, with a card that says how it is opened.
-        A card that somebody wrote there is left as it is, but for the `tags`. [`push_model`] uploads a processor too,
-        or a whole folder, whose card says what it was trained with and what was measured.
+        A person's card in the repository stays as it is, but for the `tags`. [`push_model`] uploads a processor too,
+        or a whole folder, whose card says what the model was trained with and what was measured.
 
         Args:
-            repo_id (`str`): Such as `user/name`; made where it does not exist.
-            commit_message (`str`, *optional*): Of the commit.
-            commit_description (`str`, *optional*): Of the commit.
-            private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
-            token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
-            revision (`str`, *optional*): The branch to upload to, made where it does not exist.
+            repo_id (`str`): The repository, such as `user/name`; it is made if it does not exist.
+            commit_message (`str`, *optional*): The message of the commit.
+            commit_description (`str`, *optional*): The description of the commit.
+            private (`bool`, *optional*): Whether a new repository is private. An existing one stays as it is.
+            token (`str` or `bool`, *optional*): The token for the Hub; that of `hf auth login` or `HF_TOKEN` by
+                default.
+            revision (`str`, *optional*): The branch to upload to; it is made if it does not exist.
             create_pr (`bool`, defaults to `False`): Open a pull request against `main`.
-            max_shard_size (`int` or `str`, defaults to `"50GB"`): Of a file of weights.
-            tags (`str` or `list[str]`, *optional*): For the metadata of the card.
+            max_shard_size (`int` or `str`, defaults to `"50GB"`): The size of a file of weights.
+            tags (`str` or `list[str]`, *optional*): Tags for the metadata of the card.
 
         Returns:
             `huggingface_hub.CommitInfo`.
@@ -253,3 +242,12 @@ class TripletCLIPPreTrainedModel(CLIPModel):
         given = [tags] if isinstance(tags, str) else tags or []
         destination = Destination(repo_id, "model", private, revision, create_pr, token)
         return upload_model(content, destination, tags=[*(self.model_tags or ()), *given], **options)
+
+
+def _check_files(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+    """Check the config and the weights of an ordinary CLIP before transformers reads them."""
+    config = kwargs.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub_arguments(kwargs))
+    if kwargs.get("gguf_file") is None:
+        check_weights(find_weights(source, kwargs, getattr(config, "transformers_weights", None)))
