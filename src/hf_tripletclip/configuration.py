@@ -77,8 +77,8 @@ class TripletCLIPConfig(CLIPConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
         """
-        Read a `config.json` as [`~transformers.PreTrainedConfig.from_pretrained`] does, but for what it says of the
-        implementation of attention: that is given as the argument `attn_implementation`, or chosen by transformers.
+        Read a `config.json` as [`~transformers.PreTrainedConfig.from_pretrained`] does, without the implementation of
+        attention that it names: that is the argument `attn_implementation`, or transformers chooses it.
 
         Raises:
             OSError: There is no such file, or it is no JSON.
@@ -89,7 +89,7 @@ class TripletCLIPConfig(CLIPConfig):
             found: Any = super().from_pretrained(source, **kwargs)
         except (OSError, ImportError, MemoryError, ConfigError):
             raise
-        except Exception as error:  # what transformers meets with, wherever it first uses a value
+        except Exception as error:  # raised by whatever in transformers first uses a value
             raise ConfigError(f"{_shown(source)} describes no CLIP: {one_line(error)}. {REMEDY}") from error
         if problem := problem_of(found[0] if isinstance(found, tuple) else found):
             raise ConfigError(f"{_shown(source)} describes no CLIP: {problem}. {REMEDY}")
@@ -138,7 +138,7 @@ def without_implementations(fields: Any) -> Any:
 
 
 def _early_problem(fields: Mapping[str, Any], where: str) -> str | None:
-    """Of the fields of a file, what transformers would meet with before it has a config to look at, or pass over."""
+    """What is wrong in the fields of a file that transformers fails on before there is a config, or ignores."""
     kind = fields.get("model_type")
     if kind is not None and not (isinstance(kind, str) and kind.startswith("clip")):
         return f"`{where}model_type` is {_short(kind)}, which is no part of a CLIP"
@@ -163,7 +163,7 @@ def _problem_of_numbers(fields: Mapping[str, Any], where: str) -> str | None:
 
 
 def problem_of(config: Any) -> str | None:
-    """What makes no CLIP of a config whose fields have the right types; `None` where nothing does."""
+    """Why a config whose fields have the right types describes no CLIP; `None` if it describes one."""
     text, vision = config.text_config, config.vision_config
     for where, part in (("", config), ("text_config.", text), ("vision_config.", vision)):
         if problem := _problem_of_numbers(vars(part), where):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upload of a folder to the Hub, whatever this package has made there."""
+"""Upload of a folder to the Hub, with a model, an adapter or a dataset of this package."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def push(
     Upload a folder: a model or an adapter by [`push_model`], a dataset by [`push_dataset`].
 
     Args:
-        folder (`str` or `os.PathLike`): What a training run, `tripletclip merge`, `convert` or `generate` wrote.
-        repo_id (`str`): Such as `user/name`; made where it does not exist.
-        base_model (`str`, *optional*): The Hub's id of what a model was made from; an adapter of a directory needs it.
-        license (`str`, *optional*): Of a model's weights, an identifier of the Hub for its card.
+        folder (`str` or `os.PathLike`): The output of a training run, `tripletclip merge`, `convert` or `generate`.
+        repo_id (`str`): The repository, such as `user/name`; it is made if it does not exist.
+        base_model (`str`, *optional*): The Hub's id of the model that it was made from; needed for an adapter of a
+            model in a directory.
+        license (`str`, *optional*): The license of a model's weights for its card, an identifier of the Hub.
         private, revision, create_pr, commit_message, token: As in [`push_model`].
 
     Returns:
-        `str`: Address of the repository, its branch or the pull request.
+        `str`: The address of the repository, its branch or the pull request.
 
     Raises:
         FileNotFoundError: There is no such folder.

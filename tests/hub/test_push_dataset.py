@@ -37,7 +37,9 @@ def folder(tmp_path_factory):
 
 def push(hub, folder, home, arguments="", check=True, **env):
     call = f"push_dataset({str(folder)!r}, 'user/tripletdata'{arguments})"
-    return run_python(f"from hf_tripletclip.hub import push_dataset\nprint({call})", hub, home, check=check, **env)
+    return run_python(
+        f"from hf_tripletclip.generation.push import push_dataset\nprint({call})", hub, home, check=check, **env
+    )
 
 
 def test_a_dataset_comes_back_from_the_hub_as_it_is(hub, folder, tmp_path):

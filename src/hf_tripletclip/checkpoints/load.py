@@ -35,7 +35,7 @@ from hf_tripletclip.modeling import TripletCLIPModel
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_LIMIT = 512  # tokens, where neither model nor tokenizer names a limit
+DEFAULT_LIMIT = 512  # tokens, if neither model nor tokenizer names a limit
 
 
 def load_clip_like(
@@ -45,7 +45,7 @@ def load_clip_like(
     Load a model that embeds images and captions, and its processor.
 
     Args:
-        source (`str` or `os.PathLike`): A directory or the id of a Hub repository: a CLIP, one of the published
+        source (`str` or `os.PathLike`): A directory or the id of a Hub repository: a CLIP, one in the published
             TripletCLIP layout, any model with `get_image_features` and `get_text_features` that `AutoModel` opens,
             such as SigLIP, or a PEFT adapter of one of them, which says what it adapts.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
@@ -127,7 +127,7 @@ def _check_reachable(source: str, revision: str | None) -> None:
 
 
 def _load_adapter(source: str, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
-    """The adapted model, and the adapter's processor where it has one, else that of the model that it adapts."""
+    """The adapted model, and the adapter's processor, or else that of the model that it adapts."""
     try:
         from peft import PeftConfig, PeftModel
 

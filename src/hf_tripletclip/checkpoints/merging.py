@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpolation of weights between a base model and what was tuned from it: WiSE-FT."""
+"""Interpolation of weights between a base model and one that was tuned from it (WiSE-FT)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def interpolate(base: Any, tuned: Any, alpha: float) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: The two models have different tensors or shapes.
     """
-    ours, theirs = base.state_dict(), tuned.state_dict()
-    check_same_architecture(ours, theirs)
+    start, end = base.state_dict(), tuned.state_dict()
+    check_same_architecture(start, end)
     if alpha in (0, 1):
-        return {name: (theirs if alpha else ours)[name].detach().cpu().clone() for name in ours}
+        return {name: (end if alpha else start)[name].detach().cpu().clone() for name in start}
     found = {}
-    for name, value in ours.items():
-        other = theirs[name].detach().cpu()
+    for name, value in start.items():
+        other = end[name].detach().cpu()
         value = value.detach().cpu()
         # In float32: half precision would round a small step away.
         mixed = torch.lerp(value.float(), other.float(), alpha) if value.is_floating_point() else value

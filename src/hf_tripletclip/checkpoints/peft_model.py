@@ -28,17 +28,17 @@ class TripletCLIPPeftModel(PeftModel):
     r"""
     A `PeftModel` of a CLIP whose adapters keep their `logit_scale`.
 
-    peft saves modules, and `logit_scale` is a bare parameter: where it was trained with an adapter, here
+    peft saves modules, and `logit_scale` is a bare parameter: if it was trained with an adapter, here
     `save_pretrained` writes it beside the adapter, to `logit_scale.safetensors`, and `from_pretrained` and
     `load_adapter` read it. The directory stays a standard peft one, which plain `PeftModel.from_pretrained` opens,
-    with the base's scale then. Of several adapters each has its own scale, that of the base where it was not trained;
+    with the base's scale then. Each of several adapters has its own scale, that of the base if it was not trained;
     `disable_adapter` leaves the active one's in place.
 
     Args:
         model ([`~transformers.CLIPModel`]): The model to adapt; it is changed in place.
-        peft_config (`peft.PeftConfig`): Such as a `peft.LoraConfig`; where it names no base model, it gets the model's
+        peft_config (`peft.PeftConfig`): Such as a `peft.LoraConfig`; if it names no base model, it gets the model's
             name.
-        adapter_name (`str`, defaults to `"default"`): Of the adapter.
+        adapter_name (`str`, defaults to `"default"`): The name of the adapter.
         kwargs: As of `peft.PeftModel`.
 
     Raises:
@@ -85,7 +85,7 @@ class TripletCLIPPeftModel(PeftModel):
         **kwargs: Any,
     ) -> None:
         """
-        Save adapters as `peft.PeftModel.save_pretrained` does, and beside each its `logit_scale` where that trains or
+        Save adapters as `peft.PeftModel.save_pretrained` does, and beside each its `logit_scale` if that trains or
         is not the base's.
         """
         names = list(self.peft_config if selected_adapters is None else selected_adapters)
@@ -150,21 +150,22 @@ class TripletCLIPPeftModel(PeftModel):
         tags: str | Sequence[str] | None = None,
     ) -> CommitInfo:
         """
-        Upload the active adapter with its `logit_scale` and a card that says how it is opened. A card that somebody
-        wrote there is left as it is, but for the `tags`.
+        Upload the active adapter with its `logit_scale` and a card that says how it is opened. A person's
+        card in the repository is left as it is, but for the `tags`.
 
         Args:
-            repo_id (`str`): Such as `user/name`; made where it does not exist.
+            repo_id (`str`): The repository, such as `user/name`; it is made if it does not exist.
             processor ([`~transformers.CLIPProcessor`], *optional*): Uploaded beside it; pipelines need one.
-            base_model (`str`, *optional*): The Hub's id of the model that it adapts, needed where the adapter names a
-                directory; the uploaded one then names this.
-            commit_message (`str`, *optional*): Of the commit.
-            commit_description (`str`, *optional*): Of the commit.
-            private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
-            token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
-            revision (`str`, *optional*): The branch to upload to, made where it does not exist.
+            base_model (`str`, *optional*): The Hub's id of the model that it adapts, needed if the adapter names a
+                directory; the uploaded one then names this id.
+            commit_message (`str`, *optional*): The message of the commit.
+            commit_description (`str`, *optional*): The description of the commit.
+            private (`bool`, *optional*): Whether a new repository is private. An existing one stays as it is.
+            token (`str` or `bool`, *optional*): The token for the Hub; that of `hf auth login` or `HF_TOKEN` by
+                default.
+            revision (`str`, *optional*): The branch to upload to; it is made if it does not exist.
             create_pr (`bool`, defaults to `False`): Open a pull request against `main`.
-            tags (`str` or `Sequence[str]`, *optional*): For the metadata of the card.
+            tags (`str` or `Sequence[str]`, *optional*): Tags for the metadata of the card.
 
         Returns:
             `huggingface_hub.CommitInfo`.

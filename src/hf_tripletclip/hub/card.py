@@ -15,7 +15,7 @@ from huggingface_hub.utils import yaml_dump
 
 EMPTY_METADATA = re.compile(r"\s*---[ \t]*\r?\n---[ \t]*(\r?\n|$)")  # which the Hub's client takes for text
 NAMES = ("base_model", "tags")  # fields that are read here, each a name or a list of names
-# In the text of a card of ours: what is written anew for the repository that the model goes to.
+# In a card that this package wrote: the parts that are written anew for the repository that the model goes to.
 USE = ("<!-- use:begin -->", "<!-- use:end -->")
 BASE = ("<!-- base:begin -->", "<!-- base:end -->")
 # Cards to be filled in: peft's and transformers' have 39 gaps, that of `Trainer` a comment.

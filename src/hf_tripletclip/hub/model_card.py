@@ -304,8 +304,8 @@ def create_model_card(
 
 def up_to_date(card: Card, use: Use) -> str:
     """
-    The text of a card of ours with its heading, its section "Use" and the name of its base model written anew. What
-    it tells of training and evaluation stays, as does what somebody has added.
+    The text of a card that this package wrote, with a new heading, a new section "Use" and the new name of the base
+    model. What it tells of training and evaluation stays, and so does what somebody has added.
 
     Args:
         card ([`~hf_tripletclip.hub.card.Card`]): The card.
@@ -346,7 +346,7 @@ def _has_published_layout(model: str | None) -> bool:
 
 
 def _shown_base(base_model: str | None) -> str | None:
-    """A base model in running text, such that it can be named anew."""
+    """A base model in running text, between the markers that let it be renamed."""
     return None if base_model is None else f"{BASE[0]}{_linked(base_model)}{BASE[1]}"
 
 

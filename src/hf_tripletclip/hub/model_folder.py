@@ -41,7 +41,7 @@ from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.files import CARD_FILE, load_json, read_json, read_text, without_paths, without_tokens
 
-# The first and the last file that a training run of ours writes beside the model and its loss curve.
+# The first and the last file that a training run writes beside the model and its loss curve.
 FIRST_RECORD, METRICS_FILE = "evaluation_before.json", "metrics.json"
 TRAINER_STATE = "trainer_state.json"
 CONFIGS = {
@@ -187,7 +187,7 @@ class ModelFolder:
         was_trained = self.has(TRAINER_STATE)
         retention = self._retention(tuned=was_trained or self.layout is Layout.PEFT)
         return {
-            # Every config of ours names an objective; only a training run leaves its state.
+            # Every `TripletCLIPConfig` names an objective; only a training run leaves its state.
             "objective": _objective(config) if was_trained else None,
             "towers": _describe_adapter(self.config) if self.layout is Layout.PEFT else None,
             "before": found.pop("evaluation_before", None),
@@ -282,7 +282,7 @@ def _weights(folder: Path, layout: Layout) -> list[str]:
     The names of the model's weights; none if it has none that are safetensors.
 
     Raises:
-        ValueError: The index of the weights names none, or names such that lie elsewhere.
+        ValueError: The index of the weights names no files, or files of another folder.
     """
     if layout is Layout.PEFT:
         names = [name for name in (ADAPTER_WEIGHTS[0], LOGIT_SCALE_FILE) if (folder / name).is_file()]

@@ -347,11 +347,11 @@ def card_to_publish(
 ) -> PublishedCard:
     """
     The card with which a model goes to a repository: that of the folder, or else that of the repository. A template
-    that nobody has filled in is no card, and neither is one of ours in the repository if the folder tells of a run.
+    that nobody has filled in does not count, nor does a card that this package wrote for an earlier run.
 
     - A person's card keeps its text. That of a folder gets the metadata that it lacks; that of the repository gets
       only what is given here.
-    - A card of ours is brought up to date: its metadata, the repository's name, the base model and how it is opened.
+    - A card that this package wrote is brought up to date: metadata, name, base model, and how the model is opened.
     - If there is none, one is made from what lies in the folder, with the metadata that a card without text has.
 
     Args:

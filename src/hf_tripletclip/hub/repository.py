@@ -29,17 +29,17 @@ from hf_tripletclip.utils.redact import clients_redacted, redact
 logger = logging.get_logger(__name__)
 
 PULL_REQUESTS = "refs/pr/"
-# First parts of relative paths, which look like ids from wherever the path leads nowhere.
+# First parts of relative paths, which look like ids in a directory that does not have them.
 FOLDERS = frozenset({"outputs", "output", "data", "datasets", "models", "runs", "checkpoints", "results"})
 NO_TOKEN = "there is no token. Log in with `hf auth login`, or set HF_TOKEN."
 
 
 class HubId(str):
-    """The id of a repository that somebody named as such: a folder of the same name does not make it a path."""
+    """The id of a repository that was given as an id: a folder of the same name does not make it a path."""
 
 
 def has_id_form(name: str) -> bool:
-    """Whether it has the form of an id, `owner/name`: all that can be asked of one that is given as such."""
+    """Whether a name has the form of an id, `owner/name`; all that can be checked of a name that is given as an id."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -49,8 +49,8 @@ def has_id_form(name: str) -> bool:
 
 def is_repo_id(name: str) -> bool:
     """
-    Whether a name of which nobody said what it is, is the id `owner/name` of a repository: no path that exists here,
-    and none into a folder such as `outputs` or `data` of wherever it was written down.
+    Whether a name, which may also be a path, is the id `owner/name` of a repository: it is no path that exists here,
+    and does not start with a folder such as `outputs` or `data`, which may exist where the name was written.
     """
     if isinstance(name, HubId):
         return True
@@ -58,12 +58,12 @@ def is_repo_id(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A repository by its id, a path by its last part: where things lie on this machine is nobody's business."""
+    """A repository by its id, a path by its last part: paths of this machine are private."""
     return name if is_repo_id(name) else Path(name).name
 
 
 class Snapshot(NamedTuple):
-    """What a repository holds at a commit; `None` where the repository is yet to be made."""
+    """The files of a repository at a commit; the commit is `None` if the repository does not exist yet."""
 
     files: frozenset[str]
     commit: str | None
@@ -75,13 +75,13 @@ class Destination:
     A repository that files are uploaded to, or the branch or pull request of one.
 
     Args:
-        repo_id (`str`): Such as `user/name`; with a name alone the user is the token's.
+        repo_id (`str`): Such as `user/name`; a name alone gets the token's user.
         repo_type (`str`, defaults to `"model"`): `"model"` or `"dataset"`.
-        private (`bool`, *optional*): Whether a repository that is made is private. An existing one stays as it is.
-        revision (`str`, *optional*): The branch to upload to, made where it does not exist, or the `refs/pr/N` of a
-            pull request; `main` by default.
+        private (`bool`, *optional*): Whether a new repository is private. An existing one stays as it is.
+        revision (`str`, *optional*): The branch to upload to, which is made if it does not exist, or the
+            `refs/pr/N` of a pull request; `main` by default.
         create_pr (`bool`, defaults to `False`): Open a pull request against `main`, of anybody's repository.
-        token (`str` or `bool`, *optional*): Of the Hub; that of `hf auth login` or `HF_TOKEN` by default.
+        token (`str` or `bool`, *optional*): The token for the Hub; that of `hf auth login` or `HF_TOKEN` by default.
 
     Raises:
         ValueError: `repo_id` is no id; a revision is named for a pull request.
@@ -108,7 +108,7 @@ class Destination:
 
     def look(self) -> Snapshot:
         """
-        What the files will be uploaded to; nothing is made. A name without a user gets the token's.
+        The files that the repository has; nothing is made. A name without a user gets the token's user.
 
         Raises:
             OSError: The Hub cannot be reached or refuses it, or there is no such pull request.
@@ -121,7 +121,7 @@ class Destination:
             except RevisionNotFoundError:
                 if self._is_pull_request:
                     raise
-                return self._snapshot(None)  # where the branch will start
+                return self._snapshot(None)  # the branch will start there
             except RepositoryNotFoundError:
                 if self._is_pull_request:
                     raise
@@ -129,7 +129,7 @@ class Destination:
 
     def prepare(self) -> None:
         """
-        Make the repository and the branch where they do not exist.
+        Make the repository and the branch if they do not exist.
 
         Raises:
             OSError: The Hub cannot be reached or refuses it, or there is no such pull request.
@@ -152,7 +152,7 @@ class Destination:
                 )
 
     def model_at(self, repo_id: str, revision: str | None = None) -> Snapshot | None:
-        """Another model of the Hub; `None` where there is none of this id and revision that the token may see."""
+        """Another model of the Hub; `None` if the token sees none with this id and revision."""
         with self._errors(f"look for {repo_id}", repo_id):
             try:
                 info = self.api.model_info(repo_id, revision=revision)
@@ -211,7 +211,7 @@ class Destination:
             )
 
     def address(self, commit: CommitInfo) -> str:
-        """Where people see what was uploaded: the pull request, the branch or the repository."""
+        """The address of what was uploaded: of the pull request, the branch or the repository."""
         if commit.pr_url:
             return commit.pr_url
         if self.revision is None:
@@ -272,11 +272,11 @@ class Destination:
 
     @property
     def tokens(self) -> tuple[str | bool | None, ...]:
-        """What nothing that the Hub says may tell."""
+        """The tokens, which no message may show."""
         return self.token, get_token()
 
     def _refusal(self, error: HfHubHTTPError) -> str:
-        """What the answer of the Hub means, and what to do."""
+        """What the Hub's answer means, and what to do."""
         status = error.response.status_code
         said = f" ({error.server_message.rstrip('.')})" if error.server_message else ""
         if isinstance(error, RevisionNotFoundError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PEFT adapters: what they adapt, the learned scale beside one, and the plain model that an adapter makes."""
+"""PEFT adapters: the model that one adapts, its weights, and the learned scale beside it."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def check_base(source: str | os.PathLike[str], base: str, **kwargs: Any) -> None
     Args:
         source (`str` or `os.PathLike`): The adapter, for messages.
         base (`str`): What it adapts, a directory or Hub id.
-        kwargs: `from_pretrained`'s; those about the Hub are used.
+        kwargs: The arguments of `from_pretrained`; those about the Hub are used.
 
     Raises:
-        ValueError: It is one, of this adapter itself perhaps.
+        ValueError: It is an adapter, perhaps this one itself.
         OSError: It cannot be reached.
     """
     try:
@@ -111,11 +111,11 @@ def write_logit_scale(scale: torch.Tensor, folder: str | os.PathLike[str]) -> No
 
 def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Tensor | None:
     """
-    The scale beside an adapter, `None` where there is none.
+    The scale beside an adapter; `None` if there is none.
 
     Args:
         source (`str` or `os.PathLike`): The adapter, a directory or Hub id.
-        kwargs: `from_pretrained`'s; those about the Hub are used.
+        kwargs: The arguments of `from_pretrained`; those about the Hub are used.
 
     Raises:
         OSError: The Hub refuses access or answers with an error.
@@ -136,8 +136,8 @@ def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Ten
 
 def save_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """
-    Write `logit_scale` beside the adapter of a `PeftModel` of peft's own class where it was trained: peft saves
-    modules, and it is a bare parameter. [`TripletCLIPPeftModel`] does that itself.
+    Write `logit_scale` beside the adapter of a `PeftModel` of peft's own class if it was trained: peft saves modules,
+    and `logit_scale` is a bare parameter. [`TripletCLIPPeftModel`] does that itself.
     """
     core: Any = unwrap_peft_model(model)
     if core is not model and not _keeps_scale(model) and core.logit_scale.requires_grad:
@@ -145,7 +145,7 @@ def save_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 
 def load_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Read what `save_logit_scale` wrote, where it did. [`TripletCLIPPeftModel`] does that itself."""
+    """Read what `save_logit_scale` wrote, if it did. [`TripletCLIPPeftModel`] does that itself."""
     core: Any = unwrap_peft_model(model)
     if core is not model and not _keeps_scale(model) and (scale := read_logit_scale(folder)) is not None:
         with torch.no_grad():

@@ -86,8 +86,8 @@ class OpenClipCheckpoint:
     """
     Args:
         weights (`Path`): The weights file.
-        model_cfg (`dict`): OpenCLIP's description of the architecture, empty where there is none.
-        preprocess_cfg (`dict`): How its images are prepared, empty where that is not said.
+        model_cfg (`dict`): OpenCLIP's description of the architecture; empty if there is none.
+        preprocess_cfg (`dict`): How its images are prepared; empty if that is not said.
         folder (`Path`, *optional*): Where it lies, with a tokenizer perhaps.
     """
 
@@ -215,7 +215,7 @@ def _config_of(
     vocabulary, length = state["token_embedding.weight"].shape[0], state["positional_embedding"].shape[0]
     dimension = state["text_projection"].shape[1]
     mlp, text_mlp = (state[f"{name}.resblocks.0.mlp.c_fc.weight"].shape[0] for name in reversed(TOWERS))
-    # OpenCLIP has 64 where its settings do not say it; of a bare file its own large models are known.
+    # OpenCLIP's default is 64; for a file without settings, the widths of its large models are known.
     head_width = vision_cfg.get("head_width", 64 if model_cfg else HEAD_WIDTHS.get(width, 64))
     heads = text_cfg.get("heads", 8 if model_cfg else max(text_width // 64, 1))
     for name, value, whole in (("vision_cfg.head_width", head_width, width), ("text_cfg.heads", heads, text_width)):
@@ -276,7 +276,7 @@ def _blocks(state: Mapping[str, torch.Tensor], tower: str) -> int:
 
 def openclip_processor(checkpoint: OpenClipCheckpoint, model: CLIPModel) -> CLIPProcessor:
     """
-    The processor of an OpenCLIP checkpoint: its own tokenizer where one lies beside it, else CLIP's, and images
+    The processor of an OpenCLIP checkpoint: its own tokenizer if one lies beside it, else CLIP's, and images
     prepared as its config says, else as OpenAI's.
 
     Raises:

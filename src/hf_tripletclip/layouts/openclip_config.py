@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenCLIP's settings: all of its `CLIPTextCfg`, `CLIPVisionCfg` and `PreprocessCfg`, computed or refused by name.
+"""OpenCLIP's settings: each one of its `CLIPTextCfg`, `CLIPVisionCfg` and `PreprocessCfg` is used or refused by name.
 
 After mlfoundations/open_clip, `src/open_clip/model.py`, `transformer.py` and `transform.py`.
 """
@@ -19,7 +19,7 @@ LEGACY_EOS = 2  # with this `eos_token_id`, transformers pools at the highest id
 ACTIVATIONS = {"gelu": None, "gelu_pytorch_tanh": {"approximate": "tanh"}}  # -> `act_kwargs`
 
 # Field -> values that change nothing, or that are computed. Other values make another model than a CLIP of
-# transformers, and are refused. `ANY`: of no matter in evaluation, or looked at elsewhere.
+# transformers, and are refused. `ANY`: has no effect in evaluation, or is read elsewhere.
 ANY: tuple[Any, ...] = ()
 BLOCK: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("width", "layers", "mlp_ratio", "act_kwargs", "norm_kwargs", "output_tokens"), ANY),
@@ -221,7 +221,7 @@ def image_settings(preprocess_cfg: Mapping[str, Any], size: int, source: object)
 
 def preprocess_cfg_of(image_processor: Any, size: int) -> dict[str, Any]:
     """
-    OpenCLIP's settings for an image processor of transformers; OpenAI's where there is none.
+    OpenCLIP's settings for an image processor of transformers; OpenAI's if there is none.
 
     Args:
         image_processor ([`~transformers.CLIPImageProcessor`], *optional*): What prepares images.

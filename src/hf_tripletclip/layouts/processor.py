@@ -31,8 +31,8 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
     """
     Load the processor (image processor and tokenizer) that belongs to a checkpoint.
 
-    The published TripletCLIP checkpoints have none of their own; where none was put beside them it is that of the
-    model which `text-encoder/config.json` names, `openai/clip-vit-base-patch32`. Code in a repository is never run,
+    The published TripletCLIP checkpoints have no processor. If none was put beside one, its processor is that of the
+    model that `text-encoder/config.json` names, `openai/clip-vit-base-patch32`. Code in a repository is never run,
     with `trust_remote_code=True` neither.
 
     Args:
@@ -80,7 +80,7 @@ def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> 
 
     Raises:
         OSError, ImportError: As there.
-        ValueError: Its files hold what no processor can be made of.
+        ValueError: No processor can be made from its files.
     """
     try:
         processor = kind.from_pretrained(source, **kwargs)
@@ -96,12 +96,11 @@ def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> 
 
 def check_processor(model: Any, processor: Any) -> int | None:
     """
-    Check that a text tower reads captions as the tokenizer writes them; to be called wherever a model meets a
+    Check that a text tower reads captions as the tokenizer writes them. To be called whenever a model is used with a
     processor.
 
-    A CLIP takes the embedding of a caption at its end-of-text token. Where the tokenizer's can be told to be another
-    than the one that the config names, as in old checkpoints with added tokens, the tower is set to it, in the config
-    too, with a warning.
+    A CLIP takes the embedding of a caption at its end-of-text token. If the tokenizer certainly has another one than
+    the config names, as in old checkpoints with added tokens, the tower and its config are set to it, with a warning.
 
     Args:
         model ([`~transformers.CLIPModel`], `PeftModel`, ...): With a text tower.
@@ -203,11 +202,11 @@ def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int
     """Compare with the tokenizer that lies beside the model, if there is one."""
     if getattr(tokenizer, "name_or_path", None) == named or (own := _vocabulary_beside(named)) is None:
         return
-    theirs = {number: token for token, number in vocabulary.items()}
+    given = {number: token for token, number in vocabulary.items()}
     for token, number in own.items():
-        if theirs.get(number, token) != token:
+        if given.get(number, token) != token:
             raise ValueError(
-                f"The tokenizer is not that of {named}: the token of id {number} is {theirs[number]!r}, and "
+                f"The tokenizer is not that of {named}: the token of id {number} is {given[number]!r}, and "
                 f"{token!r} in that model's own. Use the processor that belongs to it."
             )
 

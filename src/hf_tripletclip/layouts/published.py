@@ -77,7 +77,7 @@ def load_split_encoders(
         logit_scale (`float`, *optional*):
             Value of the parameter `logit_scale`, which the files do not hold. Defaults to ln(100), CLIP's bound, with
             a warning.
-        kwargs: `from_pretrained`'s.
+        kwargs: The arguments of `from_pretrained`.
 
     Returns:
         The config, the state dict under `CLIPModel`'s names, and the arguments that `from_pretrained` has yet to use.

@@ -44,9 +44,9 @@ INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "relative_position_ind
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
-    The tensors of a weights file: `.safetensors`, or a pickle (`.pt`, `.pth`, `.bin`, `.ckpt`) that holds tensors,
-    numbers, strings and containers of them only. Nested under `state_dict`, `model_state_dict` or `model` they are
-    found, and prefixes that all names have, such as `module.`, are taken off.
+    The tensors of a weights file: `.safetensors`, or a pickle (`.pt`, `.pth`, `.bin`, `.ckpt`) that holds only
+    tensors, numbers, strings and containers of them. They may be nested under `state_dict`, `model_state_dict` or
+    `model`. Prefixes that all names have, such as `module.`, are removed.
 
     Returns:
         `dict[str, torch.Tensor]`, on the CPU, in the precisions of the file.
@@ -79,7 +79,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 def check_kind_of_file(path: Path) -> None:
     """
-    Check that a file is not one of those that are often found in the place of weights.
+    Check that a file is none of those that often take the place of weights.
 
     Raises:
         ValueError: It is; says which, and what to do.
@@ -130,7 +130,7 @@ def _read_safetensors(path: Path) -> Any:
 
 def read_pickle(path: Path) -> Any:
     """
-    What a pickle of torch holds, where that is tensors, numbers, strings and containers of them only.
+    What a pickle of torch holds, if that is only tensors, numbers, strings and containers of them.
 
     Raises:
         ValueError: It holds more, or cannot be read. Nothing in it is run.
@@ -153,8 +153,8 @@ def read_pickle(path: Path) -> Any:
 
 def find_weights(source: str | os.PathLike[str], kwargs: Mapping[str, Any], named: str | None = None) -> list[Path]:
     """
-    The weights files that transformers reads from a directory or Hub repository, all shards of them; none where it
-    finds none, which it reports itself.
+    The weights files that transformers reads from a directory or Hub repository, all shards of them; none if it finds
+    none, which it reports itself.
 
     Args:
         source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
@@ -232,8 +232,8 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 @contextlib.contextmanager
 def no_report_of_what_is_refused() -> Iterator[None]:
     """
-    Without transformers' table of the weights that do not fit where the block ends in an error, which says it in one
-    line. Where it does not, the table is shown at its end.
+    Hold back transformers' table of the weights that do not fit, and drop it if the block ends in an error, which says
+    the same in one line. Else the table is shown at the end of the block.
     """
     logger = logging.getLogger("transformers.modeling_utils")
     held = _HoldReports()

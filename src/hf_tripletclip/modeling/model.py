@@ -38,7 +38,7 @@ class TripletCLIPOutput(CLIPOutput):
         loss (`torch.Tensor` of shape `()`, *optional*, returned when `return_loss` is `True`):
             The loss of the configured objective.
         logits_per_image (`torch.Tensor` of shape `(image_batch_size, text_batch_size)`, *optional*):
-            `exp(logit_scale)` times the cosine of each image with each caption. `None` where `return_logits` is
+            `exp(logit_scale)` times the cosine of each image with each caption. `None` if `return_logits` is
             `False`.
         logits_per_text (`torch.Tensor` of shape `(text_batch_size, image_batch_size)`, *optional*):
             The transpose of `logits_per_image`.
@@ -105,7 +105,7 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
 
     @property
     def objective(self) -> Objective:
-        """The training objective that the config names. Raises `ValueError` where the name is unknown."""
+        """The training objective that the config names. Raises `ValueError` if the name is unknown."""
         name = getattr(self.config, "objective", TripletCLIPConfig.objective)
         kwargs = getattr(self.config, "objective_kwargs", None) or {}
         setting = (name, dict(kwargs))

@@ -156,7 +156,7 @@ def whole_directory(target: Path) -> Iterator[Path]:
             raise
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it stays where it still holds the old target
+        with contextlib.suppress(OSError):  # it stays if it still holds the old target
             staging.rmdir()
         if not isinstance(error, OSError) and (of_system := as_os_error(error)) is not None:
             raise OSError(f"{target} could not be written: {of_system}") from error
