@@ -178,7 +178,8 @@ def test_without_a_card_only_what_lies_there_is_told(model):
     for name, value in (("before", 0.25), ("after", 0.75)):
         EvaluationResult("triplets", {"accuracy": value}, {}, {"rows": 4}).save_json(model / f"evaluation_{name}.json")
     EvaluationResult("zeroshot", {"top1": 0.5}).save_json(model / "evaluation_zeroshot.json")
-    write_eval_results(model, [EvaluationResult("winoground", {"group_score": 0.1}, primary="group_score")])
+    entry = {"primary": "group_score", "hub_dataset": "facebook/winoground"}
+    write_eval_results(model, [EvaluationResult("winoground", {"group_score": 0.1}, **entry)])
     (model / "README.md").unlink()
     curve().save(model / "interpolation.json", curve().points[1])
     for name in ("loss_curve.png", "evaluation.png", "interpolation.png"):
