@@ -25,8 +25,8 @@ from transformers import CLIPConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import CONFIG_NAME, logging
 
-from hf_tripletclip.layouts.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
-from hf_tripletclip.utils.writing import as_os_error
+from hf_tripletclip.layouts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LOGIT_SCALE_FILE
+from hf_tripletclip.utils.files import as_os_error
 
 logger = logging.get_logger(__name__)
 

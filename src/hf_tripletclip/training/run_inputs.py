@@ -26,7 +26,8 @@ from hf_tripletclip.data.streaming import shuffled
 from hf_tripletclip.evaluation.encoder import in_all_processes
 from hf_tripletclip.generation.filters import filter_dataset, filters_of
 from hf_tripletclip.layouts import load_processor
-from hf_tripletclip.layouts.processor import PROCESSOR_FILES, check_processor
+from hf_tripletclip.layouts.files import PROCESSOR_FILES
+from hf_tripletclip.layouts.processor import check_processor
 from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments

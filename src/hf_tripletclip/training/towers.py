@@ -153,7 +153,7 @@ def check_fits(model: Any, args: TowerArguments) -> None:
 
 def check_no_adapter(source: str) -> None:
     """Raise `ValueError` if a model to start from is a PEFT adapter, which is no whole model."""
-    if find_file(source, ADAPTER_CONFIG, {}) is not None:
+    if detect(source) is Layout.PEFT:
         raise ValueError(
             f"{source} is a PEFT adapter, and training starts from a whole model. Merge it into one first: "
             f"tripletclip convert {source} TARGET"
