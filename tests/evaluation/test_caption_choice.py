@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset
 from datasets import Image as ImageFeature
 
+from hf_tripletclip.evaluation.images import find_image
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder, image_cells, listed_rows
-from hf_tripletclip.evaluation.readers.images import find_image
 from hf_tripletclip.evaluation.registry import get_benchmark
 from tests.evaluation.benchmarks import picture, write_images, write_json, write_table
 

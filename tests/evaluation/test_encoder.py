@@ -18,7 +18,7 @@ from transformers import CLIPModel
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 
 CAPTIONS = [
     " ".join(["a", "red", "cat", "blue", "dog"][: 1 + index % 5] + ["cat"] * (index // 5)) for index in range(13)
@@ -297,7 +297,7 @@ import json, sys
 from pathlib import Path
 import torch
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 folder, output, cache = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 captions = json.loads((folder / "captions.json").read_text())
 encoder = Encoder.from_pretrained(folder, batch_size=2, cache_dir=cache)
@@ -379,7 +379,7 @@ FAILING = """
 import sys
 import torch
 from hf_tripletclip.evaluation import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 
 encoder = Encoder.from_pretrained(sys.argv[1], device="cpu", progress=False, batch_size=1)
 if encoder.state.process_index == 1:

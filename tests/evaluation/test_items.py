@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.items import CHANCE, WINOGROUND, Item, choice, fingerprint, places, predict
-from hf_tripletclip.evaluation.readers.images import ImageFile
 
 ONE, TWO = ImageFile("one.png"), ImageFile("two.png")
 

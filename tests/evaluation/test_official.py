@@ -13,8 +13,8 @@ from PIL import Image
 from hf_tripletclip.data.decoding import decode_image
 from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
-from hf_tripletclip.evaluation.readers.images import ImageFile
 from tests.evaluation.benchmarks import picture, write_images, write_json
 
 

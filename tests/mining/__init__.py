@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.mining.pairs import Pairs
 from tests.evaluation.benchmarks import picture
 

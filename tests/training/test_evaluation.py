@@ -16,7 +16,7 @@ from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel, TripletCLIPTrain
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
 from hf_tripletclip.data.schema import NEGATIVE_TYPES
 from hf_tripletclip.evaluation import evaluate_triplets
-from hf_tripletclip.evaluation.readers.images import content_digest
+from hf_tripletclip.evaluation.images import content_digest
 from hf_tripletclip.training.evaluation import (
     BROKEN,
     IDENTITIES,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_tripletclip.data.schema import CAPTION, DENSE_CAPTION, ID, IMAGE, NEG_CAPTION, PARAPHRASE
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.generation.captions.rules import KINDS, RuleCaptions
 from hf_tripletclip.generation.paraphrases.rules import RuleParaphrases
 

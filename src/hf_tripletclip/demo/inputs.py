@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, decode_image
-from hf_tripletclip.generation.captions.english.language import is_english
+from hf_tripletclip.generation.captions.language import is_english
 from hf_tripletclip.generation.captions.rules import RuleCaptions
 from hf_tripletclip.generation.wordnet import load_wordnet
 

@@ -17,7 +17,7 @@ from hf_tripletclip.checkpoints.load import max_text_length
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.demo.inputs import DemoError
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.results.statistics import cosines
 
 DEFAULT_SCALE = 100.0  # for models without a scale: the value at the end of CLIP's training

@@ -15,7 +15,7 @@ import transformers
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
-from hf_tripletclip.evaluation.readers.images import LISTED, ImageRef
+from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import TIE, intervals, tally
 from hf_tripletclip.version import __version__

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.images import ImageRef, is_left_behind
 from hf_tripletclip.evaluation.items import CATEGORY, Item, choice
 from hf_tripletclip.evaluation.questions import ItemBenchmark
-from hf_tripletclip.evaluation.readers.images import ImageRef, is_left_behind
 from hf_tripletclip.evaluation.readers.tables import image_folders
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import tally

@@ -33,8 +33,8 @@ from hf_tripletclip.checkpoints.load import (
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.pixels import FastPixels, needless_steps
 from hf_tripletclip.data.tokenizer import tokenize_captions
+from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
-from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.layouts.processor import check_processor
 from hf_tripletclip.utils.devices import loading, pick_device
 

@@ -12,9 +12,9 @@ from datasets import Dataset
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.loading import undecoded
+from hf_tripletclip.evaluation.images import EXTENSIONS, ImageCell, ImageRef, find_image
 from hf_tripletclip.evaluation.items import CHANCE, WINOGROUND, Comparisons, Item
 from hf_tripletclip.evaluation.questions import ItemBenchmark
-from hf_tripletclip.evaluation.readers.images import EXTENSIONS, ImageCell, ImageRef, find_image
 from hf_tripletclip.evaluation.readers.tables import image_folders, load_table
 
 ID = "id"

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder
-from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.results.statistics import CLUSTER, TIE, cosines, wins
 
 # A pair is named by its two places: "i0c1" is the first image with the second caption, "c0c2" are two captions.

@@ -15,8 +15,8 @@ from hf_tripletclip.evaluation.benchmark import Benchmark, missing_images
 from hf_tripletclip.evaluation.checks.blind import blind_baselines
 from hf_tripletclip.evaluation.checks.probe import probe_baseline
 from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, images_of, outcomes_of, predict
-from hf_tripletclip.evaluation.readers.images import LISTED, ImageRef
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import sample_rows
 

@@ -16,7 +16,7 @@ from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_p
 from hf_tripletclip.generation.captions.english import grammar, lexicon
 from hf_tripletclip.generation.captions.english.changes import attribute_groups, is_like, is_unnatural
 from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Noun, Parsed, Span
-from hf_tripletclip.generation.captions.english.language import is_english
+from hf_tripletclip.generation.captions.language import is_english
 
 ENDS = (".", "!", "?", '."', ".'", "…")
 ALIVE = frozenset({"person", "animal"})

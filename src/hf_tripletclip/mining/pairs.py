@@ -29,8 +29,8 @@ from hf_tripletclip.data.schema import (
     SEED,
     SOURCE,
 )
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, content_digest
 from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, ImageRef, content_digest
 from hf_tripletclip.evaluation.readers.retrieval_sets import (
     CAPTIONS,
     Captioned,

@@ -25,7 +25,7 @@ from hf_tripletclip.data.schema import CAPTION, COLUMNS, IMAGE, NEGATIVE_TYPE, N
 from hf_tripletclip.evaluation import triplet_metrics
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageRef, content_digest
+from hf_tripletclip.evaluation.images import ImageRef, content_digest
 from hf_tripletclip.evaluation.registry import BENCHMARKS, build_benchmark
 from hf_tripletclip.evaluation.triplets import CHANCE
 from hf_tripletclip.objectives.contents import input_contents

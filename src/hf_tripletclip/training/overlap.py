@@ -27,7 +27,7 @@ from hf_tripletclip.data.reading import BrokenValue, is_url, read_image_file
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS
 from hf_tripletclip.data.streaming import unshuffled
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile
 
 logger = logging.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import pytest
 from hf_tripletclip.evaluation.benchmark import MissingImages
 from hf_tripletclip.evaluation.benchmarks.retrieval import Retrieval, own_pairs, true_pairs
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.readers.retrieval_sets import Captioned
 from hf_tripletclip.evaluation.registry import get_benchmark
 from tests.evaluation.benchmarks import Naive, picture, write_images, write_json

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hf_tripletclip.evaluation.checks.blind import LONGEST, SHORTEST, TEXT_TOWER, blind_baselines
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.items import WINOGROUND, Item, choice, predict
-from hf_tripletclip.evaluation.readers.images import ImageFile
 from hf_tripletclip.results.result import Mean
 
 ONE, TWO = ImageFile("one.png"), ImageFile("two.png")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
 from hf_tripletclip.evaluation.checks.leakage import MAX_DISTANCE, check_leakage, find_leakage, image_hashes, near
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 
 
 def photograph(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:

@@ -20,7 +20,7 @@ from hf_tripletclip.evaluation.checks.probe import (
     real_or_drawn,
 )
 from hf_tripletclip.evaluation.encoder import Encoder
-from hf_tripletclip.evaluation.readers.images import ImageFile
+from hf_tripletclip.evaluation.images import ImageFile
 
 Rows = list[tuple[ImageFile, ImageFile]]
 

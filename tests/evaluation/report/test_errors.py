@@ -11,8 +11,8 @@ from PIL import Image
 
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmarks.sugarcrepe import SugarCrepe
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.items import WINOGROUND, Item
-from hf_tripletclip.evaluation.readers.images import ImageFile
 from hf_tripletclip.evaluation.report import write_errors_page, write_examples_page
 from hf_tripletclip.evaluation.report.errors import Row, card
 from hf_tripletclip.results import EvaluationResult

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, question
+from hf_tripletclip.evaluation.images import ImageCell
 from hf_tripletclip.evaluation.items import CATEGORY, Item, settled
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text, image_cells, read_rows, strings
-from hf_tripletclip.evaluation.readers.images import ImageCell
 from hf_tripletclip.evaluation.readers.tables import load_table, take
 from hf_tripletclip.results.result import Mean
 

@@ -17,10 +17,10 @@ from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import ID
 from hf_tripletclip.evaluation.caption_choice import OPTIONS
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, choice, settled
 from hf_tripletclip.evaluation.questions import ItemBenchmark
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.readers.retrieval_sets import pick_column
 from hf_tripletclip.evaluation.readers.tables import load_table, read_csv_rows
 from hf_tripletclip.results.result import EvaluationResult, Mean

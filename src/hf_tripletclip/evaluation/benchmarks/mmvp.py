@@ -13,9 +13,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from hf_tripletclip.data.raw import check_local_path
+from hf_tripletclip.evaluation.images import ImageFile
 from hf_tripletclip.evaluation.items import CHANCE, CHOOSE_IMAGE, Comparisons, Item
 from hf_tripletclip.evaluation.questions import ItemBenchmark
-from hf_tripletclip.evaluation.readers.images import ImageFile
 from hf_tripletclip.evaluation.readers.tables import read_csv
 
 FILE, IMAGES = "Questions.csv", "MLLM_VLM Images"

@@ -14,8 +14,8 @@ import torch
 
 from hf_tripletclip.evaluation.benchmark import Benchmark, Family
 from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.items import KEY
-from hf_tripletclip.evaluation.readers.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.readers.retrieval_sets import Captioned, read_captioned
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
 from hf_tripletclip.results.result import EvaluationResult, Mean

@@ -18,9 +18,9 @@ from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.evaluation.benchmark import Family
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.images import ImageCell
 from hf_tripletclip.evaluation.items import Item, fingerprint, predict
 from hf_tripletclip.evaluation.questions import ItemBenchmark
-from hf_tripletclip.evaluation.readers.images import ImageCell
 from hf_tripletclip.evaluation.readers.tables import load_triplets
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import TIE, cosines

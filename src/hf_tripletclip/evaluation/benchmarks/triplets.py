@@ -32,9 +32,9 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, predict
 from hf_tripletclip.evaluation.questions import ItemBenchmark, encode_images, encode_texts
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.readers.tables import load_triplets
 from hf_tripletclip.evaluation.triplets import (
     chance_of,

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from hf_tripletclip.evaluation.caption_choice import ChoiceBenchmark, question
 from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, settled
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text, listed_rows, read_rows
-from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.evaluation.readers.tables import take
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import CLUSTER

@@ -13,10 +13,10 @@ import torch
 
 from hf_tripletclip.evaluation.benchmark import Benchmark, Family
 from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.items import KEY
 from hf_tripletclip.evaluation.readers.class_sets import LabelledSet, read_labelled
 from hf_tripletclip.evaluation.readers.clip_benchmark import COLLECTIONS, VTAB18, locate, short_name
-from hf_tripletclip.evaluation.readers.images import ImageRef
 from hf_tripletclip.evaluation.readers.prompts import (
     IMAGENET,
     imagenet_classes,

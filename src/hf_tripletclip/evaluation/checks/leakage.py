@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from hf_tripletclip.data.decoding import BrokenValue, is_several
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE_COLUMNS, KEY_COLUMNS
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, ImageRef
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef
 
 if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmark import Benchmark

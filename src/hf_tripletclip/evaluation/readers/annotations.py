@@ -15,7 +15,7 @@ from datasets import Image as ImageFeature
 
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, ImageRef, the_one
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, the_one
 from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_json, take
 
 EXAMPLES = "examples.jsonl"

@@ -13,8 +13,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
+from hf_tripletclip.evaluation.images import EXTENSIONS, LISTED, ImageFile, ImageRef, is_left_behind
 from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set, read_lines, read_tar_set
-from hf_tripletclip.evaluation.readers.images import EXTENSIONS, LISTED, ImageFile, ImageRef, is_left_behind
 from hf_tripletclip.evaluation.readers.prompts import imagenet_classes, read_classnames
 from hf_tripletclip.evaluation.readers.retrieval_sets import pick_column, pick_image_column, table_images
 from hf_tripletclip.evaluation.readers.tables import load_table

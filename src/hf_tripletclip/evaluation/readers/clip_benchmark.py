@@ -30,7 +30,7 @@ from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.raw import check_local_path
 from hf_tripletclip.data.schema import ERROR
 from hf_tripletclip.data.tars import KEY, READER, URL, read_tars
-from hf_tripletclip.evaluation.readers.images import LISTED, ImageCell
+from hf_tripletclip.evaluation.images import LISTED, ImageCell
 
 IMAGES = ("webp", "png", "jpg", "jpeg")  # in the order in which CLIP_benchmark looks for them
 TEXTS = "*.txt"

@@ -27,7 +27,7 @@ from hf_tripletclip.data.folders import csv_separator, data_files
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.raw import absolute_folder, as_arguments, check_local_path, load_raw, not_found
 from hf_tripletclip.data.schema import ERROR
-from hf_tripletclip.evaluation.readers.images import EXTENSIONS, is_left_behind
+from hf_tripletclip.evaluation.images import EXTENSIONS, is_left_behind
 
 UNKNOWN_SPLIT = re.compile(
     r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)"

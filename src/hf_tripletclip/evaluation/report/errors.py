@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_tripletclip.data.decoding import BrokenValue
+from hf_tripletclip.evaluation.images import ImageFile, ImageRef
 from hf_tripletclip.evaluation.items import Item, places
-from hf_tripletclip.evaluation.readers.images import ImageFile, ImageRef
 from hf_tripletclip.evaluation.report.reading import short_name
 from hf_tripletclip.results.metrics import show
 from hf_tripletclip.results.result import EvaluationResult

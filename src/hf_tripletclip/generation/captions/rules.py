@@ -23,7 +23,7 @@ from hf_tripletclip.generation.captions.english.changes import (
     swap_objects,
 )
 from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
-from hf_tripletclip.generation.captions.english.language import is_english
+from hf_tripletclip.generation.captions.language import is_english
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.generation.wordnet import load_wordnet
 

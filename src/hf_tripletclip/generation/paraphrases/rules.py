@@ -15,9 +15,9 @@ from datasets import Features, List, Value
 
 from hf_tripletclip.data.schema import CAPTION, ID, PARAPHRASE
 from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
-from hf_tripletclip.generation.captions.english.language import is_english
 from hf_tripletclip.generation.captions.english.restating import STRUCTURAL
 from hf_tripletclip.generation.captions.english.synonyms import LEXICAL
+from hf_tripletclip.generation.captions.language import is_english
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.generation.wordnet import load_wordnet
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.loading import undecoded
-from hf_tripletclip.evaluation.readers.images import ImageCell, ImageFile, find_image
+from hf_tripletclip.evaluation.images import ImageCell, ImageFile, find_image
 
 
 def png(colour: str, size: tuple[int, int] = (8, 6)) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_tripletclip.generation.captions.english.language import is_english
+from hf_tripletclip.generation.captions.language import is_english
 from hf_tripletclip.generation.captions.rules import RuleCaptions
 from tests.generation.needs import needs_wordnet
 
