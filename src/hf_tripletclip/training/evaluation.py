@@ -63,7 +63,7 @@ class EvaluationCollator:
         return {USABLE: whole, **batch, IDENTITIES: self._identities(usable, batch)}
 
     def _identities(self, rows: Sequence[Mapping[str, Any]], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Equal if the final evaluation takes pictures and captions as equal, see `evaluation.readers.images`."""
+        """Equal if the final evaluation takes pictures and captions as equal, see `evaluation.images`."""
         found = identities_of_tensors(batch)  # all that is known of an image that is no file, such as an array
         for number, row in enumerate(rows):
             if (digest := content_digest(row[IMAGE])) is not None:
