@@ -223,7 +223,7 @@ def test_images_of_one_name_are_not_confused(tmp_path, model, processor):
     [
         ("vg_relation", region("a.png", "p", "n"), r"row 0: no relation_name; it has image_id, "),
         ("vg_relation", {"image_path": "a", "true_caption": "p", "false_caption": "n"}, "row 0: no bbox_x, bbox_y"),
-        ("vg_relation", region("a", "p", "n", (0, 0, 0, 4), relation_name="on"), r"the box is \[0, 0, 0, 4\], where"),
+        ("vg_relation", region("a", "p", "n", (0, 0, 0, 4), relation_name="on"), r"the box is \[0, 0, 0, 4\]; left"),
         ("vg_attribution", region("a.png", "p", "n", attributes="red"), "attributes is 'red'; a list of two is"),
         ("vg_attribution", region("a.png", "p", 3, attributes=["a", "b"]), "false_caption is 3; a text is"),
         ("coco_order", {"image": "a.png", "caption": ["p", "q"]}, "row 0: no caption_options; it has image, caption"),
