@@ -460,7 +460,7 @@ def test_an_objective_may_be_given_as_an_instance(model, monkeypatch, tmp_path):
         model.set_objective(mine, chunk_size=2)
     assert model.config.objective == "negclip"
     monkeypatch.setattr(objectives, "OBJECTIVES", {})
-    with pytest.raises(ValueError, match="once `register_objective` has been called"):
+    with pytest.raises(ValueError, match="once `register_objective` has registered them"):
         TripletCLIPModel.from_pretrained(tmp_path).objective  # noqa: B018
 
 

@@ -157,7 +157,7 @@ def test_units_of_other_rows_are_not_paired_with_those_of_the_source(pairs, tmp_
     job = settings(pairs, tmp_path / "out").job()
     StageStep(job, "captions").run(None)
     write_source(pairs, {9: {"id": "another"}}, train=20)
-    source = job.source.open(anew=True)
+    source = job.source.open(again=True)
     assert job.read(Unit(0, "train", 0, 8), [], source, before="images")["error"] == [None] * 8
     with pytest.raises(OSError, match=r"unit-000001.parquet is of other rows than 8 to 16 of 'train' in .*pairs are"):
         job.read(Unit(1, "train", 8, 16), ["neg_caption"], source, before="images")

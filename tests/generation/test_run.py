@@ -150,7 +150,7 @@ def test_a_picture_that_changes_during_a_run_is_named(tmp_path, own_cache, monke
 def test_a_caption_that_changes_during_a_run_is_named(pairs, tmp_path, monkeypatch):
     def change(self, batch):
         write_source(pairs, {9: {"caption": "another"}}, train=20, test=5)
-        Source(str(pairs)).open(anew=True)
+        Source(str(pairs)).open(again=True)
 
     monkeypatch.setattr(Plain, "begin", change)
     with pytest.raises(OSError, match=r"The caption of row 9 of 'train' in .*pairs was changed"):

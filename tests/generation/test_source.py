@@ -150,16 +150,16 @@ def test_a_source_is_opened_once_and_anew_when_asked(tmp_path):
     assert pickle.loads(pickle.dumps(Source(str(folder)))).open() is opened
     write_source(folder, train=4)
     assert Source(str(folder)).open() is opened
-    assert Source(str(folder)).open(anew=True).sizes == {"train": 4}
+    assert Source(str(folder)).open(again=True).sizes == {"train": 4}
 
 
 def test_what_tells_sources_apart(tmp_path):
     folder = write_source(tmp_path / "pairs", train=4)
     identity = Source(str(folder)).open().identity()
     assert json.loads(json.dumps(identity)) == identity
-    assert Source(str(folder)).open(anew=True).identity() == identity
+    assert Source(str(folder)).open(again=True).identity() == identity
     write_source(folder, {2: {"caption": "another"}}, train=4)
-    changed = Source(str(folder)).open(anew=True).identity()
+    changed = Source(str(folder)).open(again=True).identity()
     assert {name for name in identity if identity[name] != changed[name]} == {"captions"}
     assert Source(str(folder), max_rows=2).open().identity()["rows"] == {"train": 2}
     scenes = Source(scenes=SCENES).open().identity()
@@ -174,7 +174,7 @@ def write_captions(folder, captions, keys=None, chunk=None):
     images = pa.array([{"bytes": b"", "path": None}] * len(captions))
     table = table.append_column("image", images)
     pq.write_table(table, folder / "train.parquet", row_group_size=chunk or len(captions))
-    return Source(str(folder)).open(anew=True)
+    return Source(str(folder)).open(again=True)
 
 
 def test_each_caption_and_the_order_of_rows_tell_sources_apart(tmp_path, monkeypatch):

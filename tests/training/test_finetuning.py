@@ -153,7 +153,7 @@ def test_a_base_that_is_missing_or_not_named(tmp_path):
     with pytest.raises(ValueError, match="Fine-tuning starts from a model"):
         main(["--output_dir", str(tmp_path)])
     for name in ("outputs/none", "./none", "/none", "a/b/c"):
-        with pytest.raises(FileNotFoundError, match=rf"scenes_scratch\.yaml --objective clip --output_dir {name}"):
+        with pytest.raises(FileNotFoundError, match=rf"scenes_scratch --objective clip --output {name}"):
             main(["--model_name_or_path", name, "--output_dir", str(tmp_path), *SMALL])
 
 

@@ -236,12 +236,12 @@ def test_decays_that_are_refused(decay):
 
 
 def test_a_decay_without_a_teacher_is_refused():
-    with pytest.raises(ValueError, match="'negclip' with its settings has none: give `distillation` too"):
+    with pytest.raises(ValueError, match="'negclip' with these settings has none: give `distillation` too"):
         get_objective("negclip", teacher_decay=0.9)
-    with pytest.raises(ValueError, match="the objective 'pairwise' with its settings has none"):
+    with pytest.raises(ValueError, match="the objective 'pairwise' with these settings has none"):
         get_objective("pairwise", prior_weight=0, teacher_decay=0.9)  # that of its defaults has one
     for objective in (NegCLIPObjective(teacher_decay=0.9), PairwiseObjective(prior_weight=0, teacher_decay=0.9)):
-        with pytest.raises(ValueError, match="with its settings has none"):
+        with pytest.raises(ValueError, match="with these settings has none"):
             TripletCLIPModel(tiny_config()).set_objective(objective)
     assert get_objective("pairwise", prior_weight=0, distillation={}, teacher_decay=0.9).teacher_moves
     assert get_objective("negclip", distillation={}, teacher_decay=0.9).settings["teacher_decay"] == 0.9

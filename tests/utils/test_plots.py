@@ -111,7 +111,7 @@ def test_without_matplotlib_each_plot_says_what_to_install(tmp_path, monkeypatch
 
 def test_matplotlib_is_imported_only_to_plot_and_without_a_display(tmp_path):
     code = (
-        "import sys; from hf_tripletclip.evaluation import plots; assert 'matplotlib' not in sys.modules; "
+        "import sys; from hf_tripletclip.utils import plots; assert 'matplotlib' not in sys.modules; "
         "plots.plot_loss_curve([], sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"} | {"MPLBACKEND": "tkagg"}

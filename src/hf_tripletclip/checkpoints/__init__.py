@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hf_tripletclip.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hf_tripletclip.checkpoints.convert import convert
+    from hf_tripletclip.checkpoints.conversion import convert
     from hf_tripletclip.checkpoints.load import load_clip_like
     from hf_tripletclip.checkpoints.peft_model import TripletCLIPPeftModel
 
@@ -16,5 +16,5 @@ __all__ = ["TripletCLIPPeftModel", "convert", "load_clip_like"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"TripletCLIPPeftModel": "peft_model", "convert": "convert", "load_clip_like": "load"},
+    {"TripletCLIPPeftModel": "peft_model", "convert": "conversion", "load_clip_like": "load"},
 )

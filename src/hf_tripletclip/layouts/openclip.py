@@ -134,7 +134,7 @@ def read_openclip(
 ) -> tuple[TripletCLIPConfig, dict[str, torch.Tensor]]:
     """
     The config and the tensors, under the names of `CLIPModel`, of an OpenCLIP checkpoint, see
-    [`~hf_tripletclip.checkpoints.convert.load_openclip`].
+    [`~hf_tripletclip.checkpoints.conversion.load_openclip`].
 
     Args:
         checkpoint ([`OpenClipCheckpoint`]): From `find_checkpoint`.
