@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tune a CLIP on hard negative pairs, by LoRA or otherwise, and show what it gains and what it loses.
 
-    accelerate launch examples/finetune_lora.py                 # the small start beside the embedded data
+    accelerate launch examples/finetune_lora.py                 # the small start beside the built-in data
     accelerate launch examples/finetune_lora.py --config finetune_lora --data DIR
 
 Flags are those of `examples/pretrain.py`, and `--variants`, `--composition`, `--retention`, `--benchmarks`, `--alpha`,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a dataset of triplets from image-caption pairs: hard negative captions and images, checks and filters.
 
-    python examples/generate_tripletdata.py                        # the embedded data, about a minute on two CPU cores
+    python examples/generate_tripletdata.py                        # the built-in data, about a minute on two CPU cores
     python examples/generate_tripletdata.py --config tripletdata_paper --data DIR --output OUT
 
 The flags are those of `tripletclip generate`; `--help` lists them. The same command continues a run that was stopped.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrain a CLIP on hard negative pairs.
 
-    accelerate launch examples/pretrain.py                      # TripletCLIP on the embedded data, minutes on a CPU
+    accelerate launch examples/pretrain.py                      # TripletCLIP on the built-in data, minutes on a CPU
     accelerate launch examples/pretrain.py --objective negclip  # another objective
     accelerate launch examples/pretrain.py --config cc3m_vit_b32 --data DIR   # the paper's setting, on your triplets
 

@@ -278,7 +278,7 @@ def test_sources_and_outputs_that_are_wrong(home, tmp_path):
 
 @pytest.fixture(scope="module")
 def tripletdata(home, tmp_path_factory):
-    """What the command makes of the embedded data."""
+    """What the command makes of the built-in data."""
     folder = tmp_path_factory.mktemp("scenes")
     options = ["--neg_captions", "scenes", "--neg_images", "scenes", "--scenes_options", json.dumps(SCENES)]
     done = run(

@@ -47,7 +47,7 @@ class Source:
         revision (`str`, *optional*): Of a Hub dataset.
         max_rows (`int`, *optional*): The first rows of each split only.
         images (`str`, *optional*): A folder of images that paths in the rows may lead to.
-        scenes (`dict`): `nouns`, `seed`, `image_size` of the embedded data.
+        scenes (`dict`): `nouns`, `seed`, `image_size` of the built-in data.
     """
 
     name: str = "scenes"

@@ -114,7 +114,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
         raise ValueError("Fine-tuning starts from a model: name it with `--model_name_or_path`.")
     if not Path(base).exists() and (base.startswith(("outputs/", ".", "/")) or base.count("/") > 1):
         raise FileNotFoundError(
-            f"The model {base} does not exist. For the embedded data make it first: "
+            f"The model {base} does not exist. For the built-in data make it first: "
             f"tripletclip train --config scenes_scratch --objective clip --output {base}"
         )
     composition, retention = _measures(tuning)

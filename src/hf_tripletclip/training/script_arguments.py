@@ -38,7 +38,7 @@ class ModelArguments(TowerArguments):
         default=None,
         metadata={
             "help": "Checkpoint to start from: a directory or Hub id of any CLIP, or `scenes`, the small model beside "
-            "the embedded data. Default: random weights."
+            "the built-in data. Default: random weights."
         },
     )
     model_config: dict[str, Any] | str | None = field(
@@ -73,7 +73,7 @@ class DataArguments:
 
     dataset_name_or_path: str = field(
         default="scenes",
-        metadata={"help": "`scenes` (the embedded data), a local folder or file, or the id of a Hub dataset."},
+        metadata={"help": "`scenes` (the built-in data), a local folder or file, or the id of a Hub dataset."},
     )
     columns: dict[str, str] | str | None = field(
         default=None,

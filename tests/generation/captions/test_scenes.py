@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The captions of the embedded data."""
+"""The captions of the built-in data."""
 
 from __future__ import annotations
 

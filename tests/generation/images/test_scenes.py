@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of the embedded data."""
+"""The images of the built-in data."""
 
 from __future__ import annotations
 

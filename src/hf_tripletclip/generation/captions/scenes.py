@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The negative captions of the embedded data, [`~hf_tripletclip.data.load_scenes`]."""
+"""The negative captions of the built-in data, [`~hf_tripletclip.data.load_scenes`]."""
 
 from __future__ import annotations
 
