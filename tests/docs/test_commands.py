@@ -109,10 +109,16 @@ def arguments_of(words: list[str]) -> tuple[str, list[str]]:
     return words[0], [word for word in words[1:] if word != "..."]
 
 
+def commands_of_ci() -> Block:
+    """The commands of ours in the script that CI runs, as a block."""
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    found = re.findall(r"^ *((?:tripletclip|accelerate) (?:[^\n]*\\\n)*[^\n]*)", script, re.MULTILINE)
+    return Block(".ci/run", 1, "bash", "\n".join(found), {}, False)
+
+
 COMMANDS = [
     pytest.param(block, words, id=f"{block.page}:{block.line} {' '.join(words)[:60]}")
-    for page in PAGES
-    for block in blocks_of(page)
+    for block in (*(block for page in PAGES for block in blocks_of(page)), commands_of_ci())
     if block.language == "bash" and "not run" not in block.marks
     for words in commands_of(block)
     if words[0] not in OTHERS
