@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from hf_tripletclip.evaluation.metrics import METRICS, metric_path
-from hf_tripletclip.evaluation.recall import recall
 from hf_tripletclip.evaluation.triplets import triplet_metrics, triplet_scores
+from tests.evaluation import recall_of_rows
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_recall_is_that_of_the_evaluation(load):
     found = load("retrieval_recall").compute(
         predictions=(image.double() @ text.double().T).numpy(), references=[[row] for row in range(40)]
     )
-    for k, value in recall(image, text, at=(1, 5, 10)).items():
+    for k, value in recall_of_rows(image, text, at=(1, 5, 10)).items():
         assert found[f"recall@{k}"] == pytest.approx(value)
 
 

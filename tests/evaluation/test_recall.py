@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks by hand, with ties, several right candidates and exempt ones; and against a computation of one pair a time."""
+"""Ranks by hand, with ties and several right candidates; and against a computation of one pair a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hf_tripletclip.evaluation import recall as module
-from hf_tripletclip.evaluation.recall import Ranking, first_hits, rank, recall, recall_by_chance, topk_hits
+from hf_tripletclip.evaluation.recall import Ranking, first_hits, rank, recall_by_chance, topk_hits
+from tests.evaluation import recall_of_rows
 
 
 def lists(found: Ranking) -> list[list]:
@@ -52,12 +53,6 @@ def test_by_hand(candidates, targets, expected):
     assert lists(rank(on_circle(0), on_circle(*candidates), targets)) == expected
 
 
-def test_exempt_candidates_do_not_compete():
-    queries, candidates = on_circle(0, 0), on_circle(10, 10, 20)
-    assert lists(rank(queries, candidates, [[0], [0]], [[1], []])) == [[0, 1], [False, True], [2, 1]]
-    assert rank(queries, candidates, [[0], [0]], [[0], [1]]).rank.tolist() == [1, 0]  # a right one stays right
-
-
 @pytest.mark.parametrize("cells", [1, 100, 4_000_000])
 def test_chunks_against_one_pair_at_a_time(monkeypatch, cells):
     monkeypatch.setattr(module, "CELLS", cells)
@@ -88,7 +83,7 @@ def test_equal_pairs_have_equal_scores_wherever_they_stand():
 def test_collapsed_embeddings_find_nothing_by_our_rules_and_something_by_topk():
     same = torch.ones(10, 4) / 2
     targets = [[index] for index in range(10)]
-    assert recall(same, same, at=(1, 5, 9)) == {1: 0.0, 5: 0.0, 9: 0.0}
+    assert recall_of_rows(same, same, at=(1, 5, 9)) == {1: 0.0, 5: 0.0, 9: 0.0}
     hits = topk_hits(same, same, targets, (1, 10))
     assert hits[1].sum() == 1
     assert hits[10].all()
@@ -110,13 +105,6 @@ def test_half_precision_embeddings_are_scored_in_more():
     assert rank(queries, candidates, [[0], [1]]).rank.tolist() == [0, 0]
 
 
-def test_recall_of_rows():
-    image, text = on_circle(0, 60, 100), on_circle(0, 100, 60)
-    assert recall(image, text) == {1: 1 / 3, 5: 1.0}
-    # Rows 1 and 2 show one image, so their captions do not compete.
-    assert recall(image, text, ["a", "b", "b"], at=(1,)) == {1: 1.0}
-
-
 @pytest.mark.parametrize(
     ("right", "candidates", "k", "expected"),
     [(1, 4, 1, 1 / 4), (2, 4, 1, 1 / 2), (2, 4, 2, 1 - 1 / 6), (1, 4, 10, 1.0), (4, 4, 1, 1.0)],
@@ -131,8 +119,8 @@ def test_bad_input():
         rank(one, one, [[0], [0]])
     with pytest.raises(ValueError, match=r"`targets` is empty for the queries \[0\]"):
         rank(one, one, [[]])
-    with pytest.raises(ValueError, match=r"`exempt` names the candidates \[3\], and there are 1"):
-        rank(one, one, [[0]], [[3]])
+    with pytest.raises(ValueError, match=r"`targets` names the candidates \[3\], and there are 1"):
+        rank(one, one, [[3]])
     with pytest.raises(ValueError, match="at least one row"):
         rank(torch.empty(0, 2), one, [])
     with pytest.raises(ValueError, match=r"at least one row; these are \(1, 2\) and \(1, 3\)"):
@@ -149,5 +137,3 @@ def test_bad_input():
         rank(many, one, [[0], *([[]] * 7)])
     with pytest.raises(ValueError, match=r"names the candidates \[-1, 8, 9, 10, 11\], and there are 8"):
         rank(many, many, [[0, -1, 7], [8, 9, 10, 11, 12], *([[0]] * 6)])
-    with pytest.raises(ValueError, match="`exempt` has 2 entries"):
-        recall(one, one, ["a", "b"])

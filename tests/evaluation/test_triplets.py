@@ -13,9 +13,8 @@ from PIL import Image
 
 from hf_tripletclip.evaluation import evaluate_triplets, triplet_metrics
 from hf_tripletclip.evaluation.benchmarks.retrieval import Retrieval
-from hf_tripletclip.evaluation.recall import recall
 from hf_tripletclip.evaluation.triplets import CHANCE, chance_of, recalls
-from tests.evaluation import CAPTIONS
+from tests.evaluation import CAPTIONS, recall_of_rows
 from tests.evaluation.benchmarks import picture
 
 
@@ -102,11 +101,11 @@ def test_recall_is_that_of_a_full_ranking(monkeypatch):
     monkeypatch.setattr("hf_tripletclip.evaluation.recall.CELLS", 350)  # seven rows at a time
     queries, candidates, *_ = embeddings(50)
     order = (queries @ candidates.T).argsort(dim=1, descending=True)
-    for k, value in recall(queries, candidates).items():
+    for k, value in recall_of_rows(queries, candidates).items():
         found = [row in order[row, :k].tolist() for row in range(50)]
         assert value == pytest.approx(sum(found) / 50)
     candidates[1] = candidates[0]  # a duplicate ties with the target, and ties are wrong
-    assert recall(candidates, candidates)[1] == pytest.approx(48 / 50)
+    assert recall_of_rows(candidates, candidates)[1] == pytest.approx(48 / 50)
 
 
 def test_half_precision_is_scored_in_float32():
@@ -188,7 +187,7 @@ def test_a_tie_in_any_comparison_is_wrong_and_counted(undecided, accuracy, text_
 def test_a_collapsed_model_recalls_nothing_whatever_the_last_chunk(rows, seed):
     # A chunk of one row is another product for BLAS, which adds in another order.
     image, text, *_ = (value.repeat(rows, 1) for value in embeddings(1, seed=seed, dim=128))
-    assert set(recall(image, text).values()) == {0.0}
+    assert set(recall_of_rows(image, text).values()) == {0.0}
 
 
 def test_rows_of_one_image_do_not_compete():
@@ -338,7 +337,7 @@ def test_chance_is_known_by_name():
 def test_recall_of_pairs_of_their_own_is_that_of_rows():
     image, text, *_ = embeddings(30, seed=5)
     found = recalls(image, text)
-    expected = {f"image_to_text_recall@{k}": value for k, value in recall(image, text).items()}
+    expected = {f"image_to_text_recall@{k}": value for k, value in recall_of_rows(image, text).items()}
     assert {name: found.metrics[name] for name in expected} == expected
     assert found.chance == {name: chance_of([name], 30)[name] for name in found.metrics}
 

@@ -9,7 +9,7 @@ matrix, which float32 products do not guarantee: BLAS adds in another order at t
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,12 +33,7 @@ class Ranking(NamedTuple):
     rival: torch.Tensor
 
 
-def rank(
-    queries: torch.Tensor,
-    candidates: torch.Tensor,
-    targets: Sequence[Sequence[int]],
-    exempt: Sequence[Sequence[int]] | None = None,
-) -> Ranking:
+def rank(queries: torch.Tensor, candidates: torch.Tensor, targets: Sequence[Sequence[int]]) -> Ranking:
     """
     The rank of the best right candidate of each query; ties count against it.
 
@@ -47,8 +42,6 @@ def rank(
         candidates (`torch.Tensor` of shape `(M, dim)`): L2-normalised embeddings of the candidates.
         targets (`Sequence[Sequence[int]]` of length N): For each query, the rows of the right candidates; at least
             one.
-        exempt (`Sequence[Sequence[int]]` of length N, *optional*): For each query, candidates that are neither right
-            nor wrong: they do not compete.
 
     Returns:
         [`Ranking`] of N rows.
@@ -58,8 +51,7 @@ def rank(
             row does not exist.
     """
     queries, candidates = _checked(queries, candidates)
-    right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
-    others = _Lists(exempt, len(queries), len(candidates), "exempt") if exempt is not None else None
+    right = _Targets(targets, len(queries), len(candidates))
     ranks, ties, rivals = [], [], []
     transposed = candidates.double().T
     for start, stop in _chunks(len(queries), len(candidates)):
@@ -68,8 +60,6 @@ def rank(
         best = torch.full((stop - start,), -torch.inf)
         best.scatter_reduce_(0, rows, scores[rows, columns], reduce="amax")
         scores[rows, columns] = -torch.inf  # the right ones do not compete
-        if others is not None:
-            scores[others.pairs(start, stop)] = -torch.inf
         highest, rival = scores.max(dim=1)
         ties.append((scores == best[:, None]).any(dim=1))
         ranks.append((scores >= best[:, None]).sum(dim=1))
@@ -95,7 +85,7 @@ def topk_hits(
         ValueError: As `rank`.
     """
     queries, candidates = _checked(queries, candidates)
-    right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
+    right = _Targets(targets, len(queries), len(candidates))
     found: dict[int, list[torch.Tensor]] = {k: [] for k in at}
     for start, stop in _chunks(len(queries), len(candidates)):
         scores = queries[start:stop].float() @ candidates.float().T
@@ -113,7 +103,7 @@ def first_hits(queries: torch.Tensor, candidates: torch.Tensor, targets: Sequenc
     `torch.topk` takes any. Arguments and errors are those of `rank`.
     """
     queries, candidates = _checked(queries, candidates)
-    right = _Lists(targets, len(queries), len(candidates), "targets", at_least=1)
+    right = _Targets(targets, len(queries), len(candidates))
     found = []
     for start, stop in _chunks(len(queries), len(candidates)):
         best = (queries[start:stop].float() @ candidates.float().T).argmax(dim=1, keepdim=True)
@@ -121,32 +111,6 @@ def first_hits(queries: torch.Tensor, candidates: torch.Tensor, targets: Sequenc
         is_right[right.pairs(start, stop)] = True
         found.append(is_right.gather(1, best)[:, 0])
     return torch.cat(found)
-
-
-def recall(
-    queries: torch.Tensor,
-    candidates: torch.Tensor,
-    image_ids: Sequence[Hashable] | None = None,
-    at: Sequence[int] = RECALL_AT,
-) -> dict[int, float]:
-    """
-    recall@k of N queries whose target is the candidate of the same row; ties count against.
-
-    Args:
-        queries, candidates (`torch.Tensor` of shape `(N, dim)`): L2-normalised embeddings.
-        image_ids (`Sequence` of length N, *optional*): Rows with the same id show the same image, so they do not
-            compete.
-        at (`Sequence[int]`, defaults to 1 and 5): The k.
-
-    Raises:
-        ValueError: There are no rows, or the lengths differ.
-    """
-    same: dict[Hashable, list[int]] = {}
-    for row, name in enumerate(image_ids or ()):
-        same.setdefault(name, []).append(row)
-    exempt = None if image_ids is None else [same[name] for name in image_ids]
-    ranks = rank(queries, candidates, [[row] for row in range(len(queries))], exempt).rank
-    return {k: (ranks < k).double().mean().item() for k in at}
 
 
 def recall_by_chance(right: int, candidates: int, k: int) -> float:
@@ -174,22 +138,20 @@ def _chunks(queries: int, candidates: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, queries)
 
 
-class _Lists:
-    """The queries' lists of candidates, concatenated."""
+class _Targets:
+    """The queries' lists of right candidates, concatenated."""
 
-    def __init__(
-        self, lists: Sequence[Sequence[int]], queries: int, candidates: int, name: str, *, at_least: int = 0
-    ) -> None:
+    def __init__(self, lists: Sequence[Sequence[int]], queries: int, candidates: int) -> None:
         if len(lists) != queries:
-            raise ValueError(f"`{name}` has {len(lists)} entries for {queries} queries.")
+            raise ValueError(f"`targets` has {len(lists)} entries for {queries} queries.")
         lengths = [len(values) for values in lists]
-        if short := [query for query, length in enumerate(lengths) if length < at_least]:
-            raise ValueError(f"`{name}` is empty for the queries {short[:5]}.")
+        if empty := [query for query, length in enumerate(lengths) if not length]:
+            raise ValueError(f"`targets` is empty for the queries {empty[:5]}.")
         self.lengths = torch.tensor(lengths, dtype=torch.int64)
         self.ends = [0, *self.lengths.cumsum(0).tolist()]
         self.columns = torch.tensor([value for values in lists for value in values], dtype=torch.int64)
         if bad := self.columns[(self.columns < 0) | (self.columns >= candidates)].tolist():
-            raise ValueError(f"`{name}` names the candidates {bad[:5]}, and there are {candidates}.")
+            raise ValueError(f"`targets` names the candidates {bad[:5]}, and there are {candidates}.")
 
     def pairs(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The row, counted from `start`, and the column of each entry of these queries."""

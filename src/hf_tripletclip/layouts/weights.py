@@ -208,11 +208,6 @@ def check_weights(paths: Iterable[Path]) -> None:
                 raise ValueError(f"{path}: {name!r} has values that are not finite.")
 
 
-def shapes_of(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in weights files."""
-    return {name: tuple(tensor.shape) for path in paths for name, tensor in _tensors(path)}
-
-
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """One after the other, so that not all need to be in memory."""
     if path.suffix != ".safetensors":

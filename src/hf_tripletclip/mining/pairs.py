@@ -44,7 +44,6 @@ NEG_ID = "neg_id"  # the row that the negative comes from
 MADE = frozenset({IMAGE, CAPTION, CLIP_SCORE, ERROR, SOURCE, *KEY_COLUMNS})  # columns that are computed anew
 # Those of the negatives that the source has.
 OF_NEGATIVES = frozenset({*COLUMNS, *SCORES, NEGATIVE_TYPE, GENERATOR, SEED, NEG_ID})
-TEXT_IDENTITY = 16  # bytes
 
 
 @dataclass
