@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, same_word, word_stems
-from hf_tripletclip.generation.captions.english import grammar, lexicon
+from hf_tripletclip.generation.captions.english import lexicon
 from hf_tripletclip.generation.captions.english.changes import attribute_groups, is_like, is_unnatural
-from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Noun, Parsed, Span
+from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Parsed, Span
+from hf_tripletclip.generation.captions.english.nouns import Noun, plural, related
 from hf_tripletclip.generation.captions.language import is_english
 
 ENDS = (".", "!", "?", '."', ".'", "…")
@@ -124,7 +125,7 @@ def _has(parsed: Parsed, noun: Noun) -> bool:
     """Whether a caption names what a noun may be true of."""
     for phrase, own in zip(parsed.phrases, parsed.nouns, strict=True):
         base, alike = (phrase.noun, frozenset({phrase.noun})) if own is None else (own.base, own.entry.alike)
-        if alike & noun.entry.alike or same_word(base, noun.base) or grammar.related(base, noun.base):
+        if alike & noun.entry.alike or same_word(base, noun.base) or related(base, noun.base):
             return True
     return False
 
@@ -139,9 +140,9 @@ def _attributes(one: Parsed, other: Parsed) -> Iterator[tuple[Span, Span]]:
             here, there = (set(words.split()) - {"and"} for words in (text, its))
             if here & there or there & set(one.words) or here & set(other.words) or is_like(text, its):
                 continue  # "a red and a blue bus" is not false with the colours in other places
-            if phrase.noun == its_phrase.noun or grammar.plural(phrase.noun) == its_phrase.noun:
+            if phrase.noun == its_phrase.noun or plural(phrase.noun) == its_phrase.noun:
                 continue
-            if phrase.noun == grammar.plural(its_phrase.noun):
+            if phrase.noun == plural(its_phrase.noun):
                 continue
             if kind == "colour" and (is_unnatural(one, number, its) or is_unnatural(other, its_number, text)):
                 continue

@@ -116,7 +116,7 @@ class Captions(ItemBenchmark):
             where = f"{self.source}, row {number}"
             try:
                 captions = self._captions(row, wanted)
-                picture = cell or self._named(row.get(image), find)
+                picture = cell or self.is_named(row.get(image), find)
                 kind = _category(row.get(category) if category else None)
             except BrokenValue as error:
                 self._reasons.append(f"{where}: {error}")
@@ -187,7 +187,7 @@ class Captions(ItemBenchmark):
             return None
         return ImageFinder([base])
 
-    def _named(self, name: Any, find: ImageFinder | None) -> ImageRef:
+    def is_named(self, name: Any, find: ImageFinder | None) -> ImageRef:
         if not isinstance(name, str) or not name.strip():
             raise BrokenValue("no image")
         if find is None:

@@ -10,12 +10,11 @@ from hf_tripletclip.generation.captions.english.grammar import (
     Parsed,
     article,
     in_case_of,
-    is_plural,
     noun_phrases,
     pieces_of,
-    plural,
     tag,
 )
+from hf_tripletclip.generation.captions.english.nouns import is_plural, plural
 from tests.generation.needs import needs_wordnet
 
 pytestmark = needs_wordnet

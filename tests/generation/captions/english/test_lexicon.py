@@ -5,8 +5,16 @@ from __future__ import annotations
 
 import pytest
 
-from hf_tripletclip.generation.captions.english import grammar, lexicon, table
-from hf_tripletclip.generation.captions.english.grammar import plural
+from hf_tripletclip.generation.captions.english import lexicon, table
+from hf_tripletclip.generation.captions.english.nouns import (
+    COUNTABLE,
+    MASS,
+    PLURALS,
+    look_up,
+    plural,
+    related,
+    replacements,
+)
 from hf_tripletclip.generation.wordnet import load_wordnet
 from tests.generation.needs import needs_wordnet
 
@@ -23,33 +31,33 @@ def test_listed_groups_exist():
 
 
 def test_every_noun_has_replacements_that_are_not_true_of_it():
-    for word, entry in {**grammar.COUNTABLE, **grammar.MASS}.items():
-        found = grammar.replacements(word, entry.group.name, entry.alike)
+    for word, entry in {**COUNTABLE, **MASS}.items():
+        found = replacements(word, entry.group.name, entry.alike)
         assert found, word
         assert not set(found) & entry.alike
         if not entry.group.replaced_by:
-            assert not [other for other in found if grammar.related(other, word)]
+            assert not [other for other in found if related(other, word)]
 
 
 def test_a_noun_in_no_list_is_placed_by_wordnet():
-    assert grammar.look_up("theodolite", "a", False) is None
-    parakeet = grammar.look_up("lorikeet", "a", False)
+    assert look_up("theodolite", "a", False) is None
+    parakeet = look_up("lorikeet", "a", False)
     assert parakeet is not None
     assert parakeet.entry.group.name == "birds"
-    many = grammar.look_up("lorikeets", "", True)
+    many = look_up("lorikeets", "", True)
     assert many is not None
     assert many.plural
-    assert grammar.look_up("chiffonier", "the", False).entry.group.name == "seats"
-    assert grammar.look_up("idea", "an", False) is None
-    assert grammar.look_up("women", "a", False) is None
+    assert look_up("chiffonier", "the", False).entry.group.name == "seats"
+    assert look_up("idea", "an", False) is None
+    assert look_up("women", "a", False) is None
 
 
 def test_number_and_mass():
-    assert grammar.look_up("pizza", "a", False).mass is False
-    assert grammar.look_up("pizza", "", True).mass is True
-    assert grammar.look_up("grass", "the", False).mass is True
-    assert grammar.look_up("men", "", True).plural
-    assert plural("police officer") in grammar.PLURALS
+    assert look_up("pizza", "a", False).mass is False
+    assert look_up("pizza", "", True).mass is True
+    assert look_up("grass", "the", False).mass is True
+    assert look_up("men", "", True).plural
+    assert plural("police officer") in PLURALS
 
 
 def test_attributes_are_false_of_each_other():
@@ -65,6 +73,6 @@ def test_attributes_are_false_of_each_other():
 
 @pytest.mark.parametrize(("first", "second"), [("bird", "duck"), ("couch", "sofa"), ("car", "taxi"), ("dog", "puppy")])
 def test_related(first, second):
-    assert grammar.related(first, second)
-    assert grammar.related(second, first)
-    assert not grammar.related("dog", "cat")
+    assert related(first, second)
+    assert related(second, first)
+    assert not related("dog", "cat")

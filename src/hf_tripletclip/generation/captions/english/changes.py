@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hf_tripletclip.generation.captions.english import grammar, lexicon, words
+from hf_tripletclip.generation.captions.english import lexicon, words
 from hf_tripletclip.generation.captions.english.grammar import (
     ADJ,
     ADV,
@@ -13,7 +13,6 @@ from hf_tripletclip.generation.captions.english.grammar import (
     CONJ,
     ED,
     ING,
-    NEVER,
     NOUN,
     NUM,
     NUMBERS,
@@ -22,10 +21,18 @@ from hf_tripletclip.generation.captions.english.grammar import (
     PRON,
     PUNCT,
     VERB,
-    Noun,
     NounPhrase,
     Parsed,
     Site,
+)
+from hf_tripletclip.generation.captions.english.nouns import (
+    NEVER,
+    Noun,
+    is_compound,
+    is_person,
+    is_plural,
+    plural,
+    replacements,
 )
 
 PICTURES, HAIR = words("pictures"), words("hair")
@@ -52,13 +59,13 @@ def replace_object(parsed: Parsed) -> Iterator[Site]:
         if noun is None or not _replaceable(parsed, number):
             continue
         options = []
-        for word in grammar.replacements(noun.base, noun.entry.group.name, noun.entry.alike):
+        for word in replacements(noun.base, noun.entry.group.name, noun.entry.alike):
             sexes = [sex for sex in (words("men"), words("women")) if noun.base in sex]
             if sexes and parsed.pronouns and not any(word in sex for sex in sexes):
                 continue
             if words("young") & set(parsed.words[phrase.start : phrase.head]) and word in ("man", "woman"):
                 continue
-            many = grammar.plural(word)
+            many = plural(word)
             if not {word, many, *word.split(), *many.split()} & set(parsed.words):
                 options.append(((phrase.head, phrase.stop, many if noun.plural else word),))
         if options:
@@ -71,7 +78,7 @@ def _replaceable(parsed: Parsed, number: int) -> bool:
     assert noun is not None
     before, after = parsed.before(phrase.start), parsed.after(phrase.stop)
     tag, group = parsed.tag(phrase.stop), noun.entry.group.name
-    forms = {noun.base, grammar.plural(noun.base), phrase.noun}
+    forms = {noun.base, plural(noun.base), phrase.noun}
     alone = phrase.head == phrase.start
     modifiers = set(parsed.words[phrase.start : phrase.head])
     return not (
@@ -142,11 +149,11 @@ def _in_phrase(parsed: Parsed, index: int, phrase: NounPhrase, noun: Noun | None
     """What replaces an attribute before its noun."""
     word, following, last = parsed.words[index], parsed.after(index + 1), phrase.noun.split()[-1]
     fixed = lexicon.SET_PHRASES.get(word, frozenset())
-    if following in fixed or last in fixed or last in PICTURES or grammar.is_compound(word, phrase.noun):
+    if following in fixed or last in fixed or last in PICTURES or is_compound(word, phrase.noun):
         return ()
     if parsed.before(index) in words("degrees") and word not in words("graded"):
         return ()
-    person = grammar.is_person(last) if noun is None else noun.isa("person")
+    person = is_person(last) if noun is None else noun.isa("person")
     animal = noun is not None and noun.isa("animal")
     if word in lexicon.COLOURS:
         black_and_white = {"black", "white"} <= set(parsed.words) and PICTURES & set(parsed.words)
@@ -209,7 +216,7 @@ def _other_number(parsed: Parsed, index: int) -> Iterator[Site]:
         return
     phrase = parsed.phrases[number]
     last = phrase.noun.split()[-1]
-    if not grammar.is_plural(last) or parsed.tag(phrase.stop) in (NOUN, OTHER) or last in words("uncounted"):
+    if not is_plural(last) or parsed.tag(phrase.stop) in (NOUN, OTHER) or last in words("uncounted"):
         return
     value = NUMBERS.index(parsed.words[index])
     near = [word for word in NUMBERS[:5] if 0 < abs(NUMBERS.index(word) - value) <= 2 and word not in parsed.words]
@@ -440,7 +447,7 @@ def swap_attributes(parsed: Parsed) -> Iterator[Site]:
             texts = " ".join(parsed.words[start:stop]), " ".join(parsed.words[start2:stop2])
             if kind != kind2 or number == number2 or set(texts[0].split()) & set(texts[1].split()) - {"and"}:
                 continue
-            if first.noun == second.noun or grammar.plural(first.noun) == second.noun:
+            if first.noun == second.noun or plural(first.noun) == second.noun:
                 continue
             unnatural = is_unnatural(parsed, number, texts[1]) or is_unnatural(parsed, number2, texts[0])
             if not (kind == "colour" and unnatural) and not is_like(*texts):
@@ -451,7 +458,7 @@ def attribute_groups(parsed: Parsed) -> Iterator[tuple[int, int, str, int]]:
     """First and last token, exclusive, class, and noun phrase of each attribute that may change places."""
     for number, phrase in enumerate(parsed.phrases):
         noun, last = parsed.nouns[number], phrase.noun.split()[-1]
-        person = grammar.is_person(last) if noun is None else noun.isa("person")
+        person = is_person(last) if noun is None else noun.isa("person")
         index = phrase.start
         while index < phrase.head:
             word, tag, stop = parsed.words[index], parsed.tag(index), index + 1
@@ -463,7 +470,7 @@ def attribute_groups(parsed: Parsed) -> Iterator[tuple[int, int, str, int]]:
                 ):
                     stop += 2
             kind = _class_of(parsed, index, stop, phrase, person)
-            if kind and last not in lexicon.SET_PHRASES.get(word, ()) and not grammar.is_compound(word, phrase.noun):
+            if kind and last not in lexicon.SET_PHRASES.get(word, ()) and not is_compound(word, phrase.noun):
                 yield index, stop, kind, number
             index = stop
 
@@ -475,7 +482,7 @@ def _class_of(parsed: Parsed, start: int, stop: int, phrase: NounPhrase, person:
     """The class of an attribute, if it may change places within it."""
     word, tag, last = parsed.words[start], parsed.tag(start), phrase.noun.split()[-1]
     if word in NUMBERS and tag == NUM and start == phrase.start:
-        return "number" if parsed.before(start) != "the" and grammar.is_plural(last) else None
+        return "number" if parsed.before(start) != "the" and is_plural(last) else None
     if tag != ADJ:
         return None
     if word in lexicon.COLOURS:

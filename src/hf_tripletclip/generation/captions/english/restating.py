@@ -19,10 +19,10 @@ from hf_tripletclip.generation.captions.english.grammar import (
     PRON,
     PUNCT,
     VERB,
-    Noun,
     Parsed,
     Site,
 )
+from hf_tripletclip.generation.captions.english.nouns import Noun, is_plural, look_up
 from hf_tripletclip.generation.wordnet import load_wordnet
 
 PLAIN = ("a", "an", "the", "some", "several", "many", *NUMBERS)
@@ -124,7 +124,7 @@ def _subject(parsed: Parsed) -> tuple[int, bool] | None:
     stop = phrase.stop
     if head in words("collective") and parsed.after(stop) == "of" and len(parsed.phrases) > 1:
         second = parsed.phrases[1]
-        if second.start != stop + 1 or second.determiner or not grammar.is_plural(second.noun.split()[-1]):
+        if second.start != stop + 1 or second.determiner or not is_plural(second.noun.split()[-1]):
             return None
         return second.stop, True
     if noun is None or parsed.after(stop) == "of":
@@ -132,7 +132,7 @@ def _subject(parsed: Parsed) -> tuple[int, bool] | None:
     if parsed.after(stop) == "and" and len(parsed.phrases) > 1 and parsed.phrases[1].start == stop + 1:
         other = parsed.nouns[1]
         if parsed.phrases[1].determiner in ("", *PLAIN) and parsed.phrases[1].head <= parsed.phrases[1].stop:
-            base = grammar.look_up(parsed.phrases[1].noun, "a", False) if other is None else other
+            base = look_up(parsed.phrases[1].noun, "a", False) if other is None else other
             return (parsed.phrases[1].stop, True) if base is not None and _alike(noun, base) else None
         return None
     return stop, noun.plural
@@ -151,7 +151,7 @@ def _is_fragment(parsed: Parsed) -> bool:
             return False
         if token.tag == NOUN and parsed.tag(index - 1) in (NOUN, PUNCT) and index:
             verb = grammar.counts(token.word)[1]
-            if verb and (token.word.endswith("s") or grammar.is_plural(parsed.before(index))):
+            if verb and (token.word.endswith("s") or is_plural(parsed.before(index))):
                 return False  # perhaps "a man in a hat jumps", "two dogs play", "a man in a hat, jumps"
         worn = parsed.before(index) in lexicon.COLOURS and parsed.before(index - 1) in ("wearing", "in")
         if worn and token.word.endswith("s") and grammar.counts(token.word)[1] and parsed.tag(index + 1) == PREP:
@@ -190,9 +190,7 @@ def with_is(parsed: Parsed) -> Iterator[Site]:
     if subject is None or not _is_fragment(parsed) or parsed.titled:
         return
     stop, many = subject
-    if parsed.tag(stop + 1) == PUNCT or (
-        parsed.tag(stop + 1) == NOUN and not grammar.is_plural(parsed.after(stop + 1))
-    ):
+    if parsed.tag(stop + 1) == PUNCT or (parsed.tag(stop + 1) == NOUN and not is_plural(parsed.after(stop + 1))):
         return  # "a man fishing pole"
     if parsed.tag(stop) == ING and parsed.words[stop] not in words("not progressive"):
         yield Site((((stop - 1, stop, f"{parsed.tokens[stop - 1].text} {_to_be(many)}"),),))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hf_tripletclip.generation.captions.english import grammar, lexicon, split, table, words
+from hf_tripletclip.generation.captions.english import lexicon, split, table, words
 from hf_tripletclip.generation.captions.english.grammar import (
     ADJ,
     ING,
@@ -24,6 +24,7 @@ from hf_tripletclip.generation.captions.english.grammar import (
     Parsed,
     Site,
 )
+from hf_tripletclip.generation.captions.english.nouns import PLURALS, is_compound, is_plural, plural
 
 SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {}  # part of speech -> word -> words that can stand for it
 for _row in table("synonyms"):
@@ -38,20 +39,19 @@ def other_noun(parsed: Parsed) -> Iterator[Site]:
     """A noun becomes another of its synset: "on a couch" to "on a sofa"."""
     for phrase in parsed.phrases:
         before, last = set(parsed.words[phrase.start : phrase.head]), phrase.noun
-        singular = last if last in SYNONYMS["noun"] else None
-        plural = None if singular else next((word for word in SYNONYMS["noun"] if grammar.plural(word) == last), None)
-        word = singular or plural
-        if word is None or parsed._named(phrase) or phrase.nouns > 1 or before & words("toys"):
+        many = last not in SYNONYMS["noun"]
+        word = next((noun for noun in SYNONYMS["noun"] if plural(noun) == last), None) if many else last
+        if word is None or parsed.is_named(phrase) or phrase.nouns > 1 or before & words("toys"):
             continue
-        if sum(other.noun in (word, grammar.plural(word)) for other in parsed.phrases) > 1:
+        if sum(other.noun in (word, plural(word)) for other in parsed.phrases) > 1:
             continue  # "a child and another child" are of one kind
         if NOT_BESIDE.get(word, frozenset()) & (before | {parsed.before(phrase.start), parsed.after(phrase.stop)}):
             continue
-        if not plural and parsed.tag(phrase.stop) == VERB and not parsed.after(phrase.stop).endswith("s"):
+        if not many and parsed.tag(phrase.stop) == VERB and not parsed.after(phrase.stop).endswith("s"):
             continue  # "a baby swing"
         if parsed.tag(phrase.stop) in (NOUN, OTHER) or parsed.after(phrase.stop) in ("-", "'", "/"):
             continue
-        if phrase.head == phrase.start and not plural and word not in words("plural only"):
+        if phrase.head == phrase.start and not many and word not in words("plural only"):
             continue  # "by bike", "on tv"
         if word == "glasses" and parsed.before(phrase.start) not in ("wearing", "wears", "in", "with"):
             continue
@@ -61,7 +61,7 @@ def other_noun(parsed: Parsed) -> Iterator[Site]:
             continue  # "a woods"
         if word in ("baby", "infant") and any(noun is not None and noun.isa("animal") for noun in parsed.nouns):
             continue
-        options = [other if not plural else grammar.plural(other) for other in SYNONYMS["noun"][word]]
+        options = [other if not many else plural(other) for other in SYNONYMS["noun"][word]]
         options = [other for other in options if not set(other.split()) & set(parsed.words)]
         if options:
             yield Site(tuple(((phrase.head, phrase.stop, other),) for other in options))
@@ -77,18 +77,12 @@ def other_adjective(parsed: Parsed) -> Iterator[Site]:
         phrase = parsed.phrases[number]
         last, following = phrase.noun.split()[-1], parsed.after(index + 1)
         fixed = lexicon.SET_PHRASES.get(token.word, frozenset()) | words("not large")
-        if (
-            {last, following} & fixed
-            or grammar.is_compound(token.word, phrase.noun)
-            or parsed.before(index) in ("-", ",")
-        ):
+        if {last, following} & fixed or is_compound(token.word, phrase.noun) or parsed.before(index) in ("-", ","):
             continue
         size = token.word in ("large", "big", "small", "little")
-        if size and (
-            {last, following} & words("people") or (parsed.nouns[number] is None and last not in grammar.PLURALS)
-        ):
+        if size and ({last, following} & words("people") or (parsed.nouns[number] is None and last not in PLURALS)):
             continue  # "little" is young, "big" is grown up or fat
-        if parsed._named(phrase) or parsed.tag(index - 1) == ADJ or {parsed.before(index), following} & {"-", ","}:
+        if parsed.is_named(phrase) or parsed.tag(index - 1) == ADJ or {parsed.before(index), following} & {"-", ","}:
             continue
         options = [other for other in others if other not in parsed.words]
         if options:
@@ -135,7 +129,7 @@ def number_in_words(parsed: Parsed) -> Iterator[Site]:
         number = parsed.phrase_of(index)
         if number is None or parsed.phrases[number].start != index or parsed.tag(index - 1) in (NUM, OTHER, NOUN):
             continue
-        if not grammar.is_plural(parsed.phrases[number].noun.split()[-1]) or parsed.before(index) in ("at", "-", "/"):
+        if not is_plural(parsed.phrases[number].noun.split()[-1]) or parsed.before(index) in ("at", "-", "/"):
             continue
         yield Site((((index, index + 1, NUMBERS[int(token.word) - 2]),),))
 
