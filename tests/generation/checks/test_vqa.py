@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from hf_tripletclip.generation.chat import ChatModel
+from hf_tripletclip.generation.checks.answering import load_answerer
 from hf_tripletclip.generation.checks.vqa import (
     EXAMPLES,
     Question,
     VqaScores,
     build_chat,
     is_yes_no,
-    load_answerer,
     parse_questions,
     read_answer,
 )

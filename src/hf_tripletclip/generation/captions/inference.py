@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from hf_tripletclip.generation.captions.instructed import Answer, InstructedCaptions, Question
 from hf_tripletclip.generation.captions.prompts import build_messages
-from hf_tripletclip.generation.client import INT32, Failure, Request, ServedModel
+from hf_tripletclip.generation.client import Failure, Request
+from hf_tripletclip.generation.served import INT32, ServedModel
 
 
 @dataclasses.dataclass

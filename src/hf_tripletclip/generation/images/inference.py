@@ -11,8 +11,9 @@ from datasets import Features, Value
 from datasets import Image as ImageFeature
 
 from hf_tripletclip.data.schema import ID, NEG_CAPTION, NEG_IMAGE, SEED
-from hf_tripletclip.generation.client import INT32, Request, ServedModel
+from hf_tripletclip.generation.client import Request
 from hf_tripletclip.generation.images.encoding import check_encoding, encode_image, image_problem
+from hf_tripletclip.generation.served import INT32, ServedModel
 from hf_tripletclip.generation.stage import ERROR, Batch, row_seed
 
 
