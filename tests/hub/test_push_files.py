@@ -15,7 +15,7 @@ from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.hub.model_folder import ModelFolder, pictures_of
 from hf_tripletclip.layouts.files import OPENCLIP_WEIGHTS
 from hf_tripletclip.push import push
-from hf_tripletclip.utils.files import read_json, without_paths, without_tokens
+from hf_tripletclip.utils.files import read_json_object, without_paths, without_tokens
 from tests.checkpoints import small_processor, write_published
 from tests.hub import FAKE, small_model, write_run
 from tests.loopback_hub import LoopbackHub, run_python
@@ -56,7 +56,7 @@ def staged(path: Path, layout: str, target: Path, **adapter: object) -> set[str]
 
 def test_a_model_goes_without_what_lies_about(made, tmp_path):
     assert staged(made, "transformers", tmp_path / "to") == {"config.json", "model.safetensors"} | PROCESSOR | RECORDS
-    assert read_json(tmp_path / "to" / "metrics.json") == {"accuracy": 0.5, "data": "secret-place"}
+    assert read_json_object(tmp_path / "to" / "metrics.json") == {"accuracy": 0.5, "data": "secret-place"}
     assert (tmp_path / "to" / "examples.html").read_text() == "<p>[token]</p>"
     assert FAKE in (made / "examples.html").read_text()  # the folder stays as it is
     for path in (tmp_path / "to").rglob("*"):
@@ -67,7 +67,7 @@ def test_an_adapter_goes_with_its_scale(made, tmp_path):
     lora = made.with_name("lora")
     names = {"adapter_config.json", "adapter_model.safetensors", "logit_scale.safetensors"}
     assert staged(lora, "peft", tmp_path / "to", base_model_name_or_path="user/base") == names | PROCESSOR | RECORDS
-    assert read_json(tmp_path / "to" / "adapter_config.json") == {"base_model_name_or_path": "user/base"}
+    assert read_json_object(tmp_path / "to" / "adapter_config.json") == {"base_model_name_or_path": "user/base"}
 
 
 def test_shards_and_their_index_go_together(tmp_path):

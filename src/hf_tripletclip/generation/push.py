@@ -19,7 +19,7 @@ from hf_tripletclip.generation.plan import (
     REPORT_FILE,
 )
 from hf_tripletclip.hub.repository import Destination
-from hf_tripletclip.utils.files import CARD_FILE, read_json, without_paths, without_tokens
+from hf_tripletclip.utils.files import CARD_FILE, read_json_object, without_paths, without_tokens
 
 UPLOADED = (CARD_FILE, REPORT_FILE, LEFT_OUT_FILE, MINING_PAGE)
 
@@ -88,7 +88,7 @@ def _check_finished(folder: Path) -> dict[str, Any]:
     missing = [name for name in (REPORT_FILE, CARD_FILE, DATA_FOLDER) if not (folder / name).exists()]
     if missing:
         raise ValueError(f"{folder} has no {missing[0]}: it is not finished. The command that began it continues it.")
-    return read_json(folder / REPORT_FILE)
+    return read_json_object(folder / REPORT_FILE)
 
 
 def _stage(folder: Path, staged: Path) -> None:
@@ -100,6 +100,6 @@ def _stage(folder: Path, staged: Path) -> None:
         link = staged / path.relative_to(folder)
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(path.resolve())
-    plan = without_paths(read_json(folder / PLAN_FILE))
+    plan = without_paths(read_json_object(folder / PLAN_FILE))
     text = without_tokens(json.dumps(plan, indent=1, ensure_ascii=False))
     (staged / PLAN_FILE).write_text(text + "\n", encoding="utf-8")

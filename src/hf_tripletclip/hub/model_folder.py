@@ -39,7 +39,7 @@ from hf_tripletclip.layouts.processor import check_processor_beside
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Curve, Point
 from hf_tripletclip.results.result import EvaluationResult
-from hf_tripletclip.utils.files import CARD_FILE, load_json, read_json, read_text, without_paths, without_tokens
+from hf_tripletclip.utils.files import CARD_FILE, read_json, read_json_object, read_text, without_paths, without_tokens
 
 # The first and the last file that a training run writes beside the model and its loss curve.
 FIRST_RECORD, METRICS_FILE = "evaluation_before.json", "metrics.json"
@@ -127,7 +127,7 @@ class ModelFolder:
                 f"The training that writes to {path} is not finished, it has no {METRICS_FILE}: continue it with "
                 "`--resume_from_checkpoint`."
             )
-        config = read_json(path / CONFIGS[layout])
+        config = read_json_object(path / CONFIGS[layout])
         if layout is Layout.TRANSFORMERS and config.get("model_type") != "clip":
             raise ValueError(f"{path} is no CLIP: `model_type` in its {CONFIG_FILE} is {config.get('model_type')!r}.")
         for name in weights[layout]:
@@ -201,7 +201,7 @@ class ModelFolder:
         }
 
     def _json(self, name: str) -> dict[str, Any]:
-        return read_json(self.path / name) if self.has(name) else {}
+        return read_json_object(self.path / name) if self.has(name) else {}
 
     def _retention(self, *, tuned: bool) -> Retention | None:
         content = self._json(CURVE_FILE)
@@ -249,7 +249,7 @@ class ModelFolder:
             copy = target / path.relative_to(self.path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix in TEXTS:
-                text = _dump(load_json(path)) if path.suffix == ".json" else read_text(path)
+                text = _dump(read_json(path)) if path.suffix == ".json" else read_text(path)
                 copy.write_text(without_tokens(text), encoding="utf-8")
             else:
                 copy.symlink_to(path.resolve())
@@ -295,7 +295,7 @@ def _weights(folder: Path, layout: Layout) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
         return []
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no `weight_map`: save the model again.")
     for name in weight_map.values():

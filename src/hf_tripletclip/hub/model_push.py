@@ -34,7 +34,7 @@ from hf_tripletclip.layouts.files import (
 from hf_tripletclip.layouts.processor import check_processor
 from hf_tripletclip.results.result import EvaluationResult
 from hf_tripletclip.utils.devices import no_progress_bars
-from hf_tripletclip.utils.files import CARD_FILE, read_json, read_text, without_tokens
+from hf_tripletclip.utils.files import CARD_FILE, read_json_object, read_text, without_tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -257,7 +257,7 @@ def find_base(folder: ModelFolder, base_model: str | None, destination: Destinat
         raise ValueError(f"{shown} is of {base}, which holds no CLIP: it has no {CONFIG_FILE}.")
     with tempfile.TemporaryDirectory() as downloaded:
         path = destination.download(CONFIG_FILE, Path(downloaded), there.commit, base)
-        model_type = read_json(path).get("model_type")
+        model_type = read_json_object(path).get("model_type")
     if model_type != "clip":
         raise ValueError(f"{shown} is of {base}, which is no CLIP: its `model_type` is {model_type!r}.")
     return AdapterBase(HubId(base), revision, published_layout=False)

@@ -31,7 +31,7 @@ def read_base(source: str | os.PathLike[str], **kwargs: Any) -> tuple[str, str |
 
     Raises:
         OSError: There is no `adapter_config.json`, or it cannot be reached.
-        ValueError: The file is no JSON, or names no model, or the adapter itself.
+        ValueError: The file is not valid JSON, or names no model, or the adapter itself.
     """
     config_file = find_file(source, ADAPTER_CONFIG, kwargs)
     if config_file is None:

@@ -106,7 +106,7 @@ def find_checkpoint(source: str | os.PathLike[str], **kwargs: Any) -> OpenClipCh
         kwargs: The arguments of `from_pretrained`; those about the Hub are used.
 
     Raises:
-        ValueError: The config is no JSON.
+        ValueError: The config is not valid JSON.
         FileNotFoundError: There is a config and no weights.
     """
     path = Path(source)

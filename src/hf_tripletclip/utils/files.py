@@ -24,47 +24,52 @@ OF_RUST = re.compile(r"\(os error (\d+)\)")
 OF_TORCH = ("PytorchStreamWriter failed writing", "inline_container.cc", "iostream error")
 
 
-def read_text(path: Path, name: str | None = None) -> str:
+def read_text(path: str | os.PathLike[str], name: str | None = None) -> str:
     """
     Read a text with its line breaks unchanged, and without a byte order mark.
 
     Args:
-        path (`Path`): The file.
+        path (`str` or `os.PathLike`): The file.
         name (`str`, *optional*): The file's name in errors; its path by default.
 
     Raises:
-        ValueError: The file is not UTF-8.
+        OSError: The file does not exist or cannot be read.
+        ValueError: The file is not UTF-8; the message says where.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name or path} is not UTF-8 text: {error}") from error
+        raise ValueError(f"{name or path} is not UTF-8: byte {error.start}: {error.reason}") from error
 
 
-def load_json(path: Path) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """
     Read a JSON file.
 
     Raises:
-        ValueError: The file is not valid JSON.
+        OSError: The file does not exist or cannot be read.
+        ValueError: The file is not valid JSON; the message says where.
     """
     text = read_text(path)
     try:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is not valid JSON: it is nested too deeply") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     Read a file that holds a JSON object.
 
     Raises:
+        OSError: The file does not exist or cannot be read.
         ValueError: The file is not valid JSON, or not an object.
     """
-    content = load_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object.")
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
     return content
 
 

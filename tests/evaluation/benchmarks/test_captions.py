@@ -131,7 +131,7 @@ def test_files_that_are_none(folder):
     with pytest.raises(ValueError, match="row 0: 4 values for 3 columns: put quotes around"):
         Captions(data=str(folder / "own.csv")).items()
     (folder / "own.jsonl").write_text('{"image": "x"}\n{nothing}\n')
-    with pytest.raises(ValueError, match="no JSON: line 2, column 2"):
+    with pytest.raises(ValueError, match="is not valid JSON: line 2, column 2"):
         Captions(data=str(folder / "own.jsonl")).items()
     with pytest.raises(FileNotFoundError, match=r"the image folder .* does not exist"):
         Captions(data=str(as_csv(folder)), images=str(folder / "nowhere")).items()

@@ -72,7 +72,7 @@ def test_a_collapsed_model_scores_zero(data, collapsed, processor):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[[1, 2]", "is no JSON: line 1"),
+        ("[[1, 2]", "is not valid JSON: .*line 1"),
         ("{}", "a JSON list of rows is expected, not dict"),
         (f'[["{URL}1.png", "a", "{URL}2.png"]]', r"row 0: \[url, caption, url, caption\] is expected"),
         (f'[["{URL}1.png", "a", "{URL}2.png", ""]]', r"row 0: \[url, caption, url, caption\] is expected"),

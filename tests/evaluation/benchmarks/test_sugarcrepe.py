@@ -125,7 +125,7 @@ def test_missing_images_are_counted(data, model, processor):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"1": {"filename": "a.png",}}', r"swap_obj.json is no JSON: line 1, column \d+"),
+        ('{"1": {"filename": "a.png",}}', r"swap_obj.json is not valid JSON: .*line 1 column \d+"),
         ("3", "a JSON object of rows by id, or a list, is expected, not int"),
         ('{"7": {"filename": "a.png", "caption": "p"}}', r"swap_obj.json, row '7': no negative_caption; it has"),
         ('{"7": ["a.png"]}', "row '7': a JSON object is expected, not list"),

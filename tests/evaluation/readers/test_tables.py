@@ -19,7 +19,7 @@ from hf_tripletclip.evaluation.benchmarks.winoground import Winoground
 from hf_tripletclip.evaluation.readers.class_sets import read_labelled
 from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set
 from hf_tripletclip.evaluation.readers.retrieval_sets import read_captioned
-from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_csv, read_json, take
+from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_csv, take
 from hf_tripletclip.evaluation.registry import EVERY, build_benchmark
 from tests.loopback_hub import HubError, LoopbackHub, run_python
 
@@ -39,22 +39,6 @@ def parquet(data: Dataset) -> bytes:
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def test_json_names_the_place_of_an_error(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text('{"1": {"a": 1}}')
-    assert read_json(path) == {"1": {"a": 1}}
-    path.write_text('{"1":\n  {"a": }}')
-    with pytest.raises(ValueError, match=r"rows\.json is no JSON: line 2, column 9: Expecting value"):
-        read_json(path)
-    path.write_bytes(b'{"1": "\xff"}')
-    with pytest.raises(ValueError, match=r"rows\.json is not UTF-8: byte 7"):
-        read_json(path)
-    path.write_bytes(b'\xef\xbb\xbf{"1": 2}')  # Windows editors write such a mark first
-    assert read_json(path) == {"1": 2}
-    with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "absent.json")
 
 
 def test_csv_names_what_is_missing(tmp_path):

@@ -25,6 +25,7 @@ from hf_tripletclip.evaluation.readers.retrieval_sets import pick_column
 from hf_tripletclip.evaluation.readers.tables import load_table, read_csv_rows
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import tally
+from hf_tripletclip.utils.files import read_text
 
 IMAGE_NAMES = (
     "image",
@@ -283,10 +284,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is neither; the message says where.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start}: {error.reason}") from error
+    text = read_text(path)
     whole = text.lstrip().startswith("[")
     rows: list[Any] = []
     for line, part in [(1, text)] if whole else enumerate(text.split("\n"), 1):
@@ -295,7 +293,9 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
                 rows += json.loads(part) if whole else [json.loads(part)]
             except json.JSONDecodeError as error:
                 place = error.lineno if whole else line
-                raise ValueError(f"{path} is no JSON: line {place}, column {error.colno}: {error.msg}") from error
+                raise ValueError(
+                    f"{path} is not valid JSON: line {place}, column {error.colno}: {error.msg}"
+                ) from error
             except RecursionError as error:
                 raise ValueError(f"{path} is nested too deeply to be read (line {line})") from error
     for number, row in enumerate(rows):

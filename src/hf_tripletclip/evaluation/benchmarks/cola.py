@@ -12,7 +12,8 @@ from urllib.parse import urlparse
 from hf_tripletclip.evaluation.images import find_image
 from hf_tripletclip.evaluation.items import CHANCE, CHOOSE_IMAGE, Comparisons, Item
 from hf_tripletclip.evaluation.questions import ItemBenchmark
-from hf_tripletclip.evaluation.readers.tables import image_folders, read_json
+from hf_tripletclip.evaluation.readers.tables import image_folders
+from hf_tripletclip.utils.files import read_json
 
 FILE = "COLA_multiobjects_matching_benchmark.json"
 COMPARISONS: Comparisons = {"accuracy": CHOOSE_IMAGE}

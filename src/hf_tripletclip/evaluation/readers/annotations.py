@@ -16,7 +16,8 @@ from datasets import Image as ImageFeature
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, the_one
-from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_json, take
+from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, take
+from hf_tripletclip.utils.files import read_json
 
 EXAMPLES = "examples.jsonl"
 

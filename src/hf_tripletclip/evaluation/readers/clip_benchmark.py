@@ -31,6 +31,7 @@ from hf_tripletclip.data.raw import check_local_path
 from hf_tripletclip.data.schema import ERROR
 from hf_tripletclip.data.tars import KEY, READER, URL, read_tars
 from hf_tripletclip.evaluation.images import LISTED, ImageCell
+from hf_tripletclip.utils.files import read_text
 
 IMAGES = ("webp", "png", "jpg", "jpeg")  # in the order in which CLIP_benchmark looks for them
 TEXTS = "*.txt"
@@ -135,10 +136,7 @@ def read_lines(path: Path) -> list[str] | None:
     """
     if not path.is_file():
         return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().split("\n")]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start}: {error.reason}") from error
+    return [line.strip() for line in read_text(path).rstrip().split("\n")]
 
 
 def read_tar_set(folder: Path, split: str, member: str) -> tuple[list[str], list[ImageCell], list[Any]]:

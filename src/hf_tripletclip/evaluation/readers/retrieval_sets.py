@@ -14,7 +14,8 @@ from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef, find_image
 from hf_tripletclip.evaluation.readers.clip_benchmark import find_tar_set, read_tar_set
-from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, read_json, take
+from hf_tripletclip.evaluation.readers.tables import image_folders, load_table, take
+from hf_tripletclip.utils.files import read_json
 
 CAPTIONS = ("caption", "captions", "txt", "text", "sentences")  # names by which the column is recognised
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,22 +32,6 @@ UNKNOWN_SPLIT = re.compile(
     r"(?:Should be one of \[|has no split [^;]*; it has )([^\]:\n]*)"
 )  # in messages of several libraries
 SAVED = ("dataset_dict.json", "state.json")  # files of `save_to_disk`
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """
-    The contents of a JSON file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not JSON; the message says where.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start}: {error.reason}") from error
 
 
 def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, str]]:
