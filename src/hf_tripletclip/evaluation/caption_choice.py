@@ -57,10 +57,6 @@ class PartsBenchmark(ItemBenchmark):
             raise ValueError(f"{self.name}: there is {what}; the parts are {', '.join(self.FILES)}.")
 
     @property
-    def source(self) -> str:
-        return str(self.annotations)
-
-    @property
     def folder(self) -> Path:
         return Path(self.annotations).expanduser()
 

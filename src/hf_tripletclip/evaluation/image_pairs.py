@@ -48,10 +48,6 @@ class PairsBenchmark(ItemBenchmark):
     images: str | None = None
     revision: str | None = None
 
-    @property
-    def source(self) -> str:
-        return str(self.data)
-
     def items(self) -> list[Item]:
         table, file = self._table()
         pictures = list(zip(*(self._pictures(table, column, file) for column in self.image_columns), strict=True))

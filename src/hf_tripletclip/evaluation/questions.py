@@ -17,6 +17,7 @@ from hf_tripletclip.evaluation.checks.probe import probe_baseline
 from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
 from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, images_of, outcomes_of, predict
+from hf_tripletclip.evaluation.registry import location_field
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import sample_rows
 
@@ -27,7 +28,7 @@ Encoded = tuple[list[Item], dict[ImageRef, torch.Tensor], dict[str, torch.Tensor
 @dataclasses.dataclass(kw_only=True)
 class ItemBenchmark(Benchmark):
     """
-    A benchmark of questions. A subclass returns them from `items`, and says where they come from in `source`.
+    A benchmark of questions. A subclass returns them from `items`.
 
     If the first image of each question is a photograph and a model drew the second one, the subclass also sets
     `drawn_images = True`. Then results say how well a linear classifier tells the two apart.
@@ -48,9 +49,10 @@ class ItemBenchmark(Benchmark):
         """
 
     @property
-    @abc.abstractmethod
     def source(self) -> str:
-        """Where the questions come from, for the result."""
+        """Where the questions come from, for the result: by default, what the setting for the data's place holds."""
+        setting = location_field(type(self))
+        return self.name if setting is None else str(getattr(self, setting))
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
         """Outcome -> the share that guessing gets right. It also holds for metrics that are means of the outcome."""

@@ -146,7 +146,7 @@ def triplet_metrics(
 
     Returns:
         `dict[str, float]`: Fractions in 0..1: `accuracy`, `accuracy_<kind>`, `accuracy_macro` (the mean over the kinds
-        that occur), `text_score`, `image_score`, `group_score` and each of them per kind, `tie_rate` (of rows where
+        that occur), `text_score`, `image_score`, `group_score` and each of them per kind, `tie_rate` (of rows in which
         any two scores that are compared are equal), `image_to_text_recall@1`, `@5` and `text_to_image_recall@1`, `@5`
         of the positive pairs. With negative captions only: `accuracy`, no scores. With negative images only:
         `image_accuracy`, no scores.

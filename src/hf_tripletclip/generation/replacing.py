@@ -43,7 +43,7 @@ def put_in_place(staged: Path, output: Path) -> None:
     """
     Make a whole dataset that lies in the work folder that of the output folder, whose lock the caller holds.
 
-    Where there was one before and the system can do it (Linux, on most local disks), both folders change names in one
+    If there was one before and the system can do it (Linux, on most local disks), both folders change names in one
     step, and files in the output that are no part of a dataset are in both. Elsewhere the new files are moved one by
     one; if that is interrupted, [`finish_replacing`] ends it.
     """

@@ -87,7 +87,7 @@ class GenerationSettings:
         Raises:
             OSError: The source does not exist.
             ValueError: A stage needs a column that neither the source nor a stage before it has, or one negative
-                caption where a row has several; a number is out of range; or the output is part of the source.
+                caption if a row has several; a number is out of range; or the output is part of the source.
         """
         for name in ("unit_rows", "rows_per_file"):
             if getattr(self, name) < 1:
@@ -234,7 +234,7 @@ def prepare(job: Job, overwrite: bool) -> GenerationReport | None:
     plan is continued. Of an unfinished run of another plan, units that the changes do not concern are kept: other
     filters do not ask a model again.
 
-    A finished dataset has no units any more. Other filters, or another license, then make everything again: where
+    A finished dataset has no units any more. Other filters, or another license, then make everything again: if
     fewer of its rows are wanted, [`~hf_tripletclip.generation.filter_dataset`] chooses them in seconds.
 
     Raises:

@@ -41,7 +41,7 @@ def model_index(results: Sequence[EvaluationResult], *, dataset: str | None = No
 
     Args:
         results (`Sequence[EvaluationResult]`): The results.
-        dataset (`str`, *optional*): What the card calls the data, where the results do not say it.
+        dataset (`str`, *optional*): What the card calls the data, if the results do not say it.
     """
     found = []
     for result in results:

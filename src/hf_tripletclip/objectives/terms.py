@@ -55,7 +55,7 @@ class LossTerm:
 
     @property
     def pairs(self) -> tuple[str, ...]:
-        """The roles of the pairs that the term compares with the batch, where a repeated content counts as wrong."""
+        """The roles of the pairs that the term compares with the batch: a repeated content counts as wrong there."""
         return ()
 
     @property

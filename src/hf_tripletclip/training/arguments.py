@@ -43,7 +43,7 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             Gigabytes (10^9 bytes) that this folder may take, whoever filled it; what is beyond is computed each time.
         weights_dtype (`str`, defaults to `"float32"`):
             What the weights are held in while they are trained, and saved as, whatever the model was loaded in:
-            `float32`, or, where memory is worth more than the result, `bfloat16` or `float16`. In half precision a
+            `float32`, or, if memory is worth more than the result, `bfloat16` or `float16`. In half precision a
             small step changes most weights not at all; for speed give `bf16`, which computes in half precision from
             weights in float32. Weights of 4 bits stay what they are.
         batch_neighbours (`int`, defaults to 0):
@@ -65,11 +65,11 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             Their main metrics are logged as `eval_<benchmark>_<metric>`, which `metric_for_best_model` may name.
         retention_metric (`str`, *optional*):
             A metric of what the model knew before training, such as `zeroshot_top1` of `eval_benchmarks`: it is also
-            measured before the first step, and training stops where it has fallen by more than `max_retention_loss`.
+            measured before the first step, and training stops when it has fallen by more than `max_retention_loss`.
             The model then gets back the weights of the last evaluation within that bound.
         max_retention_loss (`float`, defaults to 0.02): How much of `retention_metric` may be lost.
         hub_base_model (`str`, *optional*):
-            Hub id of the model that training starts from, where it starts from a directory: what the model's card
+            Hub id of the model that training starts from, if it starts from a directory: what the model's card
             names, and what an adapter that is pushed is opened with.
         allow_changed_settings (`bool`, defaults to `False`):
             Whether a run may go on from a checkpoint of other settings, such as other data or another batch size, from
@@ -143,18 +143,18 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     )
     retention_metric: str | None = field(
         default=None,
-        metadata={"help": "Stop where this metric of an evaluation, such as zeroshot_top1, has fallen too far."},
+        metadata={"help": "Stop when this metric of an evaluation, such as zeroshot_top1, has fallen too far."},
     )
     max_retention_loss: float = field(
         default=0.02, metadata={"help": "How much of `retention_metric` may be lost, in its own unit."}
     )
     hub_base_model: str | None = field(
         default=None,
-        metadata={"help": "Hub id of the model that training starts from, where it starts from a directory."},
+        metadata={"help": "Hub id of the model that training starts from, if it starts from a directory."},
     )
     allow_changed_settings: bool = field(
         default=False,
-        metadata={"help": "Go on from a checkpoint of other settings, where that can be; the card tells them."},
+        metadata={"help": "Go on from a checkpoint of other settings, if that is possible; the card tells them."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that `forward` does not name."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, short batch of an epoch."})

@@ -42,7 +42,7 @@ class TowerArguments:
         metadata={"help": "Train the two projections in full. Default: that of a tower that trains in full."},
     )
     train_logit_scale: bool | None = field(
-        default=None, metadata={"help": "Train `logit_scale`. Default: yes, except where a tower trains by LoRA."}
+        default=None, metadata={"help": "Train `logit_scale`. Default: yes, unless a tower trains by LoRA."}
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
     lora_alpha: int = field(default=32, metadata={"help": "Their scale is lora_alpha / lora_r."})

@@ -63,7 +63,7 @@ def make_runs(
 
 def check_outputs(base: str, output_dir: str, runs: Mapping[str, Arguments]) -> None:
     """
-    Raise `ValueError` where a run would write over the model that it starts from.
+    Raise `ValueError` if a run would write over the model that it starts from.
 
     Args:
         base (`str`): Directory or Hub id of that model.

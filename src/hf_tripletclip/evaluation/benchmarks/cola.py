@@ -25,7 +25,7 @@ class Cola(ItemBenchmark):
     Cola in its multi-object setting (Ray et al. 2023, arXiv 2305.03689): 210 pairs of Visual Genome photographs with
     a caption each, whose objects and attributes are combined in another way.
 
-    Metrics: `accuracy`, the share of rows where both captions choose their image (chance 1/4). The official script
+    Metrics: `accuracy`, the share of rows in which both captions choose their image (chance 1/4). The official script
     agrees: it is strict.
 
     Args:
@@ -43,10 +43,6 @@ class Cola(ItemBenchmark):
 
     annotations: str
     images: str | None = None
-
-    @property
-    def source(self) -> str:
-        return str(self.annotations)
 
     def items(self) -> list[Item]:
         file = Path(self.annotations).expanduser()

@@ -42,7 +42,7 @@ class MMVP(ItemBenchmark):
     MMVP-VLM (Tong et al. 2024, "Eyes Wide Shut", arXiv 2401.06209): 135 pairs of images, 15 of each of nine visual
     patterns, with a statement that is true of one of them only.
 
-    Metrics: the share of pairs where both statements choose their image, of each pattern under its name in the file,
+    Metrics: the share of pairs whose two statements choose their images, of each pattern under its name in the file,
     `macro` (over the patterns) and `micro` (over the pairs); chance is 1/4. An odd id and the next one are a pair,
     in any order of the rows, and a statement belongs to the image of its id.
 
@@ -67,10 +67,6 @@ class MMVP(ItemBenchmark):
     data: str = "MMVP/MMVP_VLM"
     images: str | None = None
     revision: str | None = None
-
-    @property
-    def source(self) -> str:
-        return str(self.data)
 
     def items(self) -> list[Item]:
         folder = self._folder()

@@ -22,7 +22,7 @@ class VALSE(PartsBenchmark):
     VALSE (Parcalabescu et al. 2022, arXiv 2112.07566): a caption and a foil in eleven pieces of six phenomena
     (existence, plurality, counting, relations, actions, coreference) and FOIL it!.
 
-    Only valid rows count: those where at least two of three annotators chose the caption and not the foil
+    Only valid rows count: those of which at least two of three annotators chose the caption and not the foil
     (`mturk.caption`), as the paper says: 7,702 of the 8,782 in the files.
 
     Metrics: the pairwise accuracy of each piece (`existence`, ..., `foil-it`), `macro` (over the pieces) and `micro`

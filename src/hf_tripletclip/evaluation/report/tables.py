@@ -37,7 +37,7 @@ MAX_COLUMNS = 9  # the most metrics as columns; with more metrics, models are th
 NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")
 HOW_TO_COMPARE = (
     "In percentage points, by a paired bootstrap: each model is measured on the same resampled rows, and rows of "
-    "one image are drawn together. A difference is clear where its interval leaves out zero. With a single row or "
+    "one image are drawn together. A difference is clear if its interval leaves out zero. With a single row or "
     "image, or if the models differ by the same in all rows, there is no interval (n/a). The intervals are not "
     "widened for the number of comparisons: of twenty, one may be clear by chance."
 )

@@ -19,7 +19,7 @@ from hf_tripletclip.version import __version__
 
 HOW_TO_READ = (
     "Scores are per cent. Small numbers are 95 % bootstrap intervals. Bold is the best of this report's models on "
-    "the same data, where they differ. A tie is wrong: strictly greater wins, and the column ties is the share of "
+    "the same data, if they differ. A tie is wrong: strictly greater wins, and the column ties is the share of "
     "rows with one. Baselines say what is reached without looking at the image."
 )
 

@@ -48,7 +48,7 @@ class ClipScores(Stage):
     pairs, the two images and the two captions.
 
     An image or caption that a batch has several times is encoded once. Captions longer than the model's limit are
-    cut. Where the rows lack a column altogether, such as `neg_image` in a dataset of captions, the scores that need
+    cut. If the rows lack a column altogether, such as `neg_image` in a dataset of captions, the scores that need
     it are `None` and the others are computed.
 
     Args:

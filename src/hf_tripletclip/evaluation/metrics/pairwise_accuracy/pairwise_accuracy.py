@@ -25,7 +25,7 @@ Args:
         mean, `accuracy_macro`. `accuracy` is that of all rows, the micro mean.
 Returns:
     accuracy (`float`): Share of the rows.
-    tie_rate (`float`): Share of the rows where another candidate's score is equal to the right one's.
+    tie_rate (`float`): Share of the rows in which another candidate's score is equal to the right one's.
     accuracy_<category>, accuracy_macro (`float`): With `categories`.
 Examples:
     >>> import evaluate

@@ -22,7 +22,7 @@ Args:
     k (`int` or `list` of `int`, defaults to (1, 5, 10)): How many of the best count.
 Returns:
     recall@1, recall@5, ... (`float`): Shares of the queries.
-    tie_rate (`float`): Share of the queries where a wrong candidate has the score of the best right one.
+    tie_rate (`float`): Share of the queries for which a wrong candidate has the score of the best right one.
 Examples:
     >>> import evaluate
     >>> from hf_tripletclip.evaluation.metrics import metric_path

@@ -24,7 +24,7 @@ Args:
         caption: [[image 0 with caption 0, image 0 with caption 1], [image 1 with caption 0, image 1 with caption 1]].
 Returns:
     text_score, image_score, group_score (`float`): Shares of the rows. Chance is 1/4, 1/4 and 1/6.
-    tie_rate (`float`): Share of the rows where two scores that are compared are equal.
+    tie_rate (`float`): Share of the rows in which two scores that are compared are equal.
 Examples:
     >>> import evaluate
     >>> from hf_tripletclip.evaluation.metrics import metric_path
