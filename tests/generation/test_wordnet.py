@@ -102,12 +102,12 @@ def test_without_nltk_it_says_what_to_install(monkeypatch):
 
     def without(name, *args, **kwargs):
         if name.partition(".")[0] == "nltk":
-            raise ImportError("No module named 'nltk'")
+            raise ImportError("No module named 'nltk'", name="nltk")
         return imported(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
     wordnet.load_wordnet.cache_clear()
-    with pytest.raises(ImportError, match=r'pip install "hf_tripletclip\[generation\]" or nltk'):
+    with pytest.raises(ImportError, match=r'needed for WordNet: pip install "hf_tripletclip\[generation\]"'):
         wordnet.load_wordnet()
     wordnet.load_wordnet.cache_clear()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_tripletclip.comparison.runs import Run
 from hf_tripletclip.results.plots import plot_comparison
+from hf_tripletclip.utils.extras import optional_imports
 from hf_tripletclip.utils.tables import markdown_table
 
 CONFIDENCE = 0.95
@@ -68,10 +69,8 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     mean = statistics.mean(gaps)
     if len(gaps) < 2:
         return Difference(mean, math.nan, math.nan, math.nan, len(gaps))
-    try:
+    with optional_imports():
         from scipy import stats
-    except ImportError as error:
-        raise ImportError('paired tests need scipy: pip install "hf_tripletclip[comparison]"') from error
     error_of_mean = statistics.stdev(gaps) / math.sqrt(len(gaps))
     if error_of_mean < EQUAL:  # the same gap in each seed: a test is neither possible nor needed
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(gaps))

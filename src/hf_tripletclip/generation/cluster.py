@@ -364,10 +364,8 @@ def generate_on_ray(
         ImportError: Ray is not installed.
         FileExistsError, OSError, ValueError: As [`generate`]; also what [`RayExecutor`] raises.
     """
-    try:
+    with optional_imports():
         import ray
-    except ImportError as error:
-        raise ImportError(f'Running on Ray needs it: pip install "ray[default]" ({error})') from error
 
     def execute(job: Job, step: str) -> None:
         chain = executors(settings, job, "ray", workers, options)

@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tripletclip.utils.extras import optional_imports
+
 if TYPE_CHECKING:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
@@ -54,11 +56,9 @@ def load_wordnet() -> WordNetCorpusReader:
         ImportError: NLTK is not installed.
         FileNotFoundError: WordNet is not installed, or lacks a file.
     """
-    try:
+    with optional_imports():
         import nltk
         from nltk.corpus.reader.wordnet import WordNetCorpusReader
-    except ImportError as error:
-        raise ImportError('WordNet is read with NLTK: pip install "hf_tripletclip[generation]" or nltk') from error
 
     class Reader(WordNetCorpusReader):
         """Wants neither `lexnames` nor `index.sense`, which Debian's package lacks, nor other languages."""

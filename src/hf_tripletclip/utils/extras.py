@@ -19,7 +19,8 @@ EXTRAS = {
     "imagehash": ("comparing images by their hashes", "hf_tripletclip[leakage]"),
     "qtawesome": ("drawing `scenes`", "hf_tripletclip[scenes]"),
     "matplotlib": ("plots", "hf_tripletclip[plots]"),
-    "ray": ("`--executor ray`", "ray"),
+    "scipy": ("paired tests", "hf_tripletclip[comparison]"),
+    "ray": ("`--executor ray`", "ray[default]"),
 }
 
 

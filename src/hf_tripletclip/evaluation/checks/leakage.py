@@ -30,6 +30,7 @@ from hf_tripletclip.data.decoding import BrokenValue, is_several
 from hf_tripletclip.data.loading import load_tripletdata, undecoded
 from hf_tripletclip.data.schema import CAPTION_COLUMNS, IMAGE_COLUMNS, KEY_COLUMNS
 from hf_tripletclip.evaluation.images import ImageCell, ImageFile, ImageRef
+from hf_tripletclip.utils.extras import optional_imports
 
 if TYPE_CHECKING:
     from hf_tripletclip.evaluation.benchmark import Benchmark
@@ -350,12 +351,8 @@ def image_hashes(
     Raises:
         ImportError: `imagehash` is not installed.
     """
-    try:
+    with optional_imports():
         import imagehash  # noqa: F401 - before workers start
-    except ImportError as error:
-        raise ImportError(
-            'To compare images by their hashes, install imagehash: pip install "hf_tripletclip[leakage]"'
-        ) from error
     batches: Any = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     loader: DataLoader[Any] = DataLoader(batches, batch_size=None, collate_fn=_hash_all, num_workers=num_workers)
     found: dict[ImageRef, int] = {}

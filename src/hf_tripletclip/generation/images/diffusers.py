@@ -24,6 +24,7 @@ from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.layouts.configs import read_config, read_json_object
 from hf_tripletclip.layouts.files import find_file
 from hf_tripletclip.utils.devices import check_dtype, loading, no_progress_bars, pick_device, pick_dtype
+from hf_tripletclip.utils.extras import optional_imports
 
 # What the stage itself gives to a pipeline, so `pipeline_kwargs` must not.
 GIVEN = frozenset(
@@ -134,13 +135,8 @@ class DiffusersImages(Stage):
         if self._pipeline is not None:
             return
         device = pick_device(self.device)
-        with no_progress_bars():
-            try:
-                from diffusers import AutoPipelineForText2Image
-            except ImportError as error:
-                raise ImportError(
-                    f'Drawing images needs diffusers: pip install "hf_tripletclip[generation]" ({error})'
-                ) from error
+        with no_progress_bars(), optional_imports():
+            from diffusers import AutoPipelineForText2Image
         with loading(self.model, "a text-to-image pipeline"), _quiet(warn=True):
             try:
                 pipeline = AutoPipelineForText2Image.from_pretrained(
