@@ -79,6 +79,7 @@ ROLES = {
         ),
     )
 }
+IGNORED = -100  # in decoder targets: padding, as in torch and transformers
 BY_COLUMN = {role.column: role for role in ROLES.values()}
 # A triplet: what evaluation compares.
 TRIPLET = ("image", "text", "negative_image", "negative_text")

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from hf_tripletclip.data.collator import TripletCollator
-from hf_tripletclip.roles import BY_COLUMN, ROLES
+from hf_tripletclip.roles import BY_COLUMN, IGNORED, ROLES
 
 LONGEST = 77  # labels per text, as in the released code of READ-CLIP
-IGNORED = -100
 
 
 @dataclass

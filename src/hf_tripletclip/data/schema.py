@@ -39,6 +39,7 @@ KEY_COLUMNS = ("__key__", "key", "id", "row_id")
 
 # How the negative was made and checked; see `hf_tripletclip.generation`.
 ID = "id"  # the row's name, unique in its split
+NEG_ID = "neg_id"  # of a mined negative: the row that it comes from
 GENERATOR = "generator"  # such as "llm:mistralai/Mistral-7B-Instruct-v0.2 + diffusers:stabilityai/sdxl-turbo"
 SEED = "seed"  # int64: the seed of the negative image
 CLIP_SCORE = "clip_score"  # float32: cosine of image and caption

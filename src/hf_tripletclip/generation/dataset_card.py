@@ -18,7 +18,16 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_tripletclip.data.blind import MAX_ROWS, blind_table
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
-from hf_tripletclip.data.schema import CAPTION, IMAGE, NEG_CAPTION, NEG_IMAGE, NEGATIVE_TYPE, PARAPHRASE, SCORES
+from hf_tripletclip.data.schema import (
+    CAPTION,
+    IMAGE,
+    NEG_CAPTION,
+    NEG_ID,
+    NEG_IMAGE,
+    NEGATIVE_TYPE,
+    PARAPHRASE,
+    SCORES,
+)
 from hf_tripletclip.hub.model_card import CITATION
 from hf_tripletclip.utils.files import CARD_FILE, without_tokens
 from hf_tripletclip.utils.markdown import Markdown, code, in_python, table, words
@@ -54,7 +63,6 @@ JOINED = (
 JOINED_LIMITS = (
     "The negative captions were made by rules and not checked by people: some are true of their picture after all."
 )
-NEG_ID = "neg_id"  # of mined negatives
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 SAMPLES = 4  # rows that the card shows
 SAMPLE_SIDE = 192  # pixels

@@ -6,13 +6,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import random
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from datasets import Features
 
 # Column -> one value per row, as `Dataset.map(batched=True)` has it. Images are `{"bytes", "path"}`, never decoded.
 Batch: TypeAlias = dict[str, list[Any]]
+
+Item = TypeVar("Item")
 
 ERROR = "error"  # why a row could not be made, `None` if it could: words for counting, then a colon and detail
 
@@ -78,6 +82,15 @@ def row_seed(seed: int, row_id: str, purpose: str = "") -> int:
     """A seed in 0..2**32-1 for a row: the same on every machine, another for every purpose."""
     digest = hashlib.sha256(f"{seed}\x1f{purpose}\x1f{row_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4], "big")
+
+
+def shuffled(items: Iterable[Item], rng: random.Random) -> list[Item]:
+    """A copy in random order, by `random.random`, which is the same in all versions of Python."""
+    order = list(items)
+    for number in range(len(order) - 1, 0, -1):
+        other = int(rng.random() * (number + 1))
+        order[number], order[other] = order[other], order[number]
+    return order
 
 
 def failed(stage: Stage, batch: Batch, errors: list[str]) -> Batch:

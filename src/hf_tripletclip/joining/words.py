@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, same_word, word_stems
@@ -18,6 +18,7 @@ from hf_tripletclip.generation.captions.english.changes import attribute_groups,
 from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Parsed, Span
 from hf_tripletclip.generation.captions.english.nouns import Noun, plural, related
 from hf_tripletclip.generation.captions.language import is_english
+from hf_tripletclip.generation.stage import shuffled
 
 ENDS = (".", "!", "?", '."', ".'", "…")
 ALIVE = frozenset({"person", "animal"})
@@ -68,8 +69,8 @@ def exchange(
     if one is None or other is None:
         return None
     found = {kind: list(sites(one, other)) for kind, sites in KINDS.items()}
-    for kind in _shuffled([kind for kind, spans in found.items() if spans], rng):
-        for span, its in _shuffled(found[kind], rng):
+    for kind in shuffled([kind for kind, spans in found.items() if spans], rng):
+        for span, its in shuffled(found[kind], rng):
             if any(_is_said(text, words) for (_, _, text), words in zip((span, its), said, strict=True)):
                 continue
             made = Exchanged(one.render([span]), other.render([its]), kind)
@@ -174,11 +175,3 @@ def _verbs(parsed: Parsed) -> Iterator[tuple[int, str, str]]:
 
 
 KINDS = {"swap_obj": _objects, "swap_att": _attributes, "replace_rel": _actions}
-
-
-def _shuffled(items: Sequence[object], rng: random.Random) -> list:
-    items = list(items)
-    for number in range(len(items) - 1, 0, -1):
-        other = int(rng.random() * (number + 1))
-        items[number], items[other] = items[other], items[number]
-    return items

@@ -116,7 +116,7 @@ class _Search:
         near = self.texts[of] @ self.texts[pair]
         return iter([of[place] for place in np.argsort(-near, kind="stable")])
 
-    def score(self, image: int, caption: int) -> float:
+    def cosine(self, image: int, caption: int) -> float:
         """The cosine of a pair's image and another's caption."""
         return float(self.images[self.pairs.image_of[image]] @ self.texts[caption])
 
@@ -127,7 +127,7 @@ class _Search:
             return OWN_TEXT
         if self.settings.with_images and self.text_of[pair] in self.texts_of_group[self.groups[other]]:
             return OWN_TEXT
-        crossed = [self.score(pair, other)] + ([self.score(other, pair)] if self.settings.with_images else [])
+        crossed = [self.cosine(pair, other)] + ([self.cosine(other, pair)] if self.settings.with_images else [])
         for name, limit in limits:
             if max(crossed) > limit:
                 return name
@@ -153,7 +153,7 @@ class _Search:
 
 def _choose(search: _Search, pair: int, items: Sequence[int], scores: Sequence[float], mined: Mined) -> None:
     settings = search.settings
-    positive = search.score(pair, pair)
+    positive = search.cosine(pair, pair)
     limits = []
     if settings.absolute_margin is not None:
         limits.append(("absolute_margin", positive - settings.absolute_margin))

@@ -24,6 +24,7 @@ from hf_tripletclip.data.schema import (
     GENERATOR,
     IMAGE,
     KEY_COLUMNS,
+    NEG_ID,
     NEGATIVE_TYPE,
     SCORES,
     SEED,
@@ -40,7 +41,6 @@ from hf_tripletclip.evaluation.readers.retrieval_sets import (
 )
 from hf_tripletclip.generation.captions.content import find_words
 
-NEG_ID = "neg_id"  # the row that the negative comes from
 MADE = frozenset({IMAGE, CAPTION, CLIP_SCORE, ERROR, SOURCE, *KEY_COLUMNS})  # columns that are computed anew
 # Those of the negatives that the source has.
 OF_NEGATIVES = frozenset({*COLUMNS, *SCORES, NEGATIVE_TYPE, GENERATOR, SEED, NEG_ID})

@@ -23,6 +23,7 @@ from hf_tripletclip.data.schema import (
     NEG_CAPTION,
     NEG_CLIP_SCORE,
     NEG_CROSS_CLIP_SCORE,
+    NEG_ID,
     NEG_IMAGE,
     SOURCE,
 )
@@ -30,7 +31,7 @@ from hf_tripletclip.generation.plan import NEIGHBOURS_FOLDER
 from hf_tripletclip.mining.candidates import Mined
 from hf_tripletclip.mining.neighbours import Neighbours, captions_digest
 from hf_tripletclip.mining.output import WRITTEN, write_rows
-from hf_tripletclip.mining.pairs import NEG_ID, Pairs, stored_cell, stored_image
+from hf_tripletclip.mining.pairs import Pairs, stored_cell, stored_image
 from hf_tripletclip.mining.settings import MiningSettings
 
 NOT_FOUND = "no negative: no near pair passed the guards"

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoTokenizer, T5Config, T5ForConditionalGe
 
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.objectives.terms import LossTerm, symbol
+from hf_tripletclip.roles import IGNORED
 
-IGNORED = -100  # the label of padding
 TEXTS_AT_A_TIME = 64  # that the decoder writes: their logits have the size texts x length x vocabulary
 PROBE = "a photo of the cat on one dog"  # every tokenizer knows some of these words
 LOADING = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError)

@@ -18,7 +18,7 @@ from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
 from hf_tripletclip.generation.captions.english.restating import STRUCTURAL
 from hf_tripletclip.generation.captions.english.synonyms import LEXICAL
 from hf_tripletclip.generation.captions.language import is_english
-from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
+from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed, shuffled
 from hf_tripletclip.generation.wordnet import load_wordnet
 
 Rules = Sequence[Callable[[Parsed], Iterator[Site]]]
@@ -113,15 +113,6 @@ def _changed(caption: str, rules: Rules, rng: random.Random) -> list[str]:
     of_rule = []
     for rule in rules:
         texts = [parsed.render(option) for site in rule(parsed) for option in site.options]
-        of_rule.append(_shuffled(texts, rng))
-    order = _shuffled(of_rule, rng)
+        of_rule.append(shuffled(texts, rng))
+    order = shuffled(of_rule, rng)
     return [texts[turn] for turn in range(max(map(len, order), default=0)) for texts in order if turn < len(texts)]
-
-
-def _shuffled(items: list[Any], rng: random.Random) -> list[Any]:
-    """A copy in random order, by `random.random`, which is the same in all versions of Python."""
-    items = list(items)
-    for number in range(len(items) - 1, 0, -1):
-        other = int(rng.random() * (number + 1))
-        items[number], items[other] = items[other], items[number]
-    return items
