@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 
 import pytest
-import tomllib
 
 from hf_tripletclip.utils.extras import EXTRAS, explained
 
