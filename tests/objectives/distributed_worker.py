@@ -22,8 +22,7 @@ from tests.tiny import further_texts, negatives, positives, tiny_config
 
 # The objectives, and each kind of distillation beside two of them: "negclip + embedding".
 VARIANTS = (
-    *available_objectives(),
-    *SETTINGS,
+    *dict.fromkeys((*available_objectives(), *SETTINGS)),
     *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS),
 )
 

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_tripletclip.objectives import Embeddings, Tokens
+from hf_tripletclip.objectives import OBJECTIVES, Embeddings, Objective, Tokens, get_objective
 from hf_tripletclip.roles import ROLES
 
 SEVERAL = ("negative_image", "negative_text", "paraphrase", "dense_text")
 NUMBERS = ((2, 1, 0, 3), (2, 0, 1, 2), (0, 2, 1, 1), (1, 3, 2, 0), (1, 1, 1, 1), (3, 0, 0, 2))  # per row, of SEVERAL
-PAIRED = ("tripletclip", "clip_all", "cyclip_triplet", "conclip")  # a negative caption has its image
+# A negative caption has its image.
+PAIRED = ("tripletclip", "clip_all", "cyclip_triplet", "conclip", "siglip_triplet")
+BIAS = -1.5  # of objectives that use one
+
+
+def make_objective(name: str, **settings) -> Objective:
+    """An objective, with a fixed bias if it uses one."""
+    given = {"bias": BIAS} if any(term.uses_bias for term in OBJECTIVES[name].terms) else {}
+    return get_objective(name, **{**given, **settings})
 
 
 @dataclass
@@ -212,6 +220,17 @@ def prior_of(batch: Batch, s: torch.Tensor) -> torch.Tensor:
     return mean([(s * common @ (t - before)) ** 2 for t, before in pairs])
 
 
+def sigmoid(batch: Batch, images: tuple[str, ...], texts: tuple[str, ...], s, b) -> torch.Tensor:
+    """The sigmoid loss of all images and captions of some roles: a sum over captions, a mean over images."""
+    v, t = (torch.cat([batch.values[role] for role in roles]) for roles in (images, texts))
+    total = torch.zeros(())
+    for i in range(len(v)):
+        for j in range(len(t)):
+            z = 1 if i == j else -1
+            total = total - torch.log(1 / (1 + torch.exp(-z * (s * v[i] @ t[j] + b))))
+    return total / len(v)
+
+
 def to_teacher(batch: Batch, role: str) -> torch.Tensor:
     return sum(((one - other) ** 2).sum() for one, other in zip(batch.values[role], batch.teacher[role], strict=True))
 
@@ -273,5 +292,9 @@ def reference(name: str, batch: Batch, s: torch.Tensor) -> torch.Tensor:
     if name == "pairwise":
         ranked = ranks(batch, "image", s, 0.8) + ranks(batch, "paraphrase", s, 0.8)
         return clip() + 10 * ranked + 0.3 * prior_of(batch, s)
+    if name == "siglip":
+        return sigmoid(batch, ("image",), ("text",), s, BIAS)
+    if name == "siglip_triplet":
+        return sigmoid(batch, ("image", "negative_image"), ("text", "negative_text"), s, BIAS)
     assert name == "read_alignment"
     return negclip() + 0.5 * ce(batch, "paraphrase", ("text",), s)

@@ -39,6 +39,9 @@ TERMS = {
     r"\\mathrm\{prior\}\(v, t\)": lambda b, s: reference.prior_of(b, s),
     r"\\mathrm\{M\}\(v, t \\mid t'\)": lambda b, s: reference.margin(b, s),
     r"\\Delta\^\{\*\}\((\S+)\)": lambda b, s, role: reference.to_teacher(b, ROLE[role]),
+    r"\\mathrm\{sig\}\((.+?), (.+?)\)": lambda b, s, *sets: reference.sigmoid(
+        b, *(tuple(ROLE[one.lower()] for one in roles.split(r" \cup ")) for roles in sets), s, reference.BIAS
+    ),
     r"\\Delta\(t, p\)": lambda b, s: (b.values["text"] - b.values["paraphrase"]).square().sum(dim=1).mean(),
 }
 
@@ -58,7 +61,7 @@ def value(formula: str, batch: reference.Batch, scale: torch.Tensor) -> float:
 def test_the_equation_is_what_the_code_computes(name):
     batch = reference.make_batch()
     scale = torch.tensor(7.0, dtype=torch.float64)
-    objective = get_objective(name)
+    objective = reference.make_objective(name)
     text = describe_objective(objective)
     assert text.startswith(f"The objective is `{name}`:")
     formula = SHOWN.findall(text)[0]

@@ -12,6 +12,7 @@ from hf_tripletclip.objectives import Embeddings, available_objectives, get_obje
 from hf_tripletclip.objectives.base import Rows
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
 from hf_tripletclip.roles import ROLES
+from tests.objectives.reference import make_objective
 
 
 def random_embeddings(seed: int, rows: int = 5) -> dict[str, torch.Tensor]:
@@ -51,8 +52,8 @@ def naive(kind: str, student: dict, teacher: dict, roles: tuple[str, ...], scale
 def test_the_term_is_its_equation_and_adds_to_any_objective(name, kind):
     student, teacher = random_embeddings(0), random_embeddings(1)
     scale = torch.tensor(7.0, dtype=torch.float64)
-    plain = get_objective(name)
-    taught = get_objective(name, distillation={"kind": kind, "weight": 0.3})
+    plain = make_objective(name)
+    taught = make_objective(name, distillation={"kind": kind, "weight": 0.3})
     without = plain(Embeddings(**student, teacher=teacher), scale)
     output = taught(Embeddings(**student, teacher=teacher), scale)
     expected = naive(kind, student, teacher, plain.roles, 7.0)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from hf_tripletclip.objectives import Embeddings, Tokens, available_objectives, get_objective
+from hf_tripletclip.objectives import Embeddings, Tokens, available_objectives
 from hf_tripletclip.objectives.distillation import KINDS
 from hf_tripletclip.roles import ROLES
+from tests.objectives.reference import make_objective
 
 FURTHER: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("tripletclip", {"distillation": {"kind": kind}}) for kind in KINDS),
@@ -35,7 +36,7 @@ def test_autocast_changes_no_loss_and_no_gradient(name, settings):
         leaves = {role: value.clone().requires_grad_() for role, value in values.items()}
         scale = torch.tensor(100.0, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            output = get_objective(name, **settings)(Embeddings(**leaves, teacher=teacher, tokens=tokens), scale)
+            output = make_objective(name, **settings)(Embeddings(**leaves, teacher=teacher, tokens=tokens), scale)
         inputs = [scale, *leaves.values()]
         return [output.loss, *torch.autograd.grad(output.loss, inputs, allow_unused=True, materialize_grads=True)]
 

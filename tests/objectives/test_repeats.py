@@ -8,7 +8,7 @@ import torch
 
 from hf_tripletclip.objectives import Embeddings, available_objectives, get_objective
 from hf_tripletclip.objectives.contents import digests, input_contents
-from tests.objectives.reference import make_batch
+from tests.objectives.reference import make_batch, make_objective
 
 SCALE = torch.tensor(5.0, dtype=torch.float64)
 
@@ -78,8 +78,8 @@ def test_without_repeats_only_what_belongs_to_the_row_is_masked(name, ragged):
     batch = make_batch(name, ragged=ragged)
     contents = contents_of(batch)
     arguments = {"masks": ragged, "contents": contents}
-    plain = get_objective(name)(batch.embeddings(**arguments), SCALE).loss
-    masked = get_objective(name, repeats="mask")(batch.embeddings(**arguments), SCALE).loss
+    plain = make_objective(name)(batch.embeddings(**arguments), SCALE).loss
+    masked = make_objective(name, repeats="mask")(batch.embeddings(**arguments), SCALE).loss
     several = ragged and name in ("tsvlc", "clic")  # where each of several paraphrases is a target
     assert torch.allclose(plain, masked) != several
     masked.backward()
@@ -207,7 +207,7 @@ def test_dense_captions_of_one_photograph_are_not_its_wrong_answers(chunk_size, 
 def test_a_batch_without_any_keys_left_has_finite_gradients(name, chunk_size):
     batch = make_batch(name)
     contents = {role: torch.zeros(len(values), dtype=torch.long) for role, values in batch.values.items()}
-    objective = get_objective(name, repeats="mask", chunk_size=chunk_size)
+    objective = make_objective(name, repeats="mask", chunk_size=chunk_size)
     output = objective(batch.embeddings(masks=False, contents=contents), SCALE)
     output.loss.backward()
     assert output.loss.isfinite()

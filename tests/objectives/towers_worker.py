@@ -24,6 +24,9 @@ from tests.tiny_decoder import WIDTH, tiny_decoder
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "fsc_clip, local": ("fsc_clip", {"local_weight": 0.2}),
     "read_alignment, decoder": ("read_alignment", {"decoder": tiny_decoder()}),
+    # For models without a bias.
+    "siglip": ("siglip", {"bias": -1.5}),
+    "siglip_triplet": ("siglip_triplet", {"bias": -1.5}),
 }
 LENGTHS = {"image": 4, "text": 5, "negative_text": 3}  # of patches or words
 
@@ -50,10 +53,12 @@ class Towers(nn.Module):
         torch.manual_seed(0)
         self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
+        bias = nn.Parameter(torch.tensor(-1.0))
         name, settings = SETTINGS.get(name, (name, {}))
         self.objective = get_objective(
             name, negatives_across_devices=negatives_across_devices, chunk_size=3, repeats=repeats, **settings
         )
+        self.logit_bias = bias if self.objective.uses_bias else None
         if self.objective.state_roles:
             self.decoder_input = nn.Linear(5, WIDTH)
         self.double()
@@ -85,7 +90,7 @@ class Towers(nn.Module):
             states={role: self.decoder_input(batch["features"][role]) for role in self.objective.state_roles},
             labels={role: decoder_labels(batch["contents"][role]) for role in self.objective.label_roles},
         )
-        return self.objective(embeddings, self.logit_scale.exp())
+        return self.objective(embeddings, self.logit_scale.exp(), self.logit_bias)
 
 
 def batch_of(case: str, rank: int | None) -> dict[str, dict[str, torch.Tensor]]:
@@ -117,7 +122,8 @@ def model_of(case: str, name: str) -> Towers:
 def objectives_of(case: str) -> tuple[str, ...]:
     if CASES[case][1] is not None:
         return ("negclip",)
-    return tuple(name for name in (*available_objectives(), *SETTINGS) if case not in RAGGED or name != "clip_all")
+    names = dict.fromkeys((*available_objectives(), *SETTINGS))
+    return tuple(name for name in names if case not in RAGGED or name != "clip_all")
 
 
 def step(model: nn.Module, batch: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

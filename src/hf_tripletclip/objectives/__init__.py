@@ -27,6 +27,10 @@ from hf_tripletclip.objectives.pairwise import PairwiseObjective
 from hf_tripletclip.objectives.read_alignment import ReadAlignmentObjective
 from hf_tripletclip.objectives.reconstruction import ReconstructionTerm
 from hf_tripletclip.objectives.rows import Rows
+from hf_tripletclip.objectives.siglip import SigLIPObjective
+from hf_tripletclip.objectives.siglip_triplet import SigLIPTripletObjective
+from hf_tripletclip.objectives.sigmoid import sigmoid_loss
+from hf_tripletclip.objectives.sigmoid_terms import SigmoidTerm
 from hf_tripletclip.objectives.teacher_terms import PriorTerm, TeacherTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
@@ -64,6 +68,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
         CLICObjective,
         ReadAlignmentObjective,
         PairwiseObjective,
+        SigLIPObjective,
+        SigLIPTripletObjective,
     )
 }
 
@@ -84,6 +90,7 @@ __all__ = [
     "PriorTerm",
     "ReconstructionTerm",
     "Rows",
+    "SigmoidTerm",
     "TeacherTerm",
     "Term",
     "Tokens",
@@ -92,6 +99,7 @@ __all__ = [
     "get_objective",
     "info_nce",
     "register_objective",
+    "sigmoid_loss",
     "terms_table",
 ]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
@@ -10,18 +11,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_tripletclip.objectives.chunks import CHUNK_SIZE, as_bias, as_scale, common_dtype
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
 from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput, Tokens, check_lengths
-from hf_tripletclip.objectives.infonce import (
-    CHUNK_SIZE,
-    as_scale,
-    common_dtype,
-    gather_rows,
-    gather_with_gradients,
-    world_size,
-)
+from hf_tripletclip.objectives.exchange import gather_rows, gather_with_gradients, world_size
 from hf_tripletclip.objectives.rows import Rows, identities_of
-from hf_tripletclip.objectives.terms import LossTerm, Term, roles_of
+from hf_tripletclip.objectives.terms import LossTerm, roles_of
 from hf_tripletclip.roles import ROLES
 
 REPEATS = ("negative", "mask")
@@ -64,6 +59,8 @@ class Objective:
     step: int | None = None
     # Whether batches must be filled with the nearest neighbours of their rows.
     needs_neighbours: ClassVar[bool] = False
+    # The bias on logits for models that have none, if the objective uses one; a setting of such objectives.
+    bias: float | None = None
 
     def __init__(
         self,
@@ -96,6 +93,11 @@ class Objective:
     def active_terms(self) -> tuple[LossTerm, ...]:
         """The terms of this `step`: all of them, unless the objective alternates between terms."""
         return self.terms
+
+    @property
+    def uses_bias(self) -> bool:
+        """Whether a term uses a bias on the logits: the model's `logit_bias`, or the setting `bias`."""
+        return any(term.uses_bias for term in self.terms)
 
     @property
     def needs_teacher(self) -> bool:
@@ -211,11 +213,16 @@ class Objective:
                 changed[name] = value.settings if isinstance(value, Distillation) else value
         return changed
 
-    def __call__(self, embeddings: Embeddings, scale: torch.Tensor | float) -> ObjectiveOutput:
+    def __call__(
+        self, embeddings: Embeddings, scale: torch.Tensor | float, bias: torch.Tensor | float | None = None
+    ) -> ObjectiveOutput:
         """
         Args:
             embeddings ([`Embeddings`]): The embeddings of this process's rows. Roles that no term uses are ignored.
             scale (`float` or `torch.Tensor` of one element): `exp(logit_scale)`.
+            bias (`float` or `torch.Tensor` of one element, *optional*): The model's `logit_bias`, which is added to
+                the logits. An objective with `uses_bias` needs it, or has the setting `bias` for models without one;
+                others ignore it, because it cancels out in a softmax.
 
         Returns:
             [`ObjectiveOutput`]: The loss, and its terms.
@@ -223,7 +230,8 @@ class Objective:
         Raises:
             TypeError: `embeddings` is not an [`Embeddings`].
             ValueError: A role is missing, rows are not L2-normalised, shapes or dtypes do not fit, queries and targets
-                differ in number, there are no rows, or the scale is not a positive number.
+                differ in number, there are no rows, the scale is not a positive number, or the bias is missing or
+                not a finite number.
         """
         if not isinstance(embeddings, Embeddings):
             raise TypeError(
@@ -231,8 +239,12 @@ class Objective:
             )
         own = self.check(embeddings)
         teacher = self._teacher_embeddings(embeddings, own)
+        bias = self._bias(bias)
         rows = self.gather(own, embeddings, teacher)
-        scale = as_scale(scale, next(iter(rows.own.values())))
+        like = next(iter(rows.own.values()))
+        scale = as_scale(scale, like)
+        if bias is not None:
+            rows = dataclasses.replace(rows, bias=as_bias(bias, like))
         output = self.compute(rows, scale)
         if self.distillation is None:
             return output
@@ -242,6 +254,18 @@ class Objective:
             loss=output.loss + self.distillation.weight * value,
             parts={**output.parts, "distillation": value.detach()},
         )
+
+    def _bias(self, given: torch.Tensor | float | None) -> torch.Tensor | float | None:
+        """The bias: the model's, or else the setting; `None` if no term uses one."""
+        if not self.uses_bias:
+            return None
+        bias = self.bias if given is None else given
+        if bias is None:
+            raise ValueError(
+                f"The objective {self.name!r} uses a bias, and the model has no `logit_bias`: give the objective a "
+                "fixed one, such as `objective_kwargs={'bias': -10}`, or call it with `bias=...`."
+            )
+        return bias
 
     def _teacher_embeddings(self, embeddings: Embeddings, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The teacher's embeddings of the roles that are compared with it, without gradients."""
@@ -361,33 +385,38 @@ class Objective:
                     f"{tuple(mask.shape)} with {int(mask.sum())}."
                 )
         for term in self.terms:
-            first, *others = sorted(term.by_row, key=list(ROLES).index)
-            rows = len(masks.get(first, own[first]))
-            for role in others:
-                number = len(masks.get(role, own[role]))
-                several = ROLES[role].mask is not None and role not in masks
-                hint = (
-                    f" If a row may have any number of the latter, give `masks={{{role!r}: ...}}`." if several else ""
-                )
-                if number != rows:
-                    raise ValueError(
-                        f"The objective {self.name!r} pairs {ROLES[first].words} with {ROLES[role].words} row by row, "
-                        f"but there are {rows} rows of the first and {number} of the second.{hint}"
-                    )
+            for roles in dict.fromkeys((term.by_row, *term.matched)):
+                self._check_rows(roles, own, masks)
             for role in term.one_per_row:
                 if role in masks and embeddings.owners[role].tolist() != list(range(len(masks[role]))):
                     raise ValueError(
                         f"The term {term.name} of the objective {self.name!r} needs exactly one {role} in each row, "
                         "but some row has several or none."
                     )
-            if isinstance(term, Term) and all(role in masks for role in term.by_row):
-                one, other = (embeddings.owners[role] for role in term.by_row)
-                if not torch.equal(one, other):
+            for pair in term.matched:
+                if all(role in masks for role in pair) and not torch.equal(
+                    *(embeddings.owners[role] for role in pair)
+                ):
                     raise ValueError(
-                        f"The objective {self.name!r} pairs {ROLES[term.by_row[0]].words} with "
-                        f"{ROLES[term.by_row[1]].words} one by one, but some row does not have as many of the one as "
-                        "of the other."
+                        f"The objective {self.name!r} pairs {ROLES[pair[0]].words} with {ROLES[pair[1]].words} one by "
+                        "one, but some row does not have as many of the one as of the other."
                     )
+
+    def _check_rows(
+        self, roles: tuple[str, ...], own: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Check that some roles have equally many rows."""
+        ordered = sorted(roles, key=list(ROLES).index)
+        for role in ordered[1:]:
+            first = ordered[0]
+            rows, number = (len(masks.get(one, own[one])) for one in (first, role))
+            several = ROLES[role].mask is not None and role not in masks
+            hint = f" If a row may have any number of the latter, give `masks={{{role!r}: ...}}`." if several else ""
+            if number != rows:
+                raise ValueError(
+                    f"The objective {self.name!r} pairs {ROLES[first].words} with {ROLES[role].words} row by row, "
+                    f"but there are {rows} rows of the first and {number} of the second.{hint}"
+                )
 
     def _check_tokens(self, own: dict[str, torch.Tensor], given: Mapping[str, Tokens]) -> None:
         dims = {}

@@ -113,10 +113,15 @@ def _teacher(objective: Objective) -> str:
 def _symbols(objective: Objective) -> str:
     named = [rf"\\({symbol(role)}\\): {ROLES[role].words}" for role in objective.roles]
     batch = "the batch of all processes" if objective.negatives_across_devices else "one process's batch"
-    return (
-        f"Embeddings are L2-normalised ({', '.join(named)}); a capital letter is all of them in {batch}. Each query "
-        r"\\(q_i\\) must find its target \\(k_i\\), row \\(i\\) of the first set of \\(K\\); \\(s\\) is "
-        "`exp(logit_scale)`."
+    text = f"Embeddings are L2-normalised ({', '.join(named)}); a capital letter is all of them in {batch}. "
+    if any(not term.uses_bias for term in objective.terms):
+        text += r"Each query \\(q_i\\) must find its target \\(k_i\\), row \\(i\\) of the first set of \\(K\\); "
+    if not objective.uses_bias:
+        return text + r"\\(s\\) is `exp(logit_scale)`."
+    fixed = "" if objective.bias is None else f", or {objective.bias:g} if the model has none"
+    return text + (
+        r"\\(z_{ij}\\) is 1 if image \\(i\\) and caption \\(j\\) are a pair, otherwise -1; \\(s\\) is "
+        rf"`exp(logit_scale)`; \\(b\\) is `logit_bias`{fixed}."
     )
 
 

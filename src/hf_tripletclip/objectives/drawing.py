@@ -17,6 +17,7 @@ from typing import Any
 from hf_tripletclip.objectives import OBJECTIVES, Objective, get_objective
 from hf_tripletclip.objectives.own_terms import AnyOwnTerm, MarginTerm, OwnTerm, PairwiseTerm
 from hf_tripletclip.objectives.reconstruction import ReconstructionTerm
+from hf_tripletclip.objectives.sigmoid_terms import SigmoidTerm
 from hf_tripletclip.objectives.teacher_terms import PriorTerm, TeacherTerm
 from hf_tripletclip.objectives.terms import (
     AnyTerm,
@@ -136,6 +137,11 @@ def _prior(term: PriorTerm) -> Picture:
     return Picture([f"mean {symbol(term.query)}"], keys, [[COMPARED] * len(keys)])
 
 
+def _sigmoid(term: SigmoidTerm) -> Picture:
+    queries, keys = ([name for role in roles for name in _names(role)] for roles in (term.images, term.texts))
+    return Picture(queries, keys, [[_pairs(i, j) for j in range(len(keys))] for i in range(len(queries))])
+
+
 DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
     Term: _term,
     OwnTerm: _own,
@@ -150,6 +156,7 @@ DRAWN: dict[type[LossTerm], Callable[[Any], Picture]] = {
     CloseTerm: _close,
     TeacherTerm: _teacher,
     ReconstructionTerm: _reconstruction,
+    SigmoidTerm: _sigmoid,
 }
 
 

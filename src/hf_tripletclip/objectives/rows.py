@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from hf_tripletclip.objectives.chunks import CHUNK_SIZE, Codes
 from hf_tripletclip.objectives.embeddings import Tokens
-from hf_tripletclip.objectives.infonce import CHUNK_SIZE, Codes
 
 UNKNOWN = -1  # contents are not negative
 
@@ -36,6 +36,7 @@ class Rows:
         teacher (`dict[str, torch.Tensor]`): A frozen teacher's embeddings of this process's inputs.
         tokens (`dict[str, Tokens]`): Patches and words of this process's images and texts, in the dtype of `own`.
         states, labels (`dict[str, torch.Tensor]`): What a decoder reads for this process's texts, and must write.
+        bias (`torch.Tensor` of shape `()`, *optional*): What is added to the logits, for terms that use it.
         chunk_size (`int`): Keys per chunk of the kernel.
     """
 
@@ -51,6 +52,7 @@ class Rows:
     tokens: dict[str, Tokens] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    bias: torch.Tensor | None = None
     chunk_size: int = CHUNK_SIZE
 
     def owners(self, role: str) -> torch.Tensor:

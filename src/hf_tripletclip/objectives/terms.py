@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hf_tripletclip.objectives.infonce import Codes, info_nce, logsumexp_over
+from hf_tripletclip.objectives.chunks import Codes
+from hf_tripletclip.objectives.infonce import info_nce, logsumexp_over
 from hf_tripletclip.objectives.rows import Rows
 from hf_tripletclip.roles import ROLES
 
@@ -52,6 +53,19 @@ class LossTerm:
     def one_per_row(self) -> tuple[str, ...]:
         """The roles of which each row must have exactly one embedding, with which the row's others are compared."""
         return ()
+
+    @property
+    def matched(self) -> tuple[tuple[str, str], ...]:
+        """
+        Two roles each that form pairs, row by row. If a row may have any number of both, it must have as many of one
+        as of the other.
+        """
+        return ()
+
+    @property
+    def uses_bias(self) -> bool:
+        """Whether the term uses a bias on the logits, `rows.bias`. A softmax does not: it would cancel out."""
+        return False
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -151,6 +165,10 @@ class Term(LossTerm):
     @property
     def by_row(self) -> tuple[str, ...]:
         return (self.query, self.keys[0])
+
+    @property
+    def matched(self) -> tuple[tuple[str, str], ...]:
+        return ((self.query, self.keys[0]),)
 
     @property
     def pairs(self) -> tuple[str, ...]:

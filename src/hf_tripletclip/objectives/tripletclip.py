@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_tripletclip.objectives.base import Objective, check_weight
-from hf_tripletclip.objectives.infonce import CHUNK_SIZE
+from hf_tripletclip.objectives.chunks import CHUNK_SIZE
 from hf_tripletclip.objectives.terms import LossTerm, Term
 
 
