@@ -16,6 +16,7 @@ from hf_tripletclip.training import output_lock, resuming
 from hf_tripletclip.training.checkpointing import mark_complete, visible
 from hf_tripletclip.training.output_lock import HOLDER_FILE, AlreadyTraining, holder, output_held, training_lock
 from hf_tripletclip.training.resuming import agree_on_checkpoint
+from hf_tripletclip.utils import processes
 
 
 @pytest.fixture
@@ -45,11 +46,17 @@ def others(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             answer = next(told, None)
             return answer(own) if callable(answer) else [*own, answer]
 
+        def broadcast(outcome: list[Any]) -> list[Any]:
+            if first is None:
+                return outcome
+            return [None, first] if isinstance(first, Exception) else [first, None]
+
         for module in (output_lock, resuming):
             monkeypatch.setattr(module, "gather_object", gather)
-            monkeypatch.setattr(
-                module, "broadcast_object_list", lambda values: values if first is None else [first, *values[1:]]
-            )
+        monkeypatch.setattr(processes, "broadcast_object_list", broadcast)
+        monkeypatch.setattr(
+            output_lock, "broadcast_object_list", lambda values: values if first is None else [first, *values[1:]]
+        )
 
     return others
 

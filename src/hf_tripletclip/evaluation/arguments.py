@@ -14,11 +14,12 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from hf_tripletclip.evaluation.encoder import EXPECTED, Encoder, in_all_processes, start_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import BENCHMARKS, SUITES, resolve
 from hf_tripletclip.evaluation.run import Outcome, choose, run_benchmarks, safe_name
 from hf_tripletclip.results.result import format_result
 from hf_tripletclip.utils.cli_arguments import Exclusion, as_mapping, given_flags, parse_with_config
+from hf_tripletclip.utils.processes import EXPECTED, in_all_processes, start_processes
 
 NAMED = "PLACE for all benchmarks (one that has a folder of its name there reads that), or NAME=PLACE for one"
 

@@ -14,10 +14,11 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import TIE, intervals, tally
+from hf_tripletclip.utils.processes import in_all_processes
 from hf_tripletclip.version import __version__
 
 logger = logging.get_logger(__name__)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -37,6 +36,7 @@ from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
 from hf_tripletclip.layouts.processor import check_processor
 from hf_tripletclip.utils.devices import loading, pick_device
+from hf_tripletclip.utils.processes import from_first_process, in_all_processes, start_processes
 
 logger = logging.get_logger(__name__)
 
@@ -44,35 +44,6 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 # Entries of a configuration that do not change embeddings.
 IRRELEVANT = ("_name_or_path", "transformers_version", "dtype", "architectures", "objective", "objective_kwargs")
 EMBEDDINGS, DIGEST = "embeddings", "digest"  # the tensor in a cached file, and its metadata
-
-
-# Errors that a user can do something about. Other errors are mistakes of the program and are not caught.
-EXPECTED = (OSError, ValueError, ImportError, torch.OutOfMemoryError)
-
-
-def in_all_processes(function: Callable[[], Any]) -> Any:
-    """
-    The value of a function that all processes call. If it fails in one with an expected error, it fails in all.
-
-    Raises:
-        ValueError: The function failed in another process.
-    """
-    value, error = None, None
-    try:
-        value = function()
-    except EXPECTED as caught:
-        error = caught
-    messages = gather_object([None if error is None else f"{type(error).__name__}: {error}"])
-    if error is not None:
-        raise error
-    if other := [message for message in messages if message is not None]:
-        raise ValueError(f"in another process: {other[0]}")
-    return value
-
-
-def start_processes(device: str | None = None) -> PartialState:
-    """The state of the processes that a launcher started; it must know if they are to work on CPUs."""
-    return PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
 
 
 @contextlib.contextmanager
@@ -384,10 +355,8 @@ class Encoder:
         digest = hashlib.sha256(json.dumps(keys).encode("utf-8", "surrogatepass")).hexdigest()
         path = self.cache_dir / self.fingerprint[:16] / f"{kind}-{digest[:32]}.safetensors"
         of = f"{self.fingerprint} {digest}"
-        found: list[Any] = [_read(path, of, len(keys)) if self.state.is_main_process else None]
-        broadcast_object_list(found)
-        if found[0] is not None:
-            return found[0], {}
+        if (found := from_first_process(lambda: _read(path, of, len(keys)))) is not None:
+            return found, {}
         embeddings, reasons = encode()
         if self.state.is_main_process and not reasons:  # someone may repair the broken images
             _write(path, embeddings, of)

@@ -14,12 +14,13 @@ import torch
 from hf_tripletclip.evaluation.benchmark import Benchmark, missing_images
 from hf_tripletclip.evaluation.checks.blind import blind_baselines
 from hf_tripletclip.evaluation.checks.probe import probe_baseline
-from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, images_of, outcomes_of, predict
 from hf_tripletclip.evaluation.registry import location_field
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import sample_rows
+from hf_tripletclip.utils.processes import in_all_processes
 
 # Questions; image -> embedding; caption -> embedding; counts of the rows that were left out.
 Encoded = tuple[list[Item], dict[ImageRef, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]

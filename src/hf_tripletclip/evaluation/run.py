@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from hf_tripletclip.evaluation.benchmark import Benchmark
-from hf_tripletclip.evaluation.encoder import EXPECTED, Encoder, in_all_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import EVERY, Places, build_benchmark, by_benchmark, resolve
 from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.processes import EXPECTED, from_first_process, in_all_processes
 
 Chosen = Mapping[str, "Benchmark | Exception"]
 
@@ -201,14 +200,9 @@ def _run(encoder: Encoder, outcome: Outcome, overwrite: bool) -> None:
     if path is not None:
         state = in_all_processes(lambda: data_state(benchmark))
         # The first process decides, because the others may not see its files.
-        found: list[Any] = [None]
-        if encoder.state.is_main_process and not overwrite:
-            found = [_look(path, benchmark, encoder, state)]
-        broadcast_object_list(found)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        if found[0] is not None:
-            outcome.result, outcome.replaced = found[0]
+        found = None if overwrite else from_first_process(lambda: _look(path, benchmark, encoder, state))
+        if found is not None:
+            outcome.result, outcome.replaced = found
             outcome.kept = outcome.replaced is None
             if outcome.kept:
                 return
@@ -221,11 +215,11 @@ def _run(encoder: Encoder, outcome: Outcome, overwrite: bool) -> None:
 
 
 def _look(path: Path, benchmark: Benchmark, encoder: Encoder, state: str | None) -> Any:
-    """The existing result and why it cannot be used, `None` if there is none, or the error if it cannot be read."""
+    """The existing result and why it cannot be used; `None` if there is none. An error if it cannot be read."""
     try:
         result = read_result(path, benchmark.name)
     except (OSError, ValueError) as error:
-        return ValueError(str(error))
+        raise ValueError(str(error)) from error
     return result and (result, difference(result, benchmark, encoder, state))
 
 

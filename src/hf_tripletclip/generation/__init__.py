@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hf_tripletclip.generation.captions.content import content_problem
     from hf_tripletclip.generation.filters import FilterSettings, filter_dataset
     from hf_tripletclip.generation.publish import GenerationReport
+    from hf_tripletclip.generation.push import push_dataset
     from hf_tripletclip.generation.registry import get_stage
     from hf_tripletclip.generation.run import GenerationSettings, generate
     from hf_tripletclip.generation.source import Source
@@ -26,6 +27,7 @@ __all__ = [
     "filter_dataset",
     "generate",
     "get_stage",
+    "push_dataset",
     "row_seed",
 ]
 

@@ -84,7 +84,7 @@ def row_seed(seed: int, row_id: str, purpose: str = "") -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def shuffled(items: Iterable[Item], rng: random.Random) -> list[Item]:
+def in_random_order(items: Iterable[Item], rng: random.Random) -> list[Item]:
     """A copy in random order, by `random.random`, which is the same in all versions of Python."""
     order = list(items)
     for number in range(len(order) - 1, 0, -1):

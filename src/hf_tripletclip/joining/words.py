@@ -18,7 +18,7 @@ from hf_tripletclip.generation.captions.english.changes import attribute_groups,
 from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Parsed, Span
 from hf_tripletclip.generation.captions.english.nouns import Noun, plural, related
 from hf_tripletclip.generation.captions.language import is_english
-from hf_tripletclip.generation.stage import shuffled
+from hf_tripletclip.generation.stage import in_random_order
 
 ENDS = (".", "!", "?", '."', ".'", "…")
 ALIVE = frozenset({"person", "animal"})
@@ -69,8 +69,8 @@ def exchange(
     if one is None or other is None:
         return None
     found = {kind: list(sites(one, other)) for kind, sites in KINDS.items()}
-    for kind in shuffled([kind for kind, spans in found.items() if spans], rng):
-        for span, its in shuffled(found[kind], rng):
+    for kind in in_random_order([kind for kind, spans in found.items() if spans], rng):
+        for span, its in in_random_order(found[kind], rng):
             if any(_is_said(text, words) for (_, _, text), words in zip((span, its), said, strict=True)):
                 continue
             made = Exchanged(one.render([span]), other.render([its]), kind)

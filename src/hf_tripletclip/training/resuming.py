@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
@@ -28,6 +28,7 @@ from hf_tripletclip.training.checkpointing import (
 )
 from hf_tripletclip.training.resume_settings import FIXED, OF_ORDER, Course, differences, refusal, settings_of
 from hf_tripletclip.training.steps import TrainingStoppedError
+from hf_tripletclip.utils.processes import from_first_process
 
 logger = logging.get_logger(__name__)
 
@@ -59,15 +60,7 @@ def agree_on_checkpoint(resume: str | bool | None, args: TripletCLIPTrainingArgu
                     f"{_listed(of_first)}, process {index} on {host} sees {_listed(there)}. `output_dir` must be a "
                     "folder that all machines share: nothing was trained."
                 )
-    outcome: list[Any] = [None]
-    if args.process_index == 0:
-        try:
-            outcome = [resolve_checkpoint(resume, output_dir)]
-        except (OSError, ValueError) as error:
-            outcome = [error]
-    checkpoint = broadcast_object_list(outcome)[0]
-    if isinstance(checkpoint, Exception):
-        raise checkpoint
+    checkpoint = from_first_process(lambda: resolve_checkpoint(resume, output_dir))
     if checkpoint is None or args.world_size == 1:
         return checkpoint
     # The copy on another machine may be damaged although that of the first is not.
@@ -129,21 +122,11 @@ class Resumption:
         """
         if checkpoint is not None and checkpoint == self._checked:
             return
-        main = self.trainer.args.process_index == 0
         if checkpoint is None:
-            self.settings = settings_of(self.trainer) if main else None
+            self.settings = settings_of(self.trainer) if self.trainer.args.process_index == 0 else None
             self.course, self.changes, self.same_order, self._checked = None, [], True, None
             return
-        outcome: list[Any] = [None]
-        if main:
-            try:
-                outcome = [self.compare(checkpoint)]
-            except (OSError, ValueError) as error:
-                outcome = [error]
-        outcome = broadcast_object_list(outcome)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        self.course, self.changes, self.same_order = outcome[0]
+        self.course, self.changes, self.same_order = from_first_process(lambda: self.compare(checkpoint))
         self._checked = checkpoint
 
     def compare(self, checkpoint: str) -> tuple[Course | None, list[dict[str, Any]], bool]:

@@ -10,8 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
@@ -23,7 +21,6 @@ from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import DENSE_CAPTION, PARAPHRASE, TEXT_COLUMNS
 from hf_tripletclip.data.streaming import shuffled
-from hf_tripletclip.evaluation.encoder import in_all_processes
 from hf_tripletclip.generation.filters import filter_dataset, filters_of
 from hf_tripletclip.layouts import load_processor
 from hf_tripletclip.layouts.files import PROCESSOR_FILES
@@ -35,6 +32,7 @@ from hf_tripletclip.training.towers import (
     check_no_adapter,
 )
 from hf_tripletclip.utils.cli_arguments import as_mapping
+from hf_tripletclip.utils.processes import from_first_process
 
 logger = logging.get_logger(__name__)
 
@@ -154,11 +152,8 @@ def make_processor(
             f"`--processor_name_or_path {TRAIN_TOKENIZER}` reads all captions first: leave out `--streaming`, or "
             "name a processor."
         )
-    main = PartialState().is_main_process
     image_size = model_args.image_size or 224
-    shared = [in_all_processes(lambda: build_processor(_captions(train), image_size=image_size) if main else None)]
-    broadcast_object_list(shared)
-    return shared[0]
+    return from_first_process(lambda: build_processor(_captions(train), image_size=image_size))
 
 
 def _nouns(value: object) -> Any:

@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 
 from hf_tripletclip.evaluation.benchmark import Benchmark, Family
-from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.items import KEY
 from hf_tripletclip.evaluation.readers.retrieval_sets import Captioned, read_captioned
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import CLUSTER, TIE, sample_rows
+from hf_tripletclip.utils.processes import in_all_processes
 
 RECALL_AT = (1, 5, 10)
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"

@@ -31,7 +31,7 @@ from hf_tripletclip.data.schema import (
     NEGATIVE_TYPE,
 )
 from hf_tripletclip.data.tokenizer import tokenize_captions
-from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageCell, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, predict
 from hf_tripletclip.evaluation.questions import ItemBenchmark, encode_images, encode_texts
@@ -45,6 +45,7 @@ from hf_tripletclip.evaluation.triplets import (
 )
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import TIE
+from hf_tripletclip.utils.processes import in_all_processes
 
 ROW = "row"  # the column of predictions: the row's index in the dataset
 TEXT_COLUMNS = (CAPTION, NEG_CAPTION, NEGATIVE_TYPE, HELD_OUT, ERROR)

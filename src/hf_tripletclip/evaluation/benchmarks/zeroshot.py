@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from hf_tripletclip.evaluation.benchmark import Benchmark, Family
-from hf_tripletclip.evaluation.encoder import Encoder, in_all_processes
+from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.items import KEY
 from hf_tripletclip.evaluation.readers.class_sets import LabelledSet, read_labelled
@@ -27,6 +27,7 @@ from hf_tripletclip.evaluation.readers.prompts import (
 from hf_tripletclip.evaluation.recall import first_hits, rank, recall_by_chance, topk_hits
 from hf_tripletclip.results.result import EvaluationResult, Mean
 from hf_tripletclip.results.statistics import CLUSTER, TIE, sample_rows
+from hf_tripletclip.utils.processes import in_all_processes
 
 SET, CLASS, LABEL = "set", "class", "label"
 TOP1, TOP5, PER_CLASS = "top1", "top5", "mean_per_class"

@@ -18,7 +18,7 @@ from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
 from hf_tripletclip.generation.captions.english.restating import STRUCTURAL
 from hf_tripletclip.generation.captions.english.synonyms import LEXICAL
 from hf_tripletclip.generation.captions.language import is_english
-from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed, shuffled
+from hf_tripletclip.generation.stage import ERROR, Batch, Stage, in_random_order, row_seed
 from hf_tripletclip.generation.wordnet import load_wordnet
 
 Rules = Sequence[Callable[[Parsed], Iterator[Site]]]
@@ -113,6 +113,6 @@ def _changed(caption: str, rules: Rules, rng: random.Random) -> list[str]:
     of_rule = []
     for rule in rules:
         texts = [parsed.render(option) for site in rule(parsed) for option in site.options]
-        of_rule.append(shuffled(texts, rng))
-    order = shuffled(of_rule, rng)
+        of_rule.append(in_random_order(texts, rng))
+    order = in_random_order(of_rule, rng)
     return [texts[turn] for turn in range(max(map(len, order), default=0)) for texts in order if turn < len(texts)]
