@@ -8,6 +8,9 @@ from typing import Any
 
 import griffe
 
+from hf_tripletclip.evaluation.registry import BENCHMARKS, PACKAGE
+from hf_tripletclip.utils.registry import class_paths
+
 # "name (`int`, *optional*, defaults to 5): text", and "`int`: text" under Returns.
 KIND = r"(?:`[^`]*`|\[`[^`]*`\]|[^()`]|\([^()]*\))*"
 ARGUMENT = re.compile(rf"^(?P<name>\s+[*\w, ]+) \((?P<kind>{KIND})\):", re.MULTILINE)
@@ -53,7 +56,7 @@ def _plain(kind: str) -> str:
 
 def _documented(package: griffe.Module) -> dict[str, str]:
     """The public names of the package and of its rooms, and where the site has them."""
-    places = {}
+    places = {path.rpartition(".")[2]: path for path in class_paths(BENCHMARKS, PACKAGE).values()}
     for room in (*(one for one in package.modules.values() if not one.is_alias), package):
         for name in room.exports or ():
             if name in room.members:  # `checkpoints.convert` is a function of a module of its name

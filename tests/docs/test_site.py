@@ -9,6 +9,10 @@ import sys
 
 import pytest
 
+from hf_tripletclip.evaluation.registry import BENCHMARKS, PACKAGE
+from hf_tripletclip.generation import registry as generation
+from hf_tripletclip.utils.registry import class_paths
+
 ROOMS = (
     "checkpoints",
     "data",
@@ -63,6 +67,10 @@ def test_references_are_links_if_the_site_has_an_entry(rewritten):
     assert rewritten("Args:\n    x ([`Here`], *optional*): It.\n", documented) == "Args:\n    x (Here): It.\n"
 
 
+def _path(one: object) -> str:
+    return f"{getattr(one, '__module__', None)}.{getattr(one, '__qualname__', None)}"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_has_every_public_class_and_function(pytestconfig, tmp_path):
     pytest.importorskip("mkdocs")
@@ -75,8 +83,14 @@ def test_the_site_builds_without_a_warning_and_has_every_public_class_and_functi
         name = f"hf_tripletclip.{room}"
         module = importlib.import_module(name)
         public = [one for one in module.__all__ if callable(getattr(module, one))]
-        # `checkpoints.convert` is a function of a module of its name
-        assert not [one for one in public if not {f"{name}.{one}", f"{name}.{one}.{one}"} & set(entries)], name
+        # `checkpoints.convert` is a function of a module of its name; benchmarks are entries of their own modules.
+        places = {one: (f"{name}.{one}", f"{name}.{one}.{one}", _path(getattr(module, one))) for one in public}
+        assert not [one for one, possible in places.items() if not {*possible} & set(entries)], name
+    for known, package in (
+        (BENCHMARKS, PACKAGE),
+        *((known, generation.PACKAGE) for known in generation.STAGES.values()),
+    ):
+        assert set(class_paths(known, package).values()) <= set(entries)
     for page in tmp_path.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not [tag for tag in ('src="http', '<link rel="stylesheet" href="http') if tag in text], page

@@ -119,7 +119,9 @@ def test_rows_without_scores():
 
 
 def test_columns_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"need the columns neg_clip_score; the rows have clip_score\. The checks"):
+    with pytest.raises(
+        ValueError, match=r"need the columns neg_clip_score; .* clip_score\. `--checks clip` makes them"
+    ):
         apply_filters({"clip_score": [0.1]}, FilterSettings(best=1))
     with pytest.raises(ValueError, match="not of one length"):
         apply_filters({"clip_score": [0.1], "neg_clip_score": [0.1, 0.2]}, FilterSettings(best=1))

@@ -17,6 +17,7 @@ from hf_tripletclip.objectives import available_objectives
 from hf_tripletclip.objectives.distillation import KINDS
 from hf_tripletclip.training.gradcache import cached_backward
 from hf_tripletclip.training.teacher import Teacher
+from tests.objectives.reference import SEVERAL
 from tests.objectives.towers_worker import SETTINGS
 from tests.tiny import further_texts, negatives, positives, tiny_config
 
@@ -25,9 +26,6 @@ VARIANTS = (
     *dict.fromkeys((*available_objectives(), *SETTINGS)),
     *(f"{name} + {kind}" for name in ("negclip", "tripletclip") for kind in KINDS),
 )
-
-# They take any number per row.
-SEVERAL = ("tsvlc", "dac", "ce_clip", "fsc_clip", "degla", "clic", "read_alignment", "pairwise")
 
 
 def rows_of(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
@@ -56,7 +54,8 @@ def one_step(variant: str, rows: slice, mini_batch_size: int | None, wrap) -> tu
             parameter.mul_(1.3)
     model = wrap(core)
     batch = rows_of({**positives(8), **negatives(8)}, rows)
-    if name in SEVERAL:
+    roles = {*core.objective.roles}
+    if "negative_image" not in roles and {*SEVERAL} & roles:  # any number per row
         batch |= rows_of(further_texts(8), rows)
     if mini_batch_size is None:
         taught = {"teacher_embeds": teacher(core, batch)} if core.objective.needs_teacher else {}

@@ -13,12 +13,12 @@ from PIL import Image
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
 from hf_tripletclip.data import BrokenRows, TripletCollator, build_processor
 from hf_tripletclip.data.draws import CaptionDraw
-from hf_tripletclip.objectives import available_objectives
+from hf_tripletclip.objectives import OBJECTIVES
+from tests.objectives.reference import PAIRED
 from tests.objectives.towers_worker import SETTINGS
 from tests.training.test_trainer import losses, make_trainer
 
 COLOURS = ("red", "blue", "green", "black", "white", "orange", "pink", "brown")
-PAIRED = ("tripletclip", "clip_all", "cyclip_triplet", "conclip")  # a negative caption for each negative image
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ def trainer_of(tmp_path, processor, objective, data=None, **arguments):
     )
 
 
-@pytest.mark.parametrize("objective", [*(name for name in available_objectives() if name != "laclip_hn"), *SETTINGS])
+@pytest.mark.parametrize(
+    "objective", [*(name for name, one in OBJECTIVES.items() if not one.needs_neighbours), *SETTINGS]
+)
 def test_every_objective_trains_is_cached_and_evaluated(tmp_path, processor, objective):
     data = Dataset.from_list(rows(objective in PAIRED))
     curves = []

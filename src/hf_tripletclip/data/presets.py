@@ -51,13 +51,7 @@ KNOWN_COLUMNS = (
     schema.SOURCE,
     schema.GENERATOR,
     schema.SEED,
-    schema.CLIP_SCORE,
-    schema.NEG_CLIP_SCORE,
-    schema.CROSS_CLIP_SCORE,
-    schema.NEG_CROSS_CLIP_SCORE,
-    schema.IMAGE_SIMILARITY,
-    schema.CAPTION_SIMILARITY,
-    schema.VQA_SCORE,
+    *schema.SCORES,
 )
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hf_tripletclip.roles import ROLES, TRIPLET, TRIPLET_IMAGES, TRIPLET_TEXTS
 
 IMAGE = ROLES["image"].column  # the image
@@ -42,22 +44,31 @@ ID = "id"  # the row's name, unique in its split
 NEG_ID = "neg_id"  # of a mined negative: the row that it comes from
 GENERATOR = "generator"  # such as "llm:mistralai/Mistral-7B-Instruct-v0.2 + diffusers:stabilityai/sdxl-turbo"
 SEED = "seed"  # int64: the seed of the negative image
-CLIP_SCORE = "clip_score"  # float32: cosine of image and caption
-NEG_CLIP_SCORE = "neg_clip_score"  # float32: cosine of neg_image and neg_caption
-CROSS_CLIP_SCORE = "cross_clip_score"  # float32: cosine of image and neg_caption
-NEG_CROSS_CLIP_SCORE = "neg_cross_clip_score"  # float32: cosine of neg_image and caption
-IMAGE_SIMILARITY = "image_similarity"  # float32: cosine of image and neg_image
-CAPTION_SIMILARITY = "caption_similarity"  # float32: cosine of caption and neg_caption
-VQA_SCORE = "vqa_score"  # float32: share of the questions about neg_caption that are answered right on neg_image
-SCORES = (
-    CLIP_SCORE,
-    NEG_CLIP_SCORE,
-    CROSS_CLIP_SCORE,
-    NEG_CROSS_CLIP_SCORE,
-    IMAGE_SIMILARITY,
-    CAPTION_SIMILARITY,
-    VQA_SCORE,
-)
+CLIP_SCORE = "clip_score"
+NEG_CLIP_SCORE = "neg_clip_score"
+CROSS_CLIP_SCORE = "cross_clip_score"
+NEG_CROSS_CLIP_SCORE = "neg_cross_clip_score"
+IMAGE_SIMILARITY = "image_similarity"
+CAPTION_SIMILARITY = "caption_similarity"
+VQA_SCORE = "vqa_score"
+
+
+class Score(NamedTuple):
+    """A column of scores, float32: the check of `generation` that makes it, and what it is, for cards and pages."""
+
+    check: str
+    words: str
+
+
+SCORES = {
+    CLIP_SCORE: Score("clip", "cosine of `image` and `caption`"),
+    NEG_CLIP_SCORE: Score("clip", "cosine of `neg_image` and `neg_caption`"),
+    CROSS_CLIP_SCORE: Score("clip", "cosine of `image` and `neg_caption`, which should be below `clip_score`"),
+    NEG_CROSS_CLIP_SCORE: Score("clip", "cosine of `neg_image` and `caption`, which should be below `neg_clip_score`"),
+    IMAGE_SIMILARITY: Score("clip", "cosine of `image` and `neg_image`"),
+    CAPTION_SIMILARITY: Score("clip", "cosine of `caption` and `neg_caption`"),
+    VQA_SCORE: Score("vqa", "share of questions about `neg_caption` that are answered right on `neg_image`"),
+}
 
 # The loader's errors on a row: lines of "column: reason", or "file: reason" if a row stands for a file. Such values
 # are null, and the collator reports them with this reason.

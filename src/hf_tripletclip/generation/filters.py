@@ -6,33 +6,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from hf_tripletclip.data.schema import (
-    CAPTION_SIMILARITY,
-    CLIP_SCORE,
-    CROSS_CLIP_SCORE,
-    IMAGE_SIMILARITY,
-    NEG_CLIP_SCORE,
-    NEG_CROSS_CLIP_SCORE,
-    VQA_SCORE,
-)
+from hf_tripletclip.data.schema import CLIP_SCORE, CROSS_CLIP_SCORE, NEG_CLIP_SCORE, NEG_CROSS_CLIP_SCORE, SCORES
 
 MEAN = (CLIP_SCORE, NEG_CLIP_SCORE)
-# What is bounded -> the columns that it is made of: itself, the mean of two, or the first less the second.
-QUANTITIES = {
+BEST = "best"
+# What is made of two columns, their mean or the first less the second.
+OF_TWO = {
     "clip_score_mean": MEAN,
-    "clip_score": (CLIP_SCORE,),
-    "neg_clip_score": (NEG_CLIP_SCORE,),
     "margin": (CLIP_SCORE, CROSS_CLIP_SCORE),
     "neg_margin": (NEG_CLIP_SCORE, NEG_CROSS_CLIP_SCORE),
-    "image_similarity": (IMAGE_SIMILARITY,),
-    "caption_similarity": (CAPTION_SIMILARITY,),
-    "vqa_score": (VQA_SCORE,),
 }
 
 
@@ -85,13 +73,20 @@ class FilterSettings:
 
     def bounds(self) -> dict[str, float]:
         """The bounds that are set, by name, in the order in which they are applied."""
-        names = (field.name for field in dataclasses.fields(self) if field.name != "best")
+        names = (field.name for field in dataclasses.fields(self) if field.name != BEST)
         return {name: bound for name in names if (bound := getattr(self, name)) is not None}
 
     def columns(self) -> tuple[str, ...]:
         """The score columns that the settings need."""
         needed = [column for name in self.bounds() for column in QUANTITIES[name[len("min_") :]]]
         return tuple(dict.fromkeys([*needed, *(MEAN if self.best is not None else ())]))
+
+
+# What the settings bound, in their order -> the columns that it is made of.
+QUANTITIES = {
+    name: OF_TWO.get(name, (name,))
+    for name in dict.fromkeys(field.name[4:] for field in dataclasses.fields(FilterSettings) if field.name != BEST)
+}
 
 
 def filters_of(given: Mapping[str, Any]) -> FilterSettings:
@@ -105,6 +100,11 @@ def filters_of(given: Mapping[str, Any]) -> FilterSettings:
     if unknown := [name for name in given if name not in accepted]:
         raise ValueError(f"`filters` takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
     return FilterSettings(**given)
+
+
+def checks_of(columns: Iterable[str]) -> list[str]:
+    """The checks that make columns of scores, each once."""
+    return list(dict.fromkeys(SCORES[name].check for name in columns))
 
 
 def apply_filters(
@@ -132,7 +132,7 @@ def apply_filters(
     if missing := [name for name in settings.columns() if name not in columns]:
         raise ValueError(
             f"These filters need the columns {', '.join(missing)}; the rows have {', '.join(columns) or 'no scores'}. "
-            "The checks `clip` and `vqa` make them."
+            f"`--checks {' '.join(checks_of(missing))}` makes them."
         )
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values()) | (set() if rows is None else {rows})) > 1:

@@ -27,6 +27,7 @@ CHECKS = {
     "clip": "checks.clip:ClipScores",
     "vqa": "checks.vqa:VqaScores",
 }
+PACKAGE = "hf_tripletclip.generation"
 STAGES = {"captions": CAPTIONS, "images": IMAGES, "paraphrases": PARAPHRASES, "check": CHECKS}
 
 
@@ -43,4 +44,4 @@ def get_stage(kind: str, name: str, options: Mapping[str, Any] | None = None) ->
         ValueError: There is no such stage, or it has no such setting.
         ImportError: A library that it needs is not installed.
     """
-    return make(kind, name, STAGES[kind], "hf_tripletclip.generation", options)
+    return make(kind, name, STAGES[kind], PACKAGE, options)

@@ -16,9 +16,9 @@ from pathlib import Path
 from datasets import LargeList, List
 from tqdm.auto import tqdm
 
-from hf_tripletclip.data.schema import NEG_CAPTION, VQA_SCORE
+from hf_tripletclip.data.schema import NEG_CAPTION
 from hf_tripletclip.generation.engine import Job, StageStep, bars, current_columns
-from hf_tripletclip.generation.filters import FilterSettings
+from hf_tripletclip.generation.filters import FilterSettings, checks_of
 from hf_tripletclip.generation.holding import absolute, locked
 from hf_tripletclip.generation.jobs import refuse_while_queued
 from hf_tripletclip.generation.plan import LOGS_FOLDER, PLAN_FILE, REPORT_FILE, WORK_FOLDER, DamagedUnit, Plan
@@ -120,8 +120,8 @@ class GenerationSettings:
                 )
             available |= stage.produces
         if missing := [name for name in self.filters.columns() if name not in available]:
-            checks = dict.fromkeys("vqa" if name == VQA_SCORE else "clip" for name in missing)
-            raise ValueError(f"The filters need {', '.join(missing)}: add `--checks {' '.join(checks)}`.")
+            checks = " ".join(checks_of(missing))
+            raise ValueError(f"The filters need {', '.join(missing)}: add `--checks {checks}`.")
         plan = Plan(
             source=opened.identity() | ({} if (files := opened.files()) is None else {"files": files}),
             unit_rows=self.unit_rows,

@@ -33,6 +33,11 @@ def load_class(kind: str, name: str, known: Mapping[str, str], package: str) -> 
         return getattr(importlib.import_module(f"{package}.{module}"), attribute)
 
 
+def class_paths(known: Mapping[str, str], package: str) -> dict[str, str]:
+    """The classes of a registry: the full path of each, by its name in the registry. It imports none of them."""
+    return {name: f"{package}.{place.replace(':', '.')}" for name, place in known.items()}
+
+
 def make(
     kind: str, name: str, known: Mapping[str, str], package: str, options: Mapping[str, Any] | None = None
 ) -> Any:

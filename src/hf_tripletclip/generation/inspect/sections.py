@@ -230,15 +230,9 @@ def _where(row: Row) -> str:
 
 MEANINGS = {
     "clip_score_mean": "mean of clip_score and neg_clip_score, by which the paper filters",
-    "clip_score": "image and caption",
-    "neg_clip_score": "negative image and negative caption",
-    "cross_clip_score": "image and negative caption: should be lower than clip_score",
-    "neg_cross_clip_score": "negative image and caption: should be lower than neg_clip_score",
-    "image_similarity": "the two images",
-    "caption_similarity": "the two captions",
-    "vqa_score": "share of the questions about the negative caption that its image answers right",
     "margin": "clip_score less cross_clip_score",
     "neg_margin": "neg_clip_score less neg_cross_clip_score",
+    **{name: score.words.replace("`", "") for name, score in SCORES.items()},
 }
 
 
