@@ -28,6 +28,7 @@ from hf_tripletclip.layouts.files import (
     Layout,
     detect,
     find_file,
+    reader_of,
 )
 from hf_tripletclip.layouts.processor import check_processor, load_processor, read_processor
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting, no_report_of_what_is_refused
@@ -75,9 +76,10 @@ def load_clip_like(
     layout = detect(source, **options)
     if layout is Layout.PEFT:
         return _load_adapter(source, options, dtype)
-    if layout is Layout.PUBLISHED:
-        # The layout has no scale, which cosines do not need; given one, it does not warn.
-        model: Any = TripletCLIPModel.from_pretrained(source, logit_scale=math.log(100), dtype=dtype, **options)
+    if reader_of(layout) is not None:
+        # The published layout has no scale, which cosines do not need; given one, it does not warn.
+        scale = {"logit_scale": math.log(100)} if layout is Layout.PUBLISHED else {}
+        model: Any = TripletCLIPModel.from_pretrained(source, dtype=dtype, **scale, **options)
         processor: Any = load_processor(source, **options)
         check_processor(model, processor)
         return model, processor

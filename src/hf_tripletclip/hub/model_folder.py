@@ -308,10 +308,9 @@ def _what_is_wrong(folder: Path, layout: Layout) -> str:
     """What to say of a folder without a config or without weights."""
     config = CONFIGS[layout]
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if folder_layout(folder) is Layout.PUBLISHED:
-        return (
-            f"{folder} has the layout of the published checkpoints: `tripletclip convert {folder} TARGET`, push that."
-        )
+    found = folder_layout(folder)
+    if found is not None and found not in CONFIGS:
+        return f"{folder} has the layout `{found}`, which is not pushed: `tripletclip convert {folder} TARGET`, push that."
     if (folder / config).is_file() and pickles:
         return (
             f"{folder} has its weights in {pickles[0]}, a pickle, which can hold code: save them as safetensors, with "

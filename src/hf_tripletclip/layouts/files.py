@@ -15,6 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import cached_file
 
+from hf_tripletclip.utils.registry import load_class
+
 # A model of transformers.
 CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # The published TripletCLIP checkpoints: each encoder has a `config.json` and a `model.safetensors` in its folder.
@@ -42,7 +44,7 @@ HUB_ARGUMENTS = (*CONNECTION_ARGUMENTS, "revision", "subfolder")
 
 
 class Layout(StrEnum):
-    """The layout of a checkpoint. The value is the Hub's `library_name`, for all but the published layout."""
+    """The layout of a checkpoint. The value is the Hub's `library_name`, if the Hub knows the layout."""
 
     TRANSFORMERS = "transformers"
     PEFT = "peft"
@@ -50,7 +52,29 @@ class Layout(StrEnum):
     PUBLISHED = "published"
 
 
-LAYOUT_FILES = (CONFIG_FILE, TEXT_CONFIG, ADAPTER_CONFIG, OPENCLIP_CONFIG)  # each makes a layout
+# File -> the layout that it makes; of several the first counts.
+LAYOUT_FILES = {
+    CONFIG_FILE: Layout.TRANSFORMERS,
+    TEXT_CONFIG: Layout.PUBLISHED,
+    ADAPTER_CONFIG: Layout.PEFT,
+    OPENCLIP_CONFIG: Layout.OPENCLIP,
+}
+# Layouts that `from_pretrained` reads and transformers does not -> the function that does, by its module in `layouts`.
+READERS: dict[str, str] = {Layout.PUBLISHED: "published:load_split_encoders"}
+
+
+def reader_of(layout: Layout | None) -> Callable[..., tuple[Any, dict[str, Any], dict[str, Any]]] | None:
+    """
+    The function that reads a layout; `None` if transformers or `tripletclip convert` does.
+
+    The function gets the source and the arguments of `from_pretrained`, and returns a `TripletCLIPConfig`, the tensors
+    under `CLIPModel`'s names, and the arguments that are yet to use.
+    """
+    return (
+        None
+        if layout is None or layout not in READERS
+        else load_class("layout", layout, READERS, "hf_tripletclip.layouts")
+    )
 
 
 def layout_of(has_file: Callable[[str], Any]) -> Layout | None:
@@ -64,13 +88,8 @@ def layout_of(has_file: Callable[[str], Any]) -> Layout | None:
     Returns:
         [`Layout`], or `None` if the checkpoint has none of the layouts.
     """
-    if has_file(CONFIG_FILE):
-        return Layout.PEFT if has_file(ADAPTER_CONFIG) else Layout.TRANSFORMERS
-    if has_file(TEXT_CONFIG):
-        return Layout.PUBLISHED
-    if has_file(ADAPTER_CONFIG):
-        return Layout.PEFT
-    return Layout.OPENCLIP if has_file(OPENCLIP_CONFIG) else None
+    layout = next((layout for name, layout in LAYOUT_FILES.items() if has_file(name)), None)
+    return Layout.PEFT if layout is Layout.TRANSFORMERS and has_file(ADAPTER_CONFIG) else layout
 
 
 def detect(source: str | os.PathLike[str], **kwargs: Any) -> Layout | None:

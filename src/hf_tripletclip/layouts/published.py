@@ -34,7 +34,7 @@ from hf_tripletclip.layouts.files import (
     WEIGHTS_FILE,
     hub_arguments,
 )
-from hf_tripletclip.layouts.weights import WEIGHT_TYPES, check_kind_of_file
+from hf_tripletclip.layouts.weights import check_kind_of_file, check_tensors
 
 logger = logging.get_logger(__name__)
 
@@ -168,26 +168,8 @@ def _read_weights(
     except SafetensorError as error:
         raise ValueError(f"{where} is not a readable safetensors file: {error}. Download it again.") from error
     with torch.device("meta"):
-        expected = model_class(config).state_dict()
-
-    state_dict: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.endswith("embeddings.position_ids"):
-            continue  # a buffer that old versions of transformers wrote
-        key = name.removeprefix(PREFIX)
-        if not name.startswith(PREFIX) or key not in expected:
-            raise ValueError(f"{where} has a tensor {name!r} that is no part of the encoder.")
-        if tensor.shape != expected[key].shape:
-            raise ValueError(
-                f"{where}: {name!r} has shape {tuple(tensor.shape)}, the config says {tuple(expected[key].shape)}."
-            )
-        if tensor.dtype not in WEIGHT_TYPES:
-            raise ValueError(
-                f"{where}: {name!r} has the type {tensor.dtype}, weights are of 16, 32 or 64 bit floating point."
-            )
-        if not tensor.isfinite().all():
-            raise ValueError(f"{where}: {name!r} has values that are not finite.")
-        state_dict[key] = tensor
-    if missing := expected.keys() - state_dict.keys():
-        raise ValueError(f"{where} lacks {', '.join(repr(PREFIX + name) for name in sorted(missing))}.")
-    return state_dict
+        expected = {PREFIX + name: tensor for name, tensor in model_class(config).state_dict().items()}
+    # A buffer that old versions of transformers wrote.
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("embeddings.position_ids")}
+    check_tensors(tensors, expected, where)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}

@@ -208,6 +208,36 @@ def check_weights(paths: Iterable[Path]) -> None:
                 raise ValueError(f"{path}: {name!r} has values that are not finite.")
 
 
+def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], where: str) -> None:
+    """
+    Check that tensors are those of a model.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): What a file holds, by the names in it.
+        expected (`Mapping[str, torch.Tensor]`): What it should hold, by the same names, such as the state dict of a
+            model on the device `meta`.
+        where (`str`): The file, for messages.
+
+    Raises:
+        ValueError: A tensor is missing, extra, misshaped, not floating or not finite.
+    """
+    for name, tensor in tensors.items():
+        if name not in expected:
+            raise ValueError(f"{where} has a tensor {name!r} that is no part of the model.")
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{where}: {name!r} has shape {tuple(tensor.shape)}, the config says {tuple(expected[name].shape)}."
+            )
+        if tensor.dtype not in WEIGHT_TYPES:
+            raise ValueError(
+                f"{where}: {name!r} has the type {tensor.dtype}, weights are of 16, 32 or 64 bit floating point."
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"{where}: {name!r} has values that are not finite.")
+    if missing := expected.keys() - tensors.keys():
+        raise ValueError(f"{where} lacks {', '.join(map(repr, sorted(missing)))}.")
+
+
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """One after the other, so that not all need to be in memory."""
     if path.suffix != ".safetensors":

@@ -16,8 +16,7 @@ from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
 from hf_tripletclip.layouts import adapters
-from hf_tripletclip.layouts.files import CONNECTION_ARGUMENTS, HUB_ARGUMENTS, Layout, detect, hub_arguments
-from hf_tripletclip.layouts.published import load_split_encoders
+from hf_tripletclip.layouts.files import CONNECTION_ARGUMENTS, HUB_ARGUMENTS, Layout, detect, hub_arguments, reader_of
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class LoadSaveMixin(_Model):
                 `subfolder`, `local_files_only`, `force_download`, `dtype`, `device_map`, `attn_implementation`, ...
 
         Raises:
-            OSError: The directory or repository has neither of the layouts and no adapter, or cannot be reached.
+            OSError: The directory or repository has none of the layouts and no adapter, or cannot be reached.
             ValueError: The config describes no CLIP; a tensor does not have the shape that the config says, is not
                 floating or not finite, or a weights file holds more than tensors or is none; in the published layout,
                 a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
@@ -84,8 +83,8 @@ class LoadSaveMixin(_Model):
         if source is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(source, *model_args, **kwargs)
         layout = detect(source, **kwargs)
-        if layout is Layout.PUBLISHED:
-            config, state_dict, kwargs = load_split_encoders(source, **kwargs)
+        if (read := reader_of(layout)) is not None:
+            config, state_dict, kwargs = read(source, **kwargs)
             loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.name_or_path = model.config.name_or_path = os.fspath(source)  # transformers knows of no name
@@ -96,8 +95,8 @@ class LoadSaveMixin(_Model):
             of_base["revision"] = revision
             adapters.check_base(source, base, **of_base)
             adapters.check_adapter_weights(source, kwargs)
-            if detect(base, **of_base) is Layout.PUBLISHED:
-                return cls._from_published_adapter(source, base, of_base, *model_args, **kwargs)
+            if reader_of(detect(base, **of_base)) is not None:
+                return cls._with_adapter(source, base, of_base, *model_args, **kwargs)
             try:
                 _check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
             except OSError as error:
@@ -108,10 +107,10 @@ class LoadSaveMixin(_Model):
         return found
 
     @classmethod
-    def _from_published_adapter(
+    def _with_adapter(
         cls, source: str | os.PathLike[str], base: str, of_base: dict[str, Any], *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Load an adapter of a model in the published layout, in which transformers finds no model."""
+        """Load an adapter of a model in a layout in which transformers finds no model."""
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         if (scale := adapters.read_logit_scale(source, **hub)) is not None:
             kwargs["logit_scale"] = scale.item()  # else it would warn that there is none
