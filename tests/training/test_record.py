@@ -82,6 +82,18 @@ def test_a_gpu_is_named_with_its_memory(tmp_path):
     assert float(found["peak GPU memory"].split()[0]) >= 1.0
 
 
+def test_the_card_has_what_is_set_of_our_own_and_decides_the_course(tmp_path):
+    def shown(**settings) -> dict:
+        args = arguments(tmp_path, max_steps=5, **settings)
+        return record._of_training(tiny_config(objective="negclip"), args, [])["hyperparameters"]
+
+    plain = shown()
+    assert plain["max_steps"] == 5
+    assert not {"max_negatives", "num_train_epochs", "objective", "neighbours"} & plain.keys()
+    changed = shown(max_negatives=2, batch_neighbours=1, neighbours="mined", objective="negclip")
+    assert changed.items() - plain.items() == {("max_negatives", 2), ("batch_neighbours", 1)}
+
+
 def test_adapters_are_described():
     assert describe_lora(ModelArguments()) == ""
     plain = ModelArguments(train_text="lora", lora_r=4, lora_target_modules=["q_proj", "v_proj"])

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -70,16 +71,7 @@ def test_defaults_that_contrastive_training_needs(tmp_path):
     assert training.negatives_across_devices
 
 
-OWN_DEFAULTS = {
-    TripletCLIPTrainingArguments: {
-        "objective": None, "objective_kwargs": None, "negatives_across_devices": True, "mini_batch_size": None,
-        "weights_dtype": "float32", "logit_scale_max": None, "eval_benchmarks": None, "retention_metric": None,
-        "max_retention_loss": 0.02, "hub_base_model": None, "allow_changed_settings": False,
-        "remove_unused_columns": False, "dataloader_drop_last": True, "ddp_find_unused_parameters": False,
-        "do_train": None, "do_eval": None, "ddp_timeout": 1800, "max_grad_norm": 1.0,
-        "batch_neighbours": 0, "neighbours": None, "cache_locked_towers": None, "cache_limit_gb": 10.0,
-        "max_negatives": None, "max_positives": None,
-    },
+DEFAULTS = {
     ModelArguments: {
         "train_text": "full", "train_vision": "full", "train_projections": None, "train_logit_scale": None,
         "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "use_dora": False, "use_rslora": False,
@@ -101,11 +93,29 @@ OWN_DEFAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", OWN_DEFAULTS, ids=lambda kind: kind.__name__)
-def test_defaults_are_those_of_the_documentation(kind):
+@pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
+def test_defaults_of_script_arguments(kind):
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    own = set(kind.__annotations__) | OWN_DEFAULTS[kind].keys()
-    assert {name: defaults[name] for name in own - {"_VALID_DICT_FIELDS"}} == OWN_DEFAULTS[kind]
+    assert {name: defaults.get(name, "no such argument") for name in DEFAULTS[kind]} == DEFAULTS[kind]
+
+
+@pytest.mark.parametrize("kind", [TripletCLIPTrainingArguments, *DEFAULTS], ids=lambda kind: kind.__name__)
+def test_every_argument_of_our_own_has_a_help(kind):
+    own = [field for field in dataclasses.fields(kind) if field.name in kind.__annotations__]
+    assert own
+    assert not [field.name for field in own if not str(field.metadata.get("help", "")).endswith(".")]
+
+
+def test_the_docstring_has_every_training_argument_with_its_default():
+    kind = TripletCLIPTrainingArguments
+    entries = dict(re.findall(r"^        (\w+) \((.*?)\):", kind.__doc__, re.MULTILINE))
+    for field in dataclasses.fields(kind):
+        if field.name in kind.__annotations__ and field.name not in ("do_train", "do_eval"):
+            said = re.search(r"defaults to `?\"?([^`\"]+)", entries[field.name])
+            assert (said[1] if said else "None") == str(field.default), field.name
+    assert {"ddp_timeout": "1800", "max_grad_norm": "1.0"}.items() <= {
+        field.name: str(field.default) for field in dataclasses.fields(kind)
+    }.items()
 
 
 @pytest.mark.parametrize(

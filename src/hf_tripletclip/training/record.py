@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.plots import plot_evaluation
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.resume_settings import describe_changes
+from hf_tripletclip.training.resume_settings import FREE, describe_changes
 from hf_tripletclip.training.towers import TowerArguments
 from hf_tripletclip.utils.files import CARD_FILE, read_text, replace_text
 from hf_tripletclip.utils.plots import plot_loss_curve, require_plots
@@ -99,6 +100,8 @@ HYPERPARAMETERS = (
     "fp16",
     "seed",
 )
+# The card says these elsewhere: in the equation, and in the sentences on the bound.
+ELSEWHERE = ("objective", "objective_kwargs", "retention_metric", "max_retention_loss")
 
 
 def write_run_record(run: RunRecord) -> None:
@@ -203,6 +206,12 @@ def _of_training(
     """The arguments of a card that a script's run and a trainer have in common."""
     values = {name: getattr(args, name) for name in HYPERPARAMETERS}
     values |= {"logit_scale_max": config.logit_scale_max}
+    own = [field for field in dataclasses.fields(args) if field.name in TripletCLIPTrainingArguments.__annotations__]
+    values |= {  # what this package adds to `TrainingArguments`, if it is set and decides the course of a run
+        field.name: getattr(args, field.name)
+        for field in own
+        if field.name not in {*values, *FREE, *ELSEWHERE} and getattr(args, field.name) != field.default
+    }
     values.pop("num_train_epochs" if args.max_steps > 0 else "max_steps")
     return {
         "objective": get_objective(config.objective, **(config.objective_kwargs or {})),
