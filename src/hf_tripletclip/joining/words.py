@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from hf_tripletclip.generation.captions.content import LEFT_OUT, SAME, content_problem, same_word, word_stems
 from hf_tripletclip.generation.captions.english import lexicon
-from hf_tripletclip.generation.captions.english.changes import attribute_groups, is_like, is_unnatural
 from hf_tripletclip.generation.captions.english.grammar import ED, ING, VERB, Parsed, Span
 from hf_tripletclip.generation.captions.english.nouns import Noun, plural, related
+from hf_tripletclip.generation.captions.english.swaps import attribute_groups, is_like, is_unnatural
 from hf_tripletclip.generation.captions.language import is_english
 from hf_tripletclip.generation.stage import in_random_order
 

@@ -19,10 +19,9 @@ from hf_tripletclip.generation.captions.english.changes import (
     replace_attribute,
     replace_object,
     replace_relation,
-    swap_attributes,
-    swap_objects,
 )
 from hf_tripletclip.generation.captions.english.grammar import Parsed, Site
+from hf_tripletclip.generation.captions.english.swaps import swap_attributes, swap_objects
 from hf_tripletclip.generation.captions.language import is_english
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
 from hf_tripletclip.generation.wordnet import load_wordnet

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The English that the rules need: tables of words in `words/`, a light grammar, and the changes."""
+"""The English that the rules need: tables of words in `words/`, a light grammar, the changes and the swaps."""
 
 from __future__ import annotations
 
