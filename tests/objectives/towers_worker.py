@@ -28,6 +28,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "siglip": ("siglip", {"bias": -1.5}),
     "siglip_triplet": ("siglip_triplet", {"bias": -1.5}),
 }
+# The text is gathered whole, and the other keys are not.
+HELD = {"tripletclip, captions held": ("tripletclip", {"distillation": {"kind": "embedding", "roles": ["text"]}})}
 LENGTHS = {"image": 4, "text": 5, "negative_text": 3}  # of patches or words
 
 # Name of the case -> rows of each process, and negative captions of each where they are not as many (negclip only).
@@ -40,24 +42,26 @@ CASES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
     "repeats are masked": ((5, 3), None),
     "any number per row, repeats masked": ((5, 3), None),
 }
-RAGGED = ("any number per row", "any number per row, repeats masked")
-MASKED = ("repeats are masked", "any number per row, repeats masked")
+IN_A_RING = tuple(
+    f"{case}, in a ring" for case in ("uneven", "a process without rows", "any number per row, repeats masked")
+)
+CASES |= {case: CASES[case.removesuffix(", in a ring")] for case in IN_A_RING}
+RAGGED = tuple(case for case in CASES if "any number per row" in case)
+MASKED = tuple(case for case in CASES if "repeats" in case)
 TWINS = (1, 6)  # the rows of the batch, of two processes, that have one picture and one caption
 
 
 class Towers(nn.Module):
     """Linear image and text towers, normalisation, scale and objective."""
 
-    def __init__(self, name: str, negatives_across_devices: bool = True, repeats: str = "negative") -> None:
+    def __init__(self, name: str, **arguments: Any) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
         bias = nn.Parameter(torch.tensor(-1.0))
-        name, settings = SETTINGS.get(name, (name, {}))
-        self.objective = get_objective(
-            name, negatives_across_devices=negatives_across_devices, chunk_size=3, repeats=repeats, **settings
-        )
+        name, settings = {**SETTINGS, **HELD}.get(name, (name, {}))
+        self.objective = get_objective(name, chunk_size=3, **arguments, **settings)
         self.logit_bias = bias if self.objective.uses_bias else None
         if self.objective.state_roles:
             self.decoder_input = nn.Linear(5, WIDTH)
@@ -116,13 +120,14 @@ def batch_of(case: str, rank: int | None) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def model_of(case: str, name: str) -> Towers:
-    return Towers(name, repeats="mask" if case in MASKED else "negative")
+    key_exchange = "ring" if case in IN_A_RING else "gather"
+    return Towers(name, repeats="mask" if case in MASKED else "negative", key_exchange=key_exchange)
 
 
 def objectives_of(case: str) -> tuple[str, ...]:
     if CASES[case][1] is not None:
         return ("negclip",)
-    names = dict.fromkeys((*available_objectives(), *SETTINGS))
+    names = dict.fromkeys((*available_objectives(), *SETTINGS, *(HELD if case in IN_A_RING else ())))
     return tuple(name for name in names if case not in RAGGED or name != "clip_all")
 
 

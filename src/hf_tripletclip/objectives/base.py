@@ -14,7 +14,14 @@ import torch
 from hf_tripletclip.objectives.chunks import CHUNK_SIZE, as_bias, as_scale, common_dtype
 from hf_tripletclip.objectives.distillation import Distillation, make_distillation
 from hf_tripletclip.objectives.embeddings import Embeddings, ObjectiveOutput, Tokens, check_lengths
-from hf_tripletclip.objectives.exchange import gather_rows, gather_with_gradients, world_size
+from hf_tripletclip.objectives.exchange import (
+    EXCHANGES,
+    gather_rows,
+    gather_with_gradients,
+    goes_round,
+    row_counts,
+    world_size,
+)
 from hf_tripletclip.objectives.rows import Rows, identities_of
 from hf_tripletclip.objectives.terms import LossTerm, roles_of
 from hf_tripletclip.roles import ROLES
@@ -45,10 +52,16 @@ class Objective:
             target, or it belongs to the same picture or text as the query, such as another caption of the same
             photograph. `"negative"`: as a wrong answer, like the published methods. `"mask"`: it is left out of the
             denominators.
+        key_exchange (`str`, defaults to `"gather"`):
+            How the denominators reach the rows of the other processes. `"gather"`: every process holds the keys of
+            all, in one collective. `"ring"`: keys go from process to process, so that each holds those of two others
+            at most, in as many steps as there are processes, forward and backward, for each term. `"auto"`: the ring
+            if all keys together take more than 256 MiB. The results are the same. Keys that a term or `distillation`
+            needs whole are gathered all the same.
 
     Raises:
-        ValueError: `chunk_size` is not positive, `repeats` is neither of the two, or a setting of `distillation` or
-            `teacher_decay` is out of range.
+        ValueError: `chunk_size` is not positive, `repeats` or `key_exchange` is none of these, or a setting of
+            `distillation` or `teacher_decay` is out of range.
     """
 
     name: ClassVar[str]
@@ -69,7 +82,10 @@ class Objective:
         distillation: Any = None,
         repeats: str = "negative",
         teacher_decay: float | None = None,
+        key_exchange: str = "gather",
     ) -> None:
+        if key_exchange not in EXCHANGES:
+            raise ValueError(f"`key_exchange` is {key_exchange!r}; it can be {' or '.join(map(repr, EXCHANGES))}.")
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"`chunk_size` is {chunk_size!r}; give a whole number of at least 1.")
         if repeats not in REPEATS:
@@ -78,6 +94,7 @@ class Objective:
         self.chunk_size = chunk_size
         self.distillation = make_distillation(distillation)
         self.repeats = repeats
+        self.key_exchange = key_exchange
         self.teacher_decay = _check_decay(teacher_decay)
 
     @property
@@ -284,7 +301,7 @@ class Objective:
     def compute(self, rows: Rows, scale: torch.Tensor) -> ObjectiveOutput:
         """The terms and their weighted sum; `scale` as in `__call__`."""
         for role in ("image", "text"):
-            if role in rows.everyone and len(rows.everyone[role]) == 0:
+            if rows.total(role) == 0:
                 raise ValueError(f"The objective {self.name!r} received no rows: there is no {role} embedding.")
         losses: list[torch.Tensor] = []
         parts: dict[str, torch.Tensor] = {}
@@ -328,15 +345,25 @@ class Objective:
             )
         # Distillation compares all rows with all.
         distilled = () if self.distillation is None else self.distillation.select(self.roles)
-        needed = {*distilled, *(role for term in self.terms for role in term.gathered)}
-        key_roles = [role for role in own if role in needed] or list(own)
-        gathered, starts = gather_with_gradients([own[role] for role in key_roles])
+        whole = {*distilled, *(role for term in self.terms for role in term.gathered)}
+        keys = {role for term in self.terms for role in term.key_roles}
+        shared = [role for role in own if role in whole or role in keys] or list(own)
+        counts = row_counts([own[role] for role in shared])
+        by_role = dict(zip(shared, map(tuple, zip(*counts, strict=True)), strict=True))
+        width = own[shared[0]].shape[1] * dtype.itemsize
+        gathered = shared
+        if goes_round(self.key_exchange, counts, width):
+            gathered = [role for role in shared if role not in keys or role in whole]
+        everyone, starts = gather_with_gradients(
+            [own[role] for role in gathered], list(zip(*(by_role[role] for role in gathered), strict=True))
+        )
         of_all = dict(zip(identities, gather_rows(list(identities.values())), strict=True))
         return Rows(
-            everyone=dict(zip(key_roles, gathered, strict=True)),
-            starts=dict(zip(key_roles, starts, strict=True)),
+            everyone=dict(zip(gathered, everyone, strict=True)),
+            starts=dict(zip(gathered, starts, strict=True)),
             processes=world_size(),
             identities_of_everyone=of_all,
+            counts=by_role,
             **fields,
         )
 

@@ -21,6 +21,7 @@ from hf_tripletclip.objectives.chunks import (
     reduce,
     targets_from,
 )
+from hf_tripletclip.objectives.exchange import Ring, visits_of
 
 
 def info_nce(
@@ -33,6 +34,7 @@ def info_nce(
     reduction: str = "mean",
     targets: torch.Tensor | None = None,
     excluded: Codes | None = None,
+    ring: Ring | None = None,
 ) -> torch.Tensor:
     r"""
     The InfoNCE loss, ``mean_i [logsumexp_j(s q_i . k_j) - s q_i . k_(first_target + i)]``
@@ -52,6 +54,7 @@ def info_nce(
         targets (`torch.Tensor` of shape `(rows,)`, *optional*): int64, the row of the first block that is the target
             of each query. Defaults to consecutive rows from `first_target`.
         excluded ([`Codes`], *optional*): Keys to leave out. A query's own target always stays.
+        ring ([`Ring`], *optional*): If given, `keys` are this process's, and those of all processes are visited.
 
     Returns:
         `torch.Tensor` of shape `()`, or `(rows,)` for `"none"`, float32 or float64.
@@ -63,7 +66,7 @@ def info_nce(
     blocks = check_blocks(keys, chunk_size)
     if targets is None:
         targets = targets_from(first_target, queries, blocks[0])
-    return reduce(_over_keys(queries, blocks, scale, targets, chunk_size, excluded), reduction)
+    return reduce(_over_keys(queries, blocks, scale, targets, chunk_size, excluded, ring), reduction)
 
 
 def logsumexp_over(
@@ -73,6 +76,7 @@ def logsumexp_over(
     *,
     chunk_size: int = CHUNK_SIZE,
     excluded: Codes | None = None,
+    ring: Ring | None = None,
 ) -> torch.Tensor:
     """
     ``logsumexp_j(s q_i . k_j)`` of each query over all keys that are not left out. Memory, precision and arguments are
@@ -81,7 +85,7 @@ def logsumexp_over(
     Returns:
         `torch.Tensor` of shape `(rows,)`; minus infinity if no key is left.
     """
-    return _over_keys(queries, check_blocks(keys, chunk_size), scale, None, chunk_size, excluded)
+    return _over_keys(queries, check_blocks(keys, chunk_size), scale, None, chunk_size, excluded, ring)
 
 
 def _over_keys(
@@ -91,17 +95,18 @@ def _over_keys(
     targets: torch.Tensor | None,
     chunk_size: int,
     excluded: Codes | None,
+    ring: Ring | None,
 ) -> torch.Tensor:
     dtype = common_dtype([queries, *keys])
     with torch.autocast(queries.device.type, enabled=False):
         blocks = [block.to(dtype) for block in keys]
         codes = None if excluded is None else (excluded.queries, torch.cat(list(excluded.keys)))
-        single = sum(map(len, blocks)) <= chunk_size
-        if single and len(blocks) > 1:
-            blocks = [torch.cat(blocks)]  # one product instead of several
+        single = ring is None and sum(map(len, blocks)) <= chunk_size
+        if (single or ring is not None) and len(blocks) > 1:
+            blocks = [torch.cat(blocks)]  # one product instead of several, or one message
         queries = queries.to(dtype)
         scale = as_scale(scale, queries).to(dtype)
-        return _OverKeys.apply(queries, scale, targets, codes, chunk_size, single, *blocks)
+        return _OverKeys.apply(queries, scale, targets, codes, chunk_size, single, ring, *blocks)
 
 
 class _OverKeys(torch.autograd.Function):
@@ -116,27 +121,29 @@ class _OverKeys(torch.autograd.Function):
         codes: tuple[torch.Tensor, torch.Tensor] | None,
         chunk_size: int,
         single: bool,
+        ring: Ring | None,
         *blocks: torch.Tensor,
     ) -> torch.Tensor:
         scaled = queries * scale
         logsumexp = kept = None
         of_targets = queries.new_zeros(len(queries))
-        for index, rows, start in chunks_of(blocks, chunk_size):
-            block = blocks[index][rows]
-            logits = scaled @ block.t()
-            place = place_of(targets, start, len(block))
-            if place is not None:
-                of_targets += logits.gather(1, place.column).squeeze(1) * place.here
-            if codes is not None:
-                logits.masked_fill_(left_out(codes, start, len(block), place), -torch.inf)
-            part = torch.logsumexp(logits, dim=1)
-            logsumexp = part if logsumexp is None else torch.logaddexp(logsumexp, part)
-            # A single chunk fits the promised memory; keeping it saves the backward pass the product.
-            kept = logits if single else None
+        for visit in visits_of(ring, blocks, targets, codes, [None] * len(blocks)):
+            for index, rows, start in chunks_of(visit.blocks, chunk_size):
+                block = visit.blocks[index][rows]
+                logits = scaled @ block.t()
+                place = place_of(visit.targets, start, len(block))
+                if place is not None:
+                    of_targets += logits.gather(1, place.column).squeeze(1) * place.here
+                if visit.codes is not None:
+                    logits.masked_fill_(left_out(visit.codes, start, len(block), place), -torch.inf)
+                part = torch.logsumexp(logits, dim=1)
+                logsumexp = part if logsumexp is None else torch.logaddexp(logsumexp, part)
+                # A single chunk fits the promised memory; keeping it saves the backward pass the product.
+                kept = logits if single else None
         if logsumexp is None:
             logsumexp = queries.new_full((len(queries),), -torch.inf)
         ctx.save_for_backward(queries, scale, targets, logsumexp, kept, *(codes or (None, None)), *blocks)
-        ctx.chunk_size = chunk_size
+        ctx.chunk_size, ctx.ring = chunk_size, ring
         return logsumexp if targets is None else logsumexp - of_targets
 
     @staticmethod
@@ -151,32 +158,33 @@ class _OverKeys(torch.autograd.Function):
         queries, scale, targets, logsumexp, kept, query_codes, key_codes, *blocks = ctx.saved_tensors
         # For a query without any key left: its softmax is 0 everywhere, not infinity minus infinity.
         logsumexp = logsumexp.masked_fill(logsumexp == -torch.inf, 0)
-        needs_queries, needs_scale, _, _, _, _, *needs_blocks = ctx.needs_input_grad
+        needs_queries, needs_scale, _, _, _, _, _, *needs_blocks = ctx.needs_input_grad
         codes = None if query_codes is None else (query_codes, key_codes)
         scaled = queries * scale if kept is None else None
         grad = grad[:, None]
         weighted = queries * (scale * grad) if any(needs_blocks) else None
         direction = torch.zeros_like(queries) if needs_queries or needs_scale else None
         block_grads = [
-            torch.empty_like(block) if needed else None for block, needed in zip(blocks, needs_blocks, strict=True)
+            torch.zeros_like(block) if needed else None for block, needed in zip(blocks, needs_blocks, strict=True)
         ]
-        for index, rows, start in chunks_of(blocks, ctx.chunk_size):
-            block = blocks[index][rows]
-            # The gradient with respect to the logits is softmax minus one-hot.
-            place = place_of(targets, start, len(block))
-            if scaled is None:
-                logits_grad = (kept - logsumexp[:, None]).exp_()
-            else:
-                logits_grad = scaled @ block.t()
-                if codes is not None:
-                    logits_grad.masked_fill_(left_out(codes, start, len(block), place), -torch.inf)
-                logits_grad.sub_(logsumexp[:, None]).exp_()
-            if place is not None:
-                logits_grad.scatter_add_(1, place.column, -place.here[:, None].to(logits_grad.dtype))
-            if direction is not None:
-                direction.addmm_(logits_grad, block)
-            if (block_grad := block_grads[index]) is not None and weighted is not None:
-                torch.mm(logits_grad.t(), weighted, out=block_grad[rows])
+        for visit in visits_of(ctx.ring, blocks, targets, codes, block_grads):
+            for index, rows, start in chunks_of(visit.blocks, ctx.chunk_size):
+                block = visit.blocks[index][rows]
+                # The gradient with respect to the logits is softmax minus one-hot.
+                place = place_of(visit.targets, start, len(block))
+                if scaled is None:
+                    logits_grad = (kept - logsumexp[:, None]).exp_()
+                else:
+                    logits_grad = scaled @ block.t()
+                    if visit.codes is not None:
+                        logits_grad.masked_fill_(left_out(visit.codes, start, len(block), place), -torch.inf)
+                    logits_grad.sub_(logsumexp[:, None]).exp_()
+                if place is not None:
+                    logits_grad.scatter_add_(1, place.column, -place.here[:, None].to(logits_grad.dtype))
+                if direction is not None:
+                    direction.addmm_(logits_grad, block)
+                if (block_grad := visit.grads[index]) is not None and weighted is not None:
+                    block_grad[rows].addmm_(logits_grad.t(), weighted)
         scale_grad = (direction * queries * grad).sum() if direction is not None and needs_scale else None
         query_grad = direction.mul_(scale * grad) if direction is not None and needs_queries else None
-        return query_grad, scale_grad, None, None, None, None, *block_grads
+        return query_grad, scale_grad, None, None, None, None, None, *block_grads

@@ -11,8 +11,25 @@ import torch.distributed as dist
 
 from hf_tripletclip.objectives.chunks import CHUNK_SIZE, Codes
 from hf_tripletclip.objectives.embeddings import Tokens
+from hf_tripletclip.objectives.exchange import Ring
 
 UNKNOWN = -1  # contents are not negative
+
+
+@dataclass(frozen=True)
+class Keys:
+    """
+    The keys of some roles for a kernel.
+
+    Args:
+        blocks (`list[torch.Tensor]`): The keys of each role: those of all processes, or with a ring those of this one.
+        starts (`list[int]`): Row of each block at which this process's own start.
+        ring ([`Ring`], *optional*): What makes the kernel visit the keys of all processes.
+    """
+
+    blocks: list[torch.Tensor]
+    starts: list[int]
+    ring: Ring | None = None
 
 
 @dataclass(frozen=True)
@@ -24,7 +41,7 @@ class Rows:
         own (`dict[str, torch.Tensor]`): This process's embeddings by role, `(rows, dim)`: the queries.
         everyone (`dict[str, torch.Tensor]`):
             The embeddings of all processes, `(rows of all, dim)`, with gradients: the keys. They equal `own` if there
-            is one process or negatives are not shared.
+            is one process or negatives are not shared. Keys that go round in a ring are not here: see [`keys`].
         starts (`dict[str, int]`): Row of `everyone` at which `own` starts.
         processes (`int`): Number of processes that share their rows.
         masks (`dict[str, torch.Tensor]`): For roles of which a row may have any number: which row each of this
@@ -36,6 +53,7 @@ class Rows:
         teacher (`dict[str, torch.Tensor]`): A frozen teacher's embeddings of this process's inputs.
         tokens (`dict[str, Tokens]`): Patches and words of this process's images and texts, in the dtype of `own`.
         states, labels (`dict[str, torch.Tensor]`): What a decoder reads for this process's texts, and must write.
+        counts (`dict[str, tuple[int, ...]]`): For keys that go round in a ring: the rows of each process.
         bias (`torch.Tensor` of shape `()`, *optional*): What is added to the logits, for terms that use it.
         chunk_size (`int`): Keys per chunk of the kernel.
     """
@@ -52,8 +70,22 @@ class Rows:
     tokens: dict[str, Tokens] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     bias: torch.Tensor | None = None
     chunk_size: int = CHUNK_SIZE
+
+    def keys(self, roles: Sequence[str]) -> Keys:
+        """The keys of some roles, for a kernel."""
+        if all(role in self.everyone for role in roles):
+            return Keys([self.everyone[role] for role in roles], [self.starts[role] for role in roles])
+        counts = zip(*(self.counts[role] for role in roles), strict=True)
+        return Keys([self.own[role] for role in roles], [0] * len(roles), Ring(tuple(counts)))
+
+    def total(self, role: str) -> int | None:
+        """How many embeddings of a role all processes have together; `None` if it is no role of keys."""
+        if role in self.counts:
+            return sum(self.counts[role])
+        return len(self.everyone[role]) if role in self.everyone else None
 
     def owners(self, role: str) -> torch.Tensor:
         """For a role, the row of the batch that each of this process's embeddings belongs to, int64 `(n,)`."""

@@ -23,6 +23,7 @@ from hf_tripletclip.objectives.chunks import (
     reduce,
     targets_from,
 )
+from hf_tripletclip.objectives.exchange import Ring, Visit, visits_of
 
 
 def sigmoid_loss(
@@ -36,6 +37,7 @@ def sigmoid_loss(
     reduction: str = "mean",
     targets: torch.Tensor | None = None,
     excluded: Codes | None = None,
+    ring: Ring | None = None,
 ) -> torch.Tensor:
     r"""
     The sigmoid loss of SigLIP, ``mean_i sum_j -log sigmoid(z_ij (s q_i . k_j + b))``, where z is 1 if key j is the
@@ -55,6 +57,7 @@ def sigmoid_loss(
         targets (`torch.Tensor` of shape `(rows,)`, *optional*): int64, the target of each query among the keys of all
             blocks, counted through. Defaults to consecutive rows from `first_target`.
         excluded ([`Codes`], *optional*): Keys to leave out of the sum. A query's own target always stays.
+        ring ([`Ring`], *optional*): If given, `keys` are this process's, and those of all processes are visited.
 
     Returns:
         `torch.Tensor` of shape `()`, or `(rows,)` for `"none"`, float32 or float64.
@@ -69,13 +72,13 @@ def sigmoid_loss(
     dtype = common_dtype([queries, *blocks])
     with torch.autocast(queries.device.type, enabled=False):
         codes = None if excluded is None else (excluded.queries, torch.cat(list(excluded.keys)))
-        single = sum(map(len, blocks)) <= chunk_size
+        single = ring is None and sum(map(len, blocks)) <= chunk_size
         blocks = [block.to(dtype) for block in blocks]
-        if single and len(blocks) > 1:
-            blocks = [torch.cat(blocks)]  # one product instead of several
+        if (single or ring is not None) and len(blocks) > 1:
+            blocks = [torch.cat(blocks)]  # one product instead of several, or one message
         queries = queries.to(dtype)
         scale, bias = as_scale(scale, queries).to(dtype), as_bias(bias, queries).to(dtype)
-        losses = _Sigmoid.apply(queries, scale, bias, targets, codes, chunk_size, single, *blocks)
+        losses = _Sigmoid.apply(queries, scale, bias, targets, codes, chunk_size, single, ring, *blocks)
     return reduce(losses, reduction)
 
 
@@ -92,17 +95,19 @@ class _Sigmoid(torch.autograd.Function):
         codes: tuple[torch.Tensor, torch.Tensor] | None,
         chunk_size: int,
         single: bool,
+        ring: Ring | None,
         *blocks: torch.Tensor,
     ) -> torch.Tensor:
         losses, kept = queries.new_zeros(len(queries)), None
         scaled = queries * scale
-        for index, rows, start in chunks_of(blocks, chunk_size):
-            signed = _signed_logits(scaled, blocks[index][rows], bias, targets, codes, start)
-            losses -= logsigmoid(signed).sum(dim=1)
-            # A single chunk fits the promised memory; keeping it saves the backward pass the product.
-            kept = signed if single else None
+        for visit in visits_of(ring, blocks, targets, codes, [None] * len(blocks)):
+            for index, rows, start in chunks_of(visit.blocks, chunk_size):
+                signed = _signed_logits(scaled, visit.blocks[index][rows], bias, visit, start)
+                losses -= logsigmoid(signed).sum(dim=1)
+                # A single chunk fits the promised memory; keeping it saves the backward pass the product.
+                kept = signed if single else None
         ctx.save_for_backward(queries, scale, bias, targets, kept, *(codes or (None, None)), *blocks)
-        ctx.chunk_size = chunk_size
+        ctx.chunk_size, ctx.ring = chunk_size, ring
         return losses
 
     @staticmethod
@@ -115,50 +120,46 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         queries, scale, bias, targets, kept, query_codes, key_codes, *blocks = ctx.saved_tensors
-        needs_queries, needs_scale, needs_bias, _, _, _, _, *needs_blocks = ctx.needs_input_grad
+        needs_queries, needs_scale, needs_bias, _, _, _, _, _, *needs_blocks = ctx.needs_input_grad
         codes = None if query_codes is None else (query_codes, key_codes)
         scaled, grad = queries * scale, grad[:, None]
         weighted = scaled * grad if any(needs_blocks) else None
         direction = torch.zeros_like(queries) if needs_queries or needs_scale else None
         bias_grad = torch.zeros_like(bias) if needs_bias else None
         block_grads = [
-            torch.empty_like(block) if needed else None for block, needed in zip(blocks, needs_blocks, strict=True)
+            torch.zeros_like(block) if needed else None for block, needed in zip(blocks, needs_blocks, strict=True)
         ]
-        for index, rows, start in chunks_of(blocks, ctx.chunk_size):
-            block = blocks[index][rows]
-            signed = kept if kept is not None else _signed_logits(scaled, block, bias, targets, codes, start)
-            # The gradient with respect to the logits is -z sigmoid(-z (s q . k + b)).
-            logits_grad = torch.sigmoid(-signed)
-            _change_sign_of_targets(logits_grad, targets, start)
-            if direction is not None:
-                direction.addmm_(logits_grad, block)
-            if bias_grad is not None:
-                bias_grad += (logits_grad.sum(dim=1, keepdim=True) * grad).sum()
-            if (block_grad := block_grads[index]) is not None and weighted is not None:
-                torch.mm(logits_grad.t(), weighted, out=block_grad[rows])
+        for visit in visits_of(ctx.ring, blocks, targets, codes, block_grads):
+            for index, rows, start in chunks_of(visit.blocks, ctx.chunk_size):
+                block = visit.blocks[index][rows]
+                signed = kept if kept is not None else _signed_logits(scaled, block, bias, visit, start)
+                # The gradient with respect to the logits is -z sigmoid(-z (s q . k + b)).
+                logits_grad = torch.sigmoid(-signed)
+                _change_sign_of_targets(logits_grad, visit.targets, start)
+                if direction is not None:
+                    direction.addmm_(logits_grad, block)
+                if bias_grad is not None:
+                    bias_grad += (logits_grad.sum(dim=1, keepdim=True) * grad).sum()
+                if (block_grad := visit.grads[index]) is not None and weighted is not None:
+                    block_grad[rows].addmm_(logits_grad.t(), weighted)
         scale_grad = (direction * queries * grad).sum() if direction is not None and needs_scale else None
         query_grad = direction.mul_(scale * grad) if direction is not None and needs_queries else None
-        return query_grad, scale_grad, bias_grad, None, None, None, None, *block_grads
+        return query_grad, scale_grad, bias_grad, None, None, None, None, None, *block_grads
 
 
 def _signed_logits(
-    scaled: torch.Tensor,
-    block: torch.Tensor,
-    bias: torch.Tensor,
-    targets: torch.Tensor,
-    codes: tuple[torch.Tensor, torch.Tensor] | None,
-    start: int,
+    scaled: torch.Tensor, block: torch.Tensor, bias: torch.Tensor, visit: Visit, start: int
 ) -> torch.Tensor:
     """z (s q . k + b) of a chunk, `(rows, keys)`; infinity for keys that are left out, which then add nothing."""
     signed = (scaled @ block.t()).add_(bias).neg_()
-    _change_sign_of_targets(signed, targets, start)
-    if codes is not None:
-        place = place_of(targets, start, len(block))
-        signed.masked_fill_(left_out(codes, start, len(block), place), torch.inf)
+    _change_sign_of_targets(signed, visit.targets, start)
+    if visit.codes is not None:
+        place = place_of(visit.targets, start, len(block))
+        signed.masked_fill_(left_out(visit.codes, start, len(block), place), torch.inf)
     return signed
 
 
-def _change_sign_of_targets(values: torch.Tensor, targets: torch.Tensor, start: int) -> None:
+def _change_sign_of_targets(values: torch.Tensor, targets: torch.Tensor | None, start: int) -> None:
     """Change the sign of the targets' values in a chunk that starts at key `start`, in place."""
     place = place_of(targets, start, values.shape[1])
     if place is not None:

@@ -46,7 +46,7 @@ class SigmoidTerm(LossTerm):
         return (*self.images, *self.texts)
 
     @property
-    def gathered(self) -> tuple[str, ...]:
+    def key_roles(self) -> tuple[str, ...]:
         return self.texts
 
     @property
@@ -77,25 +77,26 @@ class SigmoidTerm(LossTerm):
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
         if rows.bias is None:
             raise ValueError(f"The term {self.name} uses a bias, but `rows.bias` is None.")
-        keys = [rows.everyone[role] for role in self.texts]
+        keys = rows.keys(self.texts)
         images, targets, before = [], [], 0
-        for image, text, block in zip(self.images, self.texts, keys, strict=True):
+        for image, text, block, start in zip(self.images, self.texts, keys.blocks, keys.starts, strict=True):
             of_image, of_text = rows.pairs(image, text)
             queries = rows.own[image] if of_image is None else rows.own[image][of_image]
             if of_text is None:
                 of_text = torch.arange(len(queries), device=queries.device)
             images.append(queries)
-            targets.append(before + rows.starts[text] + of_text)
+            targets.append(before + start + of_text)
             before += len(block)
         losses = sigmoid_loss(
             torch.cat(images),
-            keys,
+            keys.blocks,
             scale,
             rows.bias,
             targets=torch.cat(targets),
             chunk_size=rows.chunk_size,
             reduction="none",
             excluded=self._codes(rows),
+            ring=keys.ring,
         )
         return rows.mean(losses)
 

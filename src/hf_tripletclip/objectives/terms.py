@@ -41,7 +41,12 @@ class LossTerm:
 
     @property
     def gathered(self) -> tuple[str, ...]:
-        """The roles of which the term uses the rows of all processes."""
+        """The roles of which the term uses the rows of all processes, `rows.everyone`."""
+        return ()
+
+    @property
+    def key_roles(self) -> tuple[str, ...]:
+        """The roles of the keys that the term hands to a kernel, `rows.keys`. They may go round in a ring."""
         return ()
 
     @property
@@ -159,7 +164,7 @@ class Term(LossTerm):
         return (self.query, *self.keys)
 
     @property
-    def gathered(self) -> tuple[str, ...]:
+    def key_roles(self) -> tuple[str, ...]:
         return self.keys
 
     @property
@@ -187,23 +192,26 @@ class Term(LossTerm):
         target = self.keys[0]
         of_query, of_target = rows.pairs(self.query, target)
         queries = rows.own[self.query] if of_query is None else rows.own[self.query][of_query]
+        keys = rows.keys(self.keys)
         losses = info_nce(
             queries,
-            [rows.everyone[role] for role in self.keys],
+            keys.blocks,
             scale,
-            first_target=rows.starts[target],
-            targets=None if of_target is None else rows.starts[target] + of_target,
+            first_target=keys.starts[0],
+            targets=None if of_target is None else keys.starts[0] + of_target,
             chunk_size=rows.chunk_size,
             reduction="none",
             excluded=rows.codes(self.query, target, self.keys),
+            ring=keys.ring,
         )
         # The role of which rows may have several determines the number of pairs. The choice depends on the role alone,
         # because it must be the same on all processes, and one of them may have no masks.
         counted = self.query if ROLES[self.query].mask is not None else target
-        if counted not in rows.everyone:
+        total = rows.total(counted)
+        if total is None:
             return rows.mean(losses)
         # Scaled so that the mean over processes is the mean over all rows, however many each process has.
-        return losses.sum() * (rows.processes / max(len(rows.everyone[counted]), 1))
+        return losses.sum() * (rows.processes / max(total, 1))
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,7 @@ class WithinTerm(LossTerm):
         return (*self.pair, *self.keys)
 
     @property
-    def gathered(self) -> tuple[str, ...]:
+    def key_roles(self) -> tuple[str, ...]:
         return self.keys
 
     @property
@@ -254,10 +262,10 @@ class WithinTerm(LossTerm):
 
     def value(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
         other, query = (rows.own[role] for role in self.pair)
-        keys = [rows.everyone[role] for role in self.keys]
+        keys = rows.keys(self.keys)
         pair = scale * (other * query).sum(dim=-1)
         codes = rows.codes(self.pair[1], self.pair[0], self.keys)
-        others = logsumexp_over(query, keys, scale, chunk_size=rows.chunk_size, excluded=codes)
+        others = logsumexp_over(query, keys.blocks, scale, chunk_size=rows.chunk_size, excluded=codes, ring=keys.ring)
         return rows.mean(torch.logaddexp(pair, others) - pair)
 
 
@@ -292,7 +300,7 @@ class AnyTerm(LossTerm):
         return (self.query, self.target)
 
     @property
-    def gathered(self) -> tuple[str, ...]:
+    def key_roles(self) -> tuple[str, ...]:
         return (self.query, self.target)
 
     @property
@@ -323,7 +331,8 @@ class AnyTerm(LossTerm):
 
     @staticmethod
     def _over(rows: Rows, queries: torch.Tensor, role: str, scale: torch.Tensor, codes: Codes | None) -> torch.Tensor:
-        return logsumexp_over(queries, [rows.everyone[role]], scale, chunk_size=rows.chunk_size, excluded=codes)
+        keys = rows.keys((role,))
+        return logsumexp_over(queries, keys.blocks, scale, chunk_size=rows.chunk_size, excluded=codes, ring=keys.ring)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class TripletCLIPObjective(Objective):
             ``CE(t' -> V' ∪ V)``.
         repeats (`str`, defaults to `"negative"`): As in [`Objective`].
         teacher_decay (`float`, *optional*): As in [`Objective`].
+        key_exchange (`str`, defaults to `"gather"`): As in [`Objective`].
         alternate (`bool`, defaults to `False`):
             Whether training steps alternate: the first half of the loss in one step, the second half in the next. The
             paper's text says so; its equations and the released code sum both halves in each step.
@@ -93,8 +94,9 @@ class TripletCLIPObjective(Objective):
         repeats: str = "negative",
         alternate: bool = False,
         teacher_decay: float | None = None,
+        key_exchange: str = "gather",
     ) -> None:
-        super().__init__(negatives_across_devices, chunk_size, distillation, repeats, teacher_decay)
+        super().__init__(negatives_across_devices, chunk_size, distillation, repeats, teacher_decay, key_exchange)
         self.negative_weight = check_weight("negative_weight", negative_weight)
         self.cross_images, self.alternate = cross_images, alternate
         self.terms = _terms(negative_weight, cross_images)
