@@ -137,7 +137,7 @@ def test_folders_without_a_finished_model(run, made, tmp_path):
     (tmp_path / "photos").mkdir()
     refused(tmp_path / "photos", r"holds no CLIP model and no adapter")
     write_published(tmp_path / "published")
-    refused(tmp_path / "published", r"the layout `published`, which is not pushed: push `tripletclip convert")
+    refused(tmp_path / "published", r"the layout `published`: push what `tripletclip convert")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         push(tmp_path / "nowhere", "user/x")
 

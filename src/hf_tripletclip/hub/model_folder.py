@@ -310,7 +310,7 @@ def _what_is_wrong(folder: Path, layout: Layout) -> str:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     found = folder_layout(folder)
     if found is not None and found not in CONFIGS:
-        return f"{folder} has the layout `{found}`, which is not pushed: push `tripletclip convert {folder} TARGET`."
+        return f"{folder} has the layout `{found}`: push what `tripletclip convert {folder} TARGET` writes."
     if (folder / config).is_file() and pickles:
         return (
             f"{folder} has its weights in {pickles[0]}, a pickle, which can hold code: save them as safetensors, with "

@@ -15,9 +15,22 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
+from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
+
 logger = logging.get_logger(__name__)
 
 KEPT_WEIGHTS = "within_retention_bound.safetensors"  # in a checkpoint whose own weights were not evaluated
+
+
+def callbacks_of(args: TripletCLIPTrainingArguments, config: Any, model: nn.Module) -> list[TrainerCallback]:
+    """The callbacks that the arguments of a run and the model's config ask for."""
+    found: list[TrainerCallback] = []
+    if (maximum := getattr(config, "logit_scale_max", None)) is not None:
+        found.append(ClampLogitScale(maximum))
+    found.append(LogWhenSaving())
+    if args.retention_metric is not None:
+        found.append(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
+    return found
 
 
 class ClampLogitScale(TrainerCallback):

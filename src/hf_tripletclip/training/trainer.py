@@ -38,7 +38,7 @@ from hf_tripletclip.training import (
     training_batches,
 )
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
-from hf_tripletclip.training.callbacks import ClampLogitScale, LogWhenSaving, StopAtRetentionLoss
+from hf_tripletclip.training.callbacks import StopAtRetentionLoss, callbacks_of
 from hf_tripletclip.training.draws import draws_of
 from hf_tripletclip.training.gradcache import WITHOUT_LOSS, trained_outputs
 from hf_tripletclip.training.neighbour_sampler import NeighbourSampler, neighbour_sampler, neighbours_of
@@ -139,11 +139,8 @@ class TripletCLIPTrainer(Trainer):
         self.steps, self.write_errors = Steps(self), checkpointing.WriteErrors()
         self.resumption, self.position = resuming.Resumption(self), resuming.DataPosition(self)
         self.add_callback(self.position)
-        if (maximum := getattr(core.config, "logit_scale_max", None)) is not None:
-            self.add_callback(ClampLogitScale(maximum))
-        self.add_callback(LogWhenSaving())
-        if args.retention_metric is not None:
-            self.add_callback(StopAtRetentionLoss(args.retention_metric, args.max_retention_loss, model=model))
+        for callback in callbacks_of(args, core.config, model):
+            self.add_callback(callback)
         # Now, before a checkpoint is loaded: a resumed run has the same teacher.
         self.teacher = teacher.teacher_of(self)
         self.tower_cache = locked_towers.cache_of(self)
