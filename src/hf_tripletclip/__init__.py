@@ -13,6 +13,7 @@ from hf_tripletclip.version import __version__
 
 # The one table of public names: name -> module that defines it.
 _PUBLIC = {
+    "AutoTripletModel": "modeling",
     "TripletCLIPConfig": "configuration",
     "TripletCLIPModel": "modeling",
     "TripletCLIPOutput": "modeling",
@@ -38,11 +39,12 @@ if TYPE_CHECKING:
     from hf_tripletclip.joining import join
     from hf_tripletclip.layouts import load_processor
     from hf_tripletclip.mining import mine
-    from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
+    from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel, TripletCLIPOutput
     from hf_tripletclip.objectives import available_objectives, get_objective
     from hf_tripletclip.training import TripletCLIPTrainer, TripletCLIPTrainingArguments
 
 __all__ = [
+    "AutoTripletModel",
     "TripletCLIPConfig",
     "TripletCLIPModel",
     "TripletCLIPOutput",

@@ -359,7 +359,7 @@ def test_another_kind_of_model_is_named(tmp_path):
     ).save_pretrained(tmp_path / "siglip")
     BertModel(BertConfig(**SMALL, vocab_size=50)).save_pretrained(tmp_path / "bert")
     for name in ("siglip", "bert"):
-        with pytest.raises(ValueError, match=f"of a model of the type '{name}'; loaded here are CLIP models") as error:
+        with pytest.raises(ValueError, match=f"'{name}', and TripletCLIPConfig is for the type 'clip'") as error:
             TripletCLIPModel.from_pretrained(tmp_path / name)
         one_line(error, tmp_path / name)
     with pytest.raises(ValueError, match="is a BertModel, which does not embed images"):

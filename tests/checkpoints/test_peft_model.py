@@ -197,7 +197,7 @@ def test_a_file_without_a_scale_is_refused(base, tmp_path, content, problem):
 
 
 def test_what_is_no_clip_is_refused():
-    with pytest.raises(TypeError, match="`model` is a Linear; only a CLIPModel"):
+    with pytest.raises(TypeError, match="`model` is a Linear, which has no `logit_scale`"):
         TripletCLIPPeftModel(torch.nn.Linear(2, 2), lora())
 
 

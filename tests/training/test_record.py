@@ -99,9 +99,7 @@ def test_adapters_are_described():
     plain = ModelArguments(train_text="lora", lora_r=4, lora_target_modules=["q_proj", "v_proj"])
     assert describe_lora(plain) == " LoRA of rank 4, alpha 32, on `q_proj`, `v_proj`."
     dora = ModelArguments(train_vision="lora", use_dora=True, use_rslora=True, lora_dropout=0.1, load_in_4bit=True)
-    assert describe_lora(dora).endswith(
-        ", dropout 0.1, on `q_proj`, `k_proj`, `v_proj`, `out_proj`, DoRA, rsLoRA, on weights of 4 bits (QLoRA)."
-    )
+    assert describe_lora(dora).endswith(", dropout 0.1, on `attention`, DoRA, rsLoRA, on weights of 4 bits (QLoRA).")
 
 
 def test_the_bound_on_retention_is_described(tmp_path):

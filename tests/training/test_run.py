@@ -28,6 +28,7 @@ from hf_tripletclip.training.run_inputs import (
     takes_further_texts,
 )
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
+from hf_tripletclip.utils import processes
 from tests.training.test_overlap import data
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -86,7 +87,7 @@ def test_a_tokenizer_is_trained_on_all_usable_captions(processor):
 def test_other_processes_take_the_tokenizer_of_the_main_one(processor, monkeypatch):
     monkeypatch.setattr(PartialState(), "process_index", 1)
     monkeypatch.setattr(run_inputs, "build_processor", lambda *_, **__: pytest.fail("it is trained once"))
-    monkeypatch.setattr(run_inputs, "broadcast_object_list", lambda shared: shared.__setitem__(0, processor))
+    monkeypatch.setattr(processes, "broadcast_object_list", lambda outcome: [processor, None])
     assert trained(caption=["something else"]) is processor
 
 

@@ -118,7 +118,7 @@ REFUSED = {
     "no target": (
         {"train_text": "lora", "train_vision": "frozen", "lora_target_modules": ["query"]},
         "names query, which matches no linear layer of text_model; there are k_proj, v_proj, q_proj, out_proj, fc1, "
-        "fc2, or all-linear",
+        "fc2, attention, or all-linear",
     ),
     "rank": ({"train_text": "lora", "lora_r": 0}, "`lora_r` is 0"),
     "dropout": ({"train_text": "lora", "lora_dropout": 1.0}, "`lora_dropout` is 1.0"),

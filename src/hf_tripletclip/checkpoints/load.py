@@ -14,12 +14,13 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
-from transformers import AutoModel, AutoProcessor, CLIPModel
+from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging
 
 from hf_tripletclip.configuration import ConfigError, one_line
 from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
 from hf_tripletclip.layouts.adapters import cannot_load, check_adapter_weights, check_base, read_base
+from hf_tripletclip.layouts.architectures import architecture_of
 from hf_tripletclip.layouts.configs import read_config, read_json_object
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
@@ -32,7 +33,7 @@ from hf_tripletclip.layouts.files import (
 )
 from hf_tripletclip.layouts.processor import check_processor, load_processor, read_processor
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting, no_report_of_what_is_refused
-from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel, TripletMixin
 
 logger = logging.get_logger(__name__)
 
@@ -84,19 +85,19 @@ def load_clip_like(
         check_processor(model, processor)
         return model, processor
     config_file = find_file(source, CONFIG_FILE, options)
-    clip = config_file is not None and read_json_object(config_file).get("model_type", "clip") == "clip"
+    known = config_file is None or architecture_of(read_json_object(config_file)) is not None
     with no_report_of_what_is_refused():
-        model, info = (_load_clip if clip else _load_other)(source, options, dtype)
+        model, info = (_load_known if known else _load_other)(source, options, dtype)
         check_two_towers(model, source)
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
-    processor = load_processor(source, **options) if clip else read_processor(AutoProcessor, source, **options)
+    processor = load_processor(source, **options)
     check_processor(model, processor)
     return model, processor
 
 
-def _load_clip(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
-    return TripletCLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+def _load_known(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
+    return AutoTripletModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
 
 
 def _load_other(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -147,7 +148,7 @@ def _load_adapter(source: str, options: dict[str, Any], dtype: torch.dtype) -> t
         raise OSError(cannot_load(source, base, error)) from error
     check_adapter_weights(source, options)
     hub = {name: value for name, value in options.items() if name == "revision"}
-    model_class = TripletCLIPPeftModel if isinstance(model, CLIPModel) else PeftModel
+    model_class = TripletCLIPPeftModel if isinstance(model, TripletMixin) else PeftModel
     try:
         config = PeftConfig.from_pretrained(source, **hub)
         config.inference_mode = True
@@ -204,23 +205,27 @@ def _pooled(output: Any) -> torch.Tensor:
 def max_text_length(model: Any, processor: Any) -> int:
     """Tokens that the text tower takes."""
     config = getattr(model.config, "text_config", model.config)
-    limit = getattr(config, "max_position_embeddings", DEFAULT_LIMIT)
+    limit = getattr(model, "max_text_length", None) or getattr(config, "max_position_embeddings", DEFAULT_LIMIT)
     return min(limit, processor.tokenizer.model_max_length)
 
 
 def tokenize(model: Any, processor: Any, captions: Sequence[str]) -> Any:
     """
-    Captions as the text tower takes them, cut at its limit: padded to the longest for a CLIP, and to the limit for
-    others, such as SigLIP, which has learned captions that are padded so.
+    Captions as the text tower takes them, cut at its limit: padded to the limit for SigLIP, which has learned captions
+    that are padded so and without a mask, and for models that are not known here; to the longest for others.
     """
+    known = architecture_of(model.config)
+    fixed = known is None or known.fixed_length
     inputs = tokenize_captions(  # by the tokenizer itself: a processor does not pass on how special tokens are read
         processor.tokenizer,
         captions,
-        padding="longest" if model.config.model_type == "clip" else "max_length",
+        padding="max_length" if fixed else "longest",
         truncation=True,
         max_length=max_text_length(model, processor),
         return_tensors="pt",
     )
+    if known is not None and fixed:
+        inputs.pop("attention_mask", None)
     if hasattr(getattr(model, "text_model", None), "eos_token_id"):
         _warn_of_misread(processor.tokenizer, captions, inputs)
     return inputs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `PeftModel` of a CLIP. This module needs peft."""
+"""A `PeftModel` of a dual encoder. This module needs peft."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers import CLIPModel
 
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
-from hf_tripletclip.layouts.adapters import read_logit_scale, write_logit_scale
+from hf_tripletclip.layouts.adapters import read_scale, scale_of, set_scale, write_tensors
 from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE
 from hf_tripletclip.utils.extras import optional_imports
 
 with optional_imports():
     from peft import PeftConfig, PeftModel
 
+Scale = dict[str, torch.Tensor]  # `logit_scale`, and `logit_bias` if the model has one
+
 
 class TripletCLIPPeftModel(PeftModel):
     r"""
-    A `PeftModel` of a CLIP whose adapters keep their `logit_scale`.
+    A `PeftModel` of a CLIP, SigLIP or another dual encoder whose adapters keep their `logit_scale`, and the
+    `logit_bias` of a SigLIP.
 
     peft saves modules, and `logit_scale` is a bare parameter: if it was trained with an adapter, here
     `save_pretrained` writes it beside the adapter, to `logit_scale.safetensors`, and `from_pretrained` and
@@ -35,14 +37,14 @@ class TripletCLIPPeftModel(PeftModel):
     `disable_adapter` leaves the active one's in place.
 
     Args:
-        model ([`~transformers.CLIPModel`]): The model to adapt; it is changed in place.
+        model ([`TripletCLIPModel`], [`~transformers.SiglipModel`], ...): The model to adapt; it is changed in place.
         peft_config (`peft.PeftConfig`): Such as a `peft.LoraConfig`; if it names no base model, it gets the model's
             name.
         adapter_name (`str`, defaults to `"default"`): The name of the adapter.
         kwargs: As of `peft.PeftModel`.
 
     Raises:
-        TypeError: The model is no CLIP.
+        TypeError: The model has no `logit_scale`.
 
     Example:
 
@@ -67,13 +69,16 @@ class TripletCLIPPeftModel(PeftModel):
     def __init__(
         self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", **kwargs: Any
     ) -> None:
-        if not isinstance(model, CLIPModel):
-            raise TypeError(f"`model` is a {type(model).__name__}; only a CLIPModel has the `logit_scale` of a CLIP.")
+        if not isinstance(getattr(model, "logit_scale", None), nn.Parameter):
+            raise TypeError(
+                f"`model` is a {type(model).__name__}, which has no `logit_scale`: give a CLIP or a SigLIP."
+            )
         if peft_config.base_model_name_or_path is None:
-            peft_config.base_model_name_or_path = model.name_or_path or None
+            core: Any = model
+            peft_config.base_model_name_or_path = core.name_or_path or None
         super().__init__(model, peft_config, adapter_name, **kwargs)
-        self._base_scale = model.logit_scale.detach().clone()
-        self._other_scales: dict[str, torch.Tensor] = {}  # of adapters that are not active
+        self._base_scale = self._copied_scale()
+        self._other_scales: dict[str, Scale] = {}  # of adapters that are not active
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -105,8 +110,9 @@ class TripletCLIPPeftModel(PeftModel):
         for name in names:
             folder = Path(save_directory) if name == "default" else Path(save_directory) / name
             scale = self._scale_of(name)
-            if self._scale.requires_grad or not torch.equal(scale, self._base_scale.to(scale)):
-                write_logit_scale(scale, folder)
+            trains = any(value.requires_grad for value in scale_of(self.get_base_model()).values())
+            if trains or any(not torch.equal(value, self._base_scale[of].to(value)) for of, value in scale.items()):
+                write_tensors(scale, folder)
             else:
                 (folder / LOGIT_SCALE_FILE).unlink(missing_ok=True)  # of what was saved there before
 
@@ -118,8 +124,7 @@ class TripletCLIPPeftModel(PeftModel):
             ValueError: `logit_scale.safetensors` holds no scale.
         """
         loaded = super().load_adapter(model_id, adapter_name, *args, **kwargs)
-        scale = read_logit_scale(model_id, **kwargs)
-        self._set_scale(adapter_name, self._base_scale if scale is None else scale)
+        self._set_scale(adapter_name, {**self._base_scale, **(read_scale(model_id, **kwargs) or {})})
         return loaded
 
     def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None:
@@ -185,25 +190,22 @@ class TripletCLIPPeftModel(PeftModel):
             tags=[tags] if isinstance(tags, str) else tags or (),
         )
 
-    @property
-    def _scale(self) -> nn.Parameter:
-        core: Any = self.get_base_model()
-        return core.logit_scale
+    def _copied_scale(self) -> Scale:
+        return {name: value.detach().clone() for name, value in scale_of(self.get_base_model()).items()}
 
-    def _scale_of(self, adapter_name: str) -> torch.Tensor:
+    def _scale_of(self, adapter_name: str) -> Scale:
         if adapter_name == self.active_adapter:
-            return self._scale.detach()
+            return self._copied_scale()
         return self._other_scales.get(adapter_name, self._base_scale)
 
-    def _set_scale(self, adapter_name: str, scale: torch.Tensor) -> None:
+    def _set_scale(self, adapter_name: str, scale: Scale) -> None:
         if adapter_name == self.active_adapter:
-            with torch.no_grad():
-                self._scale.copy_(scale)
+            set_scale(self.get_base_model(), scale)
         else:
             self._other_scales[adapter_name] = scale
 
     def _switch_scale(self, before: str) -> None:
         """Put the active adapter's scale in the place of the one that was active before."""
         if self.active_adapter != before:
-            self._other_scales[before] = self._scale.detach().clone()
+            self._other_scales[before] = self._copied_scale()
             self._set_scale(self.active_adapter, self._other_scales.get(self.active_adapter, self._base_scale))

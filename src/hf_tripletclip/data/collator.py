@@ -32,7 +32,7 @@ from hf_tripletclip.data.schema import (
     NEGATIVE_TYPES,
     PARAPHRASE,
 )
-from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
+from hf_tripletclip.data.tokenizer import FIXED_LENGTH_PROCESSORS, end_token_id, misread, tokenize_captions
 from hf_tripletclip.roles import BY_COLUMN, ROLES, Role
 
 logger = logging.get_logger(__name__)
@@ -52,6 +52,9 @@ class KnownImages(Protocol):
         self, images: Sequence[Any], pixels: Callable[[list[Any]], torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A tensor that replaces the `pixel_values` of opened images, a row each, and further inputs of the batch."""
+
+
+LONGEST = 2**20  # tokens; a tokenizer that names no length has a huge one
 
 
 @dataclass
@@ -95,7 +98,8 @@ class TripletCollator:
 
     Returns (of a call):
         `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`; `input_ids` and
-        `attention_mask` int64 `(B, L)`, where L is the length of the longest caption of the batch; and
+        `attention_mask` int64 `(B, L)`, where L is the length of the longest caption of the batch; of a SigLIP, L is
+        `max_length` and there is no mask, because it has learned captions that are padded so; and
         `negative_pixel_values`, `negative_input_ids` and `negative_attention_mask` likewise. If rows have a
         `negative_type`, it is int64 `(B,)`: an index into `NEGATIVE_TYPES`, -1 for other values.
 
@@ -138,8 +142,10 @@ class TripletCollator:
                 f"TripletCollator has no columns {', '.join(unknown)}: it collates {', '.join(BY_COLUMN)}."
             )
         self._pixels = FastPixels(self.processor.image_processor)
-        self._end = end_token_id(self.processor.tokenizer)
-        if self._end is None:
+        # Texts of one length have no place at which the tower pools but the last, whatever stands there.
+        self._fixed_length = type(self.processor).__name__ in FIXED_LENGTH_PROCESSORS
+        self._end = None if self._fixed_length else end_token_id(self.processor.tokenizer)
+        if self._end is None and not self._fixed_length:
             logger.warning_once(
                 "The tokenizer does not end captions with a special token. A CLIP takes a caption's embedding at that "
                 "token, so all captions would get the same embedding."
@@ -324,6 +330,11 @@ class TripletCollator:
             return {}
         tokenizer = self.processor.tokenizer
         limit = min(self.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+        if self._fixed_length and limit > LONGEST:
+            raise ValueError(
+                "Captions are padded to the length that the text tower takes, and the tokenizer does not say which: "
+                "give `max_length`, such as `model.max_text_length`."
+            )
         encoded = tokenize_captions(tokenizer, captions)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if max(lengths) > limit:
@@ -338,9 +349,10 @@ class TripletCollator:
                 key, digest = row_name(rows[number])
                 self.broken_rows.add(key, wrong, column, digest=digest, skipped=False)
         longest, multiple = min(max(lengths), limit), self.pad_to_multiple_of or 1
-        length = min(-(-longest // multiple) * multiple, limit)
+        length = limit if self._fixed_length else min(-(-longest // multiple) * multiple, limit)
         padded = tokenizer.pad(encoded, return_tensors="pt", padding="max_length", max_length=length)
-        inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
+        names = ("input_ids",) if self._fixed_length else ("input_ids", "attention_mask")
+        inputs = {name: padded[name] for name in names}
         return _split(inputs, roles, values)
 
 

@@ -18,6 +18,8 @@ from transformers.utils import is_torchvision_available
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 PROBES = ("", "a", "two cats.")  # a token at the end of all of these belongs to no word
+# Processors of transformers for text towers that pool the last position, so that captions have one length.
+FIXED_LENGTH_PROCESSORS = ("SiglipProcessor", "Siglip2Processor")
 
 
 def tokenize_captions(tokenizer: Any, captions: Sequence[str], **options: Any) -> Any:

@@ -18,7 +18,7 @@ from hf_tripletclip.layouts.configs import read_json_object
 from hf_tripletclip.layouts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, LOGIT_SCALE_FILE, find_file
 from hf_tripletclip.layouts.weights import check_kind_of_file, check_weights, damaged
 
-LOGIT_SCALE = "logit_scale"  # the tensor in `LOGIT_SCALE_FILE`
+LOGIT_SCALE, LOGIT_BIAS = "logit_scale", "logit_bias"  # the tensors in `LOGIT_SCALE_FILE`
 
 
 def read_base(source: str | os.PathLike[str], **kwargs: Any) -> tuple[str, str | None]:
@@ -104,14 +104,25 @@ def cannot_load(source: str | os.PathLike[str], base: str, error: Exception) -> 
     )
 
 
-def write_logit_scale(scale: torch.Tensor, folder: str | os.PathLike[str]) -> None:
-    """Write a scale beside an adapter."""
-    save_file({LOGIT_SCALE: scale.detach().cpu().clone()}, Path(folder) / LOGIT_SCALE_FILE)
+def write_scale(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Write a model's scale, and its bias if it has one, beside an adapter."""
+    write_tensors(scale_of(model), folder)
 
 
-def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Tensor | None:
+def write_tensors(tensors: Mapping[str, torch.Tensor], folder: str | os.PathLike[str]) -> None:
+    """Write what `scale_of` gave beside an adapter."""
+    save_file({name: value.detach().cpu().clone() for name, value in tensors.items()}, Path(folder) / LOGIT_SCALE_FILE)
+
+
+def scale_of(model: Any) -> dict[str, torch.Tensor]:
+    """The parameters of a model that peft does not save because they are no modules: its scale and its bias."""
+    found = {name: getattr(model, name, None) for name in (LOGIT_SCALE, LOGIT_BIAS)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_scale(source: str | os.PathLike[str], **kwargs: Any) -> dict[str, torch.Tensor] | None:
     """
-    The scale beside an adapter; `None` if there is none.
+    The scale beside an adapter, and the bias if the model has one; `None` if there is none.
 
     Args:
         source (`str` or `os.PathLike`): The adapter, a directory or Hub id.
@@ -126,12 +137,22 @@ def read_logit_scale(source: str | os.PathLike[str], **kwargs: Any) -> torch.Ten
         return None
     check_kind_of_file(Path(path))
     try:
-        scale = load_file(path).get(LOGIT_SCALE)
+        found = load_file(path)
     except SafetensorError as error:
         raise ValueError(damaged(Path(path), error)) from error
-    if scale is None or scale.numel() != 1 or not scale.isfinite().all():
-        raise ValueError(f"{path} must hold `{LOGIT_SCALE}`, one finite number.")
-    return scale.reshape(())
+    for name, value in {LOGIT_SCALE: found.get(LOGIT_SCALE), **found}.items():
+        if value is None or value.numel() != 1 or not value.isfinite().all():
+            raise ValueError(f"{path} must hold `{name}`, one finite number.")
+    return found
+
+
+@torch.no_grad()
+def set_scale(model: Any, scale: Mapping[str, torch.Tensor] | None) -> None:
+    """Give a model the scale, and the bias, that were read beside an adapter, if there are any."""
+    own = scale_of(model)
+    for name, value in (scale or {}).items():
+        if name in own:
+            own[name].copy_(value.reshape(own[name].shape))
 
 
 def save_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -141,15 +162,14 @@ def save_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """
     core: Any = unwrap_peft_model(model)
     if core is not model and not _keeps_scale(model) and core.logit_scale.requires_grad:
-        write_logit_scale(core.logit_scale, folder)
+        write_scale(core, folder)
 
 
 def load_logit_scale(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Read what `save_logit_scale` wrote, if it did. [`TripletCLIPPeftModel`] does that itself."""
     core: Any = unwrap_peft_model(model)
-    if core is not model and not _keeps_scale(model) and (scale := read_logit_scale(folder)) is not None:
-        with torch.no_grad():
-            core.logit_scale.copy_(scale)
+    if core is not model and not _keeps_scale(model):
+        set_scale(core, read_scale(folder))
 
 
 def _keeps_scale(model: nn.Module) -> bool:

@@ -11,12 +11,20 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
-from transformers import CLIPModel, CLIPProcessor
+from transformers import AutoModel, AutoProcessor, CLIPProcessor
 from transformers.utils import logging
 
-from hf_tripletclip.configuration import TripletCLIPConfig, one_line
+from hf_tripletclip.configuration import one_line
 from hf_tripletclip.data.tokenizer import end_token_id
-from hf_tripletclip.layouts.files import PROCESSOR_FILES, TOKENIZER_FILES, Layout, detect, find_file
+from hf_tripletclip.layouts.configs import read_config, read_json_object
+from hf_tripletclip.layouts.files import (
+    CONFIG_FILE,
+    PROCESSOR_FILES,
+    TOKENIZER_FILES,
+    Layout,
+    detect,
+    find_file,
+)
 from hf_tripletclip.layouts.published import text_encoder_config
 
 logger = logging.get_logger(__name__)
@@ -25,9 +33,10 @@ logger = logging.get_logger(__name__)
 # id of a caption, which CLIP's end-of-text token was.
 WITH_LEGACY = ("clip", "clipseg", "groupvit", "xclip")
 LEGACY = 2
+SENTENCEPIECE = ("sentencepiece", "protobuf")  # libraries of SigLIP's tokenizer
 
 
-def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcessor:
+def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> Any:
     """
     Load the processor (image processor and tokenizer) that belongs to a checkpoint.
 
@@ -52,12 +61,17 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
 
     >>> processor = load_processor("TripletCLIP/CC12M_TripletCLIP_ViTB12")
     >>> inputs = processor(text=["a black dog chasing a white cat"], return_tensors="pt", padding=True)
-    ```"""
+    ```
+
+    Returns:
+        [`~transformers.CLIPProcessor`], or for another architecture its own, such as
+        [`~transformers.SiglipProcessor`].
+    """
     kwargs["trust_remote_code"] = False  # an explicit no: without it, transformers asks at a terminal
     if detect(source, **kwargs) is not Layout.PUBLISHED or any(
         find_file(source, name, kwargs) for name in PROCESSOR_FILES
     ):
-        return read_processor(CLIPProcessor, source, **kwargs)
+        return read_processor(CLIPProcessor if _is_of_clip(source, kwargs) else AutoProcessor, source, **kwargs)
     base = text_encoder_config(source, **kwargs).get("model_name")
     if not base:
         raise ValueError(
@@ -74,6 +88,16 @@ def load_processor(source: str | os.PathLike[str], **kwargs: Any) -> CLIPProcess
         ) from error
 
 
+def _is_of_clip(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> bool:
+    """Whether a processor is to be read as that of a CLIP: no config beside it says otherwise."""
+    for name, field in ((CONFIG_FILE, "model_type"), (PROCESSOR_FILES[0], "processor_class")):
+        path = find_file(source, name, kwargs)
+        value = None if path is None else read_json_object(path).get(field)
+        if value is not None:
+            return value in ("clip", "CLIPProcessor")
+    return True
+
+
 def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> Any:
     """
     A processor, by the `from_pretrained` of its class.
@@ -87,7 +111,14 @@ def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> 
         limit = getattr(getattr(processor, "tokenizer", None), "model_max_length", 0)
         if not isinstance(limit, (int, float)):
             raise ValueError(f"`model_max_length` is {limit!r:.60}, a number is needed")
-    except (OSError, ImportError, MemoryError):
+    except ImportError as error:
+        if missing := [name for name in SENTENCEPIECE if name in str(error).lower()]:
+            raise ImportError(
+                f"the tokenizer of {source} needs {missing[0]}, which is not installed: "
+                'pip install "hf_tripletclip[siglip]"'
+            ) from error
+        raise
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # of whatever reads its settings
         raise ValueError(f"the processor of {source} cannot be read: {one_line(error)}.") from error
@@ -127,7 +158,7 @@ def check_processor(model: Any, processor: Any) -> int | None:
 
 def check_processor_beside(folder: str | os.PathLike[str]) -> None:
     """
-    Check that the processor in a CLIP's directory fits the model, of which only the config is read.
+    Check that the processor in a model's directory fits the model, of which only the config is read.
 
     Raises:
         OSError: One of them cannot be read.
@@ -135,7 +166,7 @@ def check_processor_beside(folder: str | os.PathLike[str]) -> None:
     """
     folder = os.fspath(folder)
     with torch.device("meta"):
-        model = CLIPModel(TripletCLIPConfig.from_pretrained(folder))
+        model = AutoModel.from_config(read_config(folder))
     model.name_or_path = folder
     end, told = _end_and_whether_told(model, load_processor(folder))
     if told:

@@ -13,8 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from hf_tripletclip.modeling.token_features import pooling_places
-
 FILE = "decoder_input.safetensors"  # in a checkpoint, beside the optimizer
 NAME = "weight"
 
@@ -54,13 +52,14 @@ def fit_decoder_input(model: Any, width: int | None) -> None:
         model ([`TripletCLIPModel`]): The model.
         width (`int`, *optional*): Of the decoder; `None` if there is none.
     """
-    shape = (width, model.config.text_config.hidden_size)
     known = getattr(model, "decoder_input", None)
     if width is None:
         model.decoder_input = None
-    elif known is None or tuple(known.weight.shape) != shape:
+        return
+    shape = (width, model.pooled_width("text"))
+    if known is None or tuple(known.weight.shape) != shape:
         model.decoder_input = DecoderInput(shape[1], width).to(
-            device=model.text_projection.weight.device, dtype=model.logit_scale.dtype
+            device=next(model.text_model.parameters()).device, dtype=model.logit_scale.dtype
         )
     else:
         known.requires_grad_(True)
@@ -98,7 +97,7 @@ def decoder_states(
     if not input_ids.is_floating_point():
         hidden = output.last_hidden_state
         assert hidden is not None
-        places = pooling_places(model, input_ids).to(hidden.device)
+        places = model.text_places(input_ids).to(hidden.device)
         pooled = hidden[torch.arange(len(hidden), device=hidden.device), places]
     parts = pooled[: sum(numbers.values())].split(list(numbers.values()))
     return {role: matrix(part) for role, part in zip(numbers, parts, strict=True) if role in roles}

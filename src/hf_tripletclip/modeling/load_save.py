@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a [`TripletCLIPModel`] is loaded, saved and uploaded."""
+"""How a model is loaded, saved and uploaded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import CommitInfo
-from transformers import CLIPModel, PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
 from hf_tripletclip.layouts import adapters
@@ -22,7 +21,7 @@ from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fit
 if TYPE_CHECKING:
     from typing import Self
 
-    _Model = CLIPModel  # what the mixin is mixed into
+    _Model = PreTrainedModel  # what the mixin is mixed into
 else:
     _Model = object
 
@@ -40,7 +39,7 @@ HUB_OPTIONS = (
 
 
 class LoadSaveMixin(_Model):
-    """For a [`~transformers.CLIPModel`]: opens all layouts, keeps the scale of adapters, uploads with a card."""
+    """For a dual encoder: opens all layouts, keeps the scale of adapters, uploads with a card."""
 
     @classmethod
     def from_pretrained(
@@ -50,8 +49,9 @@ class LoadSaveMixin(_Model):
         **kwargs: Any,
     ) -> Self:
         r"""
-        Load a model from a CLIP directory or Hub repository, or from one in the layout that TripletCLIP's authors
-        published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a `model.safetensors`).
+        Load a model from a directory or Hub repository of transformers, or, a CLIP, from one in the layout that
+        TripletCLIP's authors published (`text-encoder/` and `vision-encoder/`, each with a `config.json` and a
+        `model.safetensors`).
 
         The implementation of attention that a `config.json` names is ignored: `attn_implementation` is an argument.
 
@@ -74,16 +74,17 @@ class LoadSaveMixin(_Model):
 
         Raises:
             OSError: The directory or repository has none of the layouts and no adapter, or cannot be reached.
-            ValueError: The config describes no CLIP; a tensor does not have the shape that the config says, is not
-                floating or not finite, or a weights file holds more than tensors or is none; in the published layout,
-                a tensor is missing or extra; an adapter does not say what it adapts, or adapts an adapter.
+            ValueError: The config is of another type of model, or describes none; a tensor does not have the shape
+                that the config says, is not floating or not finite, or a weights file holds more than tensors or is
+                none; in the published layout, a tensor is missing or extra; an adapter does not say what it adapts,
+                or adapts an adapter.
         """
         source = pretrained_model_name_or_path
         # If the caller brings the weights, there is no layout to recognise.
         if source is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(source, *model_args, **kwargs)
         layout = detect(source, **kwargs)
-        if (read := reader_of(layout)) is not None:
+        if _is_clip(cls) and (read := reader_of(layout)) is not None:
             config, state_dict, kwargs = read(source, **kwargs)
             loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
             model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -95,14 +96,14 @@ class LoadSaveMixin(_Model):
             of_base["revision"] = revision
             adapters.check_base(source, base, **of_base)
             adapters.check_adapter_weights(source, kwargs)
-            if reader_of(detect(base, **of_base)) is not None:
+            if _is_clip(cls) and reader_of(detect(base, **of_base)) is not None:
                 return cls._with_adapter(source, base, of_base, *model_args, **kwargs)
             try:
-                _check_files(base, {**kwargs, "revision": revision, "subfolder": ""})
+                _check_files(cls, base, {**kwargs, "revision": revision, "subfolder": ""})
             except OSError as error:
                 raise OSError(adapters.cannot_load(source, base, error)) from error
         elif layout is Layout.TRANSFORMERS:
-            _check_files(source, kwargs)
+            _check_files(cls, source, kwargs)
         found: Any = load_fitting(partial(super().from_pretrained, source, *model_args), source, **kwargs)
         return found
 
@@ -112,8 +113,8 @@ class LoadSaveMixin(_Model):
     ) -> Any:
         """Load an adapter of a model in a layout in which transformers finds no model."""
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
-        if (scale := adapters.read_logit_scale(source, **hub)) is not None:
-            kwargs["logit_scale"] = scale.item()  # else it would warn that there is none
+        if (scale := adapters.read_scale(source, **hub)) is not None:
+            kwargs["logit_scale"] = scale[adapters.LOGIT_SCALE].item()  # else it would warn that there is none
         name, adapter_kwargs = kwargs.pop("adapter_name", "default"), kwargs.pop("adapter_kwargs", None) or {}
         loaded: Any = cls.from_pretrained(base, *model_args, **of_base, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -136,9 +137,7 @@ class LoadSaveMixin(_Model):
         if peft_model_id is not None:
             load_config = kwargs.get("load_config")
             hub = dict(load_config.download_kwargs if load_config else {}) | (kwargs.get("adapter_kwargs") or {})
-            if (scale := adapters.read_logit_scale(peft_model_id, **hub)) is not None:
-                with torch.no_grad():
-                    self.logit_scale.copy_(scale)
+            adapters.set_scale(self, adapters.read_scale(peft_model_id, **hub))
         return info
 
     def save_pretrained(  # type: ignore[override]
@@ -163,15 +162,16 @@ class LoadSaveMixin(_Model):
         """
         upload = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         # If the text tower takes embeddings, `Trainer` writes what the tokenizer calls its end into the config.
-        self.config.text_config.eos_token_id = self.text_model.eos_token_id  # type: ignore[union-attr]
+        if hasattr(self.text_model, "eos_token_id"):
+            self.config.text_config.eos_token_id = self.text_model.eos_token_id
         # transformers sets the whole model's; in that of a tower `CLIPTextModel` and `CLIPVisionModel` open it.
         for tower in (self.config.text_config, self.config.vision_config):
-            tower.dtype = self.dtype  # type: ignore[union-attr]
+            tower.dtype = self.dtype
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if not self.should_save_on_this_rank(is_main_process):
             return
         if self._hf_peft_config_loaded:
-            adapters.write_logit_scale(self.logit_scale, save_directory)
+            adapters.write_scale(self, save_directory)
         if push_to_hub:
             self._upload(save_directory, **{"repo_id": Path(save_directory).resolve().name, **upload})
 
@@ -227,7 +227,7 @@ class LoadSaveMixin(_Model):
 
     def _upload(
         self,
-        content: CLIPModel | str | os.PathLike[str],
+        content: PreTrainedModel | str | os.PathLike[str],
         repo_id: str,
         *,
         private: bool | None = None,
@@ -243,10 +243,15 @@ class LoadSaveMixin(_Model):
         return upload_model(content, destination, tags=[*(self.model_tags or ()), *given], **options)
 
 
-def _check_files(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
-    """Check the config and the weights of an ordinary CLIP before transformers reads them."""
+def _is_clip(model: type[Any]) -> bool:
+    """Whether a class reads layouts of CLIP that transformers does not know."""
+    return bool(model.config_class.model_type == "clip")
+
+
+def _check_files(model: type[Any], source: str | os.PathLike[str], kwargs: dict[str, Any]) -> None:
+    """Check the config and the weights of a model of transformers before transformers reads them."""
     config = kwargs.get("config")
     if not isinstance(config, PreTrainedConfig):
-        config = TripletCLIPConfig.from_pretrained(source if config is None else config, **hub_arguments(kwargs))
+        config = model.config_class.from_pretrained(source if config is None else config, **hub_arguments(kwargs))
     if kwargs.get("gguf_file") is None:
         check_weights(find_weights(source, kwargs, getattr(config, "transformers_weights", None)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the towers of a CLIP put out for patches and words, in the common space."""
+"""What the towers of a dual encoder put out for patches and words, in the common space."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_tripletclip.objectives import Tokens
 from hf_tripletclip.roles import ROLES
-
-LEGACY_END = 2  # in configs of old: the text tower then pools at the highest id
 
 
 def token_features(
@@ -49,34 +47,30 @@ def token_features(
                 f"{'image' if images else 'text'} tower had put out before, which has none: give it "
                 f"{'pixels' if images else 'token ids'}."
             )
-        hidden = hidden[:, 1:] if images else hidden
-        mask = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if images else _words(model, inputs, hidden.device)
+        words = None if images else _words(model, inputs, hidden.device)
         end = 0
         for role in there:
             part = slice(end, end := end + numbers[role])
             if role not in wanted:
                 continue
-            if images:
-                values = model.visual_projection(model.vision_model.post_layernorm(hidden[part]))
-            else:
-                values = model.text_projection(hidden[part])  # which has been through its norm
-            found[role] = Tokens(values, mask[part])
+            if words is None:
+                values = model.patches(hidden[part])
+                found[role] = Tokens(values, values.new_ones(values.shape[:2], dtype=torch.bool))
+            else:  # which have been through the tower's norm
+                found[role] = Tokens(model.project_texts(hidden[part]), words[part])
     return found
 
 
-def pooling_places(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Where the text tower of a model takes the embedding of each text, int64 `(rows,)`."""
-    end = model.text_model.eos_token_id
-    return (ids if end == LEGACY_END else (ids == end).int()).argmax(dim=-1)
-
-
 def _words(model: Any, inputs: Mapping[str, torch.Tensor | None], device: torch.device) -> torch.Tensor:
-    """Which tokens count, bool `(rows, length)`: those after the first up to where the text tower pools."""
+    """
+    Which tokens count, bool `(rows, length)`: those after the first, up to where a text ends. Of a text without any,
+    the one that the tower pools.
+    """
     ids = inputs["input_ids"]
     assert ids is not None
-    at = pooling_places(model, ids).to(device)[:, None]
     places = torch.arange(ids.shape[1], device=device)
-    counts = (places > 0) & (places <= at)
+    counts = (places > 0) & (places <= model.text_ends(ids).to(device)[:, None])
     if (attention := inputs.get("attention_mask")) is not None:
         counts &= attention.to(device).bool()
-    return counts | (places == at)
+    pooled = places == model.text_places(ids).to(device)[:, None]
+    return counts | (pooled & ~counts.any(dim=1, keepdim=True))

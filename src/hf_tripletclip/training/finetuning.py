@@ -15,11 +15,11 @@ import torch
 from accelerate import PartialState
 
 from hf_tripletclip.checkpoints.load import load_clip_like
-from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.registry import BENCHMARKS, build_benchmark
 from hf_tripletclip.evaluation.wise_ft import Interpolation, named_metric, parse_alphas
 from hf_tripletclip.hub.model_card import Retention
+from hf_tripletclip.modeling.auto import default_objective
 from hf_tripletclip.objectives import get_objective
 from hf_tripletclip.results.curve import CURVE_FILE, PLOT_FILE, Point, format_gains, metric_of, plot_curve
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -132,7 +132,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
     for run_model_args, _, run_args in runs.values():
         run_model_args.check()
         check_push(run_args, base, adapter=run_model_args.has_lora)
-        objective = get_objective(run_args.objective or TripletCLIPConfig.objective, **run_args.objective_arguments)
+        objective = get_objective(run_args.objective or default_objective(base), **run_args.objective_arguments)
         if run_args.cache_locked_towers is not None:
             check_some_is_locked(run_model_args.modes, objective)
         resolve_checkpoint(run_args.resume_from_checkpoint, run_args.output_dir)

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from hf_tripletclip.modeling import TripletCLIPModel, TripletCLIPOutput
+from hf_tripletclip.layouts.adapters import LOGIT_BIAS, LOGIT_SCALE, scale_of
+from hf_tripletclip.modeling import TripletCLIPOutput, TripletMixin
 from hf_tripletclip.objectives import Embeddings, Tokens
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.objectives.embeddings import ObjectiveOutput
@@ -56,7 +57,7 @@ class WholeBatch:
     labels: dict[str, torch.Tensor]
 
 
-def of_whole_batch(core: TripletCLIPModel, batch: Batch) -> tuple[Batch, WholeBatch]:
+def of_whole_batch(core: TripletMixin, batch: Batch) -> tuple[Batch, WholeBatch]:
     """A batch without the entries that cannot be cut into mini-batches, and these entries."""
     batch = {name: value for name, value in batch.items() if value is not None}
     contents = input_contents(
@@ -92,7 +93,7 @@ def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
 
 def cached_backward(
     model: nn.Module,
-    core: TripletCLIPModel,
+    core: TripletMixin,
     batch: Batch,
     *,
     mini_batch_size: int,
@@ -107,7 +108,7 @@ def cached_backward(
 
     Args:
         model (`nn.Module`): The model as it is trained: wrapped by DDP, PEFT or neither.
-        core (`TripletCLIPModel`): The TripletCLIP model inside, whose objective and `logit_scale` are used.
+        core ([`TripletMixin`]): The model inside, whose objective, `logit_scale` and `logit_bias` are used.
         batch (`dict`): Model inputs, see `split_batch`.
         mini_batch_size (`int`): Positive rows per mini-batch.
         backward (`Callable`): Runs a loss's backward, `accelerator.backward`.
@@ -131,15 +132,17 @@ def cached_backward(
 
     # (2) the loss of the whole batch; autograd stops at the embeddings and the scale
     leaves = {name: torch.cat(parts).requires_grad_() for name, parts in pieces.items()}
-    log_scale = core.logit_scale.detach().clone().requires_grad_()
+    scales = {name: value.detach().clone().requires_grad_() for name, value in scale_of(core).items()}
     with autocast():
-        output_of_objective, scale = _of_objective(core, leaves, embedded, log_scale, whole_batch)
+        output_of_objective, scale = _of_objective(core, leaves, embedded, scales, whole_batch)
     loss = output_of_objective.loss
-    inputs = [*leaves.values(), log_scale]
-    *embed_grads, log_scale_grad = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    inputs = [*leaves.values(), *scales.values()]
+    found_grads = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
     grads = {
-        name: grad.split([len(part) for part in pieces[name]]) for name, grad in zip(leaves, embed_grads, strict=True)
+        name: grad.split([len(part) for part in pieces[name]])
+        for name, grad in zip(leaves, found_grads[: len(leaves)], strict=True)
     }
+    scale_grads = dict(zip(scales, found_grads[len(leaves) :], strict=True))
 
     # (3) with a graph; the surrogate's gradient is the loss's
     for index, (mini_batch, state) in enumerate(zip(mini_batches, states, strict=True)):
@@ -147,9 +150,10 @@ def cached_backward(
         with contextlib.nullcontext() if last else no_sync():
             with state.restored():
                 found = trained_outputs(model(**mini_batch, **WITHOUT_LOSS))
-            surrogate = sum((found[name] * parts[index]).sum() for name, parts in grads.items())
+            surrogate: Any = sum((found[name] * parts[index]).sum() for name, parts in grads.items())
             if last:
-                surrogate = surrogate + core.logit_scale * log_scale_grad
+                for name, value in scale_of(core).items():
+                    surrogate = surrogate + (value * scale_grads[name]).sum()
             if surrogate.requires_grad:
                 backward(surrogate * loss_weight)
 
@@ -159,7 +163,7 @@ def cached_backward(
 
 def loss_in_mini_batches(
     model: nn.Module,
-    core: TripletCLIPModel,
+    core: TripletMixin,
     batch: Batch,
     *,
     mini_batch_size: int,
@@ -171,7 +175,7 @@ def loss_in_mini_batches(
     embedded = _embed(model, mini_batches, teach)
     whole = {name: torch.cat(parts) for name, parts in embedded.pieces.items()}
     with torch.no_grad():
-        return _of_objective(core, whole, embedded, core.logit_scale, whole_batch)[0].loss
+        return _of_objective(core, whole, embedded, scale_of(core), whole_batch)[0].loss
 
 
 Pieces = dict[str, list[torch.Tensor]]
@@ -216,14 +220,15 @@ def _embed(
 
 
 def _of_objective(
-    core: TripletCLIPModel,
+    core: TripletMixin,
     outputs: dict[str, torch.Tensor],
     embedded: _Embedded,
-    log_scale: torch.Tensor,
+    scales: dict[str, torch.Tensor],
     whole: WholeBatch,
 ) -> tuple[ObjectiveOutput, torch.Tensor]:
-    """The objective's output for the model's outputs, and the scale."""
-    scale = log_scale.exp().to(outputs["text"].device)
+    """The objective's output for the model's outputs, and the scale; `scales` as of `scale_of`."""
+    scale = scales[LOGIT_SCALE].exp().to(outputs["text"].device).reshape(())
+    bias = scales.get(LOGIT_BIAS)
     tokens = {
         role: Tokens(outputs[TOKENS + role].to(scale.device), torch.cat(masks).to(scale.device))
         for role, masks in embedded.token_masks.items()
@@ -240,5 +245,6 @@ def _of_objective(
             normalized=True,
         ),
         scale,
+        None if bias is None else bias.to(scale.device),
     )
     return output, scale

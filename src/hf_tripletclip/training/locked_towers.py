@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import default_data_collator
@@ -99,8 +98,7 @@ def _how_it_trains(core: Any, tower: str) -> str | None:
 
 def _why_it_changes(core: Any, tower: str, noise: bool) -> str | None:
     module = getattr(core, TOWERS[tower][0])
-    attention = getattr(core.config, f"{tower}_config").attention_dropout
-    rate = max([attention, *(part.p for part in module.modules() if isinstance(part, nn.Dropout))])
+    rate = core.dropout(tower)
     if any("lora_" in name for name, _ in module.named_parameters()):
         return "has adapters"
     if any(value.device.type == "meta" for value in module.parameters()):

@@ -265,10 +265,8 @@ def _columns(trainer: Any) -> Sequence[str] | None:
 
 
 def _has_dropout(model: Any) -> bool:
-    if any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
-        return True
-    config = unwrap_peft_model(model).config
-    return bool(config.text_config.attention_dropout or config.vision_config.attention_dropout)
+    core = unwrap_peft_model(model)
+    return any(core.dropout(tower) > 0 for tower in ("text", "vision"))
 
 
 @torch.no_grad()

@@ -19,10 +19,10 @@ from transformers import Trainer, set_seed
 from transformers.utils import logging
 
 from hf_tripletclip.checkpoints.load import load_clip_like
-from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import BrokenRows, TripletCollator
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmark import Benchmark
+from hf_tripletclip.modeling.auto import default_objective
 from hf_tripletclip.objectives import Objective, get_objective
 from hf_tripletclip.results import format_before_after
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -114,7 +114,7 @@ def run_training(
     """
     hide_bars(args)
     # Not left to a starting checkpoint's config, which may name the objective that it was trained with.
-    args.objective = args.objective or TripletCLIPConfig.objective
+    args.objective = args.objective or default_objective(model_args.model_name_or_path)
     objective = get_objective(args.objective, **args.objective_arguments)
     if args.batch_neighbours and args.neighbours is None:
         args.neighbours = data_args.dataset_name_or_path
@@ -164,12 +164,11 @@ def _run(
             f"{data_args.dataset_name_or_path!r} has no split {data_args.validation_split!r}: name another with "
             "`--validation_split`, or turn evaluation off with `--eval_strategy no`."
         )
-    vision: Any = model.config.vision_config
     collator = TripletCollator(
         processor,
         columns=objective.columns,
-        max_length=model.text_model.config.max_position_embeddings,
-        decode_size=vision.image_size if data_args.fast_decode else None,
+        max_length=model.max_text_length,
+        decode_size=model.image_size if data_args.fast_decode else None,
         broken_rows=BrokenRows(Path(output_dir) / "broken_rows.jsonl"),
     )
     trainer = TripletCLIPTrainer(

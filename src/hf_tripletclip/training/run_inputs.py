@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.utils import logging
 
 from hf_tripletclip.configuration import TripletCLIPConfig
@@ -25,7 +25,7 @@ from hf_tripletclip.generation.filters import filter_dataset, filters_of
 from hf_tripletclip.layouts import load_processor
 from hf_tripletclip.layouts.files import PROCESSOR_FILES
 from hf_tripletclip.layouts.processor import check_processor
-from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from hf_tripletclip.training.towers import (
@@ -130,7 +130,7 @@ def _within_filters(train: Any, data_args: DataArguments) -> Dataset:
 
 def make_processor(
     model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any], checkpoint: str | None = None
-) -> CLIPProcessor:
+) -> Any:
     """
     The processor of a run: that of the checkpoint that training goes on from, or else the one that the arguments name,
     or else the starting model's. `train`, the default on `scenes`, makes one whose tokenizer is trained on the
@@ -170,7 +170,7 @@ def _captions(dataset: Dataset) -> Iterator[str]:
                     yield decode_caption(caption)
 
 
-def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletCLIPModel:
+def make_model(model_args: ModelArguments, processor: Any) -> Any:
     """
     The model that training starts from: a checkpoint, or random weights of the sizes that the arguments give.
 
@@ -186,7 +186,7 @@ def make_model(model_args: ModelArguments, processor: CLIPProcessor) -> TripletC
         if model_args.model_config:
             raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
         check_no_adapter(model_args.model_name_or_path)
-        model = TripletCLIPModel.from_pretrained(model_args.model_name_or_path, **kwargs)
+        model = AutoTripletModel.from_pretrained(model_args.model_name_or_path, **kwargs)
         check_processor(model, processor)
         return model
     settings = dict(model_args.config_fields)

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.evaluation.encoder import evaluation_mode
-from hf_tripletclip.modeling.model import PAIR
+from hf_tripletclip.modeling.forward import PAIR
 from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.gradcache import FIELDS
 from hf_tripletclip.training.tower_cache import TowerCache

@@ -266,9 +266,8 @@ class TowerCache:
     ) -> torch.Tensor:
         values = batch[name]
         if not len(values):
-            size = getattr(self.core.config, f"{tower}_config").hidden_size
             weights = next(getattr(self.core, TOWERS[tower][0]).parameters())
-            return torch.zeros((0, size), dtype=weights.dtype, device=values.device)
+            return torch.zeros((0, self.core.pooled_width(tower)), dtype=weights.dtype, device=values.device)
         if tower == "vision" and values.dtype == torch.uint8 and values.ndim == 2:
             keys = _as_keys(values)
         else:
@@ -330,7 +329,8 @@ class TowerCache:
         device = next(module.parameters()).device
         with evaluation_mode(module), self.autocast():
             output = module(**{name: value.to(device) for name, value in inputs.items()})
-        return output.pooler_output.detach().cpu()
+            pooled: torch.Tensor = self.core.pooled(tower, output)
+        return pooled.detach().cpu()
 
 
 def _versions(weights: Sequence[torch.Tensor]) -> list[tuple[int, int]]:

@@ -17,16 +17,23 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from hf_tripletclip.layouts.adapters import scale_of
+from hf_tripletclip.layouts.architectures import supported
 from hf_tripletclip.layouts.files import ADAPTER_CONFIG, Layout, detect
-from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling import TripletMixin
 
 logger = logging.get_logger(__name__)
 
 MODES = ("full", "lora", "frozen")
 # Tower -> the module with its transformer, and its projection into the common space.
 TOWERS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
-DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-ALL_LINEAR = "all-linear"
+# Words for sets of linear layers; the first is the default.
+ATTENTION, ALL_LINEAR = "attention", "all-linear"
+# The projections of an attention, as towers of transformers name them.
+OF_ATTENTION = (
+    ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj"),  # CLIP, SigLIP, DINOv2
+    ("query", "key", "value", "attention.output.dense"),  # BERT, ViT
+)
 KINDS = ("use_dora", "use_rslora")  # of LoRA; the other flags of it begin with `lora_`
 HALF = {torch.float16, torch.bfloat16}
 
@@ -48,8 +55,11 @@ class TowerArguments:
     lora_alpha: int = field(default=32, metadata={"help": "Their scale is lora_alpha / lora_r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
     lora_target_modules: list[str] = field(
-        default_factory=lambda: list(DEFAULT_TARGETS),
-        metadata={"help": "Names of the linear layers that get an adapter, or all-linear."},
+        default_factory=lambda: [ATTENTION],
+        metadata={
+            "help": "Names of the linear layers that get an adapter; attention, the projections of the attention; or "
+            "all-linear."
+        },
     )
     use_dora: bool = field(default=False, metadata={"help": "DoRA: learn the weights' magnitude apart."})
     use_rslora: bool = field(default=False, metadata={"help": "rsLoRA: scale by lora_alpha / sqrt(lora_r)."})
@@ -143,10 +153,18 @@ def check_fits(model: Any, args: TowerArguments) -> None:
     Check, without changing it, that a model can be trained with these settings.
 
     Raises:
-        ValueError: It is no CLIP, or a LoRA target matches none of its layers.
+        ValueError: It is of a type that cannot be trained here, it has no projections that should train, or a LoRA
+            target matches none of its layers.
     """
-    if not isinstance(model, TripletCLIPModel):
-        raise ValueError(f"The model is a {type(model).__name__}; only a CLIP can be trained here.")
+    if not isinstance(model, TripletMixin):
+        raise ValueError(
+            f"The model is a {type(model).__name__}, which cannot be trained here. The types are {supported()}."
+        )
+    if args.train_projections and not _projections(model):
+        raise ValueError(
+            f"`train_projections` is set, but a {type(model).__name__} has no projections behind its towers: leave it "
+            "out, and give `--train_text` or `--train_vision` full or lora."
+        )
     if args.has_lora:
         _target_pattern(model, args)
 
@@ -203,7 +221,7 @@ def _comparable(value: Any) -> Any:
     return sorted(value) if isinstance(value, (list, tuple, set)) else value
 
 
-def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_checkpointing: bool = False) -> Any:
+def prepare_towers(model: TripletMixin, args: TowerArguments, *, gradient_checkpointing: bool = False) -> Any:
     """
     Let only the parameters require gradients that should train, and add adapters if LoRA is asked for. A frozen tower
     keeps no activations for the backward pass.
@@ -222,7 +240,9 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
         ImportError: peft or bitsandbytes is not installed.
     """
     args.check()
-    whole = [module for tower, mode in args.modes.items() for module in _in_full(tower, mode, args)]
+    check_fits(model, args)
+    there = (*(module for module, _ in TOWERS.values()), *_projections(model))
+    whole = [name for tower, mode in args.modes.items() for name in _in_full(tower, mode, args) if name in there]
     model.requires_grad_(False)
     trained: Any = model
     if args.has_lora:
@@ -251,8 +271,9 @@ def prepare_towers(model: TripletCLIPModel, args: TowerArguments, *, gradient_ch
     else:
         for name in whole:
             model.get_submodule(name).requires_grad_(True)
-    scale = args.train_logit_scale
-    model.logit_scale.requires_grad_(not args.has_lora if scale is None else scale)
+    scale = not args.has_lora if args.train_logit_scale is None else args.train_logit_scale
+    for value in scale_of(model).values():
+        value.requires_grad_(scale)
     return trained
 
 
@@ -296,6 +317,11 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def _projections(model: Any) -> list[str]:
+    """The names of the projections behind the towers; a SigLIP has none."""
+    return [projection for _, projection in TOWERS.values() if hasattr(model, projection)]
+
+
 def _in_full(tower: str, mode: str, args: TowerArguments) -> list[str]:
     transformer, projection = TOWERS[tower]
     with_projection = mode == "full" if args.train_projections is None else args.train_projections
@@ -305,19 +331,45 @@ def _in_full(tower: str, mode: str, args: TowerArguments) -> list[str]:
 def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
     """A pattern of the linear layers that get an adapter, in the towers that train by LoRA."""
     towers = [TOWERS[tower][0] for tower, mode in args.modes.items() if mode == "lora"]
+    # `nn.MultiheadAttention` reads the weights of its layer itself: an adapter around that would never train.
+    closed = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".")[0] in towers
+        if isinstance(module, nn.Linear) and name.split(".")[0] in towers and name.rpartition(".")[0] not in closed
     ]
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-    wanted = known if args.lora_target_modules == [ALL_LINEAR] else args.lora_target_modules
-    if unknown := [name for name in wanted if name not in known]:
+    last = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+    wanted = [name for target in args.lora_target_modules for name in _named(target, linear, last)]
+    for tower in towers:
+        of_tower = [name for name in linear if name.split(".")[0] == tower]
+        if args.lora_target_modules == [ATTENTION] and not any(_is(name, wanted) for name in of_tower):
+            listed = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in of_tower))
+            raise ValueError(
+                f"`lora_target_modules` is {ATTENTION}, but {tower} has no attention that is known here: name some of "
+                f"its linear layers, {listed}, or give {ALL_LINEAR}."
+            )
+    if unknown := [name for name in wanted if not any(_is(one, [name]) for one in linear)]:
         raise ValueError(
             f"`lora_target_modules` names {', '.join(unknown)}, which matches no linear layer of "
-            f"{' and '.join(towers)}; there are {', '.join(known)}, or {ALL_LINEAR}."
+            f"{' and '.join(towers)}; there are {', '.join(last)}, {ATTENTION}, or {ALL_LINEAR}."
         )
-    return rf"({'|'.join(towers)})\..*\.({'|'.join(map(re.escape, wanted))})"
+    pattern = rf"({'|'.join(towers)})\..*\.({'|'.join(map(re.escape, wanted))})"
+    hit = [name for name in closed if re.fullmatch(pattern, f"{name}.out_proj")]
+    return rf"(?!({'|'.join(map(re.escape, hit))})\.){pattern}" if hit else pattern
+
+
+def _named(target: str, linear: Sequence[str], last: Sequence[str]) -> Sequence[str]:
+    """The names of layers that one of `lora_target_modules` means."""
+    if target == ALL_LINEAR:
+        return last
+    if target == ATTENTION:
+        return [name for family in OF_ATTENTION for name in family if any(_is(one, [name]) for one in linear)]
+    return [target]
+
+
+def _is(name: str, wanted: Sequence[str]) -> bool:
+    """Whether a layer's full name ends with one of these names."""
+    return any(name.endswith(f".{one}") for one in wanted)
 
 
 def describe_towers(model: Any, args: TowerArguments) -> str:

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.layouts.adapters import load_logit_scale, save_logit_scale
-from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling import TripletMixin
 from hf_tripletclip.modeling.decoder_input import load_decoder_input, save_decoder_input
 from hf_tripletclip.training import (
     checkpointing,
@@ -54,7 +54,7 @@ logger = logging.get_logger(__name__)
 
 class TripletCLIPTrainer(Trainer):
     r"""
-    Trains a [`TripletCLIPModel`], also inside a `PeftModel`.
+    Trains a [`TripletCLIPModel`], or what else [`AutoTripletModel`] loads, also inside a `PeftModel`.
 
     All that [`~transformers.Trainer`] does keeps working, except FSDP, which refuses CLIP's scalar `logit_scale`. This
     class adds: the objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound
@@ -89,7 +89,7 @@ class TripletCLIPTrainer(Trainer):
         overlap (`list[str]`, *optional*): Sentences on evaluation data that is trained on, once it was looked up.
 
     Raises:
-        TypeError: The model is no TripletCLIP model.
+        TypeError: The model is none that [`AutoTripletModel`] loads.
         OSError: The data of a benchmark is missing.
         ValueError: The objective or a benchmark is unknown, the processor is that of another model, a dataset is
             empty, smaller than a batch or lacks a column that the objective needs, a batch has one row only, FSDP is
@@ -150,8 +150,8 @@ class TripletCLIPTrainer(Trainer):
         self.benchmarks = evaluation.make_benchmarks(args.benchmark_settings)
 
     @property
-    def core(self) -> TripletCLIPModel:
-        """The TripletCLIP model inside the wrappers of `accelerate` and `peft`."""
+    def core(self) -> TripletMixin:
+        """The model inside the wrappers of `accelerate` and `peft`."""
         return unwrap_peft_model(self.accelerator.unwrap_model(self.model))
 
     def bare(self, model: Any) -> Any:

@@ -18,8 +18,10 @@ from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION
+from hf_tripletclip.layouts.adapters import LOGIT_BIAS, scale_of
+from hf_tripletclip.layouts.architectures import supported
 from hf_tripletclip.layouts.processor import LEGACY, check_processor
-from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling import TripletMixin
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
@@ -34,7 +36,7 @@ logger = logging.get_logger(__name__)
 # ---- Model, objective and collator ----
 
 
-def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_loss: Any = None) -> TripletCLIPModel:
+def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_loss: Any = None) -> TripletMixin:
     """
     Give a model the objective, the bound on `logit_scale` and the precision that the arguments name, in place.
 
@@ -44,17 +46,18 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
         compute_loss (`Callable`, *optional*): `compute_loss_func` of `Trainer`, which is refused.
 
     Returns:
-        [`TripletCLIPModel`]: The model, without a `PeftModel` around it.
+        [`TripletMixin`]: The model, without a `PeftModel` around it.
 
     Raises:
-        TypeError: The model is no TripletCLIP model.
+        TypeError: The model is of another type.
         ValueError: The objective or one of its settings is unknown, or another loss is given.
     """
     core = unwrap_peft_model(model)
-    if not isinstance(core, TripletCLIPModel):
+    if not isinstance(core, TripletMixin):
         raise TypeError(
-            f"TripletCLIPTrainer trains a TripletCLIPModel, not a {type(core).__name__}. "
-            "`TripletCLIPModel.from_pretrained` opens every CLIP checkpoint."
+            f"TripletCLIPTrainer trains a TripletCLIPModel or another model of this package, not a "
+            f"{type(core).__name__}. `AutoTripletModel.from_pretrained` opens every checkpoint of the types "
+            f"{supported()}."
         )
     if compute_loss is not None:
         raise ValueError("The loss is the objective's: give the model one of your own with `set_objective` instead.")
@@ -66,6 +69,10 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
         settings["negatives_across_devices"] = False
     core.set_objective(args.objective or core.objective.name, **settings)
     hold_weights_in(model, args.weights_dtype)
+    if (bias := scale_of(core).get(LOGIT_BIAS)) is not None and not core.objective.uses_bias:
+        bias.requires_grad_(False)  # it cancels in a softmax, and would have no gradient
+    if core.may_leave_weights_unused and args.ddp_find_unused_parameters is False:
+        args.ddp_find_unused_parameters = True
     if args.logit_scale_max is not None:
         core.config.logit_scale_max = args.logit_scale_max
     return core
@@ -81,7 +88,7 @@ def use_one_gpu(args: TripletCLIPTrainingArguments) -> None:
         args._n_gpu = 1
 
 
-def check_processors(model: TripletCLIPModel, *candidates: Any) -> int | None:
+def check_processors(model: TripletMixin, *candidates: Any) -> int | None:
     """
     Check the processors, and those of collators, that a trainer is given.
 
@@ -91,7 +98,7 @@ def check_processors(model: TripletCLIPModel, *candidates: Any) -> int | None:
     Raises:
         ValueError: A processor is that of another model.
     """
-    at: Any = model.text_model.eos_token_id
+    at: Any = getattr(model.text_model, "eos_token_id", None)  # `None` if the tower does not pool at a token
     end = at if isinstance(at, int) and at != LEGACY else None
     for candidate in candidates:
         processor = getattr(candidate, "processor", candidate)  # a collator has one
@@ -101,7 +108,7 @@ def check_processors(model: TripletCLIPModel, *candidates: Any) -> int | None:
 
 
 def set_up_data(
-    core: TripletCLIPModel,
+    core: TripletMixin,
     args: TripletCLIPTrainingArguments,
     collator: Any,
     train_dataset: Any,
@@ -127,8 +134,9 @@ def set_up_data(
         if _is_preprocessed(train_dataset if train_dataset is not None else eval_dataset):
             collator = TensorCollator(end)
         else:
-            length = core.text_model.config.max_position_embeddings
-            collator = TripletCollator(processing_class, columns=core.objective.columns, max_length=length)
+            collator = TripletCollator(
+                processing_class, columns=core.objective.columns, max_length=core.max_text_length
+            )
     collator = core.objective.prepare_collator(collator)
     collator = collator_with_draws(core.objective, collator, train_dataset, args)
     if isinstance(collator, TripletCollator):

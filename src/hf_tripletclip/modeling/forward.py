@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TripletCLIPModel`: transformers' `CLIPModel` with a forward that knows hard negative pairs."""
+"""The triplet-aware forward, for any dual encoder of transformers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import CLIPModel
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.layouts.adapters import LOGIT_BIAS, scale_of
 from hf_tripletclip.modeling.decoder_input import decoder_states, fit_decoder_input
 from hf_tripletclip.modeling.load_save import LoadSaveMixin
 from hf_tripletclip.modeling.token_features import token_features
@@ -23,9 +27,17 @@ from hf_tripletclip.objectives.clip import CLIPObjective
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.roles import ROLES
 
+if TYPE_CHECKING:
+    _Model = PreTrainedModel  # what the mixin is mixed into
+else:
+    _Model = object
+
 logger = logging.get_logger(__name__)
 
+MAX_TEXT_LENGTH = 512  # tokens, of a text tower whose config names no limit
 PAIR = frozenset(("image", "text"))
+# Token ids or the pooled output of before, attention mask, positions.
+TextInputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 @dataclass
@@ -78,39 +90,124 @@ class TripletCLIPOutput(CLIPOutput):
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
-class TripletCLIPModel(LoadSaveMixin, CLIPModel):
+class TripletMixin(LoadSaveMixin, _Model):
     r"""
-    CLIP that can be trained on hard negative pairs (Patel et al. 2024, arXiv 2411.02545).
-
-    Parameters, their names and the outputs without negatives are those of [`~transformers.CLIPModel`], bit for bit.
-
-    Example:
+    Gives a dual encoder of transformers a forward that takes hard negative pairs (Patel et al. 2024,
+    arXiv 2411.02545), and an objective:
 
     ```python
-    >>> from hf_tripletclip import TripletCLIPModel, load_processor
+    class TripletSiglipModel(TripletMixin, SiglipModel):
+        config_class = TripletSiglipConfig
+    ```
 
-    >>> model = TripletCLIPModel.from_pretrained("TripletCLIP/CC12M_TripletCLIP_ViTB12")
-    >>> processor = load_processor("TripletCLIP/CC12M_TripletCLIP_ViTB12")
-    ```"""
+    Parameters, their names and the outputs without negatives stay those of the class it is mixed into, bit for bit.
+    What differs between architectures is said by the attributes and methods below, which fit a CLIP by default.
 
-    config_class = TripletCLIPConfig
-    config: TripletCLIPConfig
+    Attributes:
+        text_is_causal (`bool`): Whether a token sees only those before it, so that padding on the right has no
+            influence on the embedding, with or without an attention mask.
+        text_length_is_fixed (`bool`): Whether all texts must be padded to one length, because the last position is
+            pooled.
+        gives_tokens (`bool`): Whether patches and words can be projected into the common space one by one, which some
+            objectives need.
+        loss_is_clip (`bool`): Whether the loss of the class it is mixed into is that of the objective `clip`.
+        may_leave_weights_unused (`bool`): Whether a tower may have weights that embeddings do not depend on: DDP must
+            then look for them at each step.
+    """
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""
-        return self.text_model.get_input_embeddings()
+    text_is_causal: ClassVar[bool] = True
+    text_length_is_fixed: ClassVar[bool] = False
+    gives_tokens: ClassVar[bool] = True
+    loss_is_clip: ClassVar[bool] = True
+    may_leave_weights_unused: ClassVar[bool] = False
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
+    config_class: Any
+    config: Any
+    text_model: Any
+    vision_model: Any
+    logit_scale: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # transformers renames weights of some types, such as AltCLIP, in files; for a class that is not its own, it
+        # has to be told.
+        mapping = get_checkpoint_conversion_mapping(getattr(cls.config_class, "model_type", None))
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(cls.__name__, mapping, overwrite=True)
+
+    # ---- What differs between architectures ----
+
+    def project_texts(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The embeddings, not normalised, of what the text tower pooled: `(rows, width)` to `(rows, dim)`."""
+        return self.text_projection(pooled)  # type: ignore[operator]
+
+    def project_images(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The embeddings, not normalised, of what the image tower pooled: `(rows, width)` to `(rows, dim)`."""
+        return self.visual_projection(pooled)  # type: ignore[operator]
+
+    def pooled(self, tower: str, output: BaseModelOutputWithPooling) -> torch.Tensor:
+        """What a tower, `text` or `vision`, pooled, `(rows, width)`: it stands in its output before the projection."""
+        assert output.pooler_output is not None
+        return output.pooler_output
+
+    def pooled_width(self, tower: str) -> int:
+        """The width of what a tower, `text` or `vision`, pools."""
+        projection: Any = self.text_projection if tower == "text" else self.visual_projection
+        return int(projection.in_features)
+
+    def text_places(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Where the text tower pools each text, int64 `(rows,)`: at its first end-of-text token."""
+        return (input_ids == self.text_model.eos_token_id).int().argmax(dim=-1)
+
+    def text_ends(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The last token of each text that is not padding, as far as ids tell, int64 `(rows,)`."""
+        return self.text_places(input_ids)
+
+    def patches(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The image tower's last hidden state, `(rows, length, width)`, as patches in the common space."""
+        return self.project_images(self.vision_model.post_layernorm(hidden[:, 1:]))
+
+    @property
+    def max_text_length(self) -> int:
+        """How many tokens the text tower takes, special tokens included."""
+        positions = getattr(self.config.text_config, "max_position_embeddings", MAX_TEXT_LENGTH)
+        for name, module in self.text_model.named_modules():
+            # Towers of RoBERTa's kind number positions from behind the padding's id.
+            if "position_embedding" in name and getattr(module, "padding_idx", None) is not None:
+                positions -= module.padding_idx + 1
+        return int(positions)
+
+    @property
+    def image_size(self) -> int | None:
+        """The longer side, in pixels, of the images that the image tower takes; `None` if its config does not say."""
+        size = getattr(self.config.vision_config, "image_size", None)
+        return max(size) if isinstance(size, (list, tuple)) else size
+
+    def dropout(self, tower: str) -> float:
+        """The largest rate of dropout in a tower, `text` or `vision`, adapters included; 0 if there is none."""
+        config = getattr(self.config, f"{tower}_config").to_dict()
+        # An attention may have a rate without a layer.
+        rates = [value for name, value in config.items() if "drop" in name and isinstance(value, (int, float))]
+        module = self.text_model if tower == "text" else self.vision_model
+        rates += [part.p for part in module.modules() if isinstance(part, nn.Dropout)]
+        return float(max(rates, default=0))
+
+    @property
+    def text_padding(self) -> int:
+        """Id of the token that joined texts of different lengths are padded with."""
+        # It never is the end-of-text token, nor the highest id of a caption, at which old checkpoints pool.
+        return 0
+
+    # ---- The objective ----
 
     @property
     def objective(self) -> Objective:
         """The training objective that the config names. Raises `ValueError` if the name is unknown."""
-        name = getattr(self.config, "objective", TripletCLIPConfig.objective)
+        name = getattr(self.config, "objective", None) or self.config_class.objective
         kwargs = getattr(self.config, "objective_kwargs", None) or {}
         setting = (name, dict(kwargs))
         if getattr(self, "_objective_setting", None) != setting:
-            self._objective = get_objective(name, **kwargs)
+            self._objective = self._fitting(get_objective(name, **kwargs))
             self._objective_setting = setting
         return self._objective
 
@@ -127,8 +224,8 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
 
         Raises:
             TypeError: It is neither a name nor an objective.
-            ValueError: The name or an argument is unknown, there are arguments beside an objective, or its decoder is
-                not there.
+            ValueError: The name or an argument is unknown, there are arguments beside an objective, its decoder is
+                not there, or the model does not give it the patches and words that it needs.
         """
         if isinstance(objective, Objective):
             if kwargs:
@@ -143,22 +240,36 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
                 f"`set_objective` takes the name of an objective or an instance such as `NegCLIPObjective()`, not "
                 f"{objective!r}."
             )
-        fit_decoder_input(self, objective.decoder_width)
+        fit_decoder_input(self, self._fitting(objective).decoder_width)
         self.config.objective = name
         self.config.objective_kwargs = kwargs or None
         self._objective, self._objective_setting = objective, (name, dict(kwargs))
+
+    def _fitting(self, objective: Objective) -> Objective:
+        """An objective, if the model gives it what it needs."""
+        if not self.gives_tokens and (objective.token_roles or objective.decoder_width is not None):
+            raise ValueError(
+                f"The objective {objective.name!r} looks at patches or words in the common space, which a "
+                f"{type(self).__name__} does not give: its towers embed images and texts only as a whole. Choose "
+                "another objective."
+            )
+        return objective
+
+    # ---- Embeddings and loss ----
 
     @can_return_tuple
     def get_image_features(
         self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """
-        As of [`~transformers.CLIPModel`], except that `pixel_values` of shape `(batch_size, hidden_size)` are taken
-        for the pooled output of a vision tower that has run before: only the projection is put behind them.
+        As of the class of transformers, except that `pixel_values` of shape `(batch_size, width)` are taken for what
+        the image tower has pooled before: only the projection is put behind them.
         """
         if pixel_values.ndim == 2:
-            return BaseModelOutputWithPooling(pooler_output=self.visual_projection(pixel_values))
-        return super().get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+            return BaseModelOutputWithPooling(pooler_output=self.project_images(pixel_values))
+        if interpolate_pos_encoding:  # not every tower has the argument
+            kwargs["interpolate_pos_encoding"] = True  # type: ignore[typeddict-unknown-key]
+        return super().get_image_features(pixel_values=pixel_values, return_dict=True, **kwargs)  # type: ignore[misc]
 
     @can_return_tuple
     def get_text_features(  # type: ignore[misc]
@@ -169,12 +280,13 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
-        As of [`~transformers.CLIPModel`], except that floats `(batch_size, hidden_size)` as `input_ids` are taken for
-        the pooled output of a text tower that has run before.
+        As of the class of transformers, except that floats `(batch_size, width)` as `input_ids` are taken for what the
+        text tower has pooled before.
         """
         if input_ids.is_floating_point():
-            return BaseModelOutputWithPooling(pooler_output=self.text_projection(input_ids))
-        return super().get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+            return BaseModelOutputWithPooling(pooler_output=self.project_texts(input_ids))
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        return super().get_text_features(**inputs, return_dict=True, **kwargs)  # type: ignore[misc]
 
     @can_return_tuple
     def forward(  # type: ignore[misc]
@@ -183,6 +295,7 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         negative_input_ids: torch.LongTensor | None = None,
         negative_pixel_values: torch.FloatTensor | None = None,
         negative_attention_mask: torch.Tensor | None = None,
@@ -217,6 +330,8 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
                 1 for tokens, 0 for padding.
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Positions of the tokens.
+            token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                All 0, as tokenizers of BERT's kind give them; the towers do without.
             negative_input_ids (`torch.LongTensor` of shape `(negatives, negative_sequence_length)`, *optional*):
                 Token ids of the hard negative captions. Their length may differ from the captions'.
             negative_pixel_values (`torch.FloatTensor` of shape `(negatives, num_channels, height, width)`):
@@ -259,6 +374,8 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
         Raises:
             ValueError: The objective needs negatives that were not given, or shapes do not fit.
         """
+        if token_type_ids is not None and bool(token_type_ids.any()):
+            raise ValueError("`token_type_ids` must be 0: a caption is one text, not a pair of texts.")
         text_inputs: dict[str, TextInputs] = {
             "text": (input_ids, attention_mask, position_ids),
             "negative_text": (negative_input_ids, negative_attention_mask, negative_position_ids),
@@ -276,15 +393,16 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
             )
         if return_logits is None:
             return_logits = not (return_loss and has_negatives)
-        by_objective = return_tokens or (return_loss and _is_more_than_clip(self.objective))
+        by_objective = return_tokens or (return_loss and self._has_own_loss())
         if not has_negatives and return_logits and not by_objective:
+            if interpolate_pos_encoding:
+                kwargs["interpolate_pos_encoding"] = True
             output = super().forward(
                 input_ids=input_ids,
                 pixel_values=pixel_values,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 return_loss=return_loss,
-                interpolate_pos_encoding=interpolate_pos_encoding,
                 return_dict=True,
                 **kwargs,
             )
@@ -298,8 +416,7 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
             **kwargs,
         )
         joined = {
-            name: None if values is None else _not_empty(values)
-            for name, values in _concatenate_captions(texts).items()
+            name: None if values is None else _not_empty(values) for name, values in self._joined_texts(texts).items()
         }
         text_output = self.get_text_features(**joined, **kwargs)
         of_images = {role: len(value) for role, value in images.items()}
@@ -315,11 +432,15 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
         image_embeds, text_embeds = embeds["image"], embeds["text"]
         # Under `device_map` the towers may sit on different devices.
         device = text_embeds.device
+        bias = scale_of(self).get(LOGIT_BIAS)
+        bias = None if bias is None else bias.to(device)
 
         logits_per_image = logits_per_text = None
         if return_logits:
             logits_per_text = torch.matmul(text_embeds, image_embeds.t().to(device))
             logits_per_text = logits_per_text * self.logit_scale.exp().to(device)
+            if bias is not None:
+                logits_per_text = logits_per_text + bias
             logits_per_image = logits_per_text.t()
 
         loss = loss_parts = None
@@ -346,8 +467,8 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
                 labels=None if paraphrase_decoder_targets is None else {"paraphrase": paraphrase_decoder_targets},
                 normalized=True,
             )
-            scale = self.logit_scale.exp().to(device)
-            objective_output = self.objective(embeddings, scale)
+            scale = self.logit_scale.exp().to(device).reshape(())
+            objective_output = self.objective(embeddings, scale, bias)
             loss = objective_output.loss
             loss_parts = {**objective_output.parts, "logit_scale": scale.detach()}
 
@@ -366,13 +487,60 @@ class TripletCLIPModel(LoadSaveMixin, CLIPModel):
             loss_parts=loss_parts,
         )
 
+    def _has_own_loss(self) -> bool:
+        """Whether the objective takes pairs alone, and its loss is not that of the class this is mixed into."""
+        objective = self.objective
+        if not PAIR.issuperset(objective.roles):
+            return False
+        further = (
+            objective.needs_teacher or objective.masks_repeats or type(objective).compute is not Objective.compute
+        )
+        return further or not self.loss_is_clip or objective.terms != CLIPObjective.terms
 
-def _is_more_than_clip(objective: Objective) -> bool:
-    """Whether an objective of pairs alone has another loss than `CLIPModel`."""
-    if not PAIR.issuperset(objective.roles):
-        return False
-    further = objective.needs_teacher or objective.masks_repeats or type(objective).compute is not Objective.compute
-    return further or objective.terms != CLIPObjective.terms
+    def _joined_texts(self, texts: dict[str, TextInputs]) -> dict[str, torch.Tensor | None]:
+        """(input_ids, attention_mask, position_ids) of all texts, right-padded to the longest."""
+        names = ("input_ids", "attention_mask", "position_ids")
+        if len(texts) == 1:
+            return dict(zip(names, texts["text"], strict=True))
+        lengths = {}
+        for role, (ids, _, _) in texts.items():
+            assert ids is not None
+            if ids.ndim != 2:
+                raise ValueError(
+                    f"`{ROLES[role].model_input}` has the shape {tuple(ids.shape)}: give those of all rows one below "
+                    "the other, `(number, length)`, and if a row may have several the mask that tells whose they are."
+                )
+            lengths[ROLES[role].model_input] = ids.shape[1]
+        length = max(lengths.values())
+        differ = len(set(lengths.values())) > 1
+        if differ and self.text_length_is_fixed:
+            raise ValueError(
+                f"The texts of a batch differ in length ({', '.join(f'{name}: {n}' for name, n in lengths.items())}), "
+                f"and a {type(self).__name__} pools the last position: pad all to the same length, with the "
+                '`padding="max_length"` of its tokenizer.'
+            )
+
+        def pad(values: torch.Tensor, with_value: int = 0) -> torch.Tensor:
+            return nn.functional.pad(values, (0, length - values.shape[1]), value=with_value)
+
+        joined: dict[str, torch.Tensor | None] = {}
+        padding = self.text_padding
+        joined["input_ids"] = torch.cat([pad(ids, padding) for ids, _, _ in texts.values() if ids is not None])
+        for index, name in enumerate(names[1:], start=1):
+            # If a text tower reads to the right, padding must be masked.
+            needed = name == "attention_mask" and differ and not self.text_is_causal
+            if not needed and all(inputs[index] is None for inputs in texts.values()):
+                joined[name] = None
+                continue
+            parts = []
+            for inputs in texts.values():
+                ids, values = inputs[0], inputs[index]
+                assert ids is not None
+                if values is None:
+                    values = torch.ones_like(ids) if name == "attention_mask" else torch.arange(ids.shape[1]).to(ids)
+                parts.append(pad(values.expand(ids.shape)))
+            joined[name] = torch.cat(parts)
+        return joined
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:
@@ -389,44 +557,6 @@ def _concatenate_images(images: Mapping[str, torch.Tensor]) -> torch.Tensor:
                 f"shape {tuple(values.shape[1:])}: process both with the same image processor."
             )
     return positive if len(images) == 1 else torch.cat([values.to(positive.dtype) for values in images.values()])
-
-
-TextInputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-
-
-def _concatenate_captions(texts: dict[str, TextInputs]) -> dict[str, torch.Tensor | None]:
-    """Join (input_ids, attention_mask, position_ids) of all texts, right-padded to the longest."""
-    names = ("input_ids", "attention_mask", "position_ids")
-    if len(texts) == 1:
-        return dict(zip(names, texts["text"], strict=True))
-    for role, (ids, _, _) in texts.items():
-        if ids is not None and ids.ndim != 2:
-            raise ValueError(
-                f"`{ROLES[role].model_input}` has the shape {tuple(ids.shape)}: give those of all rows one below the "
-                "other, `(number, length)`, and if a row may have several the mask that tells whose they are."
-            )
-    length = max(ids.shape[1] for ids, _, _ in texts.values() if ids is not None)
-
-    def pad(values: torch.Tensor) -> torch.Tensor:
-        return nn.functional.pad(values, (0, length - values.shape[1]))
-
-    joined: dict[str, torch.Tensor | None] = {}
-    # Attention is causal and pooling reads the first end-of-text token, so what stands right of it has no influence;
-    # id 0 never is the end-of-text token, nor the highest id of a caption.
-    joined["input_ids"] = torch.cat([pad(ids) for ids, _, _ in texts.values() if ids is not None])
-    for index, name in enumerate(names[1:], start=1):
-        if all(inputs[index] is None for inputs in texts.values()):
-            joined[name] = None
-            continue
-        parts = []
-        for inputs in texts.values():
-            ids, values = inputs[0], inputs[index]
-            assert ids is not None
-            if values is None:
-                values = torch.ones_like(ids) if name == "attention_mask" else torch.arange(ids.shape[1]).to(ids)
-            parts.append(pad(values.expand(ids.shape)))
-        joined[name] = torch.cat(parts)
-    return joined
 
 
 def _not_empty(inputs: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architectures of transformers that can be trained here: the one table, by `model_type`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """
+    A dual encoder of transformers.
+
+    Args:
+        model_type (`str`): Its `model_type` in a `config.json`.
+        base (`str`): Its class in transformers, which opens what is saved here.
+        model (`str`): The class of this package, as `module:Class` in `hf_tripletclip.modeling`.
+        family (`str`): Its name in sentences.
+        fixed_length (`bool`, defaults to `False`): Whether captions are always padded to the length that the text
+            tower takes: SigLIP pools the last position and has learned without a mask of the padding. Others get
+            captions padded to the longest, and a mask.
+    """
+
+    model_type: str
+    base: str
+    model: str
+    family: str
+    fixed_length: bool = False
+
+
+ARCHITECTURES = {
+    one.model_type: one
+    for one in (
+        Architecture("clip", "CLIPModel", "clip:TripletCLIPModel", "CLIP"),
+        Architecture("siglip", "SiglipModel", "siglip:TripletSiglipModel", "SigLIP", fixed_length=True),
+        Architecture("metaclip_2", "MetaClip2Model", "metaclip_2:TripletMetaClip2Model", "MetaCLIP 2"),
+        Architecture("chinese_clip", "ChineseCLIPModel", "chinese_clip:TripletChineseCLIPModel", "Chinese-CLIP"),
+        Architecture("altclip", "AltCLIPModel", "altclip:TripletAltCLIPModel", "AltCLIP"),
+        Architecture(
+            *("vision-text-dual-encoder", "VisionTextDualEncoderModel", "dual_encoder:TripletDualEncoderModel"),
+            "dual encoder of two towers",
+        ),
+    )
+}
+
+
+def architecture_of(config: Any) -> Architecture | None:
+    """The architecture of a config, or of the content of a `config.json`; `None` if it is none of them."""
+    kind = config.get("model_type", "clip") if isinstance(config, Mapping) else getattr(config, "model_type", None)
+    return ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+
+
+def supported() -> str:
+    """The model types that can be trained here, for messages."""
+    return ", ".join(ARCHITECTURES)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TripletCLIPModel`: transformers' `CLIPModel` with a forward that takes hard negative pairs."""
+
+import torch
+from torch import nn
+from transformers import CLIPModel
+
+from hf_tripletclip.configuration import TripletCLIPConfig
+from hf_tripletclip.modeling.forward import TripletMixin
+
+LEGACY_END = 2  # in configs of old: the text tower then pools at the highest id
+
+
+class TripletCLIPModel(TripletMixin, CLIPModel):
+    r"""
+    CLIP that can be trained on hard negative pairs (Patel et al. 2024, arXiv 2411.02545).
+
+    Parameters, their names and the outputs without negatives are those of [`~transformers.CLIPModel`], bit for bit.
+
+    Example:
+
+    ```python
+    >>> from hf_tripletclip import TripletCLIPModel, load_processor
+
+    >>> model = TripletCLIPModel.from_pretrained("TripletCLIP/CC12M_TripletCLIP_ViTB12")
+    >>> processor = load_processor("TripletCLIP/CC12M_TripletCLIP_ViTB12")
+    ```"""
+
+    config_class = TripletCLIPConfig
+    config: TripletCLIPConfig
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    def text_places(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Where the text tower pools each text, int64 `(rows,)`: at its first end-of-text token."""
+        if self.text_model.eos_token_id == LEGACY_END:
+            return input_ids.argmax(dim=-1)
+        return super().text_places(input_ids)
