@@ -71,6 +71,7 @@ def _convert(options: argparse.Namespace) -> None:
         processor=options.processor,
         with_processor=not options.no_processor,
         logit_scale=options.logit_scale,
+        max_text_length=options.max_text_length,
         overwrite=options.overwrite,
         revision=options.revision,
     )
@@ -283,6 +284,9 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("gelu", "quick_gelu"),
         help="activation of an OpenCLIP source that does not name one: quick_gelu for OpenAI's weights and models "
         "tuned from them, gelu for models of OpenCLIP's own configs",
+    )
+    convert.add_argument(
+        "--max_text_length", type=int, help="stretch the positions of the text tower, for captions of up to N tokens"
     )
     convert.add_argument("--revision", help="branch, tag or commit of the source")
     which = convert.add_mutually_exclusive_group()

@@ -33,7 +33,8 @@ from hf_tripletclip.layouts.openclip import (
 from hf_tripletclip.layouts.openclip_config import ACTIVATIONS, EPS, LEGACY_EOS, preprocess_cfg_of
 from hf_tripletclip.layouts.processor import check_processor, load_processor
 from hf_tripletclip.layouts.weights import no_report_of_what_is_refused
-from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel
+from hf_tripletclip.modeling.positions import stretch_positions
 from hf_tripletclip.utils.files import check_target, whole_directory
 
 LAYOUTS = ("transformers", "openclip")
@@ -48,16 +49,17 @@ def convert(
     processor: str | os.PathLike[str] | None = None,
     with_processor: bool = True,
     logit_scale: float | None = None,
+    max_text_length: int | None = None,
     overwrite: bool = False,
     **hub_kwargs: Any,
 ) -> Path:
     """
-    Write a checkpoint as a standard CLIP directory, which plain `transformers` opens, or as an OpenCLIP directory.
+    Write a checkpoint as a standard directory, which plain `transformers` opens, or, a CLIP, as an OpenCLIP directory.
 
     The target appears whole or not at all.
 
     Args:
-        source (`str` or `os.PathLike`): A directory or Hub id that [`TripletCLIPModel.from_pretrained`] opens, that
+        source (`str` or `os.PathLike`): A directory or Hub id that [`AutoTripletModel.from_pretrained`] opens, that
             has an `open_clip_config.json` or that is a PEFT adapter, which is merged into the model it adapts; or a
             weights file of OpenCLIP's shape (`.safetensors`; `.pt`, `.pth`, `.bin` and `.ckpt` that hold tensors
             only), such as those of NegCLIP, CE-CLIP, FSC-CLIP, DeGLA and of the fine-tuned TripletCLIP.
@@ -67,6 +69,8 @@ def convert(
         processor (`str` or `os.PathLike`, *optional*): Where the processor is; defaults to the source's.
         with_processor (`bool`, defaults to `True`): Whether to write a processor too; pipelines need one.
         logit_scale (`float`, *optional*): For the published layout, which holds none; defaults to ln(100).
+        max_text_length (`int`, *optional*): Let the text tower take longer captions, of up to this many tokens, see
+            [`~hf_tripletclip.modeling.positions.stretch_positions`].
         overwrite (`bool`, defaults to `False`): Whether to replace a target that exists.
         hub_kwargs: `revision`, `token`, `cache_dir`, ... as in `from_pretrained`.
 
@@ -77,8 +81,9 @@ def convert(
         FileExistsError: The target exists and is not empty.
         OSError: The source or the processor cannot be loaded, or the target cannot be written.
         ValueError: The source has tensors that do not fit, or a `logit_scale` of its own beside the one given; it is
-            the target or lies inside it; it is a pickle with more than tensors, or does not say its activation; or
-            the processor is that of another model.
+            the target or lies inside it; it is a pickle with more than tensors, or does not say its activation; the
+            processor is that of another model; the positions cannot be stretched; or it is no CLIP and should become
+            OpenCLIP's.
     """
     if to not in LAYOUTS:
         raise ValueError(f"`to` is {to!r}; give {' or '.join(LAYOUTS)}.")
@@ -101,12 +106,18 @@ def convert(
         else:
             loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
             with no_report_of_what_is_refused():
-                loaded: Any = TripletCLIPModel.from_pretrained(source, output_loading_info=True, **loading)
+                loaded: Any = AutoTripletModel.from_pretrained(source, output_loading_info=True, **loading)
                 model, info = loaded
                 if missing := sorted(info["missing_keys"]):
                     raise ValueError(
                         f"{source} lacks weights, which would be written as random: {', '.join(missing[:5])}."
                     )
+        if to == "openclip" and model.config.model_type != "clip":
+            raise ValueError(
+                f"{source} is of a model of the type {model.config.model_type!r}: OpenCLIP's is a CLIP's."
+            )
+        if max_text_length is not None:
+            stretch_positions(model, max_text_length)
         its_processor = None
         if with_processor:
             with _naming_the_option():
@@ -120,6 +131,8 @@ def convert(
                     its_processor = load_processor(source, **hub_kwargs)
         if its_processor is not None:
             check_processor(model, its_processor)
+            if max_text_length is not None:
+                its_processor.tokenizer.model_max_length = max_text_length
         if to == "openclip":
             save_openclip(model, its_processor, new)
         else:

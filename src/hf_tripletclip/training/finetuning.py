@@ -30,6 +30,7 @@ from hf_tripletclip.training.locked_towers import check_some_is_locked
 from hf_tripletclip.training.output_lock import output_held
 from hf_tripletclip.training.record import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.run import hide_bars, require_writable, run_training
+from hf_tripletclip.training.run_inputs import CONVERT_FIRST
 from hf_tripletclip.training.script_arguments import parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs
@@ -131,6 +132,9 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
     _name_repositories(runs, args)
     for run_model_args, _, run_args in runs.values():
         run_model_args.check()
+        if run_model_args.max_text_length is not None:
+            why = "the base is compared with the tuned model, weight by weight"
+            raise ValueError(CONVERT_FIRST.format(why, run_model_args.max_text_length))
         check_push(run_args, base, adapter=run_model_args.has_lora)
         objective = get_objective(run_args.objective or default_objective(base), **run_args.objective_arguments)
         if run_args.cache_locked_towers is not None:

@@ -42,7 +42,13 @@ from hf_tripletclip.training.record import (
 )
 from hf_tripletclip.training.resume_settings import describe_changes, of_scripts
 from hf_tripletclip.training.resuming import agree_on_checkpoint
-from hf_tripletclip.training.run_inputs import load_splits, make_model, make_processor, takes_further_texts
+from hf_tripletclip.training.run_inputs import (
+    CONVERT_FIRST,
+    load_splits,
+    make_model,
+    make_processor,
+    takes_further_texts,
+)
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
 from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.towers import (
@@ -125,6 +131,8 @@ def run_training(
             "`--train_text` and `--train_vision` other than full are for a trained model: name one with "
             "`--model_name_or_path`."
         )
+    if model_args.max_text_length is not None and model_args.has_lora:
+        raise ValueError(CONVERT_FIRST.format("an adapter holds no positions", model_args.max_text_length))
     output_dir = require_writable(args.output_dir)
     with output_held(args):
         return _run(model_args, data_args, args, objective, output_dir, last, when_checked, benchmarks)

@@ -26,6 +26,7 @@ from hf_tripletclip.layouts import load_processor
 from hf_tripletclip.layouts.files import PROCESSOR_FILES
 from hf_tripletclip.layouts.processor import check_processor
 from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel
+from hf_tripletclip.modeling.positions import stretch_positions
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from hf_tripletclip.training.towers import (
@@ -35,6 +36,11 @@ from hf_tripletclip.utils.cli_arguments import as_mapping
 from hf_tripletclip.utils.processes import from_first_process
 
 logger = logging.get_logger(__name__)
+
+CONVERT_FIRST = (
+    "`max_text_length` is given, and {}: make the model that takes longer captions first, "
+    "`tripletclip convert MODEL TARGET --max_text_length {}`, and start from that."
+)
 
 TRAIN_TOKENIZER = "train"  # instead of a processor's name
 DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
@@ -139,6 +145,13 @@ def make_processor(
     Raises:
         ValueError: A tokenizer should be trained on a stream.
     """
+    processor = _processor(model_args, data_args, splits, checkpoint)
+    if model_args.max_text_length is not None:
+        processor.tokenizer.model_max_length = model_args.max_text_length
+    return processor
+
+
+def _processor(model_args: ModelArguments, data_args: DataArguments, splits: dict[str, Any], checkpoint: Any) -> Any:
     if checkpoint is not None and any((Path(checkpoint) / name).is_file() for name in PROCESSOR_FILES):
         return load_processor(checkpoint)
     source = model_args.processor_name_or_path or model_args.model_name_or_path
@@ -187,13 +200,16 @@ def make_model(model_args: ModelArguments, processor: Any) -> Any:
             raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
         check_no_adapter(model_args.model_name_or_path)
         model = AutoTripletModel.from_pretrained(model_args.model_name_or_path, **kwargs)
+        if model_args.max_text_length is not None:
+            stretch_positions(model, model_args.max_text_length)
         check_processor(model, processor)
         return model
     settings = dict(model_args.config_fields)
     text = {
         "vocab_size": len(tokenizer),
         # A tokenizer that names no length has a huge one.
-        "max_position_embeddings": min(tokenizer.model_max_length, CLIPTextConfig.max_position_embeddings),
+        "max_position_embeddings": model_args.max_text_length
+        or min(tokenizer.model_max_length, CLIPTextConfig.max_position_embeddings),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -56,6 +56,15 @@ class ModelArguments(TowerArguments):
         default=None, metadata={"help": "eager, sdpa or flash_attention_2. Default: what transformers chooses."}
     )
 
+    max_text_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Let the text tower take captions of up to N tokens: position embeddings beyond the 20th are "
+            "interpolated, as in Long-CLIP. Before LoRA and `tripletclip finetune`, `tripletclip convert` does it. "
+            "Default: as many as the model has."
+        },
+    )
+
     @property
     def config_fields(self) -> dict[str, Any]:
         """`model_config` as a dict."""
