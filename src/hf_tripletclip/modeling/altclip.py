@@ -5,7 +5,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AltCLIPConfig, AltCLIPModel
 
 from hf_tripletclip.configuration import TripletConfigMixin
-from hf_tripletclip.modeling.first_token import FirstTokenMixin
+from hf_tripletclip.modeling.architecture import FirstTokenMixin
 from hf_tripletclip.modeling.forward import TripletMixin
 
 
