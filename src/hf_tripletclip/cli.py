@@ -376,7 +376,7 @@ def make_parser() -> argparse.ArgumentParser:
         "model confuses. Nothing leaves this machine unless --share is given.",
     )
     demo.add_argument(
-        "models", nargs="+", metavar="MODEL", help="directory or Hub id, or ID@REVISION; two are compared"
+        "models", nargs="+", metavar="MODEL", help="directory or Hub id, or ID@REVISION, or `scenes`; two are compared"
     )
     demo.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     demo.add_argument("--port", type=int, help="port (default: the first that is free from 7860 on)")

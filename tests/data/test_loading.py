@@ -497,3 +497,14 @@ def test_a_caption_that_is_not_utf8_is_reported_as_such(tmp_path, streaming):
     assert len(TripletCollator(processor, ("image", "caption"), broken_rows=report)(rows)["input_ids"]) == 1
     assert list(report) == [{"key": "b", "reason": "caption is not UTF-8", "column": "caption"}]
     assert len(TripletCollator(processor, ("image",))(rows)["pixel_values"]) == 2  # it is no one's business here
+
+
+@pytest.mark.parametrize(
+    "first", ["image,caption\na.jpg,a dog\n", "image,caption,neg_caption\n" + "a.jpg,a dog,a cat\n" * 2]
+)
+def test_files_of_other_columns_are_named(tmp_path, first):
+    (tmp_path / "a.csv").write_text(first)
+    (tmp_path / "b.csv").write_text("picture,text\nb.jpg,a cat\n")
+    with pytest.raises(ValueError, match=r"different columns, .*image, .* in .*\. Name one file, or keep") as error:
+        load_tripletdata(tmp_path)
+    assert "picture, text" in str(error.value)

@@ -167,13 +167,17 @@ def write_with_card(folder, files: int = 3, rows: int = 10):
     """A dataset of several parquet files whose card says how many rows there are."""
     for number in range(files):
         captions = [f"caption {number} {row}" for row in range(rows)]
-        columns = {"caption": pa.array(captions), "neg_caption": pa.array([f"no {text}" for text in captions])}
+        texts = {"caption": pa.array(captions), "neg_caption": pa.array([f"no {text}" for text in captions])}
+        columns = {"image": pa.array([png("red")] * rows), **texts}
         (folder / "data").mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), folder / "data" / f"train-{number}.parquet")
     card = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
         "dataset_info": {
-            "features": [{"name": name, "dtype": "string"} for name in ("caption", "neg_caption")],
+            "features": [
+                {"name": "image", "dtype": "binary"},
+                *({"name": name, "dtype": "string"} for name in ("caption", "neg_caption")),
+            ],
             "splits": [{"name": "train", "num_bytes": 1000, "num_examples": files * rows}],
         },
     }
@@ -286,3 +290,14 @@ def test_a_table_without_anything_in_it_is_named(tmp_path, ends):
     (tmp_path / f"rows{ends}").write_text("")
     with pytest.raises(ValueError, match=rf"rows\{ends} cannot be read: "):
         validate(tmp_path / f"rows{ends}", num_workers=0, progress=False)
+
+
+@pytest.mark.parametrize(("column", "lacks"), [("image", "caption"), ("caption", "image")])
+def test_a_dataset_without_pairs_is_not_called_usable(tmp_path, column, lacks):
+    values = [png("red"), png("blue")] if column == "image" else ["a dog", "a cat"]
+    pq.write_table(pa.table({column: values}), tmp_path / "rows.parquet")
+    report = validate(tmp_path / "rows.parquet", num_workers=0, progress=False)
+    assert not report.ok
+    text = format_report(report)
+    assert f"has no column '{lacks}', which training needs" in text
+    assert "can be used" not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def test_it_runs(path: Path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
+    manager = pytest.importorskip("jupyter_client").AsyncKernelManager(kernel_name="python3", transport="ipc")
+    # Not by ports: they are chosen before a kernel takes them, so two kernels may get the same one, and one dies.
+    manager.connection_file = str(Path(tempfile.mkdtemp(prefix="kernel-")) / "k.json")  # a socket's path is short
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = nbformat.read(path, as_version=4)
@@ -43,6 +47,9 @@ def test_it_runs(path: Path, tmp_path, monkeypatch):
                 cell.source, times = re.subn(rf"^{name} = \d+$", f"{name} = {number}", cell.source, flags=re.MULTILINE)
                 changed += times
     assert changed
-    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = nbclient.NotebookClient(
+        notebook, km=manager, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
     texts = [output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert re.search(r"0\.\d\d|1\.00", "".join(texts))

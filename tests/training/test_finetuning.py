@@ -72,7 +72,7 @@ def no_work(monkeypatch):
         ),
         (["--variants", '{"a": 3}'], "`variants` has 3 for a: give the flags that differ"),
         (["--composition", "sugar"], "unknown benchmark 'sugar'"),
-        (["--composition", "sugarcrepe"], r"where the data of sugarcrepe is.* --benchmarks '\{\"sugarcrepe\": \{"),
+        (["--composition", "sugarcrepe"], r"where the data of sugarcrepe is.* --benchmarks '\{\"sugarcrepe\": \"PATH"),
         (["--bf16", "true", "--use_cpu", "false"], r"`bf16` is set, and there is no GPU that has it"),
         (
             ["--composition", "triplets.grup_score"],
@@ -152,6 +152,8 @@ def test_metric_names_of_random_embeddings_are_those_of_the_model(base):
 def test_a_base_that_is_missing_or_not_named(tmp_path):
     with pytest.raises(ValueError, match="Fine-tuning starts from a model"):
         main(["--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="Nothing says what user/clip is trained on"):
+        main(["--model_name_or_path", "user/clip", "--output_dir", str(tmp_path)])
     for name in ("outputs/none", "./none", "/none", "a/b/c"):
         with pytest.raises(FileNotFoundError, match=rf"scenes_scratch --objective clip --output {name}"):
             main(["--model_name_or_path", name, "--output_dir", str(tmp_path), *SMALL])

@@ -16,7 +16,12 @@ from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.training.argument_checks import check_numbers
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.finetuning import FinetuningArguments
-from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
+from hf_tripletclip.training.script_arguments import (
+    DataArguments,
+    ModelArguments,
+    check_data_is_named,
+    parse_arguments,
+)
 
 
 def test_flags_by_their_own_names(tmp_path):
@@ -521,3 +526,28 @@ def test_a_flag_wins_over_what_the_configuration_excludes_it_with(tmp_path, file
     path = write(tmp_path / "a.yaml", f"{file}\nmodel_name_or_path: M\noutput_dir: {tmp_path}\n")
     _, _, args = parse_arguments(["--config", path, *flags])
     assert {name: getattr(args, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        (["--model_name_or_path", "user/clip"], True),
+        (["--model", "user/clip", "--data", "scenes"], False),
+        (["--model", "user/clip", "--dataset_name_or_path", "my.csv"], False),
+        (["--model", "user/clip", "--scenes_nouns", "48"], False),
+        (["--model", "scenes"], False),
+        ([], False),
+    ],
+)
+def test_the_built_in_data_is_no_default_for_a_model_of_ones_own(tmp_path, flags, refused):
+    file = tmp_path / "own.yaml"
+    file.write_text("max_steps: 2\n")
+    argv = ["--config", str(file), "--output", str(tmp_path / "out"), *flags]
+    model_args, *_ = parse_arguments(argv)
+    if refused:
+        with pytest.raises(ValueError, match="Nothing says what user/clip is trained on: give `--data`"):
+            check_data_is_named(model_args, argv)
+    else:
+        check_data_is_named(model_args, argv)
+    file.write_text("max_steps: 2\ndata: my.csv\n")
+    check_data_is_named(model_args, argv)

@@ -33,9 +33,15 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, NonMatchingSplitsSizesError
+from datasets.exceptions import (
+    DatasetGenerationCastError,
+    DatasetGenerationError,
+    DatasetNotFoundError,
+    NonMatchingSplitsSizesError,
+)
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from datasets.table import CastError
 from fsspec.implementations.local import LocalFileSystem
 
 from hf_tripletclip.data.folders import (
@@ -451,10 +457,30 @@ def damaged_files(name: str | os.PathLike[str]) -> list[str]:
 
 
 def _what_is_damaged(name: str, error: BaseException) -> str:
+    if columns := _differing_columns(error):
+        one, other, file = columns
+        return (
+            f"its files have different columns, {', '.join(one)}, and {', '.join(other)} in {file}. Name one file, or "
+            "keep files of the same columns in a folder"
+        )
     problem = str(error).splitlines()[0].removesuffix(".") if str(error) else type(error).__name__
     if "BatchSize must be greater than 0" in problem:
         return "one of its files has no rows"
     return "; ".join(damaged_files(name)) or problem
+
+
+def _differing_columns(error: BaseException) -> tuple[list[str], list[str], str] | None:
+    """If files of a split have different columns: those of the first, those of another, and which one that is."""
+    text = str(error)
+    cast = error.__context__ if isinstance(error, DatasetGenerationCastError) else error
+    if isinstance(cast, CastError):
+        file = re.split(r", \[|\n", text.partition("generating data using")[2].strip())[0]
+        return cast.requested_column_names, cast.table_column_names, file or "another"
+    if isinstance(error, pa.ArrowInvalid) and text.startswith("Schema at index"):  # files that were read as one
+        one, _, other = text.partition("\n")[2].partition("\nvs\n")
+        first, second = ([line.split(":")[0] for line in part.splitlines() if ":" in line] for part in (one, other))
+        return (second, first, "another") if set(first) != set(second) else None
+    return None
 
 
 def _from_disk(name: str, split: str | None, streaming: bool, kwargs: dict[str, Any]) -> AnyDataset:

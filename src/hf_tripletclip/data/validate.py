@@ -83,8 +83,13 @@ class SplitReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there are rows, all of them can be used, and their number is as promised."""
-        return self.rows > 0 and not self.broken and not self.files and not self.lacks_rows
+        """Whether there are rows of pairs, all of them can be used, and their number is as promised."""
+        return self.rows > 0 and not self.broken and not self.files and not self.lacks_rows and not self.lacks
+
+    @property
+    def lacks(self) -> list[str]:
+        """Which of the columns of a pair, `image` and `caption`, are missing."""
+        return [name for name in (IMAGE, CAPTION) if self.columns and name not in self.columns]
 
     @property
     def lacks_rows(self) -> bool:
@@ -216,6 +221,12 @@ def format_report(report: ValidationReport) -> str:
             lines.append(f"{report.broken} of {report.rows} rows are broken; training skips and reports them.")
         if files := sum(split.files for split in report.splits.values()):
             lines.append(f"{files} {'file is' if files == 1 else 'files are'} damaged: {ABOUT_FILES}")
+        for name, split in report.splits.items():
+            if split.lacks:
+                lines.append(
+                    f"Split {name!r} has no column {' and no '.join(map(repr, split.lacks))}, which training needs. "
+                    f'If it has another name there: `--columns`, such as {{"{split.lacks[0]}": "NAME"}}.'
+                )
         if lacking := [name for name, split in report.splits.items() if split.lacks_rows]:
             lines.append(
                 f"The number of rows differs from the card's in {', '.join(lacking)}. Training refuses such a dataset."

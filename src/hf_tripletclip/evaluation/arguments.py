@@ -33,8 +33,8 @@ class EvaluationArguments:
     models: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Directories or Hub ids: CLIP-like models, published TripletCLIP checkpoints, PEFT adapters. "
-            "They may also stand without this flag."
+            "help": "Directories or Hub ids: CLIP-like models, published TripletCLIP checkpoints, PEFT adapters; or "
+            "`scenes`, the small model beside the built-in data. They may also stand without this flag."
         },
     )
     benchmarks: list[str] = field(

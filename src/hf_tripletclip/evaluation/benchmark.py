@@ -286,6 +286,6 @@ def missing_images(title: str, rows: int, total: int, problem: str, images: Sequ
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return MissingImages(
         f"{title}: {len(names)} images, of {rows} of {total} rows, {problem}: {', '.join(names[:LISTED])}{more}. Say "
-        "where they are (`images`), or leave these rows out with --allow-missing (allow_missing=True); the result "
-        "then has their number."
+        "where they are with --images (`images`), or leave these rows out with --allow-missing (allow_missing=True); "
+        "the result then has their number."
     )

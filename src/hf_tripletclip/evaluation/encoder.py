@@ -31,6 +31,7 @@ from hf_tripletclip.checkpoints.load import (
 )
 from hf_tripletclip.data.decoding import BrokenValue
 from hf_tripletclip.data.pixels import FastPixels, needless_steps
+from hf_tripletclip.data.scenes.start import model_place
 from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.official import OfficialPixels, clean_caption
@@ -126,7 +127,8 @@ class Encoder:
         Load a model and its processor, see [`~hf_tripletclip.checkpoints.load.load_clip_like`].
 
         Args:
-            source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
+            source (`str` or `os.PathLike`): A directory or the id of a Hub repository, or `scenes`, the small model
+                beside the built-in data.
             revision (`str`, *optional*): Branch, tag or commit.
             device (`str`, *optional*): Defaults to this process's accelerator, or the CPU if there is none.
             options: Other arguments of the class.
@@ -136,7 +138,7 @@ class Encoder:
             ValueError: The model does not embed images and captions, or weights are missing.
         """
         with loading(os.fspath(source), "a CLIP-like model"):
-            model, processor = load_clip_like(source, revision=revision)
+            model, processor = load_clip_like(model_place(source), revision=revision)
         options.setdefault("name", os.fspath(source))
         return cls(model, processor, device=device or str(start_processes().device), **options)
 

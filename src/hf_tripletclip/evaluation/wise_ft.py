@@ -16,6 +16,7 @@ import torch
 
 from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.checkpoints.merging import check_same_architecture, interpolate, merged
+from hf_tripletclip.data.scenes.start import model_place
 from hf_tripletclip.evaluation.benchmark import Benchmark
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import Places
@@ -166,7 +167,8 @@ def merge(
     standard CLIP directory with its processor, `interpolation.json`, `interpolation.png` and a model card.
 
     Args:
-        base, tuned (`str` or `os.PathLike`): Directories or Hub ids; the tuned model may be a PEFT adapter.
+        base, tuned (`str` or `os.PathLike`): Directories or Hub ids, or `scenes`; the tuned model may be a PEFT
+            adapter.
         output (`str` or `os.PathLike`): The directory to write. It appears complete or not at all.
         alphas (`Sequence[float]`): Which models: 0 is the base, 1 the tuned model. If there is only one alpha, its
             model is written.
@@ -187,6 +189,7 @@ def merge(
             unknown, or no model of the curve keeps enough.
         ImportError: matplotlib is not installed.
     """
+    base, tuned = model_place(base), model_place(tuned)
     target = Path(output).expanduser().resolve()
     check_target(target, overwrite, [base, tuned])
     if max_loss < 0:

@@ -152,9 +152,10 @@ def mine(
         found = [_mine_split(part, encoder, settings, progress) for part in parts]
         report = _report(plan.rows, found, settings)
         if not report.kept:
+            said = ", ".join(f"{pairs:,} by `{guard}`" for guard, pairs in report.refused.items()) or "none"
             raise ValueError(
-                f"None of the {plan.rows:,} pairs has a negative: of {report.looked_at:,} near pairs were refused "
-                f"{report.refused}. Looser guards, such as a smaller `relative_margin` or a larger `range_max`, let "
+                f"None of the {plan.rows:,} pairs has a negative: of {report.looked_at:,} near pairs were "
+                f"refused {said}. Looser guards, such as a smaller `relative_margin` or a larger `range_max`, let "
                 "more through."
             )
         written = [split for split in found if split.pairs.split in report.kept]

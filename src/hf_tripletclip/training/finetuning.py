@@ -31,7 +31,7 @@ from hf_tripletclip.training.output_lock import output_held
 from hf_tripletclip.training.record import can_plot, check_push, push_run, write_card
 from hf_tripletclip.training.run import hide_bars, require_writable, run_training
 from hf_tripletclip.training.run_inputs import CONVERT_FIRST
-from hf_tripletclip.training.script_arguments import parse_arguments
+from hf_tripletclip.training.script_arguments import check_data_is_named, parse_arguments
 from hf_tripletclip.training.towers import check_fits, check_lora_is_used, check_no_adapter
 from hf_tripletclip.training.variants import check_outputs, make_runs
 from hf_tripletclip.utils.cli_arguments import Exclusion, as_mapping
@@ -118,6 +118,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
             f"The model {base} does not exist. For the built-in data make it first: "
             f"tripletclip train --config scenes_scratch --objective clip --output {base}"
         )
+    check_data_is_named(model_args, argv, default_config)
     composition, retention = _measures(tuning)
     alphas = [0.0, 1.0, *parse_alphas(tuning.alpha)]
     runs = make_runs(
@@ -222,7 +223,8 @@ def _measures(tuning: FinetuningArguments) -> tuple[Measure, Measure]:
             if name in settings or name not in BENCHMARKS:
                 raise
             raise ValueError(
-                f'{error} Here that is in `benchmarks`, such as --benchmarks \'{{"{name}": {{"SETTING": ...}}}}\'.'
+                f"Fine-tuning measures {text}, and nothing says where the data of {name} is: --benchmarks "
+                f'\'{{"{name}": "PATH_OR_HUB_ID"}}\', or another benchmark as `--composition` or `--retention`.'
             ) from error
     if unused := [name for name in settings if name not in {benchmark.name for benchmark, _ in found}]:
         raise ValueError(f"`benchmarks` has settings of {', '.join(unused)}, which nothing here measures.")

@@ -49,7 +49,12 @@ from hf_tripletclip.training.run_inputs import (
     make_processor,
     takes_further_texts,
 )
-from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments, parse_arguments
+from hf_tripletclip.training.script_arguments import (
+    DataArguments,
+    ModelArguments,
+    check_data_is_named,
+    parse_arguments,
+)
 from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.towers import (
     check_lora_is_used,
@@ -90,6 +95,7 @@ def main(
     if launch(argv, default_config, prog):
         return {}
     arguments = parse_arguments(argv, default_config, prog=prog)
+    check_data_is_named(arguments[0], argv, default_config)
     check_lora_is_used(argv, arguments[:1])
     after = run_training(*arguments).after
     return {} if after is None else dict(after.metrics)

@@ -82,7 +82,10 @@ class DataArguments:
 
     dataset_name_or_path: str = field(
         default="scenes",
-        metadata={"help": "`scenes` (the built-in data), a local folder or file, or the id of a Hub dataset."},
+        metadata={
+            "help": "`scenes` (the built-in data), a local folder or file, or the id of a Hub dataset. Name it "
+            "beside a model of your own."
+        },
     )
     columns: dict[str, str] | str | None = field(
         default=None,
@@ -278,6 +281,29 @@ def parse_arguments(
     if model_args.model_name_or_path == START:
         model_args.model_name_or_path = str(start_folder())
     return tuple(arguments)
+
+
+def check_data_is_named(
+    model_args: ModelArguments, argv: Sequence[str], default_config: str | Path | None = None
+) -> None:
+    """
+    The built-in data is the default for its own model only: icons are not what another model is meant to learn.
+
+    Args:
+        model_args ([`ModelArguments`]): From [`parse_arguments`].
+        argv, default_config: As in [`parse_arguments`].
+
+    Raises:
+        ValueError: A model is named, and neither the command line nor the configuration names data.
+    """
+    model = model_args.model_name_or_path
+    named = given_flags(argv) | config_values(argv, default_config).keys()
+    says_which = any(name == "dataset_name_or_path" or name.startswith("scenes_") for name in named)
+    if model not in (None, START, str(start_folder())) and not says_which:
+        raise ValueError(
+            f"Nothing says what {model} is trained on: give `--data`, a folder, a file or the id of a Hub dataset; "
+            "`--data scenes` is the built-in data."
+        )
 
 
 def _say_which_default_model(

@@ -18,7 +18,7 @@ from hf_tripletclip.data.scenes.build import caption_split, make_row
 from hf_tripletclip.data.scenes.captions import describe
 from hf_tripletclip.data.scenes.drawing import draw_scene
 from hf_tripletclip.data.scenes.scene import is_held_out
-from hf_tripletclip.data.scenes.start import start_folder
+from hf_tripletclip.data.scenes.start import model_place, start_folder
 from hf_tripletclip.data.scenes.vocabulary import choose_nouns
 
 NOUNS = choose_nouns(24)
@@ -43,6 +43,14 @@ def test_the_start_is_small_and_has_a_card():
     sizes = {path.name: path.stat().st_size for path in start_folder().iterdir()}
     assert "license: apache-2.0" in (start_folder() / "README.md").read_text(encoding="utf-8")
     assert sizes["model.safetensors"] < 4 * 2**20
+
+
+def test_its_name_stands_for_its_folder_unless_there_is_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_place("scenes") == str(start_folder())
+    assert [model_place(name) for name in ("./scenes", "user/scenes")] == ["./scenes", "user/scenes"]
+    (tmp_path / "scenes").mkdir()
+    assert model_place("scenes") == "scenes"
 
 
 @pytest.mark.parametrize("nouns", [24, "all"])

@@ -356,7 +356,7 @@ def test_malformed_files(tmp_path, content, message):
 
 def test_unknown_columns_and_splits(tmp_path):
     data = table_of_captions(tmp_path)
-    with pytest.raises(ValueError, match=r"which column is it.*`caption_column`; there are jpg, said"):
+    with pytest.raises(ValueError, match=r"no column is called .*caption.*`caption_column`.*; there are jpg, said"):
         Retrieval(data=data).rows()
     with pytest.raises(ValueError, match="has no column 'text'; it has jpg, said"):
         Retrieval(data=data, caption_column="text").rows()

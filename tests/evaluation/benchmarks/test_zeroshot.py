@@ -369,7 +369,7 @@ def test_short_names(name):
 
 
 def test_bad_settings(tmp_path):
-    with pytest.raises(ValueError, match="give `data`, a set, or `datasets`"):
+    with pytest.raises(ValueError, match=r"give `data`, a set \(--data zeroshot=PATH_OR_HUB_ID\), or `datasets`"):
         ZeroShot()
     with pytest.raises(ValueError, match="`classnames` are those of one set"):
         ZeroShot(datasets=["vtab18"], classnames="imagenet1k")

@@ -103,7 +103,7 @@ class Captions(ItemBenchmark):
             raise ValueError(f"{self.title}: {self.source} has no rows.")
         known = {_plain(name): name for name in reversed(columns)}  # as they are written there
         names = [known[name] for name in IMAGE_NAMES if name in known]
-        image = pick_column(columns, self.image_column or pictures, names, "image_column", self.source)
+        image = pick_column(columns, self.image_column or pictures, names or IMAGE_NAMES, "image_column", self.source)
         wanted = self._caption_columns(columns, image, lists=not self._is_csv())
         category = self.category_column or next((known[name] for name in CATEGORIES if name in known), None)
         if category is not None:

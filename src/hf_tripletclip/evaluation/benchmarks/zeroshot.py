@@ -101,7 +101,10 @@ class ZeroShot(Benchmark):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.data and not self.datasets:
-            raise ValueError("zeroshot: give `data`, a set, or `datasets`, a list of sets such as vtab18.")
+            raise ValueError(
+                "zeroshot: give `data`, a set (--data zeroshot=PATH_OR_HUB_ID), or `datasets`, a list of sets such as "
+                "vtab18."
+            )
         if self.datasets and self.classnames is not None:
             raise ValueError("zeroshot: `classnames` are those of one set; with `datasets` each has its own.")
 

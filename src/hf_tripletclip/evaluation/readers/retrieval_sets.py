@@ -195,7 +195,11 @@ def pick_column(columns: Sequence[str], given: str | None, known: Iterable[str],
         raise ValueError(f"{where} has no column {given!r}; it has {', '.join(columns)}")
     found = given or next((name for name in known if name in columns), None)
     if found is None:
-        raise ValueError(f"{where}: which column is it? Say so with `{option}`; there are {', '.join(columns)}")
+        usual = ", ".join(dict.fromkeys(known)) or "the usual names"
+        raise ValueError(
+            f"{where}: no column is called {usual}: name it with `{option}` (--option BENCHMARK.{option}=COLUMN); "
+            f"there are {', '.join(columns)}"
+        )
     return found
 
 

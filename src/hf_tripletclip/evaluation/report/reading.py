@@ -61,7 +61,9 @@ def read_entries(paths: Sequence[str | os.PathLike[str]]) -> list[Entry]:
         elif path.is_file():
             found = [path]
         else:
-            raise FileNotFoundError(f"there is no evaluation result {path}")
+            raise FileNotFoundError(
+                f"there is no evaluation result {path}: give a folder or a file that `tripletclip evaluate` wrote"
+            )
         files |= dict.fromkeys(file.resolve() for file in found)
     return label_entries([Entry("", _completed(EvaluationResult.load(file)), file) for file in files])
 
