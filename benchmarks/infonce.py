@@ -28,6 +28,7 @@ from result_page import write_page
 from hf_tripletclip.objectives import Embeddings, get_objective
 
 DIM = 512
+CHUNK = get_objective("clip").chunk_size
 
 
 def dense(e: Embeddings, scale: torch.Tensor) -> torch.Tensor:
@@ -91,7 +92,7 @@ def in_a_process(method: str, rows: int, options: argparse.Namespace) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1024, 4096, 8192])
-    parser.add_argument("--chunk_size", type=int, default=get_objective("clip").chunk_size)
+    parser.add_argument("--chunk_size", type=int, default=CHUNK)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path)
