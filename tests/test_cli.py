@@ -116,6 +116,8 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         (["evaluate", "--benchmarks", "triplets"], "error: name a model: tripletclip evaluate MODEL "),
         (["evaluate", "m", "--benchmarks", "cocoa"], "error: unknown benchmark 'cocoa'; there are sugarcrepe, "),
         (["evaluate", "m", "--protocol", "lax", "--benchmarks", "triplets"], "`protocol` is 'lax'"),
+        (["finetune"], "one of finetune_full, finetune_lora, finetune_lora_scenes\n"),
+        (["train", "--config", "scene"], "There is no configuration 'scene': give a YAML file, or one of "),
         (["report", "no/such/result.json"], "error: there is no evaluation result no/such/result.json"),
     ],
 )

@@ -86,7 +86,7 @@ def _require_config(command: str, argv: Sequence[str]) -> None:
     if not names & {"__config", "__help", "_h", "__print_config"}:
         raise ValueError(
             f"name a configuration: tripletclip {command} --config NAME_OR_FILE, with a YAML file or "
-            f"{ready_configs(has='objective')}"
+            f"{ready_configs(has='variants' if command == 'finetune' else 'objective')}"
         )
 
 

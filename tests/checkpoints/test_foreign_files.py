@@ -368,6 +368,9 @@ def test_another_kind_of_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="describes no model that can be loaded") as error:
         load_clip_like(tmp_path / "bert")
     one_line(error, tmp_path / "bert")
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(ValueError, match=r"pictures holds no model: it has no config\.json\."):
+        read_config(tmp_path / "pictures")
 
 
 @pytest.fixture

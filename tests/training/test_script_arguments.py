@@ -195,7 +195,7 @@ def test_own_data_with_the_model_of_the_default_file_is_said(tmp_path, caplog):
 
     text = said("--dataset_name_or_path", "my.csv")
     assert f"the small model of the configuration {small}: pictures of 64 px, random weights. `--config " in text
-    assert "`--dataset_name_or_path my.csv` takes the place of what a.yaml says as `license`" in text
+    assert "Because of `--dataset_name_or_path my.csv` these settings of a.yaml have no effect: `license`" in text
     assert "small model" not in said()
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--config", small)
     assert "small model" not in said("--dataset_name_or_path", "my.csv", "--model_config", "{}")
@@ -231,7 +231,7 @@ def test_a_model_that_a_flag_names_wins_over_that_of_the_configuration(tmp_path,
     logging.warning_once.cache_clear()
     model, data, _ = parse_arguments([*flags, "--config", file]) if named else parse_arguments(flags, file)
     assert (model.model_name_or_path, model.model_config, model.processor_name_or_path, data.license) == expected
-    said = "takes the place of what a.yaml says as `license`. The license is that of the configuration's own model"
+    said = "these settings of a.yaml have no effect: `license`. The license is that of the configuration's own model"
     assert (said in caplog.text) == (expected[3] is None)
 
 

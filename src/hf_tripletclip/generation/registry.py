@@ -30,6 +30,9 @@ CHECKS = {
 PACKAGE = "hf_tripletclip.generation"
 STAGES = {"captions": CAPTIONS, "images": IMAGES, "paraphrases": PARAPHRASES, "check": CHECKS}
 
+# What messages call a stage that is not called as its kind.
+KINDS = {"captions": "source of negative captions", "images": "source of negative images"}
+
 
 def get_stage(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Stage:
     """
@@ -44,4 +47,4 @@ def get_stage(kind: str, name: str, options: Mapping[str, Any] | None = None) ->
         ValueError: There is no such stage, or it has no such setting.
         ImportError: A library that it needs is not installed.
     """
-    return make(kind, name, STAGES[kind], PACKAGE, options)
+    return make(KINDS.get(kind, kind), name, STAGES[kind], PACKAGE, options)

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
 from hf_tripletclip.configuration import ConfigError, one_line, without_implementations
 
@@ -46,10 +47,13 @@ def read_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedCon
         options: `revision`, `token`, ... as in `from_pretrained`. Code in the repository is never run.
 
     Raises:
-        OSError: There is no config, or it cannot be reached.
-        ValueError: It describes no model that transformers knows.
+        OSError: A repository has no config, or it cannot be reached.
+        ValueError: It describes no model that transformers knows, or a directory has none.
     """
     options["trust_remote_code"] = False
+    folder = Path(source, options.get("subfolder") or "")
+    if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
+        raise ConfigError(f"{folder} holds no model: it has no {CONFIG_NAME}.")
     try:
         config = AutoConfig.from_pretrained(source, **options)
     except (OSError, ImportError, MemoryError):

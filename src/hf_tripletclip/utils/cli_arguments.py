@@ -224,7 +224,7 @@ def _without_excluded(
         gone = [name for name in gone if left.get(name) != values[name]]
         if gone:
             _warn(
-                f"`--{rule.flag} {_shown(given[rule.flag])}` takes the place of what {file.name} says as "
+                f"Because of `--{rule.flag} {_shown(given[rule.flag])}` these settings of {file.name} have no effect: "
                 f"{', '.join(f'`{name}`' for name in gone)}.{rule.note and ' '}{rule.note}"
             )
     return left
