@@ -10,7 +10,7 @@ import pytest
 
 from hf_tripletclip.results import EvaluationResult, format_before_after
 from hf_tripletclip.results.result import Mean, main_metrics, table_rows
-from hf_tripletclip.results.statistics import tally
+from hf_tripletclip.results.scoring import tally
 
 METRICS = {
     "accuracy": 0.5,

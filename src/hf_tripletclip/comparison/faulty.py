@@ -15,7 +15,7 @@ from hf_tripletclip.data.scenes.faulty import is_faulty
 from hf_tripletclip.data.scenes.start import start_folder
 from hf_tripletclip.data.schema import ID, NEGATIVE_TYPE
 from hf_tripletclip.generation.filters import FilterSettings, apply_filters
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import markdown_table
 
 FAULTY_SHARE = 0.3
 SEED = 0  # seed of the drawn data, as in all experiments

@@ -13,7 +13,7 @@ from pathlib import Path
 from hf_tripletclip.comparison.runs import Run
 from hf_tripletclip.results.plots import plot_comparison
 from hf_tripletclip.utils.extras import optional_imports
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import markdown_table
 
 CONFIDENCE = 0.95
 EQUAL = 1e-12  # the largest difference that rounding causes between equal gaps

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hf_tripletclip.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hf_tripletclip.data.broken import BrokenRows
+    from hf_tripletclip.data.broken_rows import BrokenRows
     from hf_tripletclip.data.collator import TripletCollator
     from hf_tripletclip.data.loading import check_columns, load_tripletdata
     from hf_tripletclip.data.presets import PRESETS
@@ -37,7 +37,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "NEGATIVE_TYPES": "schema",
         "PRESETS": "presets",
-        "BrokenRows": "broken",
+        "BrokenRows": "broken_rows",
         "TripletCollator": "collator",
         "ValidationReport": "validate",
         "build_processor": "tokenizer",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import markdown_table
 
 MAX_WORDS = 3_000  # the most frequent ones: a rare word gives away few answers
 MAX_ROWS = 20_000  # of a group in a table

@@ -11,7 +11,7 @@ import torch
 from transformers import default_data_collator
 from transformers.utils import logging
 
-from hf_tripletclip.data.broken import BrokenRows
+from hf_tripletclip.data.broken_rows import BrokenRows
 from hf_tripletclip.data.decoding import (
     BrokenValue,
     decode_caption,

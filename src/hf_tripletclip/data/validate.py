@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hf_tripletclip.data.broken import BrokenRows
+from hf_tripletclip.data.broken_rows import BrokenRows
 from hf_tripletclip.data.decoding import (
     UNNAMED,
     BrokenValue,

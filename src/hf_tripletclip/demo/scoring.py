@@ -18,7 +18,7 @@ from hf_tripletclip.data.tokenizer import tokenize_captions
 from hf_tripletclip.demo.inputs import DemoError
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import ImageFile
-from hf_tripletclip.results.statistics import cosines
+from hf_tripletclip.results.scoring import cosines
 
 DEFAULT_SCALE = 100.0  # for models without a scale: the value at the end of CLIP's training
 MAX_MODELS = 2

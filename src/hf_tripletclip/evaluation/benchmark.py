@@ -17,7 +17,7 @@ from transformers.utils import logging
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import TIE, intervals, tally
+from hf_tripletclip.results.scoring import TIE, intervals, tally
 from hf_tripletclip.utils.processes import in_all_processes
 from hf_tripletclip.version import __version__
 
@@ -50,7 +50,7 @@ class Benchmark(abc.ABC):
 
     Args:
         protocol (`"strict"` or `"official"`, defaults to `"strict"`): Our rules, see
-            [`~hf_tripletclip.results.statistics`], or those of the benchmark's own script: `official_difference` says
+            [`~hf_tripletclip.results.scoring`], or those of the benchmark's own script: `official_difference` says
             how they differ. Then images and captions are also prepared as that script does, see
             [`~hf_tripletclip.evaluation.official`].
         allow_missing (`bool`, defaults to `False`): Leave out rows whose images are missing or broken and count them

@@ -16,7 +16,7 @@ from hf_tripletclip.evaluation.items import CATEGORY, Item, choice
 from hf_tripletclip.evaluation.questions import ItemBenchmark
 from hf_tripletclip.evaluation.readers.tables import image_folders
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import tally
+from hf_tripletclip.results.scoring import tally
 
 logger = logging.get_logger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 
 from hf_tripletclip.evaluation.images import ImageRef
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder
-from hf_tripletclip.results.statistics import CLUSTER, TIE, cosines, wins
+from hf_tripletclip.results.scoring import CLUSTER, TIE, cosines, wins
 
 # A pair is named by its two places: "i0c1" is the first image with the second caption, "c0c2" are two captions.
 # In a comparison the score of the first pair must be strictly greater than that of the second.

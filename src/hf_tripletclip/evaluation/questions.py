@@ -19,7 +19,7 @@ from hf_tripletclip.evaluation.images import LISTED, ImageRef
 from hf_tripletclip.evaluation.items import CATEGORY, Item, fingerprint, images_of, outcomes_of, predict
 from hf_tripletclip.evaluation.registry import location_field
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import sample_rows
+from hf_tripletclip.results.scoring import sample_rows
 from hf_tripletclip.utils.processes import in_all_processes
 
 # Questions; image -> embedding; caption -> embedding; counts of the rows that were left out.

@@ -25,7 +25,7 @@ from hf_tripletclip.evaluation import items
 from hf_tripletclip.evaluation.items import Comparisons, choice
 from hf_tripletclip.evaluation.recall import RECALL_AT, rank, recall_by_chance
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import TIE, cosines, tally
+from hf_tripletclip.results.scoring import TIE, cosines, tally
 
 CHANCE = {"accuracy": 1 / 2, **items.CHANCE}
 KIND = "category"  # the column of predictions with the kind of negative

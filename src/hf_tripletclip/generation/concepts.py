@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from hf_tripletclip.data.schema import CAPTION
 from hf_tripletclip.generation.wordnet import load_wordnet
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import markdown_table
 
 WORD = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*")
 PARTS = re.compile(r"['’-]")

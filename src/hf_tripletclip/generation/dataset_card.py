@@ -30,8 +30,7 @@ from hf_tripletclip.data.schema import (
 )
 from hf_tripletclip.hub.model_card import CITATION
 from hf_tripletclip.utils.files import CARD_FILE, without_tokens
-from hf_tripletclip.utils.markdown import Markdown, code, in_python, table, words
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import Markdown, code, in_python, markdown_table, table, words
 from hf_tripletclip.version import __version__
 
 # What each pair has, and what it is worth, by whether there are negative images.

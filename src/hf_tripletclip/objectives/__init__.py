@@ -45,7 +45,7 @@ from hf_tripletclip.objectives.token_terms import LocalOwnTerm
 from hf_tripletclip.objectives.tripletclip import TripletCLIPObjective
 from hf_tripletclip.objectives.tsvlc import TSVLCObjective
 from hf_tripletclip.roles import ROLES
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import markdown_table
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective

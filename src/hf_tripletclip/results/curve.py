@@ -12,8 +12,8 @@ from typing import Any
 
 from hf_tripletclip.results.metrics import differences
 from hf_tripletclip.results.result import EvaluationResult
+from hf_tripletclip.utils.markdown import markdown_table
 from hf_tripletclip.utils.plots import PALETTE, new_figure
-from hf_tripletclip.utils.tables import markdown_table
 
 CURVE_FILE = "interpolation.json"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_tripletclip.results.result import EvaluationResult, main_metrics
-from hf_tripletclip.results.statistics import CLUSTER, all_alike, bootstrap
+from hf_tripletclip.results.scoring import CLUSTER, all_alike, bootstrap
 
 KEYS = ("key", "row")  # columns of predictions with the names of rows
 QUANTILE = re.compile(r"_(q\d\d|median)$")

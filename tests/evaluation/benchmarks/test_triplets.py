@@ -9,13 +9,13 @@ import pytest
 from datasets import Dataset, DatasetDict, List
 from datasets import Image as ImageFeature
 
-from hf_tripletclip.data.broken import BrokenRows
+from hf_tripletclip.data.broken_rows import BrokenRows
 from hf_tripletclip.evaluation import evaluate_triplets
 from hf_tripletclip.evaluation.benchmarks.triplets import Triplets
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.evaluation.registry import build_benchmark, get_benchmark
 from hf_tripletclip.results.result import EvaluationResult
-from hf_tripletclip.results.statistics import tally
+from hf_tripletclip.results.scoring import tally
 from tests.evaluation.benchmarks import HandEncoder, picture
 
 CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog"]

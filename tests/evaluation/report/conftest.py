@@ -10,7 +10,7 @@ import pytest
 
 from hf_tripletclip.results import EvaluationResult
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import intervals, tally
+from hf_tripletclip.results.scoring import intervals, tally
 
 KINDS = ("swap_obj", "add_att")
 MEANS = {

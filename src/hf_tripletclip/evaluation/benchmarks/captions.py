@@ -24,7 +24,7 @@ from hf_tripletclip.evaluation.readers.annotations import ImageFinder
 from hf_tripletclip.evaluation.readers.retrieval_sets import pick_column
 from hf_tripletclip.evaluation.readers.tables import load_table, read_csv_rows
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import tally
+from hf_tripletclip.results.scoring import tally
 from hf_tripletclip.utils.files import read_text
 
 IMAGE_NAMES = (

@@ -19,7 +19,7 @@ from hf_tripletclip.evaluation.items import KEY
 from hf_tripletclip.evaluation.readers.retrieval_sets import Captioned, read_captioned
 from hf_tripletclip.evaluation.recall import rank, recall_by_chance, topk_hits
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import CLUSTER, TIE, sample_rows
+from hf_tripletclip.results.scoring import CLUSTER, TIE, sample_rows
 from hf_tripletclip.utils.processes import in_all_processes
 
 RECALL_AT = (1, 5, 10)

@@ -23,7 +23,7 @@ from hf_tripletclip.evaluation.items import Item, fingerprint, predict
 from hf_tripletclip.evaluation.questions import ItemBenchmark
 from hf_tripletclip.evaluation.readers.tables import load_triplets
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import TIE, cosines
+from hf_tripletclip.results.scoring import TIE, cosines
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 GAP = "modality_gap"

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_tripletclip.checkpoints.load import max_text_length
-from hf_tripletclip.data.broken import BrokenRows
+from hf_tripletclip.data.broken_rows import BrokenRows
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, first_caption, is_several, known_reason, row_name
 from hf_tripletclip.data.loading import check_columns, undecoded
 from hf_tripletclip.data.schema import (
@@ -44,7 +44,7 @@ from hf_tripletclip.evaluation.triplets import (
     triplet_means,
 )
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import TIE
+from hf_tripletclip.results.scoring import TIE
 from hf_tripletclip.utils.processes import in_all_processes
 
 ROW = "row"  # the column of predictions: the row's index in the dataset

@@ -15,7 +15,7 @@ from hf_tripletclip.evaluation.items import CATEGORY, Item, settled
 from hf_tripletclip.evaluation.readers.annotations import ImageFinder, check_text, listed_rows, read_rows
 from hf_tripletclip.evaluation.readers.tables import take
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import CLUSTER
+from hf_tripletclip.results.scoring import CLUSTER
 
 OPPOSITES = {"left": "right", "on": "under", "in-front": "behind"}  # in the names of the images
 RELATION, SET = "relation", "set"  # columns of predictions

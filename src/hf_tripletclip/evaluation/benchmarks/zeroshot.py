@@ -26,7 +26,7 @@ from hf_tripletclip.evaluation.readers.prompts import (
 )
 from hf_tripletclip.evaluation.recall import first_hits, rank, recall_by_chance, topk_hits
 from hf_tripletclip.results.result import EvaluationResult, Mean
-from hf_tripletclip.results.statistics import CLUSTER, TIE, sample_rows
+from hf_tripletclip.results.scoring import CLUSTER, TIE, sample_rows
 from hf_tripletclip.utils.processes import in_all_processes
 
 SET, CLASS, LABEL = "set", "class", "label"

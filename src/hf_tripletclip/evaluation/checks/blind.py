@@ -20,7 +20,7 @@ import torch
 
 from hf_tripletclip.evaluation.items import Item, places
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import tally, wins
+from hf_tripletclip.results.scoring import tally, wins
 
 LONGEST, SHORTEST, TEXT_TOWER = "longest caption", "shortest caption", "text tower"
 

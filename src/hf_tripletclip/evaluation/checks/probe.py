@@ -23,7 +23,7 @@ from transformers.utils import logging
 from hf_tripletclip.data.loading import check_columns, undecoded
 from hf_tripletclip.evaluation.images import ImageCell, ImageRef
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import CLUSTER, intervals, tally
+from hf_tripletclip.results.scoring import CLUSTER, intervals, tally
 from hf_tripletclip.utils.extras import optional_imports
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from hf_tripletclip.results.metrics import (
     show,
     why_not_paired,
 )
+from hf_tripletclip.utils.markdown import markdown_table
 from hf_tripletclip.utils.pages.markup import escape_markdown
 from hf_tripletclip.utils.pages.template import render
-from hf_tripletclip.utils.tables import markdown_table
 
 MAX_COLUMNS = 9  # the most metrics as columns; with more metrics, models are the columns
 NAMED_COUNTS = ("rows", "missing", "broken", "images", "captions")

@@ -11,7 +11,7 @@ import evaluate
 import numpy as np
 
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import tally, wins
+from hf_tripletclip.results.scoring import tally, wins
 
 DESCRIPTION = """
 The share of rows whose right candidate scores strictly higher than every other: SugarCrepe's question with two

@@ -72,7 +72,7 @@ def test_the_most_frequent_reason_comes_first(tmp_path):
 @pytest.mark.parametrize("key", ["two\nlines", 'a "quoted" \\ key', "🦓", "not UTF-8 \udcff", "\u2028"], ids=ascii)
 def test_any_key_is_read_back_unchanged(tmp_path, key, caplog):
     # The log of a test is sent to pytest-xdist, which takes UTF-8 only.
-    caplog.set_level(logging.CRITICAL, logger="hf_tripletclip.data.broken")
+    caplog.set_level(logging.CRITICAL, logger="hf_tripletclip.data.broken_rows")
     rows = BrokenRows(tmp_path / "broken.jsonl")
     rows.add(key, key)
     rows.add("next", "empty caption")
@@ -139,7 +139,7 @@ def test_a_long_reason_is_shortened(tmp_path):
 
 def test_the_first_reports_are_logged_whichever_worker_makes_them(tmp_path, monkeypatch):
     messages: list[str] = []
-    monkeypatch.setattr("hf_tripletclip.data.broken.logger.warning", messages.append)
+    monkeypatch.setattr("hf_tripletclip.data.broken_rows.logger.warning", messages.append)
     path = tmp_path / "broken.jsonl"
     BrokenRows(path).add("of an earlier run", "empty caption")
     messages.clear()

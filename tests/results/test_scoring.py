@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_tripletclip.results.result import Mean
-from hf_tripletclip.results.statistics import bootstrap, cosines, intervals, sample_rows, tally, wins
+from hf_tripletclip.results.scoring import bootstrap, cosines, intervals, sample_rows, tally, wins
 
 ROWS = {
     "right": [True, False, True, None, False],
@@ -124,7 +124,7 @@ def test_draws_are_paired_across_metrics_models_and_chunks(monkeypatch):
     assert not np.array_equal(first["accuracy"], bootstrap(one, means, seed=1)["accuracy"])
     assert intervals(one, means) == intervals(one, means, seed=0) != intervals(one, means, seed=1)
     for cells in (67 * 30, 1):  # 30 draws at a time, and one
-        monkeypatch.setattr("hf_tripletclip.results.statistics.CELLS", cells)
+        monkeypatch.setattr("hf_tripletclip.results.scoring.CELLS", cells)
         chunks = bootstrap(one, means)
         assert len(chunks["accuracy"]) == 2_000
         np.testing.assert_array_equal(chunks["accuracy"], chunks["again"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from hf_tripletclip.utils.tables import markdown_table
+from hf_tripletclip.utils.markdown import markdown_table
 
 
 def test_a_markdown_table():
