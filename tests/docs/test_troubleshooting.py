@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 QUOTES = [
     quote
     for row in re.findall(r"^\| (.*?) \| .* \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    for quote in re.findall(r"^`(.*)`(?: \([^`]*\))?$", row)
+    for _, quote in re.findall(r"^(`+)(.*)\1(?: \([^`]*\))?$", row)
 ]
 
 
