@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
-from hf_tripletclip.training import overlap
+from hf_tripletclip.training import overlap, trainer_setup
 from hf_tripletclip.training import trainer as trainer_module
 from hf_tripletclip.training.evaluation import evaluation_loss, own_rows
 from hf_tripletclip.training.trainer_setup import check_processors, check_trainer, refuse_stream
@@ -209,3 +209,24 @@ def test_metrics_are_of_pairs_if_rows_have_several_negatives(tmp_path):
     batch = {**positives(3), **{name: value for name, value in negatives(6).items() if "pixel" not in name}}
     _, found, labels = trainer.prediction_step(trainer.model, batch, False)
     assert (set(found), labels.shape) == ({"image", "text"}, (3, 3))
+
+
+@pytest.mark.parametrize(
+    ("width", "has_it", "given", "expected"),
+    [
+        (512, True, {}, True),
+        (256, True, {}, False),  # where it does not pay
+        (512, False, {}, False),
+        (512, True, {"bf16": False}, False),
+        (512, True, {"weights_dtype": "bfloat16"}, False),
+        (256, True, {"bf16": True}, True),
+    ],
+)
+def test_a_cpu_that_computes_in_bfloat16_does(tmp_path, monkeypatch, width, has_it, given, expected):
+    monkeypatch.setattr(trainer_setup, "computes_in_bfloat16", lambda: has_it)
+    args = TripletCLIPTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **given)
+    config = tiny_config()
+    config.text_config.hidden_size = width
+    trainer_setup.choose_precision(SimpleNamespace(config=config), args)
+    assert args.bf16 is expected
+    assert args.mixed_precision == ("bf16" if expected else "no")

@@ -29,8 +29,12 @@ from hf_tripletclip.training.draws import collator_with_draws
 from hf_tripletclip.training.evaluation import check_metric_name, compositional_metrics
 from hf_tripletclip.training.towers import hold_weights_in
 from hf_tripletclip.training.training_batches import columns_of
+from hf_tripletclip.utils.devices import computes_in_bfloat16
 
 logger = logging.get_logger(__name__)
+
+# The hidden size of a tower from which bfloat16 pays on a CPU: it is no faster at 128, and 2.2 times at 512 to 768.
+WIDE = 512
 
 
 # ---- Model, objective and collator ----
@@ -73,9 +77,27 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
         bias.requires_grad_(False)  # it cancels in a softmax, and would have no gradient
     if core.may_leave_weights_unused and args.ddp_find_unused_parameters is False:
         args.ddp_find_unused_parameters = True
+    choose_precision(core, args)
     if args.logit_scale_max is not None:
         core.config.logit_scale_max = args.logit_scale_max
     return core
+
+
+def choose_precision(core: TripletMixin, args: TripletCLIPTrainingArguments) -> None:
+    """Turn `bf16` on or off if the arguments leave that open, see [`TripletCLIPTrainingArguments`]."""
+    if args.bf16 is not None:
+        return
+    widths = [getattr(config, "hidden_size", 0) for config in (core.config.text_config, core.config.vision_config)]
+    args.bf16 = (
+        args.device.type == "cpu"
+        and args.mixed_precision == "no"
+        and args.weights_dtype == "float32"
+        and max(widths) >= WIDE
+        and computes_in_bfloat16()
+    )
+    if args.bf16:
+        args.mixed_precision = "bf16"
+        logger.info("This CPU computes in bfloat16, and so does training: `--bf16 false` turns it off.")
 
 
 def use_one_gpu(args: TripletCLIPTrainingArguments) -> None:

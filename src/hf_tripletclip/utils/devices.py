@@ -99,3 +99,8 @@ def loading(source: str, kind: str) -> Iterator[None]:
 class _NoTorchvision(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return "requires torchvision" not in record.getMessage()
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16: AVX512-BF16 or AMX."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
