@@ -21,7 +21,7 @@ import torch
 from result_page import write_page
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
-from hf_tripletclip.objectives import available_objectives, get_objective
+from hf_tripletclip.objectives import OBJECTIVES, available_objectives, get_objective
 from hf_tripletclip.roles import ROLES
 
 LENGTH, VOCABULARY, SIDE = 24, 1000, 64
@@ -69,7 +69,8 @@ def main() -> None:
     model = make_model()
 
     def step(name: str, batch: dict[str, torch.Tensor]) -> float:
-        model.set_objective(name)
+        biased = any(term.uses_bias for term in OBJECTIVES[name].terms)  # a CLIP has no bias
+        model.set_objective(name, **({"bias": -10.0} if biased else {}))
         model.zero_grad()
         teacher = None
         start = time.process_time()

@@ -81,6 +81,9 @@ def _of(*objectives: str) -> tuple[Arm, ...]:
 
 
 def _arm_of(objective: str) -> Arm:
+    if any(term.uses_bias for term in OBJECTIVES[objective].terms):
+        # A CLIP has no bias; SigLIP starts with this one.
+        return Arm(objective, {"objective": objective, "objective_kwargs": {"bias": -10.0}})
     if not OBJECTIVES[objective].needs_neighbours:
         return Arm(objective, {"objective": objective})
     # Not at `photos`: the five rows of a photograph would be each other's neighbours.
