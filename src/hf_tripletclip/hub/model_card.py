@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES as ZERO_SHOT,
+)
 
 from hf_tripletclip.hub.card import BASE, USE, Card
 from hf_tripletclip.hub.eval_results import TASK, model_index, same_result
 from hf_tripletclip.hub.repository import is_repo_id, public_name
+from hf_tripletclip.layouts.architectures import ARCHITECTURES, Architecture, architecture_of
+from hf_tripletclip.layouts.configs import text_length_of
 from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE, Layout, folder_layout
 from hf_tripletclip.layouts.published import PUBLISHED_CHECKPOINTS
 from hf_tripletclip.objectives import Objective
@@ -27,12 +33,9 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")  # names of hyperparameters
 LOSS_PLOT, EVALUATION_PLOT = "loss_curve.png", "evaluation.png"
 MERGE = "merge"
+CLIP = ARCHITECTURES["clip"]
 # How the text of a card begins.
-WHAT = {
-    Layout.PEFT: "A PEFT adapter of a CLIP model",
-    Layout.TRANSFORMERS: "A CLIP model",
-    Layout.OPENCLIP: "A CLIP model for OpenCLIP",
-}
+WHAT = {Layout.PEFT: "A PEFT adapter of {}", Layout.TRANSFORMERS: "{}", Layout.OPENCLIP: "{} for OpenCLIP"}
 CITATION = """@inproceedings{patel2024tripletclip,
   title = {TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives},
   author = {Patel, Maitreya and Kusumba, Abhiram and Cheng, Sheng and Kim, Changhoon and Gokhale, Tejas and
@@ -129,6 +132,9 @@ class Use:
         scale (`bool`, defaults to `False`): Whether a `logit_scale` lies beside an adapter.
         processor (`bool`, defaults to `True`): Whether a processor lies beside an adapter.
         openclip (`bool`, defaults to `False`): Whether a model in OpenCLIP's layout lies beside that of transformers.
+        architecture ([`~hf_tripletclip.layouts.architectures.Architecture`]): That of the model, or of the base of an
+            adapter; a CLIP by default.
+        text_length (`int`, *optional*): How many tokens the text tower takes; not needed for a CLIP.
     """
 
     kind: str
@@ -139,6 +145,23 @@ class Use:
     scale: bool = False
     processor: bool = True
     openclip: bool = False
+    architecture: Architecture = CLIP
+    text_length: int | None = None
+
+    @property
+    def what(self) -> str:
+        """How the text of the card begins."""
+        return _what(Layout(self.kind), self.architecture)
+
+    @property
+    def is_clip(self) -> bool:
+        return self.architecture == CLIP
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Whether transformers' pipeline for zero-shot classification gives the model's own scores."""
+        # Of a fixed length it takes 64 tokens, with a mask if the tokenizer makes one, and drops `tokenizer_kwargs`.
+        return self.architecture.model_type in ZERO_SHOT and not self.architecture.fixed_length
 
     @property
     def on_hub(self) -> bool:
@@ -162,6 +185,25 @@ class Use:
     def quoted_base(self) -> str:
         """The base between quotation marks of Python."""
         return in_python(public_name(self.base or "BASE_MODEL"))
+
+
+def of_config(config: Any) -> dict[str, Any]:
+    """
+    What a config tells of how its model is opened, as arguments of [`Use`].
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`] or `Mapping`, *optional*): Of one of the architectures in the table;
+            without one, it is a CLIP.
+
+    Raises:
+        ValueError: It describes no model.
+    """
+    architecture = None if config is None else architecture_of(config)
+    if architecture is None or architecture == CLIP:
+        return {"architecture": CLIP}
+    # Of transformers' own class, for its `AutoModel`.
+    plain = AutoConfig.for_model(**(config if isinstance(config, Mapping) else config.to_dict()))
+    return {"architecture": architecture, "text_length": text_length_of(plain)}
 
 
 def create_model_card(
@@ -203,8 +245,8 @@ def create_model_card(
         base_model (`str`, *optional*): The model it was made from; random weights by default.
         learned_scale (`bool`, defaults to `False`): Whether the `logit_scale` that was trained with an adapter lies
             beside it.
-        use ([`Use`], *optional*): How the model is opened; by default as `name`, `kind`, `base_model` and
-            `learned_scale` say.
+        use ([`Use`], *optional*): How the model is opened; by default as `name`, `kind`, `base_model`,
+            `learned_scale` and `config` say.
         dataset (`str`, *optional*): The training data: a Hub id or another name.
         objective ([`~hf_tripletclip.objectives.Objective`], *optional*): The training objective.
         towers (`str`, *optional*): A sentence on the parts of the model that were trained.
@@ -218,7 +260,8 @@ def create_model_card(
         bound (`str`, *optional*): A sentence on the bound on that loss in training.
         tuned_model (`str`, *optional*): Of a merge, the model that was tuned from the base.
         merged (`bool`, defaults to `False`): Whether the weights lie between those of a base and a tuned model.
-        config ([`~transformers.CLIPConfig`] or `Mapping`, *optional*): The model's config, for its limits.
+        config ([`~transformers.CLIPConfig`], that of another dual encoder, or `Mapping`, *optional*): The model's
+            config, for its architecture and its limits.
         plots (`Sequence[str]`): Those of `loss_curve.png` and `evaluation.png` that lie beside the card.
         trained_on ([`Part`], *optional*): The split and number of rows that were trained on.
         evaluated_on ([`Part`], *optional*): The same of `after`, or of `validation` if there is no `after`.
@@ -231,7 +274,7 @@ def create_model_card(
     """
     if use is None:
         published = _has_published_layout(base_model)
-        use = Use(kind, name, base_model, published_base=published, scale=learned_scale)
+        use = Use(kind, name, base_model, published_base=published, scale=learned_scale, **of_config(config))
     # Plain strings: YAML writes no others.
     sources = [str(one) for one in (use.base, tuned_model) if one is not None and is_repo_id(one)]
     relation = MERGE if merged else relation_to_base(use.kind)
@@ -241,7 +284,7 @@ def create_model_card(
         license=license,
         library_name=str(use.kind),
         pipeline_tag=TASK,
-        tags=_tags(objective, use.kind, merged),
+        tags=_tags(objective, use, merged),
         # Only ids of the Hub belong into the metadata, not paths.
         base_model=(sources if merged else sources[0]) if sources else None,
         datasets=[str(dataset)] if dataset is not None and is_repo_id(dataset) else None,
@@ -259,7 +302,7 @@ def create_model_card(
         code=code, words=words, table=table, in_python=in_python, format_gains=format_gains,
         # What the model is, and how it is opened.
         title=title,
-        what=WHAT[Layout(use.kind)],
+        what=use.what,
         use=use,
         scale_file=LOGIT_SCALE_FILE,
         base=_shown_base(use.base),
@@ -295,7 +338,7 @@ def create_model_card(
         bound=bound,
         # Limits and citation.
         image_size=(parts.get("vision_config") or {}).get("image_size"),
-        text_length=(parts.get("text_config") or {}).get("max_position_embeddings"),
+        text_length=use.text_length or (parts.get("text_config") or {}).get("max_position_embeddings"),
         base_on_hub=use.base is not None and is_repo_id(use.base),
         citation=CITATION,
     )  # fmt: skip
@@ -317,7 +360,7 @@ def up_to_date(card: Card, use: Use) -> str:
     if start.startswith("# "):
         text = text.replace(start.splitlines()[0], made.strip().splitlines()[0], 1)
     if use.base is not None:
-        for what in WHAT.values():
+        for what in (_what(layout, one) for layout in WHAT for one in ARCHITECTURES.values()):
             if BASE[0] not in text:
                 text = text.replace(f"\n{what}.", f"\n{what}, from {''.join(BASE)}.", 1)
         text = _with_part(text, BASE, made)
@@ -331,6 +374,12 @@ def _with_part(text: str, markers: tuple[str, str], made: str) -> str:
     if not found:
         return text
     return before + begin + made.partition(begin)[2].partition(end)[0] + end + rest.partition(end)[2]
+
+
+def _what(layout: Layout, architecture: Architecture) -> str:
+    """How the text of a card begins."""
+    text = WHAT[layout].format(architecture.described)
+    return text[0].upper() + text[1:]
 
 
 def relation_to_base(kind: str) -> str:
@@ -356,13 +405,13 @@ def _linked(name: str, prefix: str = "") -> str:
     return f"[`{shown}`](https://huggingface.co/{prefix}{shown})" if is_repo_id(name) else code(shown)
 
 
-def _tags(objective: Objective | None, kind: str, merged: bool) -> list[str]:
-    tags = ["clip"]
+def _tags(objective: Objective | None, use: Use, merged: bool) -> list[str]:
+    tags = [use.architecture.model_type]
     if objective is not None or merged:
         tags += ["tripletclip", "compositionality"]
     if objective is not None and any(role.startswith("negative_") for role in objective.roles):
         tags.append("hard-negatives")
-    return [*tags, *(["lora"] if kind == Layout.PEFT else []), *(["wise-ft"] if merged else [])]
+    return [*tags, *(["lora"] if use.kind == Layout.PEFT else []), *(["wise-ft"] if merged else [])]
 
 
 def _results(

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from hf_tripletclip.hub.card import Card
 from hf_tripletclip.hub.model_card import EVALUATION_PLOT, LOSS_PLOT, Retention
+from hf_tripletclip.layouts.architectures import ARCHITECTURES, supported
+from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -29,7 +31,7 @@ from hf_tripletclip.layouts.files import (
     OPENCLIP_CONFIG,
     OPENCLIP_WEIGHTS,
     PROCESSOR_FILES,
-    TOKENIZER_FILES,
+    VOCABULARY_FILES,
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
     Layout,
@@ -58,6 +60,10 @@ PROCESSOR = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
 # What this package measures and reads again.
 EVALUATIONS, ENTRIES = "evaluation_*.json", f"{EVAL_RESULTS_FOLDER}/*.yaml"
@@ -87,7 +93,7 @@ SHOWN = re.compile(r"!\[[^\]]*\]\(\s*(?:<([^>\n]+)>|([^)\s]+))|<img[^>]*\bsrc=(?
 @dataclass(frozen=True)
 class ModelFolder:
     """
-    A folder with a whole CLIP model, or with an adapter of one.
+    A folder with a whole CLIP or another dual encoder, or with an adapter of one.
 
     Args:
         path (`Path`): The folder.
@@ -109,7 +115,7 @@ class ModelFolder:
 
         Raises:
             FileNotFoundError: There is no such folder.
-            ValueError: It holds no model, or one that is not finished, damaged or no CLIP.
+            ValueError: It holds no model, or one that is not finished, damaged or no dual encoder.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -128,8 +134,11 @@ class ModelFolder:
                 "`--resume_from_checkpoint`."
             )
         config = read_json_object(path / CONFIGS[layout])
-        if layout is Layout.TRANSFORMERS and config.get("model_type") != "clip":
-            raise ValueError(f"{path} is no CLIP: `model_type` in its {CONFIG_FILE} is {config.get('model_type')!r}.")
+        if layout is Layout.TRANSFORMERS and (kind := config.get("model_type")) not in ARCHITECTURES:
+            raise ValueError(
+                f"{path} is no CLIP: `model_type` in its {CONFIG_FILE} is {kind!r}, and the types that can be pushed "
+                f"are {supported()}."
+            )
         for name in weights[layout]:
             try:
                 with safe_open(path / name, "pt"):
@@ -156,8 +165,21 @@ class ModelFolder:
             OSError: It cannot be read.
             ValueError: It does not fit.
         """
-        if self.layout is Layout.TRANSFORMERS and self.has_processor and any(map(self.has, TOKENIZER_FILES)):
+        if self.layout is Layout.TRANSFORMERS and self.has_processor and any(map(self.has, VOCABULARY_FILES)):
             check_processor_beside(self.path)
+
+    @cached_property
+    def model_config(self) -> Any:
+        """
+        The config of the model: what its file holds if it is a CLIP, and else as transformers reads it; `None` for an
+        adapter, which has none.
+
+        Raises:
+            ValueError: It describes no model.
+        """
+        if self.config.get("model_type") in (None, "clip"):
+            return self._json(CONFIG_FILE) or None
+        return read_config(self.path)
 
     @cached_property
     def card(self) -> Card | None:
@@ -196,7 +218,7 @@ class ModelFolder:
             "entries": self._entries(),
             "retention": retention,
             "merged": retention is not None and retention.alpha != 1,
-            "config": config,
+            "config": self.model_config,
             "plots": [name for name in PLOTS if self.has(name)],
         }
 

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import CommitInfo
-from transformers import CLIPModel
+from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.hub.card import Card, joined, names_in
 from hf_tripletclip.hub.eval_results import TASK
-from hf_tripletclip.hub.model_card import MERGE, Use, create_model_card, relation_to_base, up_to_date
+from hf_tripletclip.hub.model_card import MERGE, Use, create_model_card, of_config, relation_to_base, up_to_date
 from hf_tripletclip.hub.model_folder import EVALUATIONS, WEIGHTS_OF, ModelFolder, is_record
 from hf_tripletclip.hub.repository import Destination, HubId, Snapshot, has_id_form, is_repo_id
 from hf_tripletclip.layouts.adapters import save_logit_scale
+from hf_tripletclip.layouts.architectures import ARCHITECTURES, architecture_of, supported
+from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.files import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
@@ -46,7 +48,7 @@ PUSH_IT = (
 
 
 def push_model(
-    model: str | os.PathLike[str] | CLIPModel | PeftModel,
+    model: str | os.PathLike[str] | PreTrainedModel | PeftModel,
     repo_id: str,
     *,
     processor: Any = None,
@@ -71,7 +73,8 @@ def push_model(
 
     Args:
         model (`str`, `os.PathLike`, [`~transformers.CLIPModel`] or `PeftModel`): A folder with a CLIP, also in
-            OpenCLIP's layout, or with an adapter; or a model in memory.
+            OpenCLIP's layout, or with an adapter; or a model in memory. A SigLIP, or what else [`AutoTripletModel`]
+            loads, is pushed alike.
         repo_id (`str`): The repository, such as `user/name`; it is made if it does not exist.
         processor ([`~transformers.CLIPProcessor`], *optional*): The processor of a model in memory, which pipelines
             need. A folder has its own.
@@ -95,7 +98,7 @@ def push_model(
             see [`~hf_tripletclip.layouts.processor.check_processor`]; the base of an adapter is not on the Hub;
             the repository holds an adapter and this is none, or the other way round; `repo_id` is no id; a revision
             is named for a pull request.
-        TypeError: The object is no CLIP model.
+        TypeError: The object is no dual encoder.
         OSError: The Hub cannot be reached or refuses the upload.
 
     Example:
@@ -144,8 +147,11 @@ def upload_model(
     in_memory = not isinstance(model, (str, os.PathLike))
     if not in_memory and processor is not None:
         raise ValueError("A folder holds its processor: leave `processor` out.")
-    if in_memory and not isinstance(unwrap_peft_model(model), CLIPModel):
-        raise TypeError(f"Only a CLIPModel, or a PeftModel of one, can be pushed, not a {type(model).__name__}.")
+    if in_memory and not _is_dual_encoder(unwrap_peft_model(model)):
+        raise TypeError(
+            f"Only a CLIPModel or another dual encoder (of the types {supported()}), or a PeftModel of one, can be "
+            f"pushed, not a {type(model).__name__}."
+        )
     if processor is not None:
         check_processor(model, processor)
 
@@ -163,9 +169,10 @@ def upload_model(
         if CARD_FILE in there.files:
             shown = f"the {CARD_FILE} of {destination.repo_id}"
             old_card = Card.read(read_text(destination.download(CARD_FILE, downloaded, there.commit), shown), shown)
+        use = _use(folder, destination.repo_id, there.files, base)
         card = card_to_publish(
             folder,
-            _use(folder, destination.repo_id, there.files, base),
+            use,
             base_model=base_model if base is None else base.repo_id,
             there=old_card,
             license=license,
@@ -179,7 +186,7 @@ def upload_model(
             outdated += map(glob.escape, _outdated_records(destination, there, staged, downloaded, ours))
         # Nothing is made on the Hub before all of it could be read here.
         destination.prepare()
-        what = "PEFT adapter" if folder.layout is Layout.PEFT else "CLIP model"
+        what = "PEFT adapter" if folder.layout is Layout.PEFT else f"{use.architecture.family} model"
         return destination.send(
             staged,
             commit_message or f"Upload {what} with hf_tripletclip",
@@ -188,11 +195,15 @@ def upload_model(
         )
 
 
+def _is_dual_encoder(model: Any) -> bool:
+    return isinstance(model, PreTrainedModel) and architecture_of(model.config) is not None
+
+
 def _save(model: Any, processor: Any, saved: Path, max_shard_size: int | str) -> Path:
     """Save a model that was in memory; returns its folder."""
     folder = saved
     with no_progress_bars():
-        if isinstance(model, CLIPModel):
+        if unwrap_peft_model(model) is model:
             model.save_pretrained(saved, max_shard_size=max_shard_size)
         else:
             name = model.active_adapter
@@ -213,11 +224,13 @@ class AdapterBase(NamedTuple):
         repo_id ([`~hf_tripletclip.hub.repository.HubId`]): Its id.
         revision (`str`, *optional*): Its revision.
         published_layout (`bool`): Whether it has the layout of the published TripletCLIP checkpoints.
+        config ([`~transformers.PreTrainedConfig`], *optional*): Its config, unless it has that layout.
     """
 
     repo_id: HubId
     revision: str | None
     published_layout: bool
+    config: Any = None
 
 
 def find_base(folder: ModelFolder, base_model: str | None, destination: Destination, *, shown: str) -> AdapterBase:
@@ -257,10 +270,16 @@ def find_base(folder: ModelFolder, base_model: str | None, destination: Destinat
         raise ValueError(f"{shown} is of {base}, which holds no CLIP: it has no {CONFIG_FILE}.")
     with tempfile.TemporaryDirectory() as downloaded:
         path = destination.download(CONFIG_FILE, Path(downloaded), there.commit, base)
-        model_type = read_json_object(path).get("model_type")
-    if model_type != "clip":
-        raise ValueError(f"{shown} is of {base}, which is no CLIP: its `model_type` is {model_type!r}.")
-    return AdapterBase(HubId(base), revision, published_layout=False)
+        found = read_json_object(path)
+        kind = found.get("model_type")
+        if kind not in ARCHITECTURES:
+            raise ValueError(
+                f"{shown} is of {base}, which is no CLIP: its `model_type` is {kind!r}, and the types that can be "
+                f"pushed are {supported()}."
+            )
+        # Of a CLIP, nothing in it is needed.
+        config = found if kind == "clip" else read_config(Path(path).parent)
+    return AdapterBase(HubId(base), revision, published_layout=False, config=config)
 
 
 def _adapter_config(folder: ModelFolder, base: AdapterBase | None) -> dict[str, Any]:
@@ -281,6 +300,7 @@ def _use(folder: ModelFolder, repo_id: str, there: frozenset[str], base: Adapter
             published_base=base.published_layout,
             scale=folder.has(LOGIT_SCALE_FILE),
             processor=folder.has_processor or any(name in there for name in PROCESSOR_FILES),
+            **of_config(base.config),
         )
     layouts = {*folder.weights}
     layouts |= {
@@ -289,7 +309,8 @@ def _use(folder: ModelFolder, repo_id: str, there: frozenset[str], base: Adapter
         if name in there
     }
     kind = Layout.TRANSFORMERS if Layout.TRANSFORMERS in layouts else folder.layout
-    return Use(kind, HubId(repo_id), openclip=Layout.OPENCLIP in layouts)
+    of_model = of_config(folder.model_config) if folder.layout is Layout.TRANSFORMERS else {}
+    return Use(kind, HubId(repo_id), openclip=Layout.OPENCLIP in layouts, **of_model)
 
 
 def _check_same_kind(layout: Layout, there: frozenset[str], destination: Destination) -> None:

@@ -17,10 +17,12 @@ class Architecture:
         model_type (`str`): Its `model_type` in a `config.json`.
         base (`str`): Its class in transformers, which opens what is saved here.
         model (`str`): The class of this package, as `module:Class` in `hf_tripletclip.modeling`.
-        family (`str`): Its name in sentences.
+        family (`str`): Its name in sentences, before "model".
         fixed_length (`bool`, defaults to `False`): Whether captions are always padded to the length that the text
             tower takes: SigLIP pools the last position and has learned without a mask of the padding. Others get
             captions padded to the longest, and a mask.
+        sigmoid (`bool`, defaults to `False`): Whether it is trained with a sigmoid: it has a `logit_bias` beside
+            `logit_scale`, and the sigmoid of a logit is the score of a pair.
     """
 
     model_type: str
@@ -28,19 +30,25 @@ class Architecture:
     model: str
     family: str
     fixed_length: bool = False
+    sigmoid: bool = False
+
+    @property
+    def described(self) -> str:
+        """The family with an article, such as "a CLIP model"."""
+        return f"{'an' if self.family[0] in 'AEIOU' else 'a'} {self.family} model"
 
 
 ARCHITECTURES = {
     one.model_type: one
     for one in (
         Architecture("clip", "CLIPModel", "clip:TripletCLIPModel", "CLIP"),
-        Architecture("siglip", "SiglipModel", "siglip:TripletSiglipModel", "SigLIP", fixed_length=True),
+        Architecture("siglip", "SiglipModel", "siglip:TripletSiglipModel", "SigLIP", fixed_length=True, sigmoid=True),
         Architecture("metaclip_2", "MetaClip2Model", "metaclip_2:TripletMetaClip2Model", "MetaCLIP 2"),
         Architecture("chinese_clip", "ChineseCLIPModel", "chinese_clip:TripletChineseCLIPModel", "Chinese-CLIP"),
         Architecture("altclip", "AltCLIPModel", "altclip:TripletAltCLIPModel", "AltCLIP"),
         Architecture(
             *("vision-text-dual-encoder", "VisionTextDualEncoderModel", "dual_encoder:TripletDualEncoderModel"),
-            "dual encoder of two towers",
+            "dual encoder",
         ),
     )
 }

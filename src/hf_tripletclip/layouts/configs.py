@@ -8,11 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
 from hf_tripletclip.configuration import ConfigError, one_line, without_implementations
+
+MAX_TEXT_LENGTH = 512  # tokens, of a text tower whose config names no limit
 
 
 def read_json_object(path: str | os.PathLike[str], shown: str | None = None) -> dict[str, Any]:
@@ -75,3 +79,26 @@ def forget_implementations(config: PreTrainedConfig) -> None:
             forget_implementations(value)
         elif isinstance(value, dict | list):  # a part that is made into a config later
             setattr(config, name, without_implementations(value))
+
+
+def text_positions(text_model: nn.Module, text_config: Any) -> int:
+    """
+    How many tokens a text tower takes, special tokens included.
+
+    Args:
+        text_model (`torch.nn.Module`): The tower; its weights are not looked at.
+        text_config ([`~transformers.PreTrainedConfig`]): Its config.
+    """
+    positions = getattr(text_config, "max_position_embeddings", MAX_TEXT_LENGTH)
+    for name, module in text_model.named_modules():
+        # Towers of RoBERTa's kind number positions from behind the padding's id.
+        if "position_embedding" in name and getattr(module, "padding_idx", None) is not None:
+            positions -= module.padding_idx + 1
+    return int(positions)
+
+
+def text_length_of(config: PreTrainedConfig) -> int:
+    """How many tokens the text tower of a dual encoder takes, as far as its config tells."""
+    with torch.device("meta"):
+        model: Any = AutoModel.from_config(config)
+    return text_positions(model.text_model, config.text_config)

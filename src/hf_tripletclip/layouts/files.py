@@ -37,6 +37,7 @@ OPENCLIP_WEIGHTS = (
 # What `save_pretrained` of a processor writes, by today's and by older versions of transformers.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+VOCABULARY_FILES = (*TOKENIZER_FILES, "vocab.txt", "spiece.model")  # also of BERT's and SigLIP's tokenizers
 
 # Where files come from; the rest of `from_pretrained`'s arguments say what is made of them.
 CONNECTION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")

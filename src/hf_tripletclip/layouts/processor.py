@@ -20,7 +20,7 @@ from hf_tripletclip.layouts.configs import read_config, read_json_object
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
     PROCESSOR_FILES,
-    TOKENIZER_FILES,
+    VOCABULARY_FILES,
     Layout,
     detect,
     find_file,
@@ -243,7 +243,7 @@ def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int
 
 
 def _vocabulary_beside(source: str) -> dict[str, int] | None:
-    for name in TOKENIZER_FILES:
+    for name in VOCABULARY_FILES:
         path: Any = Path(source, name)
         if not os.path.isdir(source):
             try:
@@ -253,9 +253,20 @@ def _vocabulary_beside(source: str) -> dict[str, int] | None:
         if not isinstance(path, (str, Path)) or not os.path.isfile(path):
             continue
         try:
-            if name == "vocab.json":
-                return {str(token): int(number) for token, number in json.loads(Path(path).read_text("utf-8")).items()}
-            return Tokenizer.from_file(str(path)).get_vocab()
-        except Exception:  # the reader raises nothing narrower; whoever loads it says what is wrong with it
+            return _read_vocabulary(Path(path))
+        except Exception:  # the readers raise nothing narrower; whoever loads it says what is wrong with it
             return None
     return None
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    if path.suffix == ".txt":
+        return {token: number for number, token in enumerate(path.read_text("utf-8").splitlines())}
+    if path.suffix == ".model":
+        from sentencepiece import SentencePieceProcessor
+
+        pieces = SentencePieceProcessor(model_file=str(path))
+        return {pieces.id_to_piece(number): number for number in range(len(pieces))}
+    if path.name == "vocab.json":
+        return {str(token): int(number) for token, number in json.loads(path.read_text("utf-8")).items()}
+    return Tokenizer.from_file(str(path)).get_vocab()

@@ -13,7 +13,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-MAX_TEXT_LENGTH = 512  # tokens, of a text tower whose config names no limit
+from hf_tripletclip.layouts.configs import text_positions
 
 
 class ArchitectureMixin:
@@ -87,12 +87,7 @@ class ArchitectureMixin:
     @property
     def max_text_length(self) -> int:
         """How many tokens the text tower takes, special tokens included."""
-        positions = getattr(self.config.text_config, "max_position_embeddings", MAX_TEXT_LENGTH)
-        for name, module in self.text_model.named_modules():
-            # Towers of RoBERTa's kind number positions from behind the padding's id.
-            if "position_embedding" in name and getattr(module, "padding_idx", None) is not None:
-                positions -= module.padding_idx + 1
-        return int(positions)
+        return text_positions(self.text_model, self.config.text_config)
 
     @property
     def image_size(self) -> int | None:
