@@ -13,6 +13,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nothing asks the real Hub, whose client would try again for half a minute where there is no network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from tests.loopback_hub import LoopbackHub
 
 
