@@ -275,3 +275,10 @@ def test_two_towers_make_a_dual_encoder(folders, tmp_path):
 
 def test_every_architecture_is_tried_here():
     assert {name.replace("dual_encoder", "vision-text-dual-encoder") for name in FAMILIES} == set(ARCHITECTURES)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    for load in (AutoTripletModel.from_pretrained, TripletDualEncoderModel.from_pretrained, load_clip_like):
+        with pytest.raises(OSError, match=r"holds no model: it has none of config\.json, text-encoder/config\.json"):
+            load(tmp_path)

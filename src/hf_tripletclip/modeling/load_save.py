@@ -15,7 +15,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
 from hf_tripletclip.layouts import adapters
-from hf_tripletclip.layouts.files import CONNECTION_ARGUMENTS, HUB_ARGUMENTS, Layout, detect, hub_arguments, reader_of
+from hf_tripletclip.layouts.files import (
+    CONNECTION_ARGUMENTS,
+    HUB_ARGUMENTS,
+    LAYOUT_FILES,
+    Layout,
+    detect,
+    hub_arguments,
+    reader_of,
+)
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting
 
 if TYPE_CHECKING:
@@ -84,6 +92,8 @@ class LoadSaveMixin(_Model):
         if source is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(source, *model_args, **kwargs)
         layout = detect(source, **kwargs)
+        if layout is None and kwargs.get("config") is None and kwargs.get("gguf_file") is None:
+            raise OSError(f"{os.fspath(source)} holds no model: it has none of {', '.join(LAYOUT_FILES)}.")
         if _is_clip(cls) and (read := reader_of(layout)) is not None:
             config, state_dict, kwargs = read(source, **kwargs)
             loaded: Any = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
