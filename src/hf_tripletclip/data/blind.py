@@ -38,13 +38,13 @@ def blind_score(positives: Sequence[str], negatives: Sequence[str], *, seed: int
     words = sorted(sorted(occurring), key=occurring.__getitem__, reverse=True)[:MAX_WORDS]
     column = {word: index for index, word in enumerate(words)}
     features = torch.zeros(len(positives), len(words) + 2)
-    for row, pair in enumerate(zip(positives, negatives, strict=True)):
-        for sign, caption in zip((1.0, -1.0), pair, strict=True):
-            for word, count in Counter(caption.split()).items():
-                if word in column:
-                    features[row, column[word]] += sign * count
-            features[row, -2] += sign * len(caption.split())
-            features[row, -1] += sign * len(caption) / 10
+    for sign, captions in ((1.0, positives), (-1.0, negatives)):
+        split = [caption.split() for caption in captions]
+        places = [(row, column[word]) for row, said in enumerate(split) for word in said if word in column]
+        if places:
+            features.index_put_(tuple(torch.tensor(places).T), torch.tensor(sign), accumulate=True)
+        features[:, -2] += sign * torch.tensor([float(len(said)) for said in split])
+        features[:, -1] += sign * torch.tensor([len(caption) / 10 for caption in captions])
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     fitted, tried = features[order].tensor_split(2)
     weights = torch.zeros(features.shape[1], requires_grad=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import random
@@ -73,6 +74,11 @@ def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[S
         return positive, negative, kind
 
 
+@functools.lru_cache(maxsize=1 << 10)  # the stages of a generation ask for the same row in turn
+def _kept_row(split: str, index: int, seed: int, nouns: tuple[str, ...]) -> tuple[Scene, Scene, str]:
+    return make_row(split, index, seed, nouns)
+
+
 def shards_of(rows: int) -> list[tuple[int, int]]:
     """The first row and the end (exclusive) of each shard of a split."""
     count = min(rows, MAX_SHARDS)
@@ -90,8 +96,10 @@ def make_example(
     split: str, index: int, seed: int, nouns: Sequence[str], image_size: int, columns: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Row `index` of a split as the dataset holds it. `columns` limits it to what is needed: drawing takes time."""
-    positive, negative, kind = make_row(split, index, seed, nouns)
     key = f"scenes-{split}-{index:06d}"
+    if columns is not None and set(columns) <= {ID}:
+        return dict.fromkeys(columns, key)
+    positive, negative, kind = _kept_row(split, index, seed, tuple(nouns))
 
     def drawn(scene: Scene, column: str) -> dict[str, Any]:
         return {"bytes": png_bytes(draw_scene(scene, image_size, stable_hash(key, column))), "path": None}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Sequence
@@ -129,14 +130,9 @@ def sample_scene(rng: random.Random, nouns: Sequence[str], objects: int) -> Scen
     says_size = rng.random() < 0.4
     things: list[Thing] = []
     for _ in range(objects):
-        things.append(
-            sample_thing(
-                rng,
-                unrelated(nouns, (thing.noun for thing in things)),
-                [colour for colour in COLOURS if all(colour != thing.colour for thing in things)],
-                says_size,
-            )
-        )
+        used = [thing.colour for thing in things]
+        colours = [colour for colour in COLOURS if colour not in used]
+        things.append(sample_thing(rng, unrelated(nouns, (thing.noun for thing in things)), colours, says_size))
     relation = pick(rng, tuple(RELATIONS))
     return Scene(
         objects=tuple(things),
@@ -155,4 +151,9 @@ def stable_hash(*parts: object) -> int:
 
 def is_held_out(scene: Scene) -> bool:
     """Whether the scene has one of the held-out (noun, colour) combinations, a tenth of all: training shows none."""
-    return any(stable_hash("held out", thing.noun, thing.colour) % 10 == 0 for thing in scene.objects)
+    return any(_is_held_out(thing.noun, thing.colour) for thing in scene.objects)
+
+
+@functools.cache
+def _is_held_out(noun: str, colour: str) -> bool:
+    return stable_hash("held out", noun, colour) % 10 == 0

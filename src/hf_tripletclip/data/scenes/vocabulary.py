@@ -36,7 +36,7 @@ _RELATED = {noun: {other for other in NOUNS if is_true_of(noun, other) or is_tru
 def unrelated(nouns: Sequence[str], present: Iterable[str]) -> list[str]:
     """The nouns that are not true of any noun that is present, and of which none of these is true."""
     excluded = set().union(*(_RELATED[noun] for noun in present))
-    return [noun for noun in nouns if noun not in excluded]
+    return [noun for noun in nouns if noun not in excluded] if excluded else list(nouns)
 
 
 # colour -> RGB of the fill

@@ -21,9 +21,10 @@ def is_english(caption: str) -> bool:
     Whether a caption may be English. It says no only if that is clear: most letters are of another script, small
     words of other languages outnumber those of English, or WordNet knows few of the words.
     """
-    letters = [sign for sign in caption if sign.isalpha()]
-    if sum(unicodedata.name(sign, "").startswith("LATIN") for sign in letters) < len(letters) / 2:
-        return False
+    if not caption.isascii():  # else all letters are Latin
+        letters = [sign for sign in caption if sign.isalpha()]
+        if sum(unicodedata.name(sign, "").startswith("LATIN") for sign in letters) < len(letters) / 2:
+            return False
     found = find_words(caption)
     english, foreign = (len(set(found) & small) for small in (ENGLISH, FOREIGN))
     if foreign > max(english, 1):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from hf_tripletclip.generation.captions.english import lexicon, words
@@ -55,21 +56,29 @@ DECIDING = ("kite", "board", "vehicle", "animal", "person", "clothing", "food", 
 
 def replace_object(parsed: Parsed) -> Iterator[Site]:
     """A noun becomes a co-hyponym: "a dog on a bench" to "a fox on a bench"."""
+    present = set(parsed.words)
     for number, (phrase, noun) in enumerate(zip(parsed.phrases, parsed.nouns, strict=True)):
         if noun is None or not _replaceable(parsed, number):
             continue
+        sexes = [sex for sex in (words("men"), words("women")) if parsed.pronouns and noun.base in sex]
+        young = not words("young").isdisjoint(parsed.words[phrase.start : phrase.head])
         options = []
         for word in replacements(noun.base, noun.entry.group.name, noun.entry.alike):
-            sexes = [sex for sex in (words("men"), words("women")) if noun.base in sex]
-            if sexes and parsed.pronouns and not any(word in sex for sex in sexes):
+            if sexes and not any(word in sex for sex in sexes):
                 continue
-            if words("young") & set(parsed.words[phrase.start : phrase.head]) and word in ("man", "woman"):
+            if young and word in ("man", "woman"):
                 continue
-            many = plural(word)
-            if not {word, many, *word.split(), *many.split()} & set(parsed.words):
-                options.append(((phrase.head, phrase.stop, many if noun.plural else word),))
+            if _words_of(word).isdisjoint(present):
+                options.append(((phrase.head, phrase.stop, plural(word) if noun.plural else word),))
         if options:
             yield Site(tuple(options))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _words_of(noun: str) -> frozenset[str]:
+    """A noun or compound and its plural, whole and word by word."""
+    many = plural(noun)
+    return frozenset((noun, many, *noun.split(), *many.split()))
 
 
 def _replaceable(parsed: Parsed, number: int) -> bool:
@@ -226,10 +235,12 @@ def _other_number(parsed: Parsed, index: int) -> Iterator[Site]:
 def replace_relation(parsed: Parsed) -> Iterator[Site]:
     """A preposition becomes another: "under a table" to "on top of a table"."""
     taken: set[int] = set()
+    places: dict[str, list[int]] = {}
+    for index, word in enumerate(parsed.words):
+        places.setdefault(word, []).append(index)
     for relation, wants, options in lexicon.RELATIONS:
-        size = len(relation)
-        for start in range(len(parsed.words) - size + 1):
-            stop = start + size
+        for start in places.get(relation[0], ()):
+            stop = start + len(relation)
             if tuple(parsed.words[start:stop]) != relation or taken & set(range(start, stop)):
                 continue
             if _relation_fits(parsed, start, stop, wants):

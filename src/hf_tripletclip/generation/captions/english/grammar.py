@@ -36,15 +36,12 @@ LISTED = 30.0  # is added to the count of a noun that captions often have
 
 @dataclass(frozen=True)
 class Token:
-    """A word or a mark, and the index of its text in the pieces of the caption."""
+    """A word or a mark, the index of its text in the pieces of the caption, and the text in small letters."""
 
     text: str
     tag: str
     piece: int
-
-    @property
-    def word(self) -> str:
-        return self.text.lower().replace("’", "'")
+    word: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ def tag(caption: str) -> tuple[list[str], list[Token]]:
     for number, index in enumerate(where):
         text = pieces[index]
         following = pieces[where[number + 1]].lower() if number + 1 < len(where) else ""
-        tokens.append(Token(text, _tag_of(text.lower().replace("’", "'"), tokens, following), index))
+        word = text.lower().replace("’", "'")
+        tokens.append(Token(text, _tag_of(word, tokens, following), index, word))
     return pieces, tokens
 
 
@@ -169,6 +167,7 @@ def _tag_of(word: str, before: Sequence[Token], following: str) -> str:
     return ADJ if adjective else ADV if adverb else OTHER
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _may_be_nominal(word: str) -> bool:
     """Whether a noun phrase may go on with the word."""
     if not word or not word[0].isalnum() or word in CLOSED:

@@ -180,6 +180,7 @@ def is_person(word: str) -> bool:
     return noun is not None and noun.isa("person")
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def is_compound(word: str, noun: str) -> bool:
     """Whether WordNet lists the attribute with the noun, and captions mean that: "black bear", "green beans"."""
     if noun in words("literal"):
