@@ -75,7 +75,9 @@ class TripletConfigMixin(_Config):
         except (OSError, ImportError, MemoryError, ConfigError):
             raise
         except Exception as error:  # raised by whatever in transformers first uses a value
-            raise ConfigError(f"{_shown(source)} describes no {name_of(kind)}: {one_line(error)}. {REMEDY}") from error
+            raise ConfigError(
+                f"{_shown(source)} describes no {name_of(kind)}: {reason_of(error)}. {REMEDY}"
+            ) from error
         if problem := problem_of(found[0] if isinstance(found, tuple) else found):
             raise ConfigError(f"{_shown(source)} describes no {name_of(kind)}: {problem}. {REMEDY}")
         return found
@@ -232,7 +234,7 @@ def _is_number(value: object) -> bool:
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
-def one_line(error: BaseException, length: int = 300) -> str:
+def reason_of(error: BaseException, length: int = 300) -> str:
     """What an error says, on one line, without a full stop."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"

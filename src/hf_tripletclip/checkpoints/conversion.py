@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from hf_tripletclip.checkpoints.load import load_clip_like
 from hf_tripletclip.checkpoints.merging import merged
-from hf_tripletclip.configuration import one_line
+from hf_tripletclip.configuration import reason_of
 from hf_tripletclip.layouts.files import OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, Layout, detect
 from hf_tripletclip.layouts.openclip import (
     BLOCK_NAMES,
@@ -171,7 +171,7 @@ def load_openclip(checkpoint: OpenClipCheckpoint, hidden_act: str | None = None)
     try:
         model = TripletCLIPModel(config)
     except (StrictDataclassError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(f"{checkpoint.weights} has sizes that make no CLIP: {one_line(error)}.") from error
+        raise ValueError(f"{checkpoint.weights} has sizes that make no CLIP: {reason_of(error)}.") from error
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or extra:

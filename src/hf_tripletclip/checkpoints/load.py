@@ -17,11 +17,11 @@ from huggingface_hub.utils import get_session, validate_repo_id
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from hf_tripletclip.configuration import ConfigError, one_line
+from hf_tripletclip.configuration import ConfigError, reason_of
 from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
 from hf_tripletclip.layouts.adapters import cannot_load, check_adapter_weights, check_base, read_base
 from hf_tripletclip.layouts.architectures import architecture_of
-from hf_tripletclip.layouts.configs import read_config, read_json_object
+from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
     LAYOUT_FILES,
@@ -34,6 +34,7 @@ from hf_tripletclip.layouts.files import (
 from hf_tripletclip.layouts.processor import check_processor, load_processor, read_processor
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting, no_report_of_what_is_refused
 from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel, TripletMixin
+from hf_tripletclip.utils.files import read_json_object
 
 logger = logging.get_logger(__name__)
 
@@ -111,7 +112,7 @@ def _load_other(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any
         raise
     except Exception as error:  # of all kinds of models
         raise ValueError(
-            f"{source}, a model of the type {config.model_type!r}, cannot be loaded: {one_line(error)}."
+            f"{source}, a model of the type {config.model_type!r}, cannot be loaded: {reason_of(error)}."
         ) from error
 
 
@@ -161,7 +162,7 @@ def _load_adapter(source: str, options: dict[str, Any], dtype: torch.dtype) -> t
     except (OSError, ImportError, MemoryError):
         raise
     except Exception as error:  # modules or shapes that the model does not have, a config that is none
-        raise ValueError(f"{source} is a PEFT adapter that does not fit {base}: {one_line(error)}.") from error
+        raise ValueError(f"{source} is a PEFT adapter that does not fit {base}: {reason_of(error)}.") from error
     if strange := [*loaded.missing_keys, *loaded.unexpected_keys]:
         raise ValueError(
             f"{source} is a PEFT adapter that does not fit {base}: {len(strange)} weights are missing or of another "

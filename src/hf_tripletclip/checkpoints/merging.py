@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_tripletclip.configuration import one_line
+from hf_tripletclip.configuration import reason_of
 
 LISTED = 3  # names in a message
 
@@ -77,4 +77,4 @@ def merged(model: Any) -> Any:
     try:
         return model.merge_and_unload()
     except (NotImplementedError, AttributeError, ValueError) as error:
-        raise ValueError(f"the PEFT adapter cannot be merged into its model: {one_line(error)}.") from error
+        raise ValueError(f"the PEFT adapter cannot be merged into its model: {reason_of(error)}.") from error

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_tripletclip.layouts.configs import read_json_object
 from hf_tripletclip.layouts.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_FILE, LOGIT_SCALE_FILE, find_file
 from hf_tripletclip.layouts.weights import check_kind_of_file, check_weights, damaged
+from hf_tripletclip.utils.files import read_json_object
 
 LOGIT_SCALE, LOGIT_BIAS = "logit_scale", "logit_bias"  # the tensors in `LOGIT_SCALE_FILE`
 

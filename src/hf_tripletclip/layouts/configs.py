@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
-from hf_tripletclip.configuration import ConfigError, one_line, without_implementations
+from hf_tripletclip.configuration import ConfigError, reason_of, without_implementations
 
 MAX_TEXT_LENGTH = 512  # tokens, of a text tower whose config names no limit
-
-
-def read_json_object(path: str | os.PathLike[str], shown: str | None = None) -> dict[str, Any]:
-    """
-    A file that holds a JSON object.
-
-    Args:
-        path (`str` or `os.PathLike`): The file.
-        shown (`str`, *optional*): What an error calls it; its path by default.
-
-    Raises:
-        ValueError: It does not, or it is nested too deeply.
-        OSError: It cannot be read.
-    """
-    shown = os.fspath(path) if shown is None else shown
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{shown} is not valid JSON: {one_line(error)}.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{shown} must hold a JSON object, it holds a {type(content).__name__}.")
-    return content
 
 
 def read_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
@@ -64,7 +41,7 @@ def read_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedCon
         raise
     except (Exception, StrictDataclassError) as error:  # what a config of any kind meets with
         raise ConfigError(
-            f"the config.json of {source} describes no model that can be loaded: {one_line(error)}."
+            f"the config.json of {source} describes no model that can be loaded: {reason_of(error)}."
         ) from error
     forget_implementations(config)
     return config

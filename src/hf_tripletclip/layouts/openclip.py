@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from hf_tripletclip.configuration import TripletCLIPConfig, one_line
+from hf_tripletclip.configuration import TripletCLIPConfig, reason_of
 from hf_tripletclip.data.tokenizer import default_image_processor
-from hf_tripletclip.layouts.configs import read_json_object
 from hf_tripletclip.layouts.files import OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, TOKENIZER_FILES, Layout, detect, find_file
 from hf_tripletclip.layouts.openclip_config import (
     check_settings,
@@ -30,6 +29,7 @@ from hf_tripletclip.layouts.openclip_config import (
     tower,
 )
 from hf_tripletclip.layouts.weights import WEIGHTS_SUFFIXES, read_weights
+from hf_tripletclip.utils.files import read_json_object
 
 ACTIVATIONS = ("gelu", "quick_gelu")
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}  # of ViT-H, ViT-g and ViT-bigG's image towers; all others have 64
@@ -338,7 +338,7 @@ def _read_tokenizer(folder: Path) -> CLIPTokenizer:
     except OSError:
         raise
     except Exception as error:  # of the tokenizers library, which raises them as they are
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {one_line(error)}.") from error
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {reason_of(error)}.") from error
 
 
 def is_clips_tokenizer(tokenizer: Any) -> bool:

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoProcessor, CLIPProcessor
 from transformers.utils import logging
 
-from hf_tripletclip.configuration import one_line
+from hf_tripletclip.configuration import reason_of
 from hf_tripletclip.data.tokenizer import end_token_id
-from hf_tripletclip.layouts.configs import read_config, read_json_object
+from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
     PROCESSOR_FILES,
@@ -26,6 +26,7 @@ from hf_tripletclip.layouts.files import (
     find_file,
 )
 from hf_tripletclip.layouts.published import text_encoder_config
+from hf_tripletclip.utils.files import read_json_object
 
 logger = logging.get_logger(__name__)
 
@@ -121,7 +122,7 @@ def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> 
     except (OSError, MemoryError):
         raise
     except Exception as error:  # of whatever reads its settings
-        raise ValueError(f"the processor of {source} cannot be read: {one_line(error)}.") from error
+        raise ValueError(f"the processor of {source} cannot be read: {reason_of(error)}.") from error
     return processor
 
 

@@ -24,8 +24,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.utils import cached_file, logging
 
-from hf_tripletclip.configuration import TripletCLIPConfig, one_line, problem_of, without_implementations
-from hf_tripletclip.layouts.configs import read_json_object
+from hf_tripletclip.configuration import TripletCLIPConfig, problem_of, reason_of, without_implementations
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
     HUB_ARGUMENTS,
@@ -35,6 +34,7 @@ from hf_tripletclip.layouts.files import (
     hub_arguments,
 )
 from hf_tripletclip.layouts.weights import check_kind_of_file, check_tensors
+from hf_tripletclip.utils.files import read_json_object
 
 logger = logging.get_logger(__name__)
 
@@ -137,7 +137,7 @@ def _config(source: str | os.PathLike[str], hub: dict[str, Any]) -> TripletCLIPC
             towers[folder] = config_class(**{name: value for name, value in fields.items() if name in known})
         except (StrictDataclassError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{folder}/{CONFIG_FILE} of {source} does not describe an encoder: {one_line(error)}."
+                f"{folder}/{CONFIG_FILE} of {source} does not describe an encoder: {reason_of(error)}."
             ) from error
     text, vision = towers[TEXT_FOLDER], towers[VISION_FOLDER]
     if text.projection_dim != vision.projection_dim:

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from hf_tripletclip.configuration import ConfigError
-from hf_tripletclip.layouts.configs import read_json_object
 from hf_tripletclip.layouts.files import find_file
+from hf_tripletclip.utils.files import read_json_object
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights

@@ -10,9 +10,9 @@ from typing import Any
 
 from hf_tripletclip.layouts.adapters import cannot_load, check_base, read_base
 from hf_tripletclip.layouts.architectures import ARCHITECTURES, Architecture, architecture_of, supported
-from hf_tripletclip.layouts.configs import read_json_object
 from hf_tripletclip.layouts.files import CONFIG_FILE, CONNECTION_ARGUMENTS, Layout, detect, find_file
 from hf_tripletclip.modeling.forward import TripletMixin
+from hf_tripletclip.utils.files import read_json_object
 
 
 class AutoTripletModel:

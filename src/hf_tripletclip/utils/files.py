@@ -42,34 +42,44 @@ def read_text(path: str | os.PathLike[str], name: str | None = None) -> str:
         raise ValueError(f"{name or path} is not UTF-8: byte {error.start}: {error.reason}") from error
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], shown: str | None = None) -> Any:
     """
     Read a JSON file.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        shown (`str`, *optional*): What an error calls it; its path by default.
 
     Raises:
         OSError: The file does not exist or cannot be read.
         ValueError: The file is not valid JSON; the message says where.
     """
-    text = read_text(path)
+    shown = os.fspath(path) if shown is None else shown
+    text = read_text(path, shown)
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{shown} is not valid JSON: {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{path} is not valid JSON: it is nested too deeply") from error
+        raise ValueError(f"{shown} is not valid JSON: it is nested too deeply") from error
 
 
-def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike[str], shown: str | None = None) -> dict[str, Any]:
     """
     Read a file that holds a JSON object.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        shown (`str`, *optional*): What an error calls it; its path by default.
 
     Raises:
         OSError: The file does not exist or cannot be read.
         ValueError: The file is not valid JSON, or not an object.
     """
-    content = read_json(path)
+    shown = os.fspath(path) if shown is None else shown
+    content = read_json(path, shown)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(content).__name__}.")
+        raise ValueError(f"{shown} must hold a JSON object, it holds a {type(content).__name__}.")
     return content
 
 

@@ -21,10 +21,11 @@ from hf_tripletclip.data.decoding import BrokenValue, decode_caption
 from hf_tripletclip.data.schema import ID, NEG_CAPTION, NEG_IMAGE, SEED
 from hf_tripletclip.generation.images.encoding import check_encoding, encode_image, image_problem
 from hf_tripletclip.generation.stage import ERROR, Batch, Stage, row_seed
-from hf_tripletclip.layouts.configs import read_config, read_json_object
+from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.files import find_file
 from hf_tripletclip.utils.devices import check_dtype, loading, no_progress_bars, pick_device, pick_dtype
 from hf_tripletclip.utils.extras import optional_imports
+from hf_tripletclip.utils.files import read_json_object
 
 # What the stage itself gives to a pipeline, so `pipeline_kwargs` must not.
 GIVEN = frozenset(
