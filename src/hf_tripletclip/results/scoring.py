@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scoring rules, written once: who wins a comparison, means, intervals, paired differences.
+"""The scoring rules: who wins a comparison, means, intervals, paired differences.
 
 Scores are cosines of L2-normalised embeddings, in float32 even if the model encodes in another precision. **The first
 score of a comparison must be strictly greater; a tie is wrong**, so a collapsed model scores zero, and the share of
-rows with a tie is reported beside the metrics.
+rows with a tie is reported beside the metrics. On tensors the same rule stands in `evaluation/triplets.py` and
+`evaluation/recall.py`.
 
 Intervals are percentiles of a bootstrap that draws clusters, not rows, because rows that share an image are not
 independent. If all draws are the same, for example because all rows are right, they are Wilson's intervals with as
