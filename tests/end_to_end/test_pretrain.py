@@ -14,10 +14,15 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import CLIPModel
 
-from hf_tripletclip import load_scenes
+from hf_tripletclip import load_processor, load_scenes
 from hf_tripletclip.data import build_processor
+from hf_tripletclip.evaluation.encoder import Encoder
+from hf_tripletclip.evaluation.registry import build_benchmark
+from hf_tripletclip.results.result import main_metrics
 from hf_tripletclip.training.checkpointing import is_complete
+from hf_tripletclip.training.launch import ACCELERATE_CONFIGS
 from tests.end_to_end.conftest import ACCELERATE, QUIET, TWO_PROCESSES, losses
 from tests.loopback_hub import run_command
 from tests.training.test_overlap import data as pictures
@@ -246,6 +251,39 @@ def test_the_command_starts_two_processes_itself(example, reference, tmp_path):
     subprocess.run(command, check=True, env=example.environment, timeout=300, capture_output=True)
     assert "| world_size | 2 |" in (tmp_path / "run" / "README.md").read_text()
     assert losses(tmp_path / "run") == pytest.approx(losses(reference), rel=2e-4)
+
+
+def test_the_command_shards_a_model(example, tmp_path):
+    """Its benchmarks in training are those of the model that it saves."""
+    launcher = [sys.executable, "-m", "hf_tripletclip.cli", "train"]
+    config = tmp_path / "fsdp2.yaml"
+    config.write_text((ACCELERATE_CONFIGS / "fsdp2.yaml").read_text().replace("precision: bf16", 'precision: "no"'))
+    benchmarks = {"triplets": {"data": "scenes", "max_rows": 9}, "zeroshot": {"data": "scenes", "max_rows": 9}}
+    flags = [
+        "--accelerate_config",
+        str(config),
+        "--num_processes",
+        "2",
+        "--max_steps",
+        "4",
+        "--save_strategy",
+        "steps",
+    ]
+    flags += ["--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2"]
+    command = [*launcher, *example.command(tmp_path / "run", *flags, "--eval_benchmarks", json.dumps(benchmarks))[2:]]
+    subprocess.run(command, check=True, env=example.environment, timeout=300, capture_output=True)
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    evaluated = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    assert [entry["step"] for entry in evaluated] == [2, 4]
+    assert (tmp_path / "run" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()
+    encoder = Encoder(CLIPModel.from_pretrained(tmp_path / "run"), load_processor(tmp_path / "run"), progress=False)
+    assert encoder.model.logit_scale.shape == ()
+    for name, options in benchmarks.items():
+        result = build_benchmark(name, options=options)(encoder)
+        for metric in main_metrics(result):
+            expected = pytest.approx(result.metrics[metric], abs=1e-6)
+            assert evaluated[-1][f"eval_{name}_{metric}"] == expected, metric
+    assert "accuracy" in json.loads((tmp_path / "run" / "evaluation_after.json").read_text())["metrics"]
 
 
 def test_a_mistake_in_two_processes_ends_the_command(example, tmp_path):

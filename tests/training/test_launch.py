@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from hf_tripletclip.training import launch as module
 from hf_tripletclip.training.launch import ACCELERATE_CONFIGS, launch
@@ -42,10 +45,35 @@ def test_an_accelerate_config_is_a_name_or_a_file(started, tmp_path, capsys):
     ):
         assert launch(["--accelerate_config", given])
         assert started.pop()[0] == ["--config_file", str(file)]
-    with pytest.raises(FileNotFoundError, match="give a YAML file, or one of multi_gpu, two_machines"):
+    with pytest.raises(
+        FileNotFoundError, match="give a YAML file, or one of fsdp2, multi_gpu, multi_node, single_gpu, zero2, zero3"
+    ):
         launch(["--accelerate_config", "gpus"])
-    assert launch(["--accelerate_config", "two_machines", "--print_config"])
-    assert capsys.readouterr().out == (ACCELERATE_CONFIGS / "two_machines.yaml").read_text()
+    assert launch(["--accelerate_config", "multi_node", "--print_config"])
+    assert capsys.readouterr().out == (ACCELERATE_CONFIGS / "multi_node.yaml").read_text()
+
+
+@pytest.mark.parametrize("file", sorted(ACCELERATE_CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_the_ready_files(file, monkeypatch):
+    """As `accelerate launch` reads them; it refuses keys that it does not know."""
+    config = load_config_from_file(str(file))
+    kinds = {"single_gpu": "NO", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
+    assert config.distributed_type == kinds.get(file.stem, "MULTI_GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr("accelerate.commands.launch.is_deepspeed_available", lambda: True)
+    command = launch_command_parser().parse_args(["--config_file", str(file), "train.py"])
+    args, *_ = _validate_launch_command(command)
+    assert args.num_processes == {"single_gpu": 1, "multi_node": 16}.get(file.stem, 8)
+    assert args.num_machines == (2 if file.stem == "multi_node" else 1)
+    assert args.mixed_precision == "bf16"
+    if file.stem == "fsdp2":
+        assert (args.use_fsdp, int(args.fsdp_version), args.fsdp_state_dict_type) == (True, 2, "SHARDED_STATE_DICT")
+        assert not args.fsdp_cpu_ram_efficient_loading
+        assert str(args.fsdp_reshard_after_forward).lower() == "true"
+        assert args.fsdp_transformer_layer_cls_to_wrap is None  # found by the model's type
+    if file.stem.startswith("zero"):
+        assert (args.use_deepspeed, args.zero_stage) == (True, int(file.stem[-1]))
+        assert args.zero3_init_flag in (False, "false")
 
 
 def test_the_configuration_may_ask_for_them(started, tmp_path, monkeypatch):

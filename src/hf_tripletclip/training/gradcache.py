@@ -70,7 +70,7 @@ def of_whole_batch(core: TripletMixin, batch: Batch) -> tuple[Batch, WholeBatch]
     return batch, WholeBatch(masks, contents, labels)
 
 
-def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
+def split_batch(batch: Batch, mini_batch_size: int, passes: int | None = None) -> list[Batch]:
     """
     Cut a batch into mini-batches.
 
@@ -78,17 +78,26 @@ def split_batch(batch: Batch, mini_batch_size: int) -> list[Batch]:
         batch (`dict`): Tensors by name. Those of the positives have B rows. Those of the negatives may have another
             number, which is cut in proportion: the towers embed each row by itself.
         mini_batch_size (`int`): Positive rows per mini-batch; it need not divide B.
+        passes (`int`, *optional*): How many mini-batches, at least as many as it takes: the last ones have no rows.
     """
     rows = len(batch["pixel_values"])
+    number = passes_of(rows, mini_batch_size) if passes is None else passes
     return [
         {
-            name: value[start * len(value) // rows : min(start + mini_batch_size, rows) * len(value) // rows]
+            name: value[start * len(value) // max(rows, 1) : end * len(value) // max(rows, 1)]
             if isinstance(value, torch.Tensor)
             else value
             for name, value in batch.items()
         }
-        for start in range(0, rows, mini_batch_size)
+        for start, end in (
+            (min(index * mini_batch_size, rows), min((index + 1) * mini_batch_size, rows)) for index in range(number)
+        )
     ]
+
+
+def passes_of(rows: int, mini_batch_size: int) -> int:
+    """How many mini-batches it takes."""
+    return -(-rows // mini_batch_size)
 
 
 def cached_backward(
@@ -102,6 +111,7 @@ def cached_backward(
     loss_weight: float = 1.0,
     teach: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    passes: int | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
     Accumulate the gradients of the objective over the whole batch into the parameters.
@@ -118,12 +128,14 @@ def cached_backward(
         teach (`Callable`, *optional*): Gives the teacher's embeddings of a mini-batch by role, for distillation.
         autocast (`Callable`, *optional*): Gives the context in which the objective's decoder computes, as inside the
             model.
+        passes (`int`, *optional*): As of `split_batch`: processes that each hold a part of the model must run it
+            equally often.
 
     Returns:
         The loss, shape `()`, detached and not weighted, and the parts of the objective by name.
     """
     batch, whole_batch = of_whole_batch(core, batch)
-    mini_batches = split_batch(batch, mini_batch_size)
+    mini_batches = split_batch(batch, mini_batch_size, passes)
 
     # (1) no graph; the random state is kept for (3)
     states: list[RandomState] = []
@@ -168,10 +180,11 @@ def loss_in_mini_batches(
     *,
     mini_batch_size: int,
     teach: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
+    passes: int | None = None,
 ) -> torch.Tensor:
     """The objective's loss over a whole batch, without gradients; arguments as of `cached_backward`."""
     batch, whole_batch = of_whole_batch(core, batch)
-    mini_batches = split_batch(batch, mini_batch_size) or [batch]  # one without rows, if other processes have some
+    mini_batches = split_batch(batch, mini_batch_size, passes) or [batch]  # one without rows, if others have
     embedded = _embed(model, mini_batches, teach)
     whole = {name: torch.cat(parts) for name, parts in embedded.pieces.items()}
     with torch.no_grad():

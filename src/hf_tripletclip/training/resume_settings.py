@@ -59,7 +59,7 @@ LISTED = ("max_steps", "num_train_epochs")
 FIXED = _names(
     """
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules
-    weight_decay adam_beta1 adam_beta2 adam_epsilon deepspeed fsdp fsdp_config
+    weight_decay adam_beta1 adam_beta2 adam_epsilon deepspeed fsdp fsdp_config state_dict_type
     objective objective_kwargs logit_scale_max retention_metric metric_for_best_model greater_is_better
     train_text train_vision train_projections train_logit_scale load_in_4bit
     lora_r lora_alpha lora_dropout lora_target_modules use_dora use_rslora
@@ -164,6 +164,9 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     stream = isinstance(trainer.train_dataset, torch.utils.data.IterableDataset)
     if stream:  # its workers read different shards
         found["dataloader_num_workers"] = args.dataloader_num_workers
+    if trainer.is_fsdp_enabled:  # the launcher may have asked for it
+        kind = trainer.accelerator.state.fsdp_plugin.state_dict_type
+        found |= {"fsdp": True, "state_dict_type": kind.name}  # of which kind the files of the checkpoint are
     found["rows_by_process"] = stream or not across or _has_dropout(trainer.model)
     if _has_dropout(trainer.model):
         found["mini_batch_size"] = args.mini_batch_size

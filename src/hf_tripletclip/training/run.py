@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -55,6 +56,7 @@ from hf_tripletclip.training.script_arguments import (
     check_data_is_named,
     parse_arguments,
 )
+from hf_tripletclip.training.sharding import gathered
 from hf_tripletclip.training.steps import TrainingStoppedError
 from hf_tripletclip.training.towers import (
     check_lora_is_used,
@@ -238,8 +240,8 @@ def _run(
 
     # The saved model is evaluated. Other machines may not see it, but their processes hold the same weights.
     in_memory = args.world_size > 1 and not trainer.is_deepspeed_enabled
-    final = trainer.model if in_memory else load_clip_like(output_dir)[0]
-    after = None if test is None else evaluate(final)
+    with gathered(trainer) if in_memory else contextlib.nullcontext(load_clip_like(output_dir)[0]) as final:
+        after = None if test is None else evaluate(final)
     run = RunRecord(
         output_dir=Path(output_dir),
         config=trainer.core.config,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,12 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers.utils import logging
 
 from hf_tripletclip.evaluation.encoder import evaluation_mode
 from hf_tripletclip.training.checkpointing import last_complete_checkpoint
-from hf_tripletclip.training.gradcache import cached_backward, loss_in_mini_batches
+from hf_tripletclip.training.gradcache import cached_backward, loss_in_mini_batches, passes_of
 from hf_tripletclip.training.training_batches import (
     EVERYONE,
     batch_digests,
@@ -154,6 +156,8 @@ class Steps:
             set_optimizer_mode()
         weight = 1.0 / trainer.current_gradient_accumulation_steps
         trainer.core.objective.step = trainer.state.global_step
+        # FSDP2 would keep whole gradients for as long as it does not average them, so it does so in each mini-batch.
+        keep = functools.partial(trainer.accelerator.no_sync, model)
         with trainer.compute_loss_context_manager():
             loss, parts = cached_backward(
                 model,
@@ -161,16 +165,24 @@ class Steps:
                 model_inputs(inputs),
                 mini_batch_size=mini_batch_size,
                 backward=trainer.accelerator.backward,
-                no_sync=functools.partial(trainer.accelerator.no_sync, model),
+                no_sync=contextlib.nullcontext if trainer.is_fsdp_enabled else keep,
                 loss_weight=weight,
                 teach=None if trainer.teacher is None else trainer.teacher.bound_to(trainer.bare(model)),
                 autocast=trainer.accelerator.autocast,
+                passes=self._passes(inputs, mini_batch_size),
             )
         self.parts.add(parts)
         every = trainer.args.torch_empty_cache_steps
         if every is not None and trainer.state.global_step % every == 0:
             clear_device_cache()
         return loss * weight
+
+    def _passes(self, batch: dict[str, Any], mini_batch_size: int) -> int | None:
+        """With FSDP2, how many mini-batches every process cuts its batch into: together they gather each layer."""
+        if not self.trainer.is_fsdp_enabled:
+            return None
+        own = torch.tensor([passes_of(rows_in(batch), mini_batch_size)], device=self.trainer.args.device)
+        return max(1, *self.trainer.accelerator.gather(own).tolist())
 
     @property
     def learned(self) -> bool:
@@ -203,7 +215,8 @@ class Steps:
         """
         when = f"after step {self.trainer.state.global_step}"
         trained = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
-        broken = sum(not bool(parameter.isfinite().all()) for parameter in trained)
+        parts = [one.to_local() if isinstance(one, DTensor) else one for one in trained]
+        broken = sum(not bool(part.isfinite().all()) for part in parts)
         name = f"number of tensors with weights that are not finite, of {len(trained)},"
         self.stop_together({name: broken} if broken else {}, when)
         if not self.trainer.is_deepspeed_enabled:  # it may not hold the whole model
@@ -214,7 +227,7 @@ class Steps:
     def loss_again(self, batch: dict[str, Any]) -> float:
         """The loss of a batch in evaluation mode, without gradients."""
         trainer = self.trainer
-        if rows_in(batch) == 0 and not trainer.shares_rows:
+        if rows_in(batch) == 0 and not trainer.shares_rows and not trainer.is_fsdp_enabled:
             return 0.0
         model = trainer.bare(trainer.model)
         size = trainer.args.mini_batch_size or trainer.args.per_device_train_batch_size
@@ -222,7 +235,10 @@ class Steps:
         inputs = model_inputs(trainer._prepare_inputs(batch))
         trainer.core.objective.step = None
         with evaluation_mode(model), trainer.accelerator.autocast():
-            return float(loss_in_mini_batches(model, trainer.core, inputs, mini_batch_size=size, teach=teach))
+            passes = self._passes(inputs, size)
+            return float(
+                loss_in_mini_batches(model, trainer.core, inputs, mini_batch_size=size, teach=teach, passes=passes)
+            )
 
     def stop_together(self, wrong: Mapping[str, float], when: str) -> None:
         """

@@ -33,6 +33,7 @@ from hf_tripletclip.training import (
     pushing,
     record,
     resuming,
+    sharding,
     teacher,
     trainer_setup,
     training_batches,
@@ -56,12 +57,11 @@ class TripletCLIPTrainer(Trainer):
     r"""
     Trains a [`TripletCLIPModel`], or what else [`AutoTripletModel`] loads, also inside a `PeftModel`.
 
-    All that [`~transformers.Trainer`] does keeps working, except FSDP, which refuses CLIP's scalar `logit_scale`. This
-    class adds: the objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound
-    on `logit_scale`, the parts of the loss in the log, compositional metrics and benchmarks (`eval_benchmarks`) at
-    every evaluation, checkpoints that are known to be complete, runs that resume exactly or are refused, and checks of
-    the data before training starts. With `cache_locked_towers` each image and caption goes once through a tower that
-    does not train.
+    All that [`~transformers.Trainer`] does keeps working, FSDP2 too but not FSDP1. This class adds: the objective's
+    loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on `logit_scale`, the parts
+    of the loss in the log, compositional metrics and benchmarks (`eval_benchmarks`) at every evaluation, checkpoints
+    that are known to be complete, runs that resume exactly or are refused, and checks of the data before training
+    starts. With `cache_locked_towers` each image and caption goes once through a tower that does not train.
 
     The weights are held in float32 (`weights_dtype`): a model in half precision is converted in place, with a warning.
     If a loss or a gradient norm is not finite, or if no row of a pass or of 100 batches in a row can be used, training
@@ -92,8 +92,8 @@ class TripletCLIPTrainer(Trainer):
         TypeError: The model is none that [`AutoTripletModel`] loads.
         OSError: The data of a benchmark is missing.
         ValueError: The objective or a benchmark is unknown, the processor is that of another model, a dataset is
-            empty, smaller than a batch or lacks a column that the objective needs, a batch has one row only, FSDP is
-            asked for, or gradient caching with DeepSpeed.
+            empty, smaller than a batch or lacks a column that the objective needs, a batch has one row only, FSDP1,
+            FSDP in one process, or gradient caching with DeepSpeed.
     """
 
     args: TripletCLIPTrainingArguments
@@ -115,6 +115,7 @@ class TripletCLIPTrainer(Trainer):
     ) -> None:
         core = trainer_setup.set_up_model(model, args, kwargs.get("compute_loss_func"))
         trainer_setup.use_one_gpu(args)
+        sharding.check_processes(args)
         kwargs |= evaluation.metric_functions(compute_metrics, kwargs.get("preprocess_logits_for_metrics"), args)
         data_collator, train_dataset, eval_dataset = trainer_setup.set_up_data(
             core, args, data_collator, train_dataset, eval_dataset, processing_class
@@ -149,6 +150,10 @@ class TripletCLIPTrainer(Trainer):
         trainer_setup.check_trainer(self)
         self.benchmarks = evaluation.make_benchmarks(args.benchmark_settings)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        sharding.use_on_cpus(self)
+
     @property
     def core(self) -> TripletMixin:
         """The model inside the wrappers of `accelerate` and `peft`."""
@@ -162,6 +167,13 @@ class TripletCLIPTrainer(Trainer):
     def shares_rows(self) -> bool:
         """Whether the rows of several processes are each other's negatives."""
         return self.args.world_size > 1 and self.core.objective.negatives_across_devices
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and self.is_fsdp_enabled:
+            sharding.own_groups(optimizer, sharding.kept_whole(self.model))
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only, as in OpenCLIP: no biases, no norms, no class embedding and no `logit_scale`."""
@@ -217,6 +229,10 @@ class TripletCLIPTrainer(Trainer):
             if checkpoint is not None and self.is_world_process_zero():
                 resuming.set_others_aside(checkpoint, str(self.args.output_dir))
             return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _prepare_for_training(self, *given: Any, **further: Any) -> Any:
+        with sharding.being_sharded(self):
+            return super()._prepare_for_training(*given, **further)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with checkpointing.reading_of(resume_from_checkpoint):
@@ -320,10 +336,12 @@ class TripletCLIPTrainer(Trainer):
         self.current_gradient_accumulation_steps = len(self.steps.batches) or self.current_gradient_accumulation_steps
         self.steps.count_repeated(inputs)
         # A process without rows takes part in what the others send and receive, which is the same either way.
-        if self.args.mini_batch_size is None or rows_in(inputs) == 0:
+        if self.args.mini_batch_size is None or (rows_in(inputs) == 0 and not self.is_fsdp_enabled):
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self.steps.cached_step(model, self._prepare_inputs(inputs), self.args.mini_batch_size)
+        if self.is_fsdp_enabled and self.accelerator.sync_gradients:
+            sharding.average_gradients(model)
         self.steps.losses.append(loss.detach())
         return loss
 
@@ -405,13 +423,15 @@ class TripletCLIPTrainer(Trainer):
         return (loss, None, None) if prediction_loss_only else (loss, embeddings, labels)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        sharding.check_evaluation(self)
         output = super().evaluation_loop(*args, **kwargs)
         locked_towers.flush_caches(self)
         if output.label_ids is not None:
             output = output._replace(label_ids=evaluation.kinds_in(output.label_ids))
         if self._benchmarks_due:  # once, and here, so that callbacks such as early stopping see the metrics
             self._benchmarks_due = False
-            metrics = evaluation.benchmark_metrics(self.benchmarks, self.core, self.processing_class, self.args)
+            with sharding.gathered(self) as model:
+                metrics = evaluation.benchmark_metrics(self.benchmarks, model, self.processing_class, self.args)
             metrics = {f"{self._evaluating}_{name}": value for name, value in metrics.items()}
             output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
@@ -458,6 +478,9 @@ class TripletCLIPTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with self.write_errors.caught():
+            if sharding.is_sharded(self.model) and not sharding.saves_whole_weights(self):
+                # Such checkpoints hold parts. The whole weights stand beside them, so that anything can open them.
+                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

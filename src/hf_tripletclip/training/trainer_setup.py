@@ -27,6 +27,7 @@ from hf_tripletclip.roles import ROLES
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.draws import collator_with_draws
 from hf_tripletclip.training.evaluation import check_metric_name, compositional_metrics
+from hf_tripletclip.training.sharding import check_sharding
 from hf_tripletclip.training.towers import hold_weights_in
 from hf_tripletclip.training.training_batches import columns_of
 from hf_tripletclip.utils.devices import computes_in_bfloat16
@@ -241,8 +242,7 @@ def check_trainer(trainer: Any) -> None:
     raw = isinstance(trainer.data_collator, TripletCollator)
     if args.benchmark_settings and trainer.processing_class is None:
         raise ValueError("`eval_benchmarks` need the model's processor: give it as `processing_class`.")
-    if trainer.is_fsdp_enabled:
-        raise ValueError("FSDP cannot shard a CLIP: it refuses scalar parameters such as `logit_scale`. Use DDP.")
+    check_sharding(trainer)
     if args.mini_batch_size is not None and trainer.is_deepspeed_enabled:
         raise ValueError(
             "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with DeepSpeed: unset "
