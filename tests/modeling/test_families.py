@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     DistilBertConfig,
@@ -103,6 +104,26 @@ def test_plain_transformers_opens_what_is_saved(folder, tmp_path):
     again = AutoTripletModel.from_pretrained(tmp_path)
     assert type(again) is type(model)
     assert again.config.objective == model.config.objective == type(model).config_class.objective
+
+
+def test_weights_are_loaded_by_their_names_in_files(folder):
+    """As `Trainer` reads a checkpoint, in one file or in several."""
+    weights = load_file(folder / "model.safetensors")
+    expected = AutoTripletModel.from_pretrained(folder).state_dict()
+    names = sorted(weights)
+    shards = [{name: weights[name] for name in part} for part in (names[::2], names[1::2])]
+    for parts, strict in (([weights], True), (shards, False)):
+        model = opened(folder)[0]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        for part in parts:
+            assert not model.load_state_dict(part, strict).unexpected_keys
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="strange"):
+        model.load_state_dict({**weights, "strange": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict(shards[0])
 
 
 def test_features_are_those_of_any_loader(folder):

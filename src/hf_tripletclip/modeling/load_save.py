@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
@@ -149,6 +152,22 @@ class LoadSaveMixin(_Model):
             hub = dict(load_config.download_kwargs if load_config else {}) | (kwargs.get("adapter_kwargs") or {})
             adapters.set_scale(self, adapters.read_scale(peft_model_id, **hub))
         return info
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """
+        As [`~torch.nn.Module.load_state_dict`]. Names and shapes may be those of a file, which differ for some types,
+        such as AltCLIP and DINOv2: `Trainer` reads the files of a checkpoint so, and would pass over those names.
+        """
+        own = self.state_dict()
+        if not own.keys() >= state_dict.keys() and get_model_conversion_mapping(self, add_legacy=False):
+            config = copy.deepcopy(self.config)
+            loaded: Any = type(self).from_pretrained(
+                None, config=config, state_dict=dict(state_dict), dtype=self.dtype, output_loading_info=True
+            )
+            model, info = loaded
+            found = {name: value for name, value in model.state_dict().items() if name not in info["missing_keys"]}
+            state_dict = found | {name: state_dict[name] for name in info["unexpected_keys"] if name in state_dict}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def save_pretrained(  # type: ignore[override]
         self,

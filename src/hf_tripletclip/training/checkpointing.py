@@ -269,7 +269,9 @@ def _fields(config: CLIPConfig) -> dict[str, Any]:
             fields |= {f"{name}.{inner}": part for inner, part in value.items()}
         else:
             fields[name] = value
-    incidental = ("architectures", "dtype", "transformers_version", "use_cache", "_name_or_path")  # Trainer sets some
+    # Trainer sets some, such as the ids of the tokenizer. Where a caption ends has its own check.
+    incidental = {"architectures", "dtype", "transformers_version", "use_cache", "_name_or_path"}
+    incidental |= {"bos_token_id", "pad_token_id"}
     return {name: value for name, value in fields.items() if name.rpartition(".")[2] not in incidental}
 
 
