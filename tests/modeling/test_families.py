@@ -126,6 +126,15 @@ def test_weights_are_loaded_by_their_names_in_files(folder):
         model.load_state_dict(shards[0])
 
 
+def test_token_embeddings_can_be_resized(folder):
+    model, processor = opened(folder)
+    size = model.get_input_embeddings().num_embeddings
+    expected = model(**pairs(model, processor)).text_embeds
+    model.resize_token_embeddings(size + 3)
+    assert model.get_input_embeddings().num_embeddings == model.config.text_config.vocab_size == size + 3
+    torch.testing.assert_close(model(**pairs(model, processor)).text_embeds, expected)
+
+
 def test_features_are_those_of_any_loader(folder):
     """What evaluation embeds."""
     model, processor = load_clip_like(folder)

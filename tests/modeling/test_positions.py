@@ -60,6 +60,22 @@ def test_a_stretched_model_is_an_ordinary_one(tmp_path, name):
             )
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip", "metaclip_2", "chinese_clip", "dual_encoder"])
+def test_long_captions_in_place(tmp_path, name):
+    """Without saving and loading: a BERT also has a table of token types, as long as that of positions."""
+    source = write_family(name, tmp_path / "source")
+    model, processor = AutoTripletModel.from_pretrained(source).eval(), load_processor(source)
+    stretch_positions(model, 40)
+    processor.tokenizer.model_max_length = 40
+    ids = tokenize(model, processor, [" ".join([CAPTIONS[0]] * 4)])
+    assert ids["input_ids"].shape[1] > LENGTH
+    model.save_pretrained(tmp_path / "target")
+    with torch.no_grad():
+        found = model.get_text_features(input_ids=ids["input_ids"]).pooler_output
+        again = AutoTripletModel.from_pretrained(tmp_path / "target").eval()
+        assert torch.equal(again.get_text_features(input_ids=ids["input_ids"]).pooler_output, found)
+
+
 def test_what_cannot_be_stretched(tmp_path):
     model = AutoTripletModel.from_pretrained(write_family("clip", tmp_path / "clip"))
     with pytest.raises(
@@ -71,5 +87,5 @@ def test_what_cannot_be_stretched(tmp_path):
     with pytest.raises(ValueError, match="needs more than 24 positions to interpolate; there are 24"):
         stretch_positions(model, 40, kept=24)
     roberta = AutoTripletModel.from_pretrained(write_family("altclip", tmp_path / "altclip"))
-    with pytest.raises(ValueError, match="positions of a AltCLIPTextModel are not those of a CLIP"):
+    with pytest.raises(ValueError, match="positions of AltCLIPTextModel are not those of a CLIP"):
         stretch_positions(roberta, 40)

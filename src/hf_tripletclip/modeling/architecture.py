@@ -95,6 +95,14 @@ class ArchitectureMixin:
         size = getattr(self.config.vision_config, "image_size", None)
         return max(size) if isinstance(size, (list, tuple)) else size
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings, so that `resize_token_embeddings` works; some classes of transformers name none."""
+        found: nn.Module = self.text_model.get_input_embeddings()
+        return found
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
     def dropout(self, tower: str) -> float:
         """The largest rate of dropout in a tower, `text` or `vision`, adapters included; 0 if there is none."""
         config = getattr(self.config, f"{tower}_config").to_dict()

@@ -63,13 +63,6 @@ class TripletDualEncoderModel(TripletMixin, VisionTextDualEncoderModel):
         for tower in (self.vision_model, self.text_model):
             tower.register_forward_hook(_check_pooled)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings, so that `resize_token_embeddings` works."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
-
     def forward(self, *args: Any, interpolate_pos_encoding: bool = False, **kwargs: Any) -> Any:
         """
         As [`TripletCLIPModel.forward`], without `interpolate_pos_encoding`, which transformers does not pass to these

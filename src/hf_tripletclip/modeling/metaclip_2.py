@@ -2,7 +2,6 @@
 """`TripletMetaClip2Model`: transformers' `MetaClip2Model` with a forward that takes hard negative pairs."""
 
 from huggingface_hub.dataclasses import strict
-from torch import nn
 from transformers import MetaClip2Config, MetaClip2Model
 
 from hf_tripletclip.configuration import TripletConfigMixin
@@ -28,10 +27,3 @@ class TripletMetaClip2Model(TripletMixin, MetaClip2Model):
 
     config_class = TripletMetaClip2Config
     config: TripletMetaClip2Config
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings, so that `resize_token_embeddings` works; `MetaClip2Model` names none."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)

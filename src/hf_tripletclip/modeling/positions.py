@@ -44,7 +44,7 @@ def stretch_positions(model: Any, length: int, kept: int = KEPT) -> None:
     ]
     if len(found) != 1 or found[0][1].num_embeddings != before:
         raise ValueError(
-            f"`max_text_length` is {length}, but the positions of a {type(model.text_model).__name__} are not those "
+            f"`max_text_length` is {length}, but the positions of {type(model.text_model).__name__} are not those "
             f"of a CLIP and cannot be stretched: it takes {before} tokens."
         )
     if before <= kept:
@@ -57,6 +57,8 @@ def stretch_positions(model: Any, length: int, kept: int = KEPT) -> None:
     setattr(parent, name.rpartition(".")[2], new)
     if isinstance(getattr(parent, "position_ids", None), torch.Tensor):
         parent.position_ids = torch.arange(length, device=old.weight.device).expand((1, -1))
+    if isinstance(getattr(parent, "token_type_ids", None), torch.Tensor):  # of a BERT
+        parent.token_type_ids = torch.zeros_like(parent.position_ids)
     for config in (model.text_model.config, model.config.text_config):
         config.max_position_embeddings = length
 

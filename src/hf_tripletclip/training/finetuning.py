@@ -129,6 +129,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
     if tuning.max_loss < 0:
         raise ValueError(f"`max_loss` is {tuning.max_loss}: give 0 or more.")
     check_no_adapter(base)
+    of_architecture = default_objective(base)  # raises if it cannot be trained
     check_outputs(base, str(args.output_dir), runs)
     _name_repositories(runs, args)
     for run_model_args, _, run_args in runs.values():
@@ -137,7 +138,7 @@ def main(argv: Sequence[str], default_config: str | Path | None = None, *, prog:
             why = "the base is compared with the tuned model, weight by weight"
             raise ValueError(CONVERT_FIRST.format(why, run_model_args.max_text_length))
         check_push(run_args, base, adapter=run_model_args.has_lora)
-        objective = get_objective(run_args.objective or default_objective(base), **run_args.objective_arguments)
+        objective = get_objective(run_args.objective or of_architecture, **run_args.objective_arguments)
         if run_args.cache_locked_towers is not None:
             check_some_is_locked(run_model_args.modes, objective)
         resolve_checkpoint(run_args.resume_from_checkpoint, run_args.output_dir)

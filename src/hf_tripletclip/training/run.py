@@ -128,7 +128,8 @@ def run_training(
     """
     hide_bars(args)
     # Not left to a starting checkpoint's config, which may name the objective that it was trained with.
-    args.objective = args.objective or default_objective(model_args.model_name_or_path)
+    of_architecture = default_objective(model_args.model_name_or_path)  # raises if it cannot be trained
+    args.objective = args.objective or of_architecture
     objective = get_objective(args.objective, **args.objective_arguments)
     if args.batch_neighbours and args.neighbours is None:
         args.neighbours = data_args.dataset_name_or_path

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run of any architecture refuses, each by one line and before it trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertModel, Siglip2Config, Siglip2Model
+
+from hf_tripletclip import load_scenes
+from hf_tripletclip.cli import main
+from hf_tripletclip.training.trainer import TripletCLIPTrainer
+from tests.families import FAMILIES, write_family
+
+SIZES = ("--scenes_train_size", "24", "--scenes_validation_size", "8", "--scenes_test_size", "8")
+SIGMOID = ("--objective", "siglip_triplet")
+CODE = "raise SystemExit('the code of a repository was run')\n"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A model of each family and some that are none."""
+    folder = tmp_path_factory.mktemp("refused")
+    rows = load_scenes("train", train_size=24, validation_size=8, test_size=8, image_size=32)
+    captions = sorted({*rows["caption"], *rows["neg_caption"]})
+    for name in FAMILIES:
+        write_family(name, folder / name, captions)
+    write_family("chinese_clip", folder / "other_words", ["zebra quagga okapi", *captions[::2]])
+    tower = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=9, **tower)).save_pretrained(folder / "bert")
+    Siglip2Model(Siglip2Config(text_config={**tower, "vocab_size": 9}, vision_config=tower)).save_pretrained(
+        folder / "naflex"
+    )
+    changed(folder, "siglip", "quantized", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    changed(folder, "siglip", "code", model_type="own", auto_map={"AutoModel": "code.M", "AutoConfig": "code.C"})
+    (folder / "code" / "code.py").write_text(CODE)
+    changed(folder, "dual_encoder", "widths", projection_dim=99)
+    return folder
+
+
+def changed(root: Path, source: str, name: str, **fields) -> None:
+    shutil.copytree(root / source, root / name)
+    path = root / name / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def command(root: Path, model: str, output: Path, *flags: str) -> list[str]:
+    settings = ["--config", "scenes", "--dataset_name_or_path", "scenes", *SIZES, "--use_cpu", "true"]
+    return ["train", "--model_name_or_path", str(root / model), "--output_dir", str(output), *settings, *flags]
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "message"),
+    [
+        ("bert", (), "is of a model of the type 'bert', which cannot be trained here. The types are clip, siglip"),
+        ("naflex", (), "of the type 'siglip2', which cannot be trained here"),
+        ("code", (), "is of a model of the type 'own', which cannot be trained here"),
+        ("quantized", SIGMOID, "is of a quantized model"),
+        ("widths", (), "do not fit its config: 'text_projection.weight' is (512, 32) in the file and (99, 32)"),
+        ("siglip", (*SIGMOID, "--processor_name_or_path", "clip"), "The tokenizer has ids up to"),
+        ("clip", ("--processor_name_or_path", "siglip"), "The tokenizer is not that of"),
+        ("siglip", (*SIGMOID, "--processor_name_or_path", "chinese_clip"), "The tokenizer has ids up to"),
+        ("chinese_clip", ("--processor_name_or_path", "other_words"), "The tokenizer has ids up to"),
+        ("siglip", (*SIGMOID, "--train_projections", "true"), "has no projections behind its towers: leave it out"),
+        ("siglip", ("--objective_kwargs", '{"local_weight": 0.2}', "--objective", "fsc_clip"), "Choose another obj"),
+        ("dual_encoder", ("--objective_kwargs", '{"local_weight": 0.2}', "--objective", "fsc_clip"), "Choose anoth"),
+        ("altclip", ("--max_text_length", "60"), "positions of AltCLIPTextModel are not those of a CLIP"),
+    ],
+)
+def test_one_line_before_training(root, model, flags, message, tmp_path, monkeypatch, capsys):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(TripletCLIPTrainer, "training_step", refuse)
+    given = [str(root / flag) if flag in FAMILIES or flag == "other_words" else flag for flag in flags]
+    assert main(command(root, model, tmp_path / "run", *given)) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_tokenizer_whose_library_is_missing(root, tmp_path):
+    code = f"""
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "sentencepiece" else find(name, *rest)
+sys.modules["sentencepiece"] = None
+from hf_tripletclip.cli import main
+sys.exit(main({command(root, "siglip", tmp_path / "run", *SIGMOID)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert 'needs sentencepiece, which is not installed: pip install "hf_tripletclip[siglip]"' in done.stderr
+    assert "Traceback" not in done.stderr
