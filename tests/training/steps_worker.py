@@ -38,6 +38,12 @@ CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
         tuple(range(8, 16)),
         {"max_steps": 1, "gradient_accumulation_steps": 2},
     ),
+    "a short last batch, keys in a ring": (14, (), {**OPEN_END, "key_exchange": "ring"}),
+    "a process whose rows are all broken, keys in a ring": (
+        16,
+        (5, 4, 6, 7, 9),
+        EVALUATED | {"max_steps": 2, "key_exchange": "ring", "mini_batch_size": 3},
+    ),
     "a teacher that moves": (16, (), {"max_steps": 4, "objective": "degla", **MOVING}),
     "the same by mini-batches": (16, (), {"max_steps": 4, "objective": "degla", "mini_batch_size": 3, **MOVING}),
 }

@@ -152,10 +152,17 @@ def test_other_settings_that_determine_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(type(plain.args), "world_size", 2)
     assert settings_of(plain)["negatives_across_devices"] is True
     assert settings_of(plain)["rows_by_process"] is False
+    assert settings_of(plain)["key_exchange"] == "gather"
+    ring = settings_of(make_trainer(tmp_path, key_exchange="ring"))
+    assert (ring["key_exchange"], ring["objective_kwargs"]) == ("ring", {})
+    differing, _ = differences(settings_of(plain), ring)
+    assert [one.name for one in differing] == ["key_exchange"]  # which `allow_changed_settings` allows
+    assert "by `--allow_changed_settings`" in refusal("checkpoint-1", differing)
     plain.core.set_objective("clip", negatives_across_devices=False)
     found: Any = settings_of(plain)
     assert (found["negatives_across_devices"], found["rows_by_process"]) == (False, True)
     assert found["objective_kwargs"] == {}
+    assert "key_exchange" not in found
 
 
 def test_the_weights_below_adapters_are_compared_whatever_the_adapters_are(tmp_path):

@@ -386,6 +386,8 @@ def test_json_that_is_none_is_one_clear_error(tmp_path):
         ("--length_column_name size", "`length_column_name` is for"),
         ('--accelerator_config {"even_batches":false}', "`even_batches`"),
         ('--accelerator_config {"split_batches":true}', "`split_batches`"),
+        ("--key_exchange star", "`key_exchange` is 'star': give gather, ring, auto"),
+        ("--key_exchange ring --negatives_across_devices false", "`negatives_across_devices` is false: drop one"),
         ("--weights_dtype half", "`weights_dtype` is 'half': give float32, bfloat16, float16"),
         ("--weights_dtype float16 --fp16 --use_cpu", "`fp16` computes in float16 from weights in float32"),
         ("--columns bivlc", "`columns` is for other data than `scenes`"),

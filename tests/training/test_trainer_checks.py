@@ -201,6 +201,13 @@ def test_the_objective_of_the_model_keeps_its_settings_and_another_has_its_own(t
     assert not make_trainer(tmp_path, other, objective="negclip").core.config.objective_kwargs
 
 
+def test_the_arguments_say_how_keys_are_shared(tmp_path):
+    assert make_trainer(tmp_path, key_exchange="ring").core.objective.key_exchange == "ring"
+    own = TripletCLIPModel(tiny_config(objective="clip", objective_kwargs={"key_exchange": "auto"}))
+    assert make_trainer(tmp_path, own).core.objective.key_exchange == "auto"
+    assert make_trainer(tmp_path, own, key_exchange="gather").core.objective.key_exchange == "gather"
+
+
 def test_metrics_are_of_pairs_if_rows_have_several_negatives(tmp_path):
     trainer = make_trainer(tmp_path, objective="negclip")
     batch = {**positives(3), **{name: value for name, value in negatives(6).items() if "pixel" not in name}}

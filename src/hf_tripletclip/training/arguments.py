@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainingArguments
 
+from hf_tripletclip.objectives.exchange import EXCHANGES
 from hf_tripletclip.training.argument_checks import check_numbers, check_settings
 
 WEIGHTS_DTYPES = ("float32", "bfloat16", "float16")
@@ -30,6 +31,10 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         negatives_across_devices (`bool`, defaults to `True`):
             Whether the rows of all processes are each other's negatives, with gradients. W processes with batches of
             B then train exactly as one process with a batch of W * B.
+        key_exchange (`str`, *optional*):
+            How processes share the keys of the loss: `"gather"`, each has them all; `"ring"`, they go from process to
+            process, which takes less memory; or `"auto"`, the ring if all keys take more than 256 MiB. The result is
+            the same up to rounding. `None` is the objective's own setting, `"gather"` by default.
         mini_batch_size (`int`, *optional*):
             Gradient caching (Gao et al. 2021, arXiv 2101.06983): rows that go through the towers at a time, per
             device. Memory is that of the mini-batch, loss and gradients are those of the whole batch, the towers'
@@ -107,6 +112,12 @@ class TripletCLIPTrainingArguments(TrainingArguments):
     )
     negatives_across_devices: bool = field(
         default=True, metadata={"help": "Let the rows of all processes be each other's negatives, with gradients."}
+    )
+    key_exchange: str | None = field(
+        default=None,
+        metadata={
+            "help": "How processes share the keys of the loss: gather, ring (less memory) or auto. Default: gather."
+        },
     )
     mini_batch_size: int | None = field(
         default=None,
@@ -236,6 +247,13 @@ class TripletCLIPTrainingArguments(TrainingArguments):
             raise ValueError("`cache_locked_towers` is empty: name a folder, or leave it out.")
         if self.logit_scale_max is not None and self.logit_scale_max < 1:
             raise ValueError(f"`logit_scale_max` is {self.logit_scale_max}: give at least 1.")
+        if self.key_exchange is not None:
+            if self.key_exchange not in EXCHANGES:
+                raise ValueError(f"`key_exchange` is {self.key_exchange!r}: give {', '.join(EXCHANGES)}.")
+            if not self.negatives_across_devices:
+                raise ValueError(
+                    "`key_exchange` says how processes share rows, and `negatives_across_devices` is false: drop one."
+                )
         if self.weights_dtype not in WEIGHTS_DTYPES:
             raise ValueError(f"`weights_dtype` is {self.weights_dtype!r}: give {', '.join(WEIGHTS_DTYPES)}.")
         if self.fp16 and self.weights_dtype == "float16":

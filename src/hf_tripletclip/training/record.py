@@ -85,6 +85,7 @@ HYPERPARAMETERS = (
     "mini_batch_size",
     "world_size",
     "negatives_across_devices",
+    "key_exchange",
     "optim",
     "learning_rate",
     "lr_scheduler_type",

@@ -48,7 +48,7 @@ FREE = _names(
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
-    mini_batch_size negatives_across_devices eval_benchmarks neighbours cache_locked_towers cache_limit_gb
+    mini_batch_size negatives_across_devices key_exchange eval_benchmarks neighbours cache_locked_towers cache_limit_gb
     attn_implementation processor_name_or_path validation_split test_split max_eval_samples license
     scenes_validation_size scenes_test_size
     """
@@ -157,8 +157,11 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     found |= {"per_device_train_batch_size": args.train_batch_size, "world_size": args.world_size}
     objective = dict(core.config.objective_kwargs or {})
     across = objective.pop("negatives_across_devices", True)
+    exchange = objective.pop("key_exchange", "gather")
     if args.world_size > 1:
         found["negatives_across_devices"] = across
+        if across:
+            found["key_exchange"] = exchange  # the ring adds up in another order
     found |= {"objective": core.objective.name, "objective_kwargs": _plain(objective)}
     found["logit_scale_max"] = getattr(core.config, "logit_scale_max", None)
     stream = isinstance(trainer.train_dataset, torch.utils.data.IterableDataset)

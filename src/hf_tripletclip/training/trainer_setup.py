@@ -72,6 +72,8 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
     settings |= args.objective_arguments
     if not args.negatives_across_devices:
         settings["negatives_across_devices"] = False
+    if args.key_exchange is not None:
+        settings["key_exchange"] = args.key_exchange
     core.set_objective(args.objective or core.objective.name, **settings)
     hold_weights_in(model, args.weights_dtype)
     if (bias := scale_of(core).get(LOGIT_BIAS)) is not None and not core.objective.uses_bias:

@@ -15,12 +15,15 @@ from accelerate.data_loader import BatchSamplerShard
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 from hf_tripletclip.data import TripletCollator
 from hf_tripletclip.data.schema import CAPTION, IMAGE_COLUMNS, KEY_COLUMNS, NEGATIVE_TYPE
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.objectives.contents import input_contents
 from hf_tripletclip.roles import MASKS, ROLES, TRIPLET, TRIPLET_IMAGES, TRIPLET_TEXTS
+
+logger = logging.get_logger(__name__)
 
 KEYS = "row_keys"  # in a batch: the names of its rows
 EVERYONE = "rows_of_all"  # in a batch: how many rows all processes have of it
@@ -137,6 +140,9 @@ def share_last_batch(loader: DataLoader[Any]) -> DataLoader[Any]:
 def stream_loader(trainer: Any) -> DataLoader[Any]:
     """A loader of a stream that drops a short last batch: `Trainer` does so only for datasets with a length."""
     args = trainer.args
+    files = getattr(trainer.train_dataset, "num_shards", None)
+    if trainer.is_world_process_zero() and (told := too_few_files(files, args.world_size)):
+        logger.warning(told)
     loader: DataLoader[Any] = DataLoader(
         trainer.train_dataset,
         batch_size=trainer._train_batch_size,
@@ -150,6 +156,19 @@ def stream_loader(trainer: Any) -> DataLoader[Any]:
         drop_last=True,
     )
     return trainer.accelerator.prepare(loader)
+
+
+def too_few_files(files: int | None, processes: int) -> str | None:
+    """
+    What to say of a stream whose files are fewer than the processes, `None` if there is nothing to say. With as many
+    files or more each process reads files of its own (accelerate's `prepare_data_loader`).
+    """
+    if files is None or files >= processes:
+        return None
+    return (
+        f"The stream has {files} {'file' if files == 1 else 'files'} for {processes} processes, so each process reads "
+        f"all rows and keeps its own: the data is read {processes} times. Write a multiple of {processes} files."
+    )
 
 
 def columns_of(dataset: Any) -> list[str] | None:
