@@ -18,11 +18,8 @@ import argparse
 import io
 import os
 import platform
-import resource
-import statistics
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+from alternating import Times, alternate
 from PIL import Image
 from result_page import write_page
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -136,19 +134,26 @@ def collate(rows: list[Any]) -> Any:
     return default_collate([row for row in rows if row is not None])
 
 
-def cpu_seconds() -> float:
-    """CPU seconds of this process and of its workers that have ended."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def measure(make: Callable[[], Iterable[dict[str, torch.Tensor]]], rows: int) -> tuple[float, float]:
-    """Triplets per second of the wall clock, and per CPU second."""
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    seen = sum(len(batch["negative_pixel_values"]) for batch in make())
-    wall = time.perf_counter() - wall
+def count(batches: Iterable[dict[str, torch.Tensor]], rows: int) -> None:
+    """Read all batches."""
+    seen = sum(len(batch["negative_pixel_values"]) for batch in batches)
     assert seen == rows, (seen, rows)
-    return rows / wall, rows / (cpu_seconds() - cpu)
+
+
+def compare(folder: Path, processor: Any, rows: int, repeats: int, **loading: int) -> dict[str, Times]:
+    """The times of reading the tars of a folder in each way; `loading` are arguments of `DataLoader`."""
+
+    def ours(decode_size: int | None) -> None:
+        data = load_tripletdata(folder, split="train", streaming=True)
+        collator = TripletCollator(processor, decode_size=decode_size)
+        count(DataLoader(undecoded(data), collate_fn=collator, **loading), rows)
+
+    ways: dict[str, Callable[[], None]] = {
+        "reference": lambda: count(DataLoader(Reference(folder, processor), collate_fn=collate, **loading), rows),
+        "ours": lambda: ours(None),
+        f"ours, `decode_size={SIZE}`": lambda: ours(SIZE),
+    }
+    return alternate(ways, repeats, warm=False)
 
 
 def main() -> None:
@@ -181,34 +186,15 @@ def main() -> None:
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for workers in options.workers:
-            loading = {"batch_size": options.batch_size, "num_workers": workers}
-
-            def ours(decode_size: int | None, loading: dict[str, int] = loading) -> Iterable[dict[str, torch.Tensor]]:
-                data = load_tripletdata(folder, split="train", streaming=True)
-                return DataLoader(
-                    undecoded(data), collate_fn=TripletCollator(processor, decode_size=decode_size), **loading
-                )
-
-            def reference(loading: dict[str, int] = loading) -> Iterable[dict[str, torch.Tensor]]:
-                return DataLoader(Reference(folder, processor), collate_fn=collate, **loading)
-
-            ways: dict[str, Callable[[], Iterable[dict[str, torch.Tensor]]]] = {
-                "reference": reference,
-                "ours": lambda ours=ours: ours(None),
-                f"ours, `decode_size={SIZE}`": lambda ours=ours: ours(SIZE),
-            }
-            rates: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-            for _ in range(options.repeats):
-                for way, make in ways.items():
-                    rates[way].append(measure(make, options.rows))
-            medians = {
-                way: tuple(statistics.median(column) for column in zip(*values, strict=True))
-                for way, values in rates.items()
-            }
-            base = medians["reference"]
-            for way, (wall, cpu) in medians.items():
+            times = compare(
+                folder, processor, options.rows, options.repeats, batch_size=options.batch_size, num_workers=workers
+            )
+            base = times["reference"]
+            for way, one in times.items():
+                wall, cpu = (options.rows / one.median(clock) for clock in ("wall", "cpu"))
                 lines.append(
-                    f"| {workers} | {way} | {wall:.0f} | {wall / base[0]:.2f} | {cpu:.0f} | {cpu / base[1]:.2f} |"
+                    f"| {workers} | {way} | {wall:.0f} | {base.ratio(one, 'wall'):.2f} | {cpu:.0f} | "
+                    f"{base.ratio(one):.2f} |"
                 )
         difference = _difference(folder, processor, options)
     lines += ["", *difference]

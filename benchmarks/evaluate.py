@@ -18,16 +18,14 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from alternating import Times, alternate
 from PIL import Image
 from result_page import write_page
 from transformers import CLIPConfig, CLIPModel
@@ -115,11 +113,25 @@ def reference(model: CLIPModel, processor: Any, folder: Path) -> dict[str, float
     return accuracy
 
 
-def measure(evaluate: Callable[[], dict[str, float]], rows: int) -> tuple[float, float, dict[str, float]]:
-    """Rows per second of the wall clock and per CPU second, and the accuracies."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    accuracy = evaluate()
-    return rows / (time.perf_counter() - wall), rows / (time.process_time() - cpu), accuracy
+Accuracies = dict[str, dict[str, float]]
+
+
+def compare(folder: Path, images: int, repeats: int, batch_size: int) -> tuple[int, dict[str, Times], Accuracies]:
+    """The number of rows, the times of both ways, and the accuracy that each found for each category."""
+    rows, captions = write_files(folder, images)
+    processor = build_processor(captions, image_size=SIZE, model_max_length=TOKENS)
+    model = vit_b_32(processor.tokenizer)
+    accuracies: Accuracies = {}
+
+    def official() -> None:
+        accuracies["reference"] = reference(model, processor, folder)
+
+    def ours() -> None:
+        encoder = Encoder(model, processor, batch_size=batch_size, progress=False)
+        result = SugarCrepe(annotations=str(folder))(encoder)
+        accuracies["ours"] = {kind: result.metrics[kind] for kind in NEGATIVE_TYPES}
+
+    return rows, alternate({"reference": official, "ours": ours}, repeats, warm=False), accuracies
 
 
 def main() -> None:
@@ -135,24 +147,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows, captions = write_files(folder, options.images)
-        processor = build_processor(captions, image_size=SIZE, model_max_length=TOKENS)
-        model = vit_b_32(processor.tokenizer)
-
-        def ours() -> dict[str, float]:
-            encoder = Encoder(model, processor, batch_size=options.batch_size, progress=False)
-            result = SugarCrepe(annotations=str(folder))(encoder)
-            return {kind: result.metrics[kind] for kind in NEGATIVE_TYPES}
-
-        ways = {"reference": lambda: reference(model, processor, folder), "ours": ours}
-        rates: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-        accuracies: dict[str, dict[str, float]] = {}
-        for _ in range(options.repeats):
-            for way, evaluate in ways.items():
-                wall, cpu, accuracies[way] = measure(evaluate, rows)
-                rates[way].append((wall, cpu))
-    medians = {way: [statistics.median(values) for values in zip(*turns, strict=True)] for way, turns in rates.items()}
+        rows, times, accuracies = compare(Path(name), options.images, options.repeats, options.batch_size)
     differing = max(abs(accuracies["ours"][kind] - accuracies["reference"][kind]) for kind in NEGATIVE_TYPES)
     lines = [
         "Written by `python benchmarks/evaluate.py --output benchmarks/results/evaluate.md`.",
@@ -167,9 +162,10 @@ def main() -> None:
         "| way | rows/s | ratio | rows per CPU s | ratio |",
         "| --- | --- | --- | --- | --- |",
     ]
-    base = medians["reference"]
-    for way, (wall, cpu) in medians.items():
-        lines.append(f"| {way} | {wall:.1f} | {wall / base[0]:.2f} | {cpu:.1f} | {cpu / base[1]:.2f} |")
+    base = times["reference"]
+    for way, one in times.items():
+        wall, cpu = (rows / one.median(clock) for clock in ("wall", "cpu"))
+        lines.append(f"| {way} | {wall:.1f} | {base.ratio(one, 'wall'):.2f} | {cpu:.1f} | {base.ratio(one):.2f} |")
     lines += ["", f"The accuracies of the seven categories differ by {differing:.4f} at most."]
     write_page(lines, options.output)
 

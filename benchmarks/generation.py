@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+from alternating import Times, alternate
 from datasets import Dataset
 from result_page import write_page
 
@@ -44,11 +43,16 @@ def by_map(stages: dict[str, Stage], rows: int, folder: Path) -> None:
     dataset.to_parquet(folder / "tripletdata.parquet")
 
 
-def timed(function: Callable[..., None], stages: dict[str, Stage], rows: int) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        function(stages, rows, Path(folder))
-        return time.process_time() - started
+def compare(stages: dict[str, Stage], rows: int, turns: int) -> dict[str, Times]:
+    """The times of `Dataset.map` and of the engine with some stages."""
+
+    def run(function: Callable[..., None], number: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            function(stages, number, Path(folder))
+
+    for function in (by_map, by_engine):
+        run(function, min(rows, 200))  # fills the caches of glyphs and words
+    return alternate({"map": lambda: run(by_map, rows), "engine": lambda: run(by_engine, rows)}, turns, warm=False)
 
 
 def main() -> None:
@@ -76,12 +80,8 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
     ]
     for name, stages in pipelines.items():
-        for function in (by_map, by_engine):
-            timed(function, stages, 200)  # fills the caches of glyphs and words
-        turns = [
-            (timed(by_map, stages, options.rows), timed(by_engine, stages, options.rows)) for _ in range(options.turns)
-        ]
-        reference, engine = (statistics.median(column) for column in zip(*turns, strict=True))
+        times = compare(stages, options.rows, options.turns)
+        reference, engine = times["map"].median(), times["engine"].median()
         lines.append(
             f"| {name} | {options.rows / reference:,.0f} | {options.rows / engine:,.0f} | {engine / reference:.2f} | "
             f"{(engine - reference) / options.rows * 1e6:,.0f} |"

@@ -128,6 +128,36 @@ def locked_tower(options: argparse.Namespace) -> Iterator[Result]:
     yield Result("an epoch with the image tower locked, from the second on", "the first epoch", ratio, 20)
 
 
+def loader(options: argparse.Namespace) -> Iterator[Result]:
+    import data_pipeline as pipeline
+
+    rows = 16 if options.quick else 320
+    with tempfile.TemporaryDirectory() as name:
+        captions = pipeline.write_tars(Path(name), rows, 2 if options.quick else 4, 512)
+        processor = pipeline.build_processor(captions, image_size=pipeline.SIZE, model_max_length=pipeline.TOKENS)
+        times = pipeline.compare(Path(name), processor, rows, options.rounds, batch_size=16, num_workers=1)
+    what = "loader, published tars, 512 px JPEG to 224 px, full decoding, one worker"
+    yield Result(what, "the published reader", speedup(times), 2.5)
+
+
+def rules(options: argparse.Namespace) -> Iterator[Result]:
+    import datasets
+    import generation
+
+    datasets.disable_progress_bars()
+    stages = {"captions": generation.get_stage("captions", "rules")}
+    times = generation.compare(stages, 100 if options.quick else 4_000, options.rounds)
+    yield Result("captions by `rules`, whole engine", "`Dataset.map`", speedup(times, "map", "engine"), 1.5)
+
+
+def evaluation(options: argparse.Namespace) -> Iterator[Result]:
+    import evaluate
+
+    with tempfile.TemporaryDirectory() as folder:
+        _, times, _ = evaluate.compare(Path(folder), 2 if options.quick else 60, min(options.rounds, 3), 64)
+    yield Result("SugarCrepe, random ViT-B/32", "one row at a time, as released", speedup(times), 10)
+
+
 def default_run(options: argparse.Namespace) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "accelerate.commands.launch", str(PRETRAIN), "--output", f"{folder}/run"]
@@ -179,6 +209,9 @@ CPU: dict[str, Function] = {
     "step_peers": step_peers,
     "objective": objective,
     "locked_tower": locked_tower,
+    "loader": loader,
+    "rules": rules,
+    "evaluation": evaluation,
 }
 GPU: dict[str, Function] = {"gpu_step": gpu_step, "gpu_step_peers": gpu_step_peers, "gpu_objective": gpu_objective}
 ON_DEMAND: dict[str, Function] = {"default_run": default_run}  # minutes: only if `--only` names them

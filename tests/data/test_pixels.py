@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.image_utils import OPENAI_CLIP_STD
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from hf_tripletclip.data import TripletCollator
+from hf_tripletclip.data import TripletCollator, pixels
 from hf_tripletclip.data.decoding import BrokenValue, decode_image
 from hf_tripletclip.data.pixels import FastPixels
 from tests.data.rows import encoded, make_row, picture, random_picture
@@ -245,3 +245,12 @@ def test_enlarged_images_equal_pillows_exactly(size):
     images = [random_picture(seed, size[::-1]) for seed in range(2)]
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
     assert torch.equal(FastPixels(image_processor)(images), expected)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (2600, 1700)], ids=["one piece", "several pieces"])
+def test_shrunk_images_do_not_depend_on_how_pillow_stores_them(size, monkeypatch):
+    fast = FastPixels(CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    found = fast([image])
+    monkeypatch.setattr(pixels, "_as_stored", lambda image: torch.from_numpy(np.array(image)))
+    assert torch.equal(found, fast([image]))

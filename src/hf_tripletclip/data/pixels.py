@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.utils.data
 from PIL import Image
@@ -100,10 +101,25 @@ class FastPixels:
             return np.asarray(image)
         if image.width < width or image.height < height:
             return np.asarray(image.resize((width, height), resample=self.processor.resample))
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # a copy, which torch may write to
+        pixels = _as_stored(image).permute(2, 0, 1)[None]
         mode = MODES[self.processor.resample]
         resized = torch.nn.functional.interpolate(pixels, size=(height, width), mode=mode, antialias=True)
-        return resized[0].permute(1, 2, 0).numpy()
+        return resized[0, :3].permute(1, 2, 0).numpy()
+
+
+def _as_stored(image: Image.Image) -> torch.Tensor:
+    """
+    The levels of an RGB image, uint8 `(H, W, 3)`, or `(H, W, 4)` with a channel of no meaning, as Pillow stores them:
+    then they are not copied.
+    """
+    if hasattr(image, "__arrow_c_array__"):
+        try:
+            stored = pa.array(image).values
+        except ValueError:  # a picture of more than four million pixels lies in several pieces
+            pass
+        else:
+            return torch.from_dlpack(stored).view(image.height, image.width, 4)
+    return torch.from_numpy(np.array(image))
 
 
 def _empty(shape: tuple[int, ...]) -> torch.Tensor:
