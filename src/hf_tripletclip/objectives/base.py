@@ -276,13 +276,16 @@ class Objective:
         """The bias: the model's, or else the setting; `None` if no term uses one."""
         if not self.uses_bias:
             return None
-        bias = self.bias if given is None else given
-        if bias is None:
+        self.check_bias(given)
+        return self.bias if given is None else given
+
+    def check_bias(self, given: torch.Tensor | float | None) -> None:
+        """Raise `ValueError` if a term uses a bias, and neither this objective nor the model (`given`) has one."""
+        if self.uses_bias and given is None and self.bias is None:
             raise ValueError(
                 f"The objective {self.name!r} uses a bias, and the model has no `logit_bias`: give the objective a "
                 "fixed one, such as `objective_kwargs={'bias': -10}`, or call it with `bias=...`."
             )
-        return bias
 
     def _teacher_embeddings(self, embeddings: Embeddings, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The teacher's embeddings of the roles that are compared with it, without gradients."""

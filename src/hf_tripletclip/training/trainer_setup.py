@@ -76,7 +76,9 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
         settings["key_exchange"] = args.key_exchange
     core.set_objective(args.objective or core.objective.name, **settings)
     hold_weights_in(model, args.weights_dtype)
-    if (bias := scale_of(core).get(LOGIT_BIAS)) is not None and not core.objective.uses_bias:
+    bias = scale_of(core).get(LOGIT_BIAS)
+    core.objective.check_bias(bias)
+    if bias is not None and not core.objective.uses_bias:
         bias.requires_grad_(False)  # it cancels in a softmax, and would have no gradient
     if core.may_leave_weights_unused and args.ddp_find_unused_parameters is False:
         args.ddp_find_unused_parameters = True
