@@ -13,6 +13,7 @@ from PIL import Image as Pictures
 
 from tests.checkpoints import write_published
 from tests.doors import save_model
+from tests.families import CAPTIONS, dual_encoder, write_family
 
 BASE = "openai/clip-vit-base-patch32"
 MODELS = (BASE, "my-clip", "my-model", "user/name")
@@ -37,6 +38,8 @@ def make_folder(folder: Path, model: Path | None = None) -> Path:
         shutil.copytree(small, folder / name)
     shutil.copytree(model or small, folder / "outputs" / "scenes", ignore=shutil.ignore_patterns("checkpoint-*"))
     _write_published(folder / "TripletCLIP" / "CC12M_TripletCLIP_ViTB12", small)
+    write_family("siglip", folder / "google" / "siglip2-base-patch16-224")
+    _write_towers(folder)
     _write_pictures(folder)
     _write_triplets(folder / TRIPLETS[0])
     for name in TRIPLETS[1:]:
@@ -55,6 +58,17 @@ def _write_published(folder: Path, processor: Path) -> None:
         {**sizes, **text, "projection_dim": 24, "max_position_embeddings": 77},
         {**sizes, "projection_dim": 24, "image_size": 16, "patch_size": 8},
     )
+
+
+def _write_towers(folder: Path) -> None:
+    """A DINOv2 and a BERT, each in a directory of its own with what prepares its inputs."""
+    model, processor = dual_encoder(CAPTIONS, folder)
+    for name, tower, prepares in (
+        ("facebook/dinov2-base", model.vision_model, processor.image_processor),
+        ("google-bert/bert-base-uncased", model.text_model, processor.tokenizer),
+    ):
+        tower.save_pretrained(folder / name)
+        prepares.save_pretrained(folder / name)
 
 
 def _picture(number: int) -> Pictures.Image:
