@@ -23,6 +23,7 @@ from hf_tripletclip.objectives.exchange import (
     world_size,
 )
 from hf_tripletclip.objectives.rows import Rows, identities_of
+from hf_tripletclip.objectives.shared import sum_of_terms
 from hf_tripletclip.objectives.terms import LossTerm, roles_of
 from hf_tripletclip.roles import ROLES
 
@@ -306,16 +307,11 @@ class Objective:
         for role in ("image", "text"):
             if rows.total(role) == 0:
                 raise ValueError(f"The objective {self.name!r} received no rows: there is no {role} embedding.")
-        losses: list[torch.Tensor] = []
-        parts: dict[str, torch.Tensor] = {}
-        for term in self.active_terms():
-            value = term.value(rows, scale)
-            parts[term.name] = value.detach()
-            losses.append(term.weight * value)
+        loss, parts = sum_of_terms(self.active_terms(), rows, scale)
         for role, mask in rows.masks.items():
             # Times the number of processes, because the log shows the mean over processes.
-            parts[f"rows_without_{role}"] = (~mask.any(dim=1)).sum().to(losses[0].dtype) * rows.processes
-        return ObjectiveOutput(loss=torch.stack(losses).sum(), parts=parts)
+            parts[f"rows_without_{role}"] = (~mask.any(dim=1)).sum().to(loss.dtype) * rows.processes
+        return ObjectiveOutput(loss=loss, parts=parts)
 
     def gather(self, own: dict[str, torch.Tensor], embeddings: Embeddings, teacher: dict[str, torch.Tensor]) -> Rows:
         """The embeddings by role, together with those of the other processes. Each is gathered once."""
