@@ -112,7 +112,7 @@ def softmax_terms(
     pairs. The product of two embeddings is made in tiles, which update the logsumexp of the queries among its rows and
     of those among its columns; the backward pass makes the tiles again. If all products together have at most
     `chunk_size`² numbers, they are kept instead. Memory is that of the gradients and of some tiles. There is no second
-    derivative.
+    derivative. `torch.compile` compiles products that are kept, and calls the kernel as it is for others.
 
     Args:
         embeddings (`Sequence[torch.Tensor]`, each of shape `(n, dim)`): All float32, or all float64.
@@ -128,7 +128,10 @@ def softmax_terms(
     size = sum(len(embeddings[one]) * len(embeddings[other]) for one, other, _ in products)
     with torch.autocast(embeddings[0].device.type, enabled=False):
         scale = scale.to(embeddings[0].dtype)
-        return _SoftmaxTerms.apply(scale, tuple(directions), products, side, size <= chunk_size**2, *embeddings)
+        keep = size <= chunk_size**2
+        # `torch.compile` would write out the loop over all tiles.
+        compute = _SoftmaxTerms.apply if keep else _without_compiling
+        return compute(scale, tuple(directions), products, side, keep, *embeddings)
 
 
 @dataclass(frozen=True)
@@ -309,3 +312,8 @@ class _SoftmaxTerms(torch.autograd.Function):
             if one_grad is not None:
                 one_grad.mul_(scale * grad)
         return scale_grad * grad if needs_scale else None, None, None, None, None, *grads
+
+
+@torch.compiler.disable
+def _without_compiling(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _SoftmaxTerms.apply(*arguments)
