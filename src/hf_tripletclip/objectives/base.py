@@ -40,7 +40,8 @@ class Objective:
         negatives_across_devices (`bool`, defaults to `True`):
             Whether the denominators run over the rows of all processes. If so, the mean of the processes' losses, and
             the gradients after DDP has averaged them, equal those of one process with the concatenated batch.
-        chunk_size (`int`, defaults to 2048): Keys per chunk of the kernel; memory grows with rows x `chunk_size`.
+        chunk_size (`int`, defaults to 2048): Keys per chunk of the kernels; memory grows with rows x `chunk_size` at
+            most. In one process, tiles of a softmax have this many rows and columns, on CPUs half as many.
         distillation ([`~hf_tripletclip.objectives.distillation.Distillation`] or `Mapping`, *optional*):
             Adds a term that keeps the model close to a teacher: `{"kind": "similarity" or "embedding", "weight": 1}`.
             With `"roles": ["text"]` it applies to some embeddings only.
