@@ -86,7 +86,10 @@ def test_which_column(tmp_path, own_cache):
     table = Dataset.from_dict({"photo": [picture("a")], "words": ["one"]})
     table = table.cast_column("photo", __import__("datasets").Image())
     table.to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match=r"say so with `columns`|Say so with `columns`"):
+    with pytest.raises(
+        ValueError,
+        match=r"no column is called caption.*: say which with `columns`, such as .*; there are photo, words",
+    ):
         read_pairs(str(tmp_path / "rows.parquet"))
     (pairs,) = read_pairs(str(tmp_path / "rows.parquet"), columns={"image": "photo", "caption": "words"})
     assert pairs.captions == ["one"]

@@ -42,6 +42,7 @@ from hf_tripletclip.evaluation.readers.retrieval_sets import (
 from hf_tripletclip.generation.captions.content import find_words
 
 MADE = frozenset({IMAGE, CAPTION, CLIP_SCORE, ERROR, SOURCE, *KEY_COLUMNS})  # columns that are computed anew
+NAME_IT = 'say which with `columns`, such as {"image": "photo", "caption": "text"}'
 # Those of the negatives that the source has.
 OF_NEGATIVES = frozenset({*COLUMNS, *SCORES, NEGATIVE_TYPE, GENERATOR, SEED, NEG_ID})
 
@@ -189,9 +190,9 @@ def read_pairs(
     if mapping is None:
         renamed: dict[str, str] = {}
         if IMAGE not in features:
-            renamed[IMAGE] = pick_image_column(features, None, name)
+            renamed[IMAGE] = pick_image_column(features, None, name, NAME_IT)
         if CAPTION not in features:
-            renamed[CAPTION] = pick_column(list(features), None, CAPTIONS, "columns", name)
+            renamed[CAPTION] = pick_column(list(features), None, CAPTIONS, "columns", name, NAME_IT)
         if renamed:
             found = _load(name, chosen, renamed, kwargs)
     for split, part in found.items():

@@ -171,9 +171,9 @@ def table_images(
     return found
 
 
-def pick_image_column(features: Features, given: str | None, where: str) -> str:
+def pick_image_column(features: Features, given: str | None, where: str, how: str | None = None) -> str:
     """
-    The column of images.
+    The column of images; `how` as in `pick_column`.
 
     Raises:
         ValueError: There is no such column, or no single column of images and none with the name `image`.
@@ -181,12 +181,22 @@ def pick_image_column(features: Features, given: str | None, where: str) -> str:
     pictures = [name for name, feature in features.items() if isinstance(feature, Image)]
     if given is None and "image" not in pictures and len(pictures) == 1:
         return pictures[0]
-    return pick_column(list(features), given, ("image",), "image_column", where)
+    return pick_column(list(features), given, ("image",), "image_column", where, how)
 
 
-def pick_column(columns: Sequence[str], given: str | None, known: Iterable[str], option: str, where: str) -> str:
+def pick_column(
+    columns: Sequence[str], given: str | None, known: Iterable[str], option: str, where: str, how: str | None = None
+) -> str:
     """
     The column that an option names, or the first existing one of the usual names.
+
+    Args:
+        columns (`Sequence[str]`): The columns that there are.
+        given (`str`, *optional*): The one that the option names.
+        known (`Iterable[str]`): The usual names.
+        option (`str`): The option, a setting of a benchmark.
+        where (`str`): The data, for messages.
+        how (`str`, *optional*): How a user names a column, for messages; by default with the option.
 
     Raises:
         ValueError: There is no such column.
@@ -196,10 +206,8 @@ def pick_column(columns: Sequence[str], given: str | None, known: Iterable[str],
     found = given or next((name for name in known if name in columns), None)
     if found is None:
         usual = ", ".join(dict.fromkeys(known)) or "the usual names"
-        raise ValueError(
-            f"{where}: no column is called {usual}: name it with `{option}` (--option BENCHMARK.{option}=COLUMN); "
-            f"there are {', '.join(columns)}"
-        )
+        how = how or f"name it with `{option}` (--option BENCHMARK.{option}=COLUMN)"
+        raise ValueError(f"{where}: no column is called {usual}: {how}; there are {', '.join(columns)}")
     return found
 
 
