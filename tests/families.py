@@ -80,14 +80,17 @@ def _sentencepiece(captions: Sequence[str], folder: Path) -> SiglipTokenizer:
     return SiglipTokenizer(str(folder / "spiece.model"), model_max_length=LENGTH)
 
 
+def clip_images() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size=SQUARE)
+
+
 def clip(captions: Sequence[str], folder: Path) -> tuple[Any, Any]:
     tokenizer = train_tokenizer(captions, model_max_length=LENGTH)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = {**TOWER, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH, "projection_dim": 24}
     vision = {**TOWER, "image_size": IMAGE, "patch_size": PATCH, "projection_dim": 24}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size=SQUARE)
-    return CLIPModel(config), CLIPProcessor(images, tokenizer)
+    return CLIPModel(config), CLIPProcessor(clip_images(), tokenizer)
 
 
 def siglip(captions: Sequence[str], folder: Path) -> tuple[Any, Any]:
@@ -108,8 +111,7 @@ def metaclip_2(captions: Sequence[str], folder: Path) -> tuple[Any, Any]:
     text = {**TOWER, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH, "projection_dim": 24}
     vision = {**TOWER, "image_size": IMAGE, "patch_size": PATCH, "projection_dim": 24}
     config = MetaClip2Config(text_config=text, vision_config=vision, projection_dim=24)
-    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size=SQUARE)
-    return MetaClip2Model(config), CLIPProcessor(images, tokenizer)
+    return MetaClip2Model(config), CLIPProcessor(clip_images(), tokenizer)
 
 
 def chinese_clip(captions: Sequence[str], folder: Path) -> tuple[Any, Any]:
@@ -129,8 +131,7 @@ def altclip(captions: Sequence[str], folder: Path) -> tuple[Any, Any]:
     text |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     vision = {**TOWER, "image_size": IMAGE, "patch_size": PATCH, "projection_dim": 24}
     config = AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size=SQUARE)
-    return AltCLIPModel(config), AltCLIPProcessor(images, tokenizer)
+    return AltCLIPModel(config), AltCLIPProcessor(clip_images(), tokenizer)
 
 
 def dual_encoder(captions: Sequence[str], folder: Path) -> tuple[Any, Any]:

@@ -37,7 +37,6 @@ NUMBERS = {
     "logit_scale_init_value": 80,
 }  # fmt: skip
 TOWERS = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")  # the latter of old checkpoints
-POOL_AT_END = ("clip", "metaclip_2")  # types whose text tower pools at the end-of-text token
 MAX_BOUND = 1e30  # of the logit scale
 REMEDY = "Correct the file, or download it again."
 
@@ -49,8 +48,9 @@ class TripletConfigMixin(_Config):
     line. They are those of [`TripletCLIPConfig`]; `model_type` stays that of transformers.
     """
 
-    # The `model_type` of towers begins with this; by default with the model's own. `None` if they may be of any type.
-    tower_types: ClassVar[str | None] = ""
+    # The `model_type` of towers begins with this; `None` stands for the model's own, "" for any type.
+    tower_types: ClassVar[str | None] = None
+    pools_at_end: ClassVar[bool] = False  # whether the text tower pools at the end-of-text token
 
     objective: str = "tripletclip"
     objective_kwargs: dict[str, Any] | None = None
@@ -104,7 +104,7 @@ class TripletConfigMixin(_Config):
                 f"{shown} is of a quantized model (`quantization_config`), whose weights are no floating numbers: "
                 "load the model that it was made from."
             )
-        prefix = own.model_type if cls.tower_types == "" else cls.tower_types
+        prefix = own.model_type if cls.tower_types is None else cls.tower_types
         towers = [(name, fields[name]) for name in TOWERS if isinstance(fields.get(name), dict)]
         for name, part in (("", fields), *towers):  # other objects in it may be anybody's notes
             expected = prefix if name else own.model_type
@@ -144,6 +144,8 @@ class TripletCLIPConfig(TripletConfigMixin, CLIPConfig):
     >>> model = TripletCLIPModel(config)  # ViT-B/32 with random weights
     ```"""
 
+    pools_at_end: ClassVar[bool] = True
+
     def __post_init__(self, **kwargs: Any) -> None:
         if type(self.logit_scale_init_value) is int:  # of which transformers would make a parameter of integers
             self.logit_scale_init_value = float(self.logit_scale_init_value)
@@ -170,20 +172,20 @@ def name_of(config: Any) -> str:
     return "CLIP" if config.model_type == "clip" else f"model of the type {config.model_type!r}"
 
 
-def _early_problem(fields: Mapping[str, Any], where: str, expected: str | None, name: str) -> str | None:
+def _early_problem(fields: Mapping[str, Any], where: str, expected: str, name: str) -> str | None:
     """
     What is wrong in the fields of a file that transformers fails on before there is a config, or ignores. The
     `model_type`, if there is one, must begin as `expected`.
     """
     kind = fields.get("model_type")
-    if kind is not None and not (isinstance(kind, str) and (expected is None or kind.startswith(expected))):
+    if kind is not None and not (isinstance(kind, str) and kind.startswith(expected)):
         return f"`{where}model_type` is {_short(kind)}, which is no part of a {name}"
     for name in ("dtype", "torch_dtype"):
         value = fields.get(name)
         found = getattr(torch, value, None) if isinstance(value, str) else None
         if value is not None and not isinstance(found, torch.dtype):
             return f"`{where}{name}` is {_short(value)}, which is no type of torch"
-    return _problem_of_numbers(fields, where, any_tower=expected is None)
+    return _problem_of_numbers(fields, where, any_tower=expected == "")
 
 
 def _problem_of_numbers(fields: Mapping[str, Any], where: str, *, any_tower: bool = False) -> str | None:
@@ -204,7 +206,7 @@ def problem_of(config: Any) -> str | None:
     """Why a config whose fields have the right types describes no dual encoder; `None` if it describes one."""
     text, vision = config.text_config, config.vision_config
     for where, part in (("", config), ("text_config.", text), ("vision_config.", vision)):
-        if problem := _problem_of_numbers(vars(part), where, any_tower=config.tower_types is None):
+        if problem := _problem_of_numbers(vars(part), where, any_tower=config.tower_types == ""):
             return problem
         act = getattr(part, "hidden_act", "gelu")
         if act not in ACT2FN:
@@ -213,7 +215,7 @@ def problem_of(config: Any) -> str | None:
             return f"`{where}dtype` is {_short(part.dtype)}, which is no floating point type"
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(text, name, None)
-        missing = value is None and (name != "eos_token_id" or config.model_type not in POOL_AT_END)
+        missing = value is None and (name != "eos_token_id" or not config.pools_at_end)
         if not missing and (type(value) is not int or not 0 <= value <= MAX_SIZE):
             return f"`text_config.{name}` is {_short(value)}, the id of a token is needed"
     bound = getattr(config, "logit_scale_max", None)

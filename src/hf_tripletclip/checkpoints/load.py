@@ -20,7 +20,7 @@ from transformers.utils import logging
 from hf_tripletclip.configuration import ConfigError, reason_of
 from hf_tripletclip.data.tokenizer import end_token_id, misread, tokenize_captions
 from hf_tripletclip.layouts.adapters import cannot_load, check_adapter_weights, check_base, read_base
-from hf_tripletclip.layouts.architectures import architecture_of
+from hf_tripletclip.layouts.architectures import ARCHITECTURES, architecture_of
 from hf_tripletclip.layouts.configs import read_config
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
@@ -33,7 +33,8 @@ from hf_tripletclip.layouts.files import (
 )
 from hf_tripletclip.layouts.processor import check_processor, load_processor, read_processor
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting, no_report_of_what_is_refused
-from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel, TripletMixin
+from hf_tripletclip.modeling import TripletCLIPModel, TripletMixin
+from hf_tripletclip.modeling.auto import model_class
 from hf_tripletclip.utils.files import read_json_object
 
 logger = logging.get_logger(__name__)
@@ -86,9 +87,11 @@ def load_clip_like(
         check_processor(model, processor)
         return model, processor
     config_file = find_file(source, CONFIG_FILE, options)
-    known = config_file is None or architecture_of(read_json_object(config_file)) is not None
+    # Without a config, a CLIP says what is missing.
+    known = ARCHITECTURES["clip"] if config_file is None else architecture_of(read_json_object(config_file))
     with no_report_of_what_is_refused():
-        model, info = (_load_known if known else _load_other)(source, options, dtype)
+        load: Any = _load_other if known is None else model_class(known).from_pretrained
+        model, info = load(source, dtype=dtype, output_loading_info=True, **options)
         check_two_towers(model, source)
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
@@ -97,16 +100,14 @@ def load_clip_like(
     return model, processor
 
 
-def _load_known(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
-    return AutoTripletModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
-
-
-def _load_other(source: str, options: dict[str, Any], dtype: torch.dtype) -> Any:
+def _load_other(source: str, *, dtype: torch.dtype, output_loading_info: bool, **options: Any) -> Any:
     """A model of another kind; what stands in its config must not make transformers fetch code."""
     config = read_config(source, **options)
     check_weights(find_weights(source, options, getattr(config, "transformers_weights", None)))
     try:
-        load = partial(AutoModel.from_pretrained, source, config=config, dtype=dtype, output_loading_info=True)
+        load = partial(
+            AutoModel.from_pretrained, source, config=config, dtype=dtype, output_loading_info=output_loading_info
+        )
         return load_fitting(load, source, **options)
     except (OSError, ImportError, MemoryError, ConfigError):
         raise

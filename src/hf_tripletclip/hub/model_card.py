@@ -19,7 +19,7 @@ from hf_tripletclip.hub.card import BASE, USE, Card
 from hf_tripletclip.hub.eval_results import TASK, model_index, same_result
 from hf_tripletclip.hub.repository import is_repo_id, public_name
 from hf_tripletclip.layouts.architectures import ARCHITECTURES, Architecture, architecture_of
-from hf_tripletclip.layouts.configs import text_length_of
+from hf_tripletclip.layouts.configs import text_positions, without_weights
 from hf_tripletclip.layouts.files import LOGIT_SCALE_FILE, Layout, folder_layout
 from hf_tripletclip.layouts.published import PUBLISHED_CHECKPOINTS
 from hf_tripletclip.objectives import Objective
@@ -203,7 +203,8 @@ def of_config(config: Any) -> dict[str, Any]:
         return {"architecture": CLIP}
     # Of transformers' own class, for its `AutoModel`.
     plain = AutoConfig.for_model(**(config if isinstance(config, Mapping) else config.to_dict()))
-    return {"architecture": architecture, "text_length": text_length_of(plain)}
+    text_length = text_positions(without_weights(plain).text_model, plain.text_config)
+    return {"architecture": architecture, "text_length": text_length}
 
 
 def create_model_card(

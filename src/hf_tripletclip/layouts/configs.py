@@ -74,8 +74,7 @@ def text_positions(text_model: nn.Module, text_config: Any) -> int:
     return int(positions)
 
 
-def text_length_of(config: PreTrainedConfig) -> int:
-    """How many tokens the text tower of a dual encoder takes, as far as its config tells."""
+def without_weights(config: PreTrainedConfig) -> Any:
+    """The model of a config on the device `meta`: its shapes, and no memory."""
     with torch.device("meta"):
-        model: Any = AutoModel.from_config(config)
-    return text_positions(model.text_model, config.text_config)
+        return AutoModel.from_config(config)

@@ -8,15 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoProcessor, CLIPProcessor
+from transformers import AutoProcessor, CLIPProcessor
 from transformers.utils import logging
 
 from hf_tripletclip.configuration import reason_of
 from hf_tripletclip.data.tokenizer import end_token_id
-from hf_tripletclip.layouts.configs import read_config
+from hf_tripletclip.layouts.configs import read_config, without_weights
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
     PROCESSOR_FILES,
@@ -166,8 +165,7 @@ def check_processor_beside(folder: str | os.PathLike[str]) -> None:
         ValueError: It does not, see [`check_processor`], or would only if the config named another end-of-text token.
     """
     folder = os.fspath(folder)
-    with torch.device("meta"):
-        model = AutoModel.from_config(read_config(folder))
+    model = without_weights(read_config(folder))
     model.name_or_path = folder
     end, told = _end_and_whether_told(model, load_processor(folder))
     if told:

@@ -13,6 +13,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from hf_tripletclip.layouts.architectures import architecture_of
 from hf_tripletclip.layouts.configs import text_positions
 
 
@@ -23,19 +24,14 @@ class ArchitectureMixin:
     Attributes:
         text_is_causal (`bool`): Whether a token sees only those before it, so that padding on the right has no
             influence on the embedding, with or without an attention mask.
-        text_length_is_fixed (`bool`): Whether all texts must be padded to one length, because the last position is
-            pooled.
         gives_tokens (`bool`): Whether patches and words can be projected into the common space one by one, which some
             objectives need.
-        loss_is_clip (`bool`): Whether the loss of the class it is mixed into is that of the objective `clip`.
         may_leave_weights_unused (`bool`): Whether a tower may have weights that embeddings do not depend on: DDP must
             then look for them at each step.
     """
 
     text_is_causal: ClassVar[bool] = True
-    text_length_is_fixed: ClassVar[bool] = False
     gives_tokens: ClassVar[bool] = True
-    loss_is_clip: ClassVar[bool] = True
     may_leave_weights_unused: ClassVar[bool] = False
 
     config_class: Any
@@ -83,6 +79,18 @@ class ArchitectureMixin:
     def patches(self, hidden: torch.Tensor) -> torch.Tensor:
         """The image tower's last hidden state, `(rows, length, width)`, as patches in the common space."""
         return self.project_images(self.vision_model.post_layernorm(hidden[:, 1:]))
+
+    @property
+    def text_length_is_fixed(self) -> bool:
+        """Whether all texts must be padded to one length, because the last position is pooled."""
+        known = architecture_of(self.config)
+        return known is not None and known.fixed_length
+
+    @property
+    def loss_is_clip(self) -> bool:
+        """Whether the loss of the class it is mixed into is that of the objective `clip`."""
+        known = architecture_of(self.config)
+        return known is None or not known.sigmoid
 
     @property
     def max_text_length(self) -> int:

@@ -2,7 +2,6 @@
 """`TripletCLIPModel`: transformers' `CLIPModel` with a forward that takes hard negative pairs."""
 
 import torch
-from torch import nn
 from transformers import CLIPModel
 
 from hf_tripletclip.configuration import TripletCLIPConfig
@@ -28,13 +27,6 @@ class TripletCLIPModel(TripletMixin, CLIPModel):
 
     config_class = TripletCLIPConfig
     config: TripletCLIPConfig
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings, so that `resize_token_embeddings` works; `CLIPModel` names none."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
 
     def text_places(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Where the text tower pools each text, int64 `(rows,)`: at its first end-of-text token."""

@@ -18,7 +18,7 @@ class TripletDualEncoderConfig(TripletConfigMixin, VisionTextDualEncoderConfig):
     fields of [`TripletCLIPConfig`].
     """
 
-    tower_types: ClassVar[str | None] = None
+    tower_types: ClassVar[str | None] = ""
 
 
 class TripletDualEncoderModel(TripletMixin, VisionTextDualEncoderModel):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`TripletMetaClip2Model`: transformers' `MetaClip2Model` with a forward that takes hard negative pairs."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import MetaClip2Config, MetaClip2Model
 
@@ -14,6 +16,8 @@ class TripletMetaClip2Config(TripletConfigMixin, MetaClip2Config):
     Configuration of a [`TripletMetaClip2Model`]: that of [`~transformers.MetaClip2Config`], and the fields of
     [`TripletCLIPConfig`].
     """
+
+    pools_at_end: ClassVar[bool] = True
 
 
 class TripletMetaClip2Model(TripletMixin, MetaClip2Model):

@@ -44,9 +44,7 @@ class TripletSiglipModel(TripletMixin, SiglipModel):
     config_class = TripletSiglipConfig
     config: TripletSiglipConfig
     text_is_causal = False
-    text_length_is_fixed = True
     gives_tokens = False
-    loss_is_clip = False
 
     def project_texts(self, pooled: torch.Tensor) -> torch.Tensor:
         """As they are: SigLIP has no projections, its towers put out embeddings."""

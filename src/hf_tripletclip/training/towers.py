@@ -31,8 +31,8 @@ TOWERS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", 
 ATTENTION, ALL_LINEAR = "attention", "all-linear"
 # The projections of an attention, as towers of transformers name them.
 OF_ATTENTION = (
-    ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj"),  # CLIP, SigLIP, DINOv2
-    ("query", "key", "value", "attention.output.dense"),  # BERT, ViT
+    *("q_proj", "k_proj", "v_proj", "out_proj", "o_proj"),  # CLIP, SigLIP, DINOv2
+    *("query", "key", "value", "attention.output.dense"),  # BERT, ViT
 )
 KINDS = ("use_dora", "use_rslora")  # of LoRA; the other flags of it begin with `lora_`
 HALF = {torch.float16, torch.bfloat16}
@@ -363,7 +363,7 @@ def _named(target: str, linear: Sequence[str], last: Sequence[str]) -> Sequence[
     if target == ALL_LINEAR:
         return last
     if target == ATTENTION:
-        return [name for family in OF_ATTENTION for name in family if any(_is(one, [name]) for one in linear)]
+        return [name for name in OF_ATTENTION if any(_is(one, [name]) for one in linear)]
     return [target]
 
 
