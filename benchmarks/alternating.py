@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 CPU_INFO = Path("/proc/cpuinfo")
 FAST_BF16 = ("amx_bf16", "avx512_bf16")  # instructions of x86 CPUs that multiply in bfloat16
@@ -69,6 +70,13 @@ def alternate(ways: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool 
             times[name].wall.append(time.perf_counter() - wall)
             times[name].cpu.append(cpu_seconds() - cpu)
     return times
+
+
+def operations(way: Callable[[], Any]) -> int:
+    """The floating-point operations of the matrix products of something that is run once."""
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return counter.get_total_flops()
 
 
 def _wait() -> None:

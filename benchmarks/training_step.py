@@ -14,7 +14,6 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPModel
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
@@ -63,7 +62,6 @@ class Steps:
         self.negative_images = {"pixel_values": others}
         self.short = [self.tokens(texts, padding="longest") for texts in (captions, negatives)]
         self.padded = [self.tokens(texts, padding="max_length") for texts in (captions, negatives)]
-        self.flops: dict[str, int] = {}  # of a step, by its name, of one that was counted
 
     def tokens(self, texts: Any, padding: str) -> dict[str, torch.Tensor]:
         encoded = self.processor.tokenizer(
@@ -147,12 +145,6 @@ class Steps:
             return value.detach()
 
         return run
-
-    def flops_of(self, step: Callable[[], torch.Tensor]) -> int:
-        """Operations of a step's matrix products."""
-        with FlopCounterMode(display=False) as counter:
-            step()
-        return counter.get_total_flops()
 
 
 def product_ceiling(device: str, dtype: torch.dtype, side: int = 4096, repeats: int = 5) -> Callable[[], None]:
