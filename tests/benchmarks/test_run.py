@@ -32,7 +32,8 @@ def test_a_row_quickly(monkeypatch, tmp_path):
     importlib.import_module("run").main()
     text = page.read_text(encoding="utf-8")
     row = re.search(
-        r"\| training step.*\| the published step \| ([\d.]+) \| ≥ 1.55 \| (met|not met); its matrix products take [\d.]+ times fewer operations \|",
+        r"\| training step.*\| the published step \| ([\d.]+) \| ≥ 1.55 \| (met|not met); "
+        r"its matrix products take [\d.]+ times fewer operations \|",
         text,
     )
     assert row is not None
