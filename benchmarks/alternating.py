@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import statistics
 import time
@@ -82,6 +83,17 @@ def operations(way: Callable[[], Any]) -> int:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_kib() -> int:
+    """
+    The peak resident set of this process in KiB. Linux says it of the program alone; `ru_maxrss` begins with the size
+    of the process that started this one, and would hide growth below that.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1])  # type: ignore[index]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def has_fast_bf16() -> bool:

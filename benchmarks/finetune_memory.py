@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from alternating import peak_kib
 from result_page import write_page
 
 from hf_tripletclip import TripletCLIPConfig, TripletCLIPModel
@@ -106,9 +106,9 @@ def train(config: TripletCLIPConfig, rows: int, options: dict[str, Any], distill
 def measure(case: str, rows: int) -> dict[str, float]:
     tower = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     train(TripletCLIPConfig(text_config=tower, vision_config=tower), 2, *CASES[case])  # libraries set up their buffers
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     memory = train(TripletCLIPConfig(), rows, *CASES[case])
-    return {**memory, "resident": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10}
+    return {**memory, "resident": (peak_kib() - before) / 2**10}
 
 
 def in_a_process(case: str, rows: int) -> dict[str, float]:

@@ -17,8 +17,6 @@ import itertools
 import json
 import os
 import platform
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ import time
 from pathlib import Path
 
 import torch
+from alternating import peak_kib
 from result_page import write_page
 
 from hf_tripletclip.objectives import Embeddings, get_objective
@@ -66,17 +65,6 @@ def dense(name: str, e: Embeddings, scale: torch.Tensor) -> torch.Tensor:
     first = ce(e.image, torch.cat([e.text, e.negative_text])) + ce(e.text, e.image)
     second = ce(e.negative_image, torch.cat([e.negative_text, e.text])) + ce(e.negative_text, e.negative_image)
     return (first + second) / 2
-
-
-def peak_kib() -> int:
-    """
-    The peak resident set of this process in KiB. Linux says it of the program alone; `ru_maxrss` begins with the size
-    of the process that started this one, and would hide growth below that.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1])  # type: ignore[index]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(name: str, method: str, rows: int, chunk_size: int, repeats: int, device: str) -> dict[str, float]:

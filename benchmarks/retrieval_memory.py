@@ -5,7 +5,7 @@
 
 Both compute recall@1, 5 and 10 in both directions from the same embeddings, for up to 5,000 images and 25,000 captions
 as in COCO's test split. Each measurement has its own process, and so its own peak memory: the growth of the peak
-resident set (`resource.getrusage`) after a run on 8 images. Times are CPU seconds of all threads, which other work on
+resident set after a run on 8 images. Times are CPU seconds of all threads, which other work on
 the machine disturbs least.
 """
 
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+from alternating import peak_kib
 from result_page import write_page
 from safetensors.torch import load_file, save_file
 
@@ -67,13 +67,13 @@ def measure(method: str, file: Path) -> dict[str, float | list[float]]:
     METHODS[method](*embeddings(8))  # libraries set up their buffers
     given = load_file(file)
     assert all(values.sum().isfinite() for values in given.values())  # reads the mapped file into memory
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     start = time.process_time()
     recall = METHODS[method](given["image"], given["text"])
     taken = time.process_time() - start
     return {
         "recall": recall,
-        "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10,
+        "memory": (peak_kib() - before) / 2**10,
         "time": taken,
     }
 
