@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -135,6 +136,21 @@ def levels_apart(pixels: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return (pixels - expected).abs() * 255 * torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
 
 
+def test_a_picture_is_freed_before_the_next_one_is_decoded(processor, monkeypatch):
+    decoded: list[weakref.ref] = []
+
+    def decode(*arguments):
+        assert all(picture() is None for picture in decoded)
+        image = decode_image(*arguments)
+        decoded.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr("hf_tripletclip.data.collator.decode_image", decode)
+    content = encoded(random_picture(0, (40, 50)), "JPEG")
+    TripletCollator(processor)([make_row(index, image=content, neg_image=content) for index in range(3)])
+    assert len(decoded) == 6
+
+
 @pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
 @pytest.mark.parametrize("size", [(512, 512), (640, 480), (300, 500), (225, 224), (100, 90)])
 def test_pixels_are_within_a_level_of_the_processors(resample, size):
@@ -161,7 +177,9 @@ def test_pixels_are_within_a_level_of_the_processors(resample, size):
 def test_pixels_follow_the_processors_settings(settings):
     image_processor = CLIPImageProcessorPil(**settings)
     images = [random_picture(seed, (40, 60)) for seed in range(2)]
-    pixels = FastPixels(image_processor)(images)
+    fast = FastPixels(image_processor)
+    pixels = fast(images)
+    assert torch.equal(fast([fast.shrink(image) for image in images]), pixels)
     expected = image_processor(images=images, return_tensors="pt")["pixel_values"]
     assert pixels.shape == expected.shape
     assert pixels.dtype == torch.float32

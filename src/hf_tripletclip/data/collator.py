@@ -263,8 +263,9 @@ class TripletCollator:
     def _decode_one(self, value: Any, role: Role) -> Any:
         if not role.is_image:
             return decode_caption(value)
-        known = self.known_images
-        return decode_image(value, self.decode_size) if known is None else known.open(value, self.decode_size)
+        if self.known_images is not None:
+            return self.known_images.open(value, self.decode_size)
+        return self._pixels.shrink(decode_image(value, self.decode_size))
 
     def _is_paired(self, row: Mapping[str, Any], name: str, several: set[str]) -> bool:
         """Whether a column holds lists of negative captions or images, which belong to each other by position."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ class FastPixels:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.table = self._table() if self._is_known() else None
+        self.shrinks = self.table is not None and self._gives_one_size()
 
     def _is_known(self) -> bool:
         processor = self.processor
@@ -45,6 +47,14 @@ class FastPixels:
             and (not processor.do_center_crop or (crop.get("height") and crop.get("width")))
         )
 
+    def _gives_one_size(self) -> bool:
+        """Whether images of any size become one size without padding."""
+        size, crop = self.processor.size or {}, self._crop()
+        edge = size.get("shortest_edge")
+        if not self.processor.do_resize or crop is None:
+            return bool(self.processor.do_resize and not edge)
+        return crop[0] <= (edge or size["height"]) and crop[1] <= (edge or size["width"])
+
     def _table(self) -> np.ndarray | None:
         """The value of each level in each channel, `(3, 256)`."""
         levels = np.repeat(np.arange(LEVELS, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
@@ -53,17 +63,26 @@ class FastPixels:
         )["pixel_values"][0]
         return values.reshape(3, LEVELS) if values.dtype == np.float32 else None
 
-    def __call__(self, images: list[Image.Image]) -> torch.Tensor:
+    def shrink(self, image: Image.Image) -> Image.Image | np.ndarray:
+        """
+        What a call takes instead of an RGB image: its pixels resized and cropped, `(H, W, 3)` uint8, or the image
+        itself if the processor does not give all images one size. Shrink each image as soon as it is decoded: the next
+        one then uses its memory, and the system need not clear new memory.
+        """
+        return self._box(image) if self.shrinks else image
+
+    def __call__(self, images: Sequence[Image.Image | np.ndarray]) -> torch.Tensor:
         """
         Args:
-            images (`list[PIL.Image.Image]`): RGB images.
+            images (`Sequence[PIL.Image.Image]`): RGB images, or what `shrink` gives for them.
 
         Returns:
             `torch.Tensor` of shape `(images, 3, H, W)`: The processor's `pixel_values`.
         """
-        boxes = None if self.table is None else self._cropped(images)
+        boxes = None if self.table is None else self._boxes(images)
         if boxes is None:
-            return self.processor(images=images, return_tensors="pt", **needless_steps(self.processor, images))[
+            whole = cast(list[Image.Image], images)  # what `shrink` has shrunk is of one size
+            return self.processor(images=whole, return_tensors="pt", **needless_steps(self.processor, whole))[
                 "pixel_values"
             ]
         assert self.table is not None
@@ -76,19 +95,22 @@ class FastPixels:
                 np.take(self.table[channel], box[:, :, channel], out=pixels[index, channel], mode="clip")
         return tensor
 
-    def _cropped(self, images: list[Image.Image]) -> list[np.ndarray] | None:
+    def _boxes(self, images: Sequence[Image.Image | np.ndarray]) -> list[np.ndarray] | None:
         """The images resized and cropped, `(H, W, 3)` uint8; `None` if one needs padding, or their sizes differ."""
-        processor, boxes = self.processor, []
-        for image in images:
-            box = self._resized(image) if processor.do_resize else np.asarray(image)
-            if processor.do_center_crop:
-                height, width = processor.crop_size["height"], processor.crop_size["width"]
-                top, left = (box.shape[0] - height) // 2, (box.shape[1] - width) // 2
-                if top < 0 or left < 0:
-                    return None
-                box = box[top : top + height, left : left + width]
-            boxes.append(box)
-        return boxes if len({box.shape for box in boxes}) == 1 else None
+        boxes = [self._box(image) if isinstance(image, Image.Image) else image for image in images]
+        wanted = self._crop() or boxes[0].shape[:2]
+        return boxes if all(box.shape[:2] == wanted for box in boxes) else None
+
+    def _crop(self) -> tuple[int, int] | None:
+        crop = self.processor.crop_size if self.processor.do_center_crop else None
+        return crop and (crop["height"], crop["width"])
+
+    def _box(self, image: Image.Image) -> np.ndarray:
+        """An image resized and cropped, `(H, W, 3)` uint8; smaller than the crop if it needs padding."""
+        box = self._resized(image) if self.processor.do_resize else np.asarray(image)
+        height, width = self._crop() or box.shape[:2]
+        top, left = max(0, (box.shape[0] - height) // 2), max(0, (box.shape[1] - width) // 2)
+        return box[top : top + height, left : left + width]
 
     def _resized(self, image: Image.Image) -> np.ndarray:
         size = self.processor.size
