@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`check_processor`: whether the text tower takes the embedding of a caption where the tokenizer ends it."""
+"""`check_processor`: whether the text tower reads captions as the tokenizer writes them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments, push_model
+from hf_tripletclip import (
+    AutoTripletModel,
+    TripletCLIPModel,
+    TripletCLIPTrainer,
+    TripletCLIPTrainingArguments,
+    load_processor,
+    push_model,
+)
 from hf_tripletclip.checkpoints import convert
 from hf_tripletclip.checkpoints.load import load_clip_like, text_features, tokenize
 from hf_tripletclip.data import build_processor
 from hf_tripletclip.data.tokenizer import end_token_id, misread
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.layouts.processor import check_processor, check_processor_beside
+from tests.families import write_family
 from tests.tiny import tiny_config
 
 WORDS = ["a", "red", "cat", "above", "blue", "dog"]
@@ -274,3 +282,24 @@ def test_captions_that_are_not_read_to_their_end_are_reported(caplog):
     assert misread([1, 5, 3], 3) is None
     assert misread([1, 5, 6], 3) == "caption without an end-of-text token: its embedding is not that of the caption"
     assert misread([1, 3, 6, 3], 3) == "caption read in part: an end-of-text token is the 2th of its 4 tokens"
+
+
+OTHERS = {  # architecture: the families whose tokenizers are certainly not its own
+    "siglip": {"clip": "begins captions", "metaclip_2": "begins captions", "chinese_clip": "begins captions"},
+    "chinese_clip": {"clip": "pads with the id", "altclip": "pads with the id 1", "siglip": "with their first word"},
+    "altclip": {"clip": "pads with the id", "dual_encoder": "pads with the id 0", "siglip": "with their first word"},
+    "dual_encoder": {"clip": "pads with the id", "metaclip_2": "pads with the id 1"},
+    "metaclip_2": {"clip": "pools at the token of id 2", "siglip": "does not end captions"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_tokenizer_of_another_family_is_refused_if_its_ids_fit(name, tmp_path):
+    model = AutoTripletModel.from_pretrained(write_family(name, tmp_path / name))
+    check_processor(model, load_processor(tmp_path / name))
+    model.resize_token_embeddings(1_000)
+    model.name_or_path = ""  # as without a tokenizer beside it
+    for other, message in OTHERS[name].items():
+        processor = load_processor(write_family(other, tmp_path / other))
+        with pytest.raises(ValueError, match=rf"{message}.*Use the processor that belongs to"):
+            check_processor(model, processor)

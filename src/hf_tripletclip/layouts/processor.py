@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from hf_tripletclip.configuration import reason_of
 from hf_tripletclip.data.tokenizer import end_token_id
+from hf_tripletclip.layouts.architectures import architecture_of
 from hf_tripletclip.layouts.configs import read_config, without_weights
 from hf_tripletclip.layouts.files import (
     CONFIG_FILE,
@@ -141,8 +142,8 @@ def check_processor(model: Any, processor: Any) -> int | None:
         `int` or `None`: Id of the token at which the tower pools; `None` for a tower that does not pool at a token.
 
     Raises:
-        ValueError: The tokenizer is that of another model, has more tokens than the tower, appends no end-of-text
-            token, or one at which the tower cannot pool.
+        ValueError: The tokenizer is that of another model (another vocabulary, padding or first token), has more
+            tokens than the tower, appends no end-of-text token, or one at which the tower cannot pool.
     """
     end, told = _end_and_whether_told(model, processor)
     if not told:
@@ -194,6 +195,8 @@ def _end_and_whether_told(model: Any, processor: Any) -> tuple[int | None, bool]
             "tokens, `model.resize_token_embeddings` makes room."
         )
     _check_same_vocabulary(named, tokenizer, vocabulary)
+    if problem := _other_form(model, tokenizer):
+        raise ValueError(f"The tokenizer is not that of {named}: {problem}. {own_processor}")
     if not hasattr(tower, "eos_token_id"):
         return None, False
     end, at = end_token_id(tokenizer), tower.eos_token_id
@@ -226,6 +229,26 @@ def _end_and_whether_told(model: Any, processor: Any) -> tuple[int | None, bool]
             f"learned nothing yet takes any, with `eos_token_id` {end} in its text config."
         )
     return end, True
+
+
+def _other_form(model: Any, tokenizer: Any) -> str | None:
+    """In which way a tokenizer writes captions that the text tower cannot have learned; `None` if in none."""
+    known = architecture_of(model.config)
+    if known is None:
+        return None
+    first = next(iter(tokenizer("a")["input_ids"]), None)
+    begins = first is not None and first in (tokenizer.bos_token_id, tokenizer.cls_token_id)
+    if known.fixed_length and begins:
+        token = tokenizer.convert_ids_to_tokens(first)
+        return f"it begins captions with {token!r}, and {known.described} has learned them without such a token"
+    # Towers of BERT's kind know padding by its id, and captions begin with a token that stands for all.
+    padding = (getattr(part, "padding_idx", None) for part in model.text_model.modules())
+    own, given = next((index for index in padding if index is not None), None), tokenizer.pad_token_id
+    if own is None:
+        return None
+    if not begins:
+        return "it begins captions with their first word, and the text tower has learned a token before it"
+    return None if given in (own, None) else f"it pads with the id {given}, and the text tower with {own}"
 
 
 def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int]) -> None:
