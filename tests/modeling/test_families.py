@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     DistilBertConfig,
     DistilBertModel,
@@ -101,9 +103,25 @@ def test_plain_transformers_opens_what_is_saved(folder, tmp_path):
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits_per_image, plain(**inputs).logits_per_image)
     assert plain.config.model_type == model.config.model_type
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["architectures"] == [plain_class.__name__]
     again = AutoTripletModel.from_pretrained(tmp_path)
     assert type(again) is type(model)
     assert again.config.objective == model.config.objective == type(model).config_class.objective
+
+
+def test_a_config_of_transformers_gets_the_fields_of_ours(folder):
+    """Such as the bound on the scale, and the implementation of attention that was asked for stays."""
+    expected = AutoTripletModel.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoTripletModel.from_config(config, attn_implementation="eager")
+    for made in (model, type(model)(config), type(model).from_pretrained(folder, config=config)):
+        assert type(made.config) is type(expected.config)
+        assert made.config.logit_scale_max == expected.config.logit_scale_max
+        assert made.config.objective == expected.config.objective
+    assert {one._attn_implementation for one in (model.config, model.config.text_config)} == {"eager"}
+    assert model.vision_model.config._attn_implementation == "eager"
+    assert expected.config._attn_implementation != "eager"
 
 
 def test_weights_are_loaded_by_their_names_in_files(folder):

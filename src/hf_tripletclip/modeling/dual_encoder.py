@@ -57,8 +57,6 @@ class TripletDualEncoderModel(TripletMixin, VisionTextDualEncoderModel):
     ) -> None:
         if config is None and vision_model is not None and text_model is not None:
             config = VisionTextDualEncoderConfig.from_vision_text_configs(vision_model.config, text_model.config)
-        if config is not None and not isinstance(config, TripletDualEncoderConfig):
-            config = TripletDualEncoderConfig.from_dict(config.to_dict())
         super().__init__(config, vision_model, text_model)
         for tower in (self.vision_model, self.text_model):
             tower.register_forward_hook(_check_pooled)

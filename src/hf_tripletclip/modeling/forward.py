@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.processing_utils import Unpack
@@ -99,6 +99,12 @@ class TripletMixin(ArchitectureMixin, LoadSaveMixin, _Model):
     Parameters, their names and the outputs without negatives stay those of the class it is mixed into, bit for bit.
     What differs between architectures is said by [`~hf_tripletclip.modeling.architecture.ArchitectureMixin`].
     """
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        own: Any = self.config_class
+        if config is not None and config.model_type == own.model_type and not isinstance(config, own):
+            config = _with_fields_of(own, config)
+        super().__init__(config, *args, **kwargs)
 
     # ---- The objective ----
 
@@ -443,6 +449,18 @@ class TripletMixin(ArchitectureMixin, LoadSaveMixin, _Model):
                 parts.append(pad(values.expand(ids.shape)))
             joined[name] = torch.cat(parts)
         return joined
+
+
+def _with_fields_of(own: Any, config: Any) -> PreTrainedConfig:
+    """A config of transformers as one of this package, with the implementations of attention that were chosen."""
+    found = own.from_dict(config.to_dict())
+    for part, given in (
+        (found, config),
+        (found.text_config, config.text_config),
+        (found.vision_config, config.vision_config),
+    ):
+        part._attn_implementation_internal = given._attn_implementation_internal
+    return found
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:

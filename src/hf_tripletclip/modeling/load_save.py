@@ -18,6 +18,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from hf_tripletclip.hub.model_push import upload_model
 from hf_tripletclip.hub.repository import Destination
 from hf_tripletclip.layouts import adapters
+from hf_tripletclip.layouts.architectures import architecture_of
 from hf_tripletclip.layouts.files import (
     CONNECTION_ARGUMENTS,
     HUB_ARGUMENTS,
@@ -178,8 +179,9 @@ class LoadSaveMixin(_Model):
         **kwargs: Any,
     ) -> None:
         """
-        Save the model as [`~transformers.PreTrainedModel.save_pretrained`] does. If an adapter was loaded into it,
-        that saves the adapter; here the `logit_scale` is saved beside it.
+        Save the model as [`~transformers.PreTrainedModel.save_pretrained`] does, as one of the class of transformers:
+        that is what `architectures` in the `config.json` names. If an adapter was loaded into it, that saves the
+        adapter; here the `logit_scale` is saved beside it.
 
         Args:
             save_directory (`str` or `os.PathLike`): The directory; it is made if it does not exist.
@@ -201,6 +203,9 @@ class LoadSaveMixin(_Model):
             return
         if self._hf_peft_config_loaded:
             adapters.write_scale(self, save_directory)
+        elif (known := architecture_of(self.config)) is not None:  # by which other programs choose their own code
+            self.config.architectures = [known.base]
+            self.config.save_pretrained(save_directory)
         if push_to_hub:
             self._upload(save_directory, **{"repo_id": Path(save_directory).resolve().name, **upload})
 
