@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, Siglip2Config, Siglip2Model
 
 from hf_tripletclip import load_scenes
@@ -19,6 +21,7 @@ from tests.families import FAMILIES, write_family
 
 SIZES = ("--scenes_train_size", "24", "--scenes_validation_size", "8", "--scenes_test_size", "8")
 SIGMOID = ("--objective", "siglip_triplet")
+NEW = '{"projection_dim": 16, "vision_config": {"image_size": 32}}'
 CODE = "raise SystemExit('the code of a repository was run')\n"
 
 
@@ -40,6 +43,11 @@ def root(tmp_path_factory) -> Path:
     changed(folder, "siglip", "code", model_type="own", auto_map={"AutoModel": "code.M", "AutoConfig": "code.C"})
     (folder / "code" / "code.py").write_text(CODE)
     changed(folder, "dual_encoder", "widths", projection_dim=99)
+    for name in ("clip", "siglip"):  # a checkpoint of some training script, which transformers takes for no weights
+        changed(folder, name, f"nested_{name}")
+        weights = folder / f"nested_{name}" / "model.safetensors"
+        torch.save({"state_dict": load_file(weights)}, weights.with_name("pytorch_model.bin"))
+        weights.unlink()
     return folder
 
 
@@ -71,6 +79,10 @@ def command(root: Path, model: str, output: Path, *flags: str) -> list[str]:
         ("siglip", ("--objective_kwargs", '{"local_weight": 0.2}', "--objective", "fsc_clip"), "Choose another obj"),
         ("dual_encoder", ("--objective_kwargs", '{"local_weight": 0.2}', "--objective", "fsc_clip"), "Choose anoth"),
         ("clip", SIGMOID, "the model has no `logit_bias`: give the objective a fixed one, such as `objective_kwargs"),
+        ("nested_clip", (), "lacks weights, so that training would start from random ones: logit_scale, text_model"),
+        ("nested_siglip", SIGMOID, "lacks weights, so that training would start from random ones: logit_bias"),
+        ("clip", ("--max_text_length", "32769"), "`max_text_length` is 32769, 32,768 tokens are the most"),
+        ("siglip", (*SIGMOID, "--max_text_length", "9" * 20), "32,768 tokens are the most"),
         ("altclip", ("--max_text_length", "60"), "positions of AltCLIPTextModel are not those of a CLIP"),
     ],
 )
@@ -85,6 +97,13 @@ def test_one_line_before_training(root, model, flags, message, tmp_path, monkeyp
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("length", ["0", "-3", "2", "32769"])
+def test_a_length_of_a_new_model(length, tmp_path, capsys):
+    flags = ["--config", "scenes", *SIZES, "--use_cpu", "true", "--model_config", NEW, "--max_text_length", length]
+    assert main(["train", "--output_dir", str(tmp_path), *flags]) == 1
+    assert f"error: `max_text_length` is {length}; give 3 to 32,768: a caption has a" in capsys.readouterr().err
 
 
 def test_a_tokenizer_whose_library_is_missing(root, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 
-from hf_tripletclip.checkpoints.load import load_clip_like
+from hf_tripletclip.checkpoints.load import load_clip_like, load_trainable
 from hf_tripletclip.checkpoints.merging import merged
 from hf_tripletclip.configuration import reason_of
 from hf_tripletclip.layouts.files import OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, Layout, detect
@@ -32,8 +32,7 @@ from hf_tripletclip.layouts.openclip import (
 )
 from hf_tripletclip.layouts.openclip_config import ACTIVATIONS, EPS, LEGACY_EOS, preprocess_cfg_of
 from hf_tripletclip.layouts.processor import check_processor, load_processor
-from hf_tripletclip.layouts.weights import no_report_of_what_is_refused
-from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel
+from hf_tripletclip.modeling import TripletCLIPModel
 from hf_tripletclip.modeling.positions import stretch_positions
 from hf_tripletclip.utils.files import check_target, whole_directory
 
@@ -105,13 +104,7 @@ def convert(
             model = merged(adapted)
         else:
             loading = dict(hub_kwargs) if logit_scale is None else {**hub_kwargs, "logit_scale": logit_scale}
-            with no_report_of_what_is_refused():
-                loaded: Any = AutoTripletModel.from_pretrained(source, output_loading_info=True, **loading)
-                model, info = loaded
-                if missing := sorted(info["missing_keys"]):
-                    raise ValueError(
-                        f"{source} lacks weights, which would be written as random: {', '.join(missing[:5])}."
-                    )
+            model = load_trainable(source, "random ones would be written", **loading)
         if to == "openclip" and model.config.model_type != "clip":
             raise ValueError(
                 f"{source} is of a model of the type {model.config.model_type!r}: OpenCLIP's is a CLIP's."

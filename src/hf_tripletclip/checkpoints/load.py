@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from hf_tripletclip.layouts.files import (
 )
 from hf_tripletclip.layouts.processor import check_processor, load_processor, read_processor
 from hf_tripletclip.layouts.weights import check_weights, find_weights, load_fitting, no_report_of_what_is_refused
-from hf_tripletclip.modeling import TripletCLIPModel, TripletMixin
+from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel, TripletMixin
 from hf_tripletclip.modeling.auto import model_class
 from hf_tripletclip.utils.files import read_json_object
 
@@ -93,11 +93,43 @@ def load_clip_like(
         load: Any = _load_other if known is None else model_class(known).from_pretrained
         model, info = load(source, dtype=dtype, output_loading_info=True, **options)
         check_two_towers(model, source)
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(f"{source} lacks weights, so that scores would be random: {', '.join(missing[:5])}")
+        check_whole(info, source, "scores would be random")
     processor = load_processor(source, **options)
     check_processor(model, processor)
     return model, processor
+
+
+def load_trainable(source: str | os.PathLike[str], consequence: str, **options: Any) -> Any:
+    """
+    A model of [`AutoTripletModel`], all of whose weights are in its files.
+
+    Args:
+        source (`str` or `os.PathLike`): A directory or the id of a Hub repository.
+        consequence (`str`): What would happen without some of the weights, for the message.
+        options: As of [`AutoTripletModel.from_pretrained`].
+
+    Raises:
+        OSError, ValueError: As there.
+        ValueError: Weights are missing.
+    """
+    with no_report_of_what_is_refused():
+        model, info = AutoTripletModel.from_pretrained(source, output_loading_info=True, **options)
+        check_whole(info, source, consequence)
+    return model
+
+
+def check_whole(info: Mapping[str, Any], source: str | os.PathLike[str], consequence: str) -> None:
+    """
+    Check that transformers, which would draw missing weights at random, found all of a model.
+
+    Raises:
+        ValueError: It did not.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{source} lacks weights, so that {consequence}: {', '.join(missing[:5])}. It is incomplete or of another "
+            "model: download it again."
+        )
 
 
 def _load_other(source: str, *, dtype: torch.dtype, output_loading_info: bool, **options: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 KEPT = 20  # positions that stay as they are
+MOST = 2**15  # tokens of a caption; attention over so many takes gigabytes already
 
 
 @torch.no_grad()
@@ -26,8 +27,8 @@ def stretch_positions(model: Any, length: int, kept: int = KEPT) -> None:
         kept (`int`, defaults to 20): How many positions stay.
 
     Raises:
-        ValueError: The tower takes more tokens already, has fewer than `kept` positions, or numbers or embeds
-            positions in another way.
+        ValueError: The tower takes more tokens already, the length is more than 32,768, the tower has fewer than
+            `kept` positions, or numbers or embeds positions in another way.
     """
     before = model.max_text_length
     if length == before:
@@ -37,6 +38,8 @@ def stretch_positions(model: Any, length: int, kept: int = KEPT) -> None:
             f"`max_text_length` is {length}, but the text tower takes {before} tokens: positions are stretched, "
             "never cut."
         )
+    if length > MOST:
+        raise ValueError(f"`max_text_length` is {length}, {MOST:,} tokens are the most.")
     found = [
         (name, module)
         for name, module in model.text_model.named_modules()

@@ -15,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.utils import logging
 
+from hf_tripletclip.checkpoints.load import load_trainable
 from hf_tripletclip.configuration import TripletCLIPConfig
 from hf_tripletclip.data import build_processor, load_scenes, load_tripletdata
 from hf_tripletclip.data.decoding import BrokenValue, decode_caption, is_several
@@ -25,8 +26,8 @@ from hf_tripletclip.generation.filters import filter_dataset, filters_of
 from hf_tripletclip.layouts import load_processor
 from hf_tripletclip.layouts.files import PROCESSOR_FILES
 from hf_tripletclip.layouts.processor import check_processor
-from hf_tripletclip.modeling import AutoTripletModel, TripletCLIPModel
-from hf_tripletclip.modeling.positions import stretch_positions
+from hf_tripletclip.modeling import TripletCLIPModel
+from hf_tripletclip.modeling.positions import MOST, stretch_positions
 from hf_tripletclip.objectives import Objective
 from hf_tripletclip.training.script_arguments import DataArguments, ModelArguments
 from hf_tripletclip.training.towers import (
@@ -44,6 +45,7 @@ CONVERT_FIRST = (
 
 TRAIN_TOKENIZER = "train"  # instead of a processor's name
 DEFAULT_PROCESSOR = "openai/clip-vit-base-patch32"
+LEAST = 3  # tokens of a caption, two of which are special
 SHUFFLE_BUFFER = 10_000  # rows of a stream among which the next one is drawn
 
 
@@ -188,8 +190,8 @@ def make_model(model_args: ModelArguments, processor: Any) -> Any:
     The model that training starts from: a checkpoint, or random weights of the sizes that the arguments give.
 
     Raises:
-        ValueError: `model_config` has an unknown field or sizes that do not fit each other, or the text tower does not
-            read captions as the tokenizer writes them.
+        ValueError: The checkpoint lacks weights; `model_config` has an unknown field or sizes that do not fit each
+            other, or the text tower does not read captions as the tokenizer writes them.
     """
     kwargs: dict[str, Any] = dict(model_args.loading_arguments())
     if model_args.attn_implementation is not None:
@@ -199,17 +201,20 @@ def make_model(model_args: ModelArguments, processor: Any) -> Any:
         if model_args.model_config:
             raise ValueError("`model_config` is for random weights: leave it out beside `model_name_or_path`.")
         check_no_adapter(model_args.model_name_or_path)
-        model = AutoTripletModel.from_pretrained(model_args.model_name_or_path, **kwargs)
+        start = model_args.model_name_or_path
+        model = load_trainable(start, "training would start from random ones", **kwargs)
         if model_args.max_text_length is not None:
             stretch_positions(model, model_args.max_text_length)
         check_processor(model, processor)
         return model
     settings = dict(model_args.config_fields)
+    length = model_args.max_text_length
+    if length is not None and not LEAST <= length <= MOST:
+        raise ValueError(f"`max_text_length` is {length}; give {LEAST} to {MOST:,}: a caption has a start and an end.")
     text = {
         "vocab_size": len(tokenizer),
         # A tokenizer that names no length has a huge one.
-        "max_position_embeddings": model_args.max_text_length
-        or min(tokenizer.model_max_length, CLIPTextConfig.max_position_embeddings),
+        "max_position_embeddings": length or min(tokenizer.model_max_length, CLIPTextConfig.max_position_embeddings),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
