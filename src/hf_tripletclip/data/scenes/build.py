@@ -74,7 +74,7 @@ def make_row(split: str, index: int, seed: int, nouns: Sequence[str]) -> tuple[S
         return positive, negative, kind
 
 
-@functools.lru_cache(maxsize=1 << 10)  # the stages of a generation ask for the same row in turn
+@functools.lru_cache(maxsize=1 << 15)  # 32 MB: the steps of a generation go over all rows, one step after the other
 def _kept_row(split: str, index: int, seed: int, nouns: tuple[str, ...]) -> tuple[Scene, Scene, str]:
     return make_row(split, index, seed, nouns)
 
