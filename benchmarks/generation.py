@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
@@ -69,8 +70,8 @@ PARTS = {"rows": rows_alone, "work": work_alone}
 NOTES = (
     "The ceiling explains the ratios: most of the time of `Dataset.map` is the work that both do, so in one process "
     "no engine can be 1.5 times as fast with `rules`. Of the engine's own time there, a profile of 4,000 rows gives "
-    "about 60 µs per row to the card, 20 to units on the disk, and 30 to the rows of the dataset. What a scene is made "
-    "of is remembered from the captions to the images, which saves 100 µs. Tables instead of single rows were "
+    "about 60 µs per row to the card, 20 to units on the disk, and 30 to the rows of the dataset. What a scene is "
+    "made of is remembered from the captions to the images, which saves 100 µs. Tables instead of single rows were "
     "dropped: all that is done with single rows takes 17 µs.",
 )
 
@@ -108,10 +109,10 @@ def main() -> None:
         "Written by `python benchmarks/generation.py --output benchmarks/results/generation.md`.",
         "",
         f"{options.rows:,} rows of `scenes`, medians of {options.turns} turns, CPU seconds of one process; datasets "
-        f"{datasets.__version__}, Python {platform.python_version()}. Reference, in the same run and in turns: "
-        "`Dataset.map`. The ceiling is the ratio if the engine did nothing but read the rows, draw the source's own "
-        "images and call the stages. The engine's own time includes the card with its blind score, of at most 20,000 "
-        "rows of each kind.",
+        f"{datasets.__version__}, Python {platform.python_version()}, load average {os.getloadavg()[1]:.0f} at the "
+        "start. Reference, in the same run and in turns: `Dataset.map`. The ceiling is the ratio if the engine did "
+        "nothing but read the rows, draw the source's own images and call the stages. The engine's own time includes "
+        "the card with its blind score, of at most 20,000 rows of each kind.",
         "",
         "| stages | `Dataset.map` rows/s | engine rows/s | ratio | ceiling | µs per row: source | stages | "
         "`Dataset.map`'s own | engine's own |",
