@@ -258,8 +258,8 @@ def main() -> None:
             f"{options.rows} triplets of {options.image_size} px JPEG in {options.tars} tars, batches of "
             f"{options.batch_size} at {SIZE} px, medians of {options.repeats} turns; {os.cpu_count()} CPU cores, "
             f"torch {torch.__version__}, Pillow {PIL.__version__}, Python {platform.python_version()}, load average "
-            f"{os.getloadavg()[1]:.0f} at the start. Reference, in the same run and in turns: Pillow in `__getitem__`, "
-            "torchvision's transform per picture, `default_collate`.",
+            f"{os.getloadavg()[1]:.0f} at the start. Reference, in the same run and in turns: Pillow in "
+            "`__getitem__`, torchvision's transform per picture, `default_collate`.",
             "",
             "| workers | loader | triplets/s | ratio | triplets per CPU s | ratio |",
             "| --- | --- | --- | --- | --- | --- |",
