@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, Siglip2Config, Siglip2Model
+from transformers import BertConfig, BertModel, CLIPProcessor, Siglip2Config, Siglip2Model, SiglipProcessor
 
-from hf_tripletclip import load_scenes
+from hf_tripletclip import load_processor, load_scenes
 from hf_tripletclip.cli import main
 from hf_tripletclip.training.trainer import TripletCLIPTrainer
 from tests.families import FAMILIES, write_family
@@ -48,6 +48,14 @@ def root(tmp_path_factory) -> Path:
         weights = folder / f"nested_{name}" / "model.safetensors"
         torch.save({"state_dict": load_file(weights)}, weights.with_name("pytorch_model.bin"))
         weights.unlink()
+    for name, kind in (("siglip", CLIPProcessor), ("dual_encoder", SiglipProcessor)):
+        processor = load_processor(folder / name)
+        kind(processor.image_processor, processor.tokenizer).save_pretrained(folder / f"{name}_padded_otherwise")
+    for name in ("clip", "siglip"):
+        processor = load_processor(folder / name)
+        processor.image_processor.size = {"height": 32, "width": 32}
+        processor.image_processor.crop_size = {"height": 32, "width": 32}
+        processor.save_pretrained(folder / f"{name}_of_32_pixels")
     return folder
 
 
@@ -75,6 +83,24 @@ def command(root: Path, model: str, output: Path, *flags: str) -> list[str]:
         ("clip", ("--processor_name_or_path", "siglip"), "The tokenizer is not that of"),
         ("siglip", (*SIGMOID, "--processor_name_or_path", "other_words"), "The tokenizer is not that of"),
         ("chinese_clip", ("--processor_name_or_path", "other_words"), "The tokenizer is not that of"),
+        (
+            *("siglip", (*SIGMOID, "--processor_name_or_path", "siglip_padded_otherwise")),
+            "takes captions that are padded to one length and without a mask, and a CLIPProcessor is for others",
+        ),
+        (
+            *("dual_encoder", ("--processor_name_or_path", "dual_encoder_padded_otherwise")),
+            "takes captions that are padded to the longest and with a mask, and a SiglipProcessor is for others",
+        ),
+        (
+            "clip",
+            ("--processor_name_or_path", "clip_of_32_pixels"),
+            "32 x 32 pixels, and the image tower takes 16",
+        ),
+        (
+            "siglip",
+            (*SIGMOID, "--processor_name_or_path", "siglip_of_32_pixels"),
+            "32 x 32 pixels, and the image tower",
+        ),
         ("siglip", (*SIGMOID, "--train_projections", "true"), "has no projections behind its towers: leave it out"),
         ("siglip", ("--objective_kwargs", '{"local_weight": 0.2}', "--objective", "fsc_clip"), "Choose another obj"),
         ("dual_encoder", ("--objective_kwargs", '{"local_weight": 0.2}', "--objective", "fsc_clip"), "Choose anoth"),
@@ -91,7 +117,7 @@ def test_one_line_before_training(root, model, flags, message, tmp_path, monkeyp
         raise AssertionError("training started")
 
     monkeypatch.setattr(TripletCLIPTrainer, "training_step", refuse)
-    given = [str(root / flag) if flag in FAMILIES or flag == "other_words" else flag for flag in flags]
+    given = [str(root / flag) if (root / flag).is_dir() else flag for flag in flags]
     assert main(command(root, model, tmp_path / "run", *given)) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

@@ -96,6 +96,10 @@ class TripletCollator:
             A store that is asked before an image is decoded, and whose tensors replace pixels in the batch.
             `TripletCLIPTrainer` sets it with `cache_locked_towers`.
 
+    Attributes:
+        fixed_length (`bool`): Whether captions are padded to `max_length` and have no mask. The class of the processor
+            says so.
+
     Returns (of a call):
         `dict[str, torch.Tensor]` for B usable rows: `pixel_values` float32 `(B, 3, H, W)`; `input_ids` and
         `attention_mask` int64 `(B, L)`, where L is the length of the longest caption of the batch; of a SigLIP, L is
@@ -143,9 +147,9 @@ class TripletCollator:
             )
         self._pixels = FastPixels(self.processor.image_processor)
         # Texts of one length have no place at which the tower pools but the last, whatever stands there.
-        self._fixed_length = type(self.processor).__name__ in FIXED_LENGTH_PROCESSORS
-        self._end = None if self._fixed_length else end_token_id(self.processor.tokenizer)
-        if self._end is None and not self._fixed_length:
+        self.fixed_length = type(self.processor).__name__ in FIXED_LENGTH_PROCESSORS
+        self._end = None if self.fixed_length else end_token_id(self.processor.tokenizer)
+        if self._end is None and not self.fixed_length:
             logger.warning_once(
                 "The tokenizer does not end captions with a special token. A CLIP takes a caption's embedding at that "
                 "token, so all captions would get the same embedding."
@@ -331,7 +335,7 @@ class TripletCollator:
             return {}
         tokenizer = self.processor.tokenizer
         limit = min(self.max_length or tokenizer.model_max_length, tokenizer.model_max_length)
-        if self._fixed_length and limit > LONGEST:
+        if self.fixed_length and limit > LONGEST:
             raise ValueError(
                 "Captions are padded to the length that the text tower takes, and the tokenizer does not say which: "
                 "give `max_length`, such as `model.max_text_length`."
@@ -350,9 +354,9 @@ class TripletCollator:
                 key, digest = row_name(rows[number])
                 self.broken_rows.add(key, wrong, column, digest=digest, skipped=False)
         longest, multiple = min(max(lengths), limit), self.pad_to_multiple_of or 1
-        length = limit if self._fixed_length else min(-(-longest // multiple) * multiple, limit)
+        length = limit if self.fixed_length else min(-(-longest // multiple) * multiple, limit)
         padded = tokenizer.pad(encoded, return_tensors="pt", padding="max_length", max_length=length)
-        names = ("input_ids",) if self._fixed_length else ("input_ids", "attention_mask")
+        names = ("input_ids",) if self.fixed_length else ("input_ids", "attention_mask")
         inputs = {name: padded[name] for name in names}
         return _split(inputs, roles, values)
 

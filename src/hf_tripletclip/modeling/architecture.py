@@ -28,11 +28,13 @@ class ArchitectureMixin:
             objectives need.
         may_leave_weights_unused (`bool`): Whether a tower may have weights that embeddings do not depend on: DDP must
             then look for them at each step.
+        takes_any_size (`bool`): Whether the image tower may take images of other sizes than its config says.
     """
 
     text_is_causal: ClassVar[bool] = True
     gives_tokens: ClassVar[bool] = True
     may_leave_weights_unused: ClassVar[bool] = False
+    takes_any_size: ClassVar[bool] = False
 
     config_class: Any
     config: Any

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset, LargeList, List
+from PIL import Image
 from torch import nn
 from transformers.trainer_utils import has_length, unwrap_peft_model
 from transformers.training_args import OptimizerNames
@@ -18,6 +19,7 @@ from hf_tripletclip.data import TripletCollator, check_columns
 from hf_tripletclip.data.collator import TensorCollator
 from hf_tripletclip.data.loading import undecoded
 from hf_tripletclip.data.schema import CAPTION
+from hf_tripletclip.data.tokenizer import FIXED_LENGTH_PROCESSORS
 from hf_tripletclip.layouts.adapters import LOGIT_BIAS, scale_of
 from hf_tripletclip.layouts.architectures import supported
 from hf_tripletclip.layouts.processor import LEGACY, check_processor
@@ -151,8 +153,8 @@ def set_up_data(
         it decodes them itself and reports broken ones.
 
     Raises:
-        ValueError: A processor is that of another model, a dataset is empty, or something is to be drawn that the rows
-            do not have.
+        ValueError: A processor is that of another model, pads captions otherwise or makes pictures of another size, a
+            dataset is empty, or something is to be drawn that the rows do not have.
     """
     end = check_processors(core, processing_class, collator)
     _require_rows(train_dataset, "train_dataset")
@@ -164,11 +166,41 @@ def set_up_data(
             collator = TripletCollator(
                 processing_class, columns=core.objective.columns, max_length=core.max_text_length
             )
+    if isinstance(collator, TripletCollator):
+        _check_padding(core, collator)
+        _check_size(core, collator.processor.image_processor)
     collator = core.objective.prepare_collator(collator)
     collator = collator_with_draws(core.objective, collator, train_dataset, args)
     if isinstance(collator, TripletCollator):
         train_dataset, eval_dataset = _undecoded(train_dataset), _undecoded(eval_dataset)
     return collator, train_dataset, eval_dataset
+
+
+def _check_padding(core: TripletMixin, collator: TripletCollator) -> None:
+    """Check that captions are padded as the text tower has learned them: by the class of the processor."""
+    if collator.fixed_length == core.text_length_is_fixed:
+        return
+    learned = "to one length and without a mask" if core.text_length_is_fixed else "to the longest and with a mask"
+    wanted = FIXED_LENGTH_PROCESSORS[0] if core.text_length_is_fixed else "VisionTextDualEncoderProcessor"
+    raise ValueError(
+        f"A {type(core).__name__} takes captions that are padded {learned}, and a "
+        f"{type(collator.processor).__name__} is for others: put the image processor and the tokenizer that belong to "
+        f"the model into a `{wanted}`."
+    )
+
+
+def _check_size(core: TripletMixin, image_processor: Any) -> None:
+    """Check that the image processor makes pictures of the size that the image tower takes."""
+    size = core.image_size
+    if size is None or core.takes_any_size:
+        return
+    blank = Image.new("RGB", (size, size))
+    *_, height, width = image_processor(images=[blank], return_tensors="pt")["pixel_values"].shape
+    if (height, width) != (size, size):
+        raise ValueError(
+            f"The image processor makes pictures of {width} x {height} pixels, and the image tower takes {size} x "
+            f"{size}: use the processor that belongs to the model (`--processor_name_or_path`), or correct its `size`."
+        )
 
 
 def _undecoded(dataset: Any) -> Any:
