@@ -27,6 +27,7 @@ class Arguments:
     model_name_or_path: str | None = None
     sizes: dict[str, Any] | str | None = None
     fast: bool = True
+    quiet: bool | None = None
     output_dir: str = "out"
     names: list[str] = field(default_factory=list)
 
@@ -48,6 +49,10 @@ def file(tmp_path) -> str:
     path = tmp_path / "own.yaml"
     path.write_text("# a comment\nsizes: {a: 1, b: 2}\noutput: there\nmodel: M\n")
     return str(path)
+
+
+def test_a_flag_of_yes_or_no_stands_alone_also_if_its_default_is_neither():
+    assert [parse(*argv).quiet for argv in ([], ["--quiet"], ["--quiet", "false"])] == [None, True, False]
 
 
 def test_the_short_name_of_a_flag_is_read_on_the_command_line_and_in_a_file(file):

@@ -80,6 +80,8 @@ def parse_with_config(
         FileNotFoundError: There is no such configuration.
         ValueError: A flag or a key of the file is unknown, or a value is not allowed.
     """
+    from transformers.hf_argparser import string_to_bool  # here: workers import scripts that import this module
+
     parser = _make_parser(dataclasses, description, prog)
     default = None if default_config is None else str(default_config)
     parser.add_argument(
@@ -95,6 +97,8 @@ def parse_with_config(
     for action in parser._actions:
         if action.dest in (bare or {}):
             action.nargs, action.const = "?", (bare or {})[action.dest]
+        elif action.type is string_to_bool and action.nargs is None:  # as flags with a default do
+            action.nargs, action.const = "?", True
         if isinstance(action, argparse._StoreFalseAction):  # it has the help of the flag that it turns off
             action.help, action.default = f"Turn `--{action.dest}` off.", argparse.SUPPRESS
     actions = {action.dest: action for action in parser._actions if action.dest not in NOT_FIELDS}
@@ -128,7 +132,7 @@ def parse_with_config(
 
 
 def _make_parser(dataclasses: Sequence[type], description: str, prog: str | None) -> Any:
-    from transformers import HfArgumentParser  # here: workers import scripts that import this module
+    from transformers import HfArgumentParser  # here: as above
 
     class Parser(HfArgumentParser):
         def error(self, message: str) -> Any:
