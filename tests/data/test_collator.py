@@ -154,3 +154,15 @@ def test_rows_of_tensors_need_an_end_of_text_token():
     with pytest.raises(ValueError, match=r"In 2 of the 2 rows .*`input_ids` .* one is \[1, 2\]"):
         TensorCollator(end=9)(several)
     assert set(TensorCollator(end=9)([{"pixel_values": torch.zeros(3, 2, 2)}])) == {"pixel_values"}
+
+
+def test_tensors_have_the_length_that_the_text_tower_takes():
+    ids = {name: torch.tensor([1, 2, 9]) for name in ("input_ids", "attention_mask")}
+    rows = [{**ids, "negative_input_ids": torch.tensor([[1, 2, 9]]), "pixel_values": torch.zeros(3, 2, 2)}] * 2
+    assert "attention_mask" in TensorCollator(9, 4)(rows)
+    assert "attention_mask" not in TensorCollator(None, 3, fixed_length=True)(rows)  # as SigLIP has learned
+    with pytest.raises(ValueError, match=r"`input_ids` has 3 .* takes 2: .*`truncation=True` and `max_length=2`"):
+        TensorCollator(9, 2)(rows)
+    rows = [{**row, "input_ids": torch.tensor([1, 2, 9, 9])} for row in rows]
+    with pytest.raises(ValueError, match=r'`negative_input_ids` has 3 tokens .* takes 4: .*`padding="max_length"`'):
+        TensorCollator(None, 4, fixed_length=True)(rows)

@@ -309,6 +309,12 @@ def test_a_tower_that_does_not_pool_is_named(folders):
         model(input_ids=torch.ones(2, 4, dtype=torch.long), pixel_values=images(2, 0, IMAGE))
 
 
+def test_a_tower_that_transformers_does_not_open_alone_is_named(folders):
+    siglip = opened(folders["siglip"])[0]
+    with pytest.raises(ValueError, match="of the type 'siglip_text_model' cannot be a tower of a dual encoder"):
+        TripletDualEncoderModel(vision_model=siglip.vision_model, text_model=siglip.text_model)
+
+
 def test_two_towers_make_a_dual_encoder(folders, tmp_path):
     for name, tower in (("dinov2", "vision_model"), ("bert", "text_model")):
         getattr(opened(folders["dual_encoder"])[0], tower).save_pretrained(tmp_path / name)

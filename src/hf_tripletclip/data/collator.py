@@ -370,18 +370,35 @@ class TensorCollator:
 
     Args:
         end (`int`, *optional*): Id of the token at which the text tower pools; every caption must have it.
+        max_length (`int`, *optional*): Tokens that the text tower takes.
+        fixed_length (`bool`, defaults to `False`): Whether captions must have all of them. Attention masks are then
+            left out: such a tower has learned captions without.
 
     Raises:
-        ValueError: A caption lacks that token.
+        ValueError: A caption lacks that token, or has another length.
     """
 
     end: int | None = None
+    max_length: int | None = None
+    fixed_length: bool = False
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         batch = _in_one_tensor(default_data_collator(rows))
-        for name in (role.model_input for role in ROLES.values() if not role.is_image):
+        for role in (role for role in ROLES.values() if not role.is_image):
+            name = role.model_input
             ids = batch.get(name)
-            if self.end is None or ids is None:
+            if ids is None or ids.is_floating_point():  # a tower's output of before
+                continue
+            if self.fixed_length:
+                batch.pop(role.attention_mask, None)
+            length, limit = ids.shape[-1], self.max_length
+            if limit is not None and (length > limit or (self.fixed_length and length < limit)):
+                remedy = '`padding="max_length"`, `truncation=True`' if self.fixed_length else "`truncation=True`"
+                raise ValueError(
+                    f"`{name}` has {length} tokens in each row of a batch, and the text tower takes {limit}: tokenize "
+                    f"with {remedy} and `max_length={limit}`."
+                )
+            if self.end is None:
                 continue
             if lacking := (~(ids == self.end).any(dim=-1)).flatten().nonzero().flatten().tolist():
                 raise ValueError(

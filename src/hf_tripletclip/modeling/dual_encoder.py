@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import PreTrainedModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+from transformers import MODEL_MAPPING, PreTrainedModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
 from hf_tripletclip.configuration import TripletConfigMixin
 from hf_tripletclip.modeling.forward import TripletMixin
@@ -58,6 +58,14 @@ class TripletDualEncoderModel(TripletMixin, VisionTextDualEncoderModel):
     ) -> None:
         if config is None and vision_model is not None and text_model is not None:
             config = VisionTextDualEncoderConfig.from_vision_text_configs(vision_model.config, text_model.config)
+        if isinstance(config, VisionTextDualEncoderConfig):
+            parts: tuple[Any, ...] = (config.vision_config, config.text_config)
+            for part in parts:
+                if type(part) not in MODEL_MAPPING:
+                    raise ValueError(
+                        f"A model of the type {part.model_type!r} cannot be a tower of a dual encoder: `AutoModel` "
+                        "does not open it alone, nor what would be saved."
+                    )
         super().__init__(config, vision_model, text_model)
         for tower in (self.vision_model, self.text_model):
             tower.register_forward_hook(_check_pooled)

@@ -161,7 +161,7 @@ def set_up_data(
     _require_rows(eval_dataset, "eval_dataset")
     if collator is None:
         if _is_preprocessed(train_dataset if train_dataset is not None else eval_dataset):
-            collator = TensorCollator(end)
+            collator = TensorCollator(end, core.max_text_length, core.text_length_is_fixed)
         else:
             collator = TripletCollator(
                 processing_class, columns=core.objective.columns, max_length=core.max_text_length
