@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 import time
@@ -19,10 +18,7 @@ from transformers import (
     BertModel,
     CLIPModel,
     CLIPProcessor,
-    SiglipConfig,
-    SiglipImageProcessor,
     SiglipModel,
-    SiglipProcessor,
 )
 
 from hf_tripletclip import TripletCLIPModel
@@ -35,6 +31,7 @@ from hf_tripletclip.checkpoints.load import (
 )
 from hf_tripletclip.layouts.files import find_file
 from tests.checkpoints import BASE, SMALL, small_processor, write_published
+from tests.families import LENGTH, write_family
 from tests.loopback_hub import run_python
 from tests.tiny import tiny_config
 
@@ -112,19 +109,11 @@ def test_a_clip_and_the_published_layout(tmp_path):
 
 
 def test_a_siglip_pads_to_its_limit(tmp_path):
-    tokenizer = copy.deepcopy(small_processor().tokenizer)
-    tokenizer.model_max_length = 12
-    config = SiglipConfig(
-        text_config={**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 12, "projection_size": 32},
-        vision_config={**SMALL, "image_size": 16, "patch_size": 8},
-    )
-    torch.manual_seed(0)
-    expected = SiglipModel(config).eval()
-    expected.save_pretrained(tmp_path)
-    SiglipProcessor(SiglipImageProcessor(size={"height": 16, "width": 16}), tokenizer).save_pretrained(tmp_path)
+    write_family("siglip", tmp_path)
+    expected = SiglipModel.from_pretrained(tmp_path).eval()
     model, processor = load_clip_like(tmp_path)
     assert isinstance(model, SiglipModel)
-    assert tokenize(model, processor, CAPTIONS)["input_ids"].shape == (2, 12)
+    assert tokenize(model, processor, CAPTIONS)["input_ids"].shape == (2, LENGTH)
     assert_same(model, expected, processor)
 
 
