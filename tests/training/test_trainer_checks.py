@@ -11,12 +11,13 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_tripletclip import TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
+from hf_tripletclip import AutoTripletModel, TripletCLIPModel, TripletCLIPTrainer, TripletCLIPTrainingArguments
 from hf_tripletclip.training import overlap, trainer_setup
 from hf_tripletclip.training import trainer as trainer_module
 from hf_tripletclip.training.evaluation import evaluation_loss, own_rows
-from hf_tripletclip.training.trainer_setup import check_processors, check_trainer, refuse_stream
+from hf_tripletclip.training.trainer_setup import check_processors, check_trainer, refuse_stream, set_up_model
 from hf_tripletclip.training.training_batches import columns_of
+from tests.families import write_family
 from tests.tiny import negatives, positives, tiny_config
 from tests.training.test_trainer import Rows, make_trainer
 
@@ -234,3 +235,13 @@ def test_a_cpu_that_computes_in_bfloat16_does(tmp_path, monkeypatch, width, has_
     trainer_setup.choose_precision(SimpleNamespace(config=config), args)
     assert args.bf16 is expected
     assert args.mixed_precision == ("bf16" if expected else "no")
+
+
+def test_a_bias_rests_only_while_the_objective_does_not_use_it(tmp_path):
+    model = AutoTripletModel.from_pretrained(write_family("siglip", tmp_path / "model"))
+    for objective, trains in (("clip", False), ("siglip_triplet", True), ("tripletclip", False), ("siglip", True)):
+        set_up_model(model, TripletCLIPTrainingArguments(output_dir=str(tmp_path), objective=objective, use_cpu=True))
+        assert model.logit_bias.requires_grad is trains
+    model.logit_bias.requires_grad_(False)  # a person's choice
+    set_up_model(model, TripletCLIPTrainingArguments(output_dir=str(tmp_path), objective="siglip", use_cpu=True))
+    assert not model.logit_bias.requires_grad

@@ -35,6 +35,7 @@ class ArchitectureMixin:
     gives_tokens: ClassVar[bool] = True
     may_leave_weights_unused: ClassVar[bool] = False
     takes_any_size: ClassVar[bool] = False
+    bias_is_idle: bool = False  # whether a trainer has frozen `logit_bias`, of which its objective makes no use
 
     config_class: Any
     config: Any

@@ -80,8 +80,12 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
     hold_weights_in(model, args.weights_dtype)
     bias = scale_of(core).get(LOGIT_BIAS)
     core.objective.check_bias(bias)
-    if bias is not None and not core.objective.uses_bias:
+    if bias is not None and not core.objective.uses_bias and bias.requires_grad:
         bias.requires_grad_(False)  # it cancels in a softmax, and would have no gradient
+        core.bias_is_idle = True
+    elif bias is not None and core.objective.uses_bias and core.bias_is_idle:
+        bias.requires_grad_(True)  # the trainer before this one had no use for it
+        core.bias_is_idle = False
     if core.may_leave_weights_unused and args.ddp_find_unused_parameters is False:
         args.ddp_find_unused_parameters = True
     choose_precision(core, args)
