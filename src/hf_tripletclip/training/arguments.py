@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from hf_tripletclip.objectives.exchange import EXCHANGES
 from hf_tripletclip.training.argument_checks import check_numbers, check_settings
+from hf_tripletclip.training.zero import check_package, load_whole_models
 
 WEIGHTS_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -208,6 +209,7 @@ class TripletCLIPTrainingArguments(TrainingArguments):
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.0  # `Trainer` documents `None`, and compares it with 0
         check_numbers(self)
+        check_package(self)
         if self.do_eval is False and str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no":
             raise ValueError("`do_eval` is false, but `eval_strategy` asks for evaluations: leave one out.")
         try:
@@ -219,6 +221,8 @@ class TripletCLIPTrainingArguments(TrainingArguments):
                 "`bf16` is set, and there is no GPU that has it: turn it off (`--bf16 false`), or train on the CPU in "
                 "bfloat16 (`--use_cpu`)."
             ) from error
+        if self.deepspeed_plugin is not None:
+            load_whole_models()
         check_numbers(self)  # of mappings too, which may have been JSON
         check_settings(self)
         self.do_train = True

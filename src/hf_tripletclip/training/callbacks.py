@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
+from hf_tripletclip.training import zero
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -53,7 +54,11 @@ class ClampLogitScale(TrainerCallback):
         model: nn.Module = kwargs["model"]
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name.rpartition(".")[2] == "logit_scale":
+                if name.rpartition(".")[2] != "logit_scale":
+                    continue
+                if getattr(args, "deepspeed_plugin", None) is not None:
+                    zero.clamp(parameter, 0.0, self.maximum)
+                else:
                     parameter.clamp_(0.0, self.maximum)
 
 

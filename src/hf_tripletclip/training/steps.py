@@ -215,7 +215,8 @@ class Steps:
         """
         when = f"after step {self.trainer.state.global_step}"
         trained = [parameter for parameter in self.trainer.model.parameters() if parameter.requires_grad]
-        parts = [one.to_local() if isinstance(one, DTensor) else one for one in trained]
+        # With ZeRO-3 this process's part is `ds_tensor`.
+        parts = [one.to_local() if isinstance(one, DTensor) else getattr(one, "ds_tensor", one) for one in trained]
         broken = sum(not bool(part.isfinite().all()) for part in parts)
         name = f"number of tensors with weights that are not finite, of {len(trained)},"
         self.stop_together({name: broken} if broken else {}, when)

@@ -37,6 +37,7 @@ from hf_tripletclip.training import (
     teacher,
     trainer_setup,
     training_batches,
+    zero,
 )
 from hf_tripletclip.training.arguments import TripletCLIPTrainingArguments
 from hf_tripletclip.training.callbacks import StopAtRetentionLoss, callbacks_of
@@ -57,11 +58,11 @@ class TripletCLIPTrainer(Trainer):
     r"""
     Trains a [`TripletCLIPModel`], or what else [`AutoTripletModel`] loads, also inside a `PeftModel`.
 
-    All that [`~transformers.Trainer`] does keeps working, FSDP2 too but not FSDP1. This class adds: the objective's
-    loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on `logit_scale`, the parts
-    of the loss in the log, compositional metrics and benchmarks (`eval_benchmarks`) at every evaluation, checkpoints
-    that are known to be complete, runs that resume exactly or are refused, and checks of the data before training
-    starts. With `cache_locked_towers` each image and caption goes once through a tower that does not train.
+    All that [`~transformers.Trainer`] does keeps working, FSDP2 and DeepSpeed too but not FSDP1. This class adds: the
+    objective's loss over the batch of all processes, gradient caching (`mini_batch_size`), the bound on `logit_scale`,
+    the parts of the loss in the log, compositional metrics and benchmarks (`eval_benchmarks`) at every evaluation,
+    checkpoints that are known to be complete, runs that resume exactly or are refused, and checks of the data before
+    training starts. With `cache_locked_towers` each image and caption goes once through a tower that does not train.
 
     The weights are held in float32 (`weights_dtype`): a model in half precision is converted in place, with a warning.
     If a loss or a gradient norm is not finite, or if no row of a pass or of 100 batches in a row can be used, training
@@ -93,7 +94,7 @@ class TripletCLIPTrainer(Trainer):
         OSError: The data of a benchmark is missing.
         ValueError: The objective or a benchmark is unknown, the processor is that of another model, a dataset is
             empty, smaller than a batch or lacks a column that the objective needs, a batch has one row only, FSDP1,
-            FSDP in one process, or gradient caching with DeepSpeed.
+            FSDP in one process, or something that does not work with DeepSpeed, such as gradient caching.
     """
 
     args: TripletCLIPTrainingArguments
@@ -134,6 +135,7 @@ class TripletCLIPTrainer(Trainer):
         self.label_names = []
         self.run_settings: dict[str, Any] = {}
         self.overlap: list[str] | None = None
+        self.without_dimensions: list[str] = []  # parameters that have one element in training with DeepSpeed
         self.neighbours = None if train_dataset is None else neighbours_of(args, train_dataset)
         self._neighbour_sampler: NeighbourSampler | None = None
         trainer_setup.check_decoder(self)
@@ -153,6 +155,8 @@ class TripletCLIPTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         sharding.use_on_cpus(self)
+        if self.is_deepspeed_enabled:
+            zero.load_whole_models()
 
     @property
     def core(self) -> TripletMixin:
@@ -231,6 +235,8 @@ class TripletCLIPTrainer(Trainer):
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def _prepare_for_training(self, *given: Any, **further: Any) -> Any:
+        if self.is_deepspeed_enabled:
+            self.without_dimensions = zero.give_dimensions(self.bare(self.model))
         with sharding.being_sharded(self):
             return super()._prepare_for_training(*given, **further)
 
@@ -424,6 +430,7 @@ class TripletCLIPTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         sharding.check_evaluation(self)
+        zero.check_evaluation(self)
         output = super().evaluation_loop(*args, **kwargs)
         locked_towers.flush_caches(self)
         if output.label_ids is not None:
@@ -484,10 +491,13 @@ class TripletCLIPTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        with pushing.tokens_not_pickled(self.args):
+        if state_dict is not None and self.without_dimensions:
+            own = {name: state_dict[name].reshape(()) for name in self.without_dimensions if name in state_dict}
+            state_dict = {**state_dict, **own}
+        with zero.scale_as_saved(self), pushing.tokens_not_pickled(self.args):
             super()._save(output_dir, state_dict)
-        if self.args.should_save:  # this is called in all processes
-            save_logit_scale(self.bare(self.model), str(output_dir or self.args.output_dir))
+            if self.args.should_save:  # this is called in all processes
+                save_logit_scale(self.bare(self.model), str(output_dir or self.args.output_dir))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with self.write_errors.caught():
@@ -505,7 +515,9 @@ class TripletCLIPTrainer(Trainer):
         if self.state.global_step > self._initial_global_step:
             self.steps.check_weights()
         self.steps.forget()
-        return super()._finalize_training(*args, **kwargs)
+        result = super()._finalize_training(*args, **kwargs)
+        zero.take_dimensions(self)
+        return result
 
     def _load_best_model(self) -> None:
         best = str(self.state.best_model_checkpoint)
@@ -516,7 +528,8 @@ class TripletCLIPTrainer(Trainer):
             return
         with checkpointing.reading_of(best):
             super()._load_best_model()
-            load_logit_scale(self.bare(self.model), best)
+            if not self.is_deepspeed_enabled:  # which has loaded it
+                load_logit_scale(self.bare(self.model), best)
 
     # ---- Pushing to the Hub ----
 

@@ -32,6 +32,7 @@ from hf_tripletclip.training.evaluation import check_metric_name, compositional_
 from hf_tripletclip.training.sharding import check_sharding
 from hf_tripletclip.training.towers import hold_weights_in
 from hf_tripletclip.training.training_batches import columns_of
+from hf_tripletclip.training.zero import check_zero
 from hf_tripletclip.utils.devices import computes_in_bfloat16
 
 logger = logging.get_logger(__name__)
@@ -97,6 +98,9 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
 def choose_precision(core: TripletMixin, args: TripletCLIPTrainingArguments) -> None:
     """Turn `bf16` on or off if the arguments leave that open, see [`TripletCLIPTrainingArguments`]."""
     if args.bf16 is not None:
+        return
+    if args.deepspeed_plugin is not None:  # the launcher's choice is DeepSpeed's, and transformers compares the two
+        args.bf16 = args.mixed_precision == "bf16"
         return
     widths = [getattr(config, "hidden_size", 0) for config in (core.config.text_config, core.config.vision_config)]
     args.bf16 = (
@@ -283,6 +287,7 @@ def check_trainer(trainer: Any) -> None:
     if args.benchmark_settings and trainer.processing_class is None:
         raise ValueError("`eval_benchmarks` need the model's processor: give it as `processing_class`.")
     check_sharding(trainer)
+    check_zero(trainer)
     if args.mini_batch_size is not None and trainer.is_deepspeed_enabled:
         raise ValueError(
             "Gradient caching (`mini_batch_size`) works in one process and with DDP, not with DeepSpeed: unset "
