@@ -252,7 +252,7 @@ def main() -> None:
                 raise Skipped("there is no CUDA device")
             results += (found := list(function(options)))
             print(f"{name}: " + ", ".join(f"{one.ratio:.2f}" for one in found), flush=True)
-        except Skipped as reason:
+        except (Skipped, ImportError) as reason:  # such as an extra that is not installed
             skipped.append(f"- `{name}` was left out: {reason}.")
     lines = ["Written by `python benchmarks/run.py --output benchmarks/results/run.md`.", "", f"{machine()}.", ""]
     write_page([*lines, *table(results), *([""] if skipped else []), *skipped, "", *NOTES], options.output)

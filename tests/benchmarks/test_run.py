@@ -25,11 +25,19 @@ def beside_each_other(monkeypatch):
             del sys.modules[name]
 
 
+def without_its_extra(options):
+    raise ImportError("datatrove is not installed")
+
+
 def test_a_row_quickly(monkeypatch, tmp_path):
     page = tmp_path / "run.md"
-    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--only", "step", "gpu_step", "--output", str(page)])
+    monkeypatch.setattr(
+        sys, "argv", ["run.py", "--quick", "--only", "step", "rules", "gpu_step", "--output", str(page)]
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    importlib.import_module("run").main()
+    run = importlib.import_module("run")
+    monkeypatch.setitem(run.CPU, "rules", without_its_extra)
+    run.main()
     text = page.read_text(encoding="utf-8")
     row = re.search(
         r"\| training step.*\| the published step \| ([\d.]+) \| ≥ 1.55 \| (met|not met); "
@@ -38,6 +46,7 @@ def test_a_row_quickly(monkeypatch, tmp_path):
     )
     assert row is not None
     assert float(row[1]) > 0
+    assert "- `rules` was left out: datatrove is not installed." in text
     assert (float(row[1]) >= 1.55) == (row[2] == "met")
     assert "- `gpu_step` was left out: there is no CUDA device." in text
 

@@ -94,6 +94,13 @@ def test_the_command_line_wins_over_what_excludes_it(file, flags, expected, told
     assert ("have no effect" in caplog.text) == (told is not None)
 
 
+def test_what_is_excluded_is_not_missed_in_a_mapping_that_replaces_it(file, caplog):
+    parse("--config", file, "--model", "N", "--sizes", '{"c": 3}')
+    assert "takes the place" not in caplog.text
+    parse("--config", file, "--names", "b", "--sizes", '{"c": 3}')
+    assert "without its {'b': 2}." in caplog.text
+
+
 def test_ready_configurations_have_names(tmp_path, monkeypatch):
     assert find_config("scenes") == CONFIGS / "scenes.yaml"
     assert find_config(None) is None

@@ -220,12 +220,12 @@ def _without_excluded(
     for rule in exclusions:
         if rule.flag not in given or not rule.when(given, values):
             continue
-        gone = [name for name in rule.settings if left.get(name) is not None and name not in given]
+        gone = [name for name in rule.settings if left.get(name) is not None]
         for name in gone:
             value = left.pop(name)
             if rule.keep is not None and (kept := _entries(value, rule.keep(given, values))):
                 left[name] = kept
-        gone = [name for name in gone if left.get(name) != values[name]]
+        gone = [name for name in gone if name not in given and left.get(name) != values[name]]
         if gone:
             _warn(
                 f"Because of `--{rule.flag} {_shown(given[rule.flag])}` these settings of {file.name} have no effect: "
