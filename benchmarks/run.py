@@ -36,6 +36,7 @@ NOTES = (
     "published step works as OpenCLIP does: captions of 77 tokens without a mask.",
 )
 FEWER = "its matrix products take {:.2f} times fewer operations"
+PARTS = "[its parts and the ceiling]({}.md)"
 GPU_ROWS = 1024  # triplets of a step, the published batch
 
 
@@ -140,7 +141,7 @@ def loader(options: argparse.Namespace) -> Iterator[Result]:
         processor = pipeline.build_processor(captions, image_size=pipeline.SIZE, model_max_length=pipeline.TOKENS)
         times = pipeline.compare(Path(name), processor, rows, options.rounds, batch_size=16, num_workers=1)
     what = "loader, published tars, 512 px JPEG to 224 px, full decoding, one worker"
-    yield Result(what, "the published reader", speedup(times), 2.5)
+    yield Result(what, "the published reader", speedup(times), 2.5, note=PARTS.format("data_pipeline"))
 
 
 def rules(options: argparse.Namespace) -> Iterator[Result]:
@@ -150,7 +151,8 @@ def rules(options: argparse.Namespace) -> Iterator[Result]:
     datasets.disable_progress_bars()
     stages = {"captions": generation.get_stage("captions", "rules")}
     times = generation.compare(stages, 100 if options.quick else 4_000, options.rounds)
-    yield Result("captions by `rules`, whole engine", "`Dataset.map`", speedup(times, "map", "engine"), 1.5)
+    ratio, note = speedup(times, "map", "engine"), PARTS.format("generation")
+    yield Result("captions by `rules`, whole engine", "`Dataset.map`", ratio, 1.5, note=note)
 
 
 def evaluation(options: argparse.Namespace) -> Iterator[Result]:
