@@ -27,7 +27,7 @@ from hf_tripletclip.data import build_processor
 from hf_tripletclip.data.tokenizer import end_token_id, misread
 from hf_tripletclip.evaluation.encoder import Encoder
 from hf_tripletclip.layouts.processor import check_processor, check_processor_beside
-from tests.families import write_family
+from tests.families import FAMILIES, IMAGE, PATCH, write_family
 from tests.tiny import tiny_config
 
 WORDS = ["a", "red", "cat", "above", "blue", "dog"]
@@ -303,3 +303,30 @@ def test_a_tokenizer_of_another_family_is_refused_if_its_ids_fit(name, tmp_path)
         processor = load_processor(write_family(other, tmp_path / other))
         with pytest.raises(ValueError, match=rf"{message}.*Use the processor that belongs to"):
             check_processor(model, processor)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "dual_encoder"])
+@pytest.mark.parametrize("side", [IMAGE + PATCH, IMAGE + 1, PATCH])
+def test_images_of_another_size_are_refused(name, side, tmp_path):
+    """A SigLIP takes 17 pixels for 16 without a word, and its positions for those of other patches."""
+    model, processor = load_clip_like(write_family(name, tmp_path))
+    square = {"height": side, "width": side}
+    images = processor.image_processor
+    images.size = {"shortest_edge": side} if "shortest_edge" in images.size else square
+    if getattr(images, "crop_size", None):
+        images.crop_size = square
+    message = rf"it makes pixels of shape \(3, {side}, {side}\), and the image tower takes {IMAGE} x {IMAGE}"
+    with pytest.raises(ValueError, match=message):
+        check_processor(model, processor)
+
+
+def test_images_that_fit(tmp_path):
+    model, processor = load_clip_like(write_family("dual_encoder", tmp_path / "dinov2"))
+    processor.image_processor.crop_size = {"height": 24, "width": 24}
+    check_processor(model, processor)  # a DINOv2 takes any size
+    model, processor = load_clip_like(write_family("siglip", tmp_path / "siglip"))
+    processor.image_processor.do_resize = False  # the pictures have the size already
+    check_processor(model, processor)
+    processor.image_processor.image_mean = [0.5]
+    with pytest.raises(ValueError, match=r"is not that of .*: it fails on a picture, mean must have 3 elements"):
+        check_processor(model, processor)

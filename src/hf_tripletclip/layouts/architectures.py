@@ -23,6 +23,8 @@ class Architecture:
             captions padded to the longest, and a mask.
         sigmoid (`bool`, defaults to `False`): Whether it is trained with a sigmoid: it has a `logit_bias` beside
             `logit_scale`, and the sigmoid of a logit is the score of a pair.
+        any_image_size (`bool`, defaults to `False`): Whether images may have another size than the config of the
+            image tower says: a tower such as DINOv2 interpolates its positions by itself.
     """
 
     model_type: str
@@ -31,6 +33,7 @@ class Architecture:
     family: str
     fixed_length: bool = False
     sigmoid: bool = False
+    any_image_size: bool = False
 
     @property
     def described(self) -> str:
@@ -49,6 +52,7 @@ ARCHITECTURES = {
         Architecture(
             *("vision-text-dual-encoder", "VisionTextDualEncoderModel", "dual_encoder:TripletDualEncoderModel"),
             "dual encoder",
+            any_image_size=True,
         ),
     )
 }

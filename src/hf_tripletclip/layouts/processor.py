@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from PIL import Image
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, CLIPProcessor
 from transformers.utils import logging
@@ -128,8 +129,8 @@ def read_processor(kind: Any, source: str | os.PathLike[str], **kwargs: Any) -> 
 
 def check_processor(model: Any, processor: Any) -> int | None:
     """
-    Check that a text tower reads captions as the tokenizer writes them. To be called whenever a model is used with a
-    processor.
+    Check that the towers take captions and images as the processor makes them. To be called whenever a model is
+    used with a processor.
 
     A CLIP takes the embedding of a caption at its end-of-text token. If the tokenizer certainly has another one than
     the config names, as in old checkpoints with added tokens, the tower and its config are set to it, with a warning.
@@ -143,7 +144,8 @@ def check_processor(model: Any, processor: Any) -> int | None:
 
     Raises:
         ValueError: The tokenizer is that of another model (another vocabulary, padding or first token), has more
-            tokens than the tower, appends no end-of-text token, or one at which the tower cannot pool.
+            tokens than the tower, appends no end-of-text token, or one at which the tower cannot pool; or the image
+            processor makes images of another size.
     """
     end, told = _end_and_whether_told(model, processor)
     if not told:
@@ -197,6 +199,8 @@ def _end_and_whether_told(model: Any, processor: Any) -> tuple[int | None, bool]
     _check_same_vocabulary(named, tokenizer, vocabulary)
     if problem := _other_form(model, tokenizer):
         raise ValueError(f"The tokenizer is not that of {named}: {problem}. {own_processor}")
+    if problem := _other_pixels(model, getattr(processor, "image_processor", None)):
+        raise ValueError(f"The image processor is not that of {named}: {problem}. {own_processor}")
     if not hasattr(tower, "eos_token_id"):
         return None, False
     end, at = end_token_id(tokenizer), tower.eos_token_id
@@ -249,6 +253,23 @@ def _other_form(model: Any, tokenizer: Any) -> str | None:
     if not begins:
         return "it begins captions with their first word, and the text tower has learned a token before it"
     return None if given in (own, None) else f"it pads with the id {given}, and the text tower with {own}"
+
+
+def _other_pixels(model: Any, image_processor: Any) -> str | None:
+    """What an image processor makes that the image tower does not take; `None` if it does, or as far as is known."""
+    known = architecture_of(model.config)
+    side = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+    if known is None or known.any_image_size or image_processor is None or not isinstance(side, int):
+        return None
+    # Pictures may have its size already; a square keeps its shape in all that is usual.
+    picture = Image.new("RGB", (2 * side, 2 * side) if getattr(image_processor, "do_resize", True) else (side, side))
+    try:
+        shape = tuple(image_processor(images=picture, return_tensors="pt")["pixel_values"].shape)
+    except Exception as error:  # of any kind of image processor
+        return f"it fails on a picture, {reason_of(error)}"
+    if shape[-2:] == (side, side):
+        return None
+    return f"it makes pixels of shape {shape[1:]}, and the image tower takes {side} x {side}"
 
 
 def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int]) -> None:
