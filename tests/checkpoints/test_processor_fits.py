@@ -315,7 +315,7 @@ def test_images_of_another_size_are_refused(name, side, tmp_path):
     images.size = {"shortest_edge": side} if "shortest_edge" in images.size else square
     if getattr(images, "crop_size", None):
         images.crop_size = square
-    message = rf"it makes pixels of shape \(3, {side}, {side}\), and the image tower takes {IMAGE} x {IMAGE}"
+    message = f"it makes pictures of {side} x {side} pixels, and the image tower takes {IMAGE} x {IMAGE}"
     with pytest.raises(ValueError, match=message):
         check_processor(model, processor)
 

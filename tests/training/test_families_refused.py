@@ -92,6 +92,10 @@ def command(root: Path, model: str, output: Path, *flags: str) -> list[str]:
             "takes captions that are padded to the longest and with a mask, and a SiglipProcessor is for others",
         ),
         (
+            *("altclip", ("--train_text", "lora", "--train_vision", "lora", "--lora_target_modules", "q_proj")),
+            "matches no linear layer of text_model, which is to train by LoRA: also name some of query",
+        ),
+        (
             "clip",
             ("--processor_name_or_path", "clip_of_32_pixels"),
             "32 x 32 pixels, and the image tower takes 16",

@@ -264,12 +264,12 @@ def _other_pixels(model: Any, image_processor: Any) -> str | None:
     # Pictures may have its size already; a square keeps its shape in all that is usual.
     picture = Image.new("RGB", (2 * side, 2 * side) if getattr(image_processor, "do_resize", True) else (side, side))
     try:
-        shape = tuple(image_processor(images=picture, return_tensors="pt")["pixel_values"].shape)
+        *_, height, width = image_processor(images=picture, return_tensors="pt")["pixel_values"].shape
     except Exception as error:  # of any kind of image processor
         return f"it fails on a picture, {reason_of(error)}"
-    if shape[-2:] == (side, side):
+    if (height, width) == (side, side):
         return None
-    return f"it makes pixels of shape {shape[1:]}, and the image tower takes {side} x {side}"
+    return f"it makes pictures of {width} x {height} pixels, and the image tower takes {side} x {side}"
 
 
 def _check_same_vocabulary(named: str, tokenizer: Any, vocabulary: dict[str, int]) -> None:

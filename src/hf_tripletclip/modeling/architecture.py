@@ -28,13 +28,11 @@ class ArchitectureMixin:
             objectives need.
         may_leave_weights_unused (`bool`): Whether a tower may have weights that embeddings do not depend on: DDP must
             then look for them at each step.
-        takes_any_size (`bool`): Whether the image tower may take images of other sizes than its config says.
     """
 
     text_is_causal: ClassVar[bool] = True
     gives_tokens: ClassVar[bool] = True
     may_leave_weights_unused: ClassVar[bool] = False
-    takes_any_size: ClassVar[bool] = False
     bias_is_idle: bool = False  # whether a trainer has frozen `logit_bias`, of which its objective makes no use
 
     config_class: Any

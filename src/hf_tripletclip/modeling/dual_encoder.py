@@ -48,7 +48,6 @@ class TripletDualEncoderModel(TripletMixin, VisionTextDualEncoderModel):
     text_is_causal = False
     gives_tokens = False
     may_leave_weights_unused = True  # such as DINOv2's mask token
-    takes_any_size = True  # DINOv2 does
 
     def __init__(
         self,

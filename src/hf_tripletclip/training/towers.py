@@ -340,19 +340,19 @@ def _target_pattern(model: nn.Module, args: TowerArguments) -> str:
     ]
     last = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
     wanted = [name for target in args.lora_target_modules for name in _named(target, linear, last)]
-    for tower in towers:
-        of_tower = [name for name in linear if name.split(".")[0] == tower]
-        if args.lora_target_modules == [ATTENTION] and not any(_is(name, wanted) for name in of_tower):
-            listed = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in of_tower))
-            raise ValueError(
-                f"`lora_target_modules` is {ATTENTION}, but {tower} has no attention that is known here: name some of "
-                f"its linear layers, {listed}, or give {ALL_LINEAR}."
-            )
     if unknown := [name for name in wanted if not any(_is(one, [name]) for one in linear)]:
         raise ValueError(
             f"`lora_target_modules` names {', '.join(unknown)}, which matches no linear layer of "
             f"{' and '.join(towers)}; there are {', '.join(last)}, {ATTENTION}, or {ALL_LINEAR}."
         )
+    for tower in towers:
+        of_tower = [name for name in linear if name.split(".")[0] == tower]
+        if not any(_is(name, wanted) for name in of_tower):
+            listed = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in of_tower))
+            raise ValueError(
+                f"`lora_target_modules` ({', '.join(args.lora_target_modules)}) matches no linear layer of {tower}, "
+                f"which is to train by LoRA: also name some of {listed}, or give {ALL_LINEAR}."
+            )
     pattern = rf"({'|'.join(towers)})\..*\.({'|'.join(map(re.escape, wanted))})"
     hit = [name for name in closed if re.fullmatch(pattern, f"{name}.out_proj")]
     return rf"(?!({'|'.join(map(re.escape, hit))})\.){pattern}" if hit else pattern

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset, LargeList, List
-from PIL import Image
 from torch import nn
 from transformers.trainer_utils import has_length, unwrap_peft_model
 from transformers.training_args import OptimizerNames
@@ -176,7 +175,6 @@ def set_up_data(
             )
     if isinstance(collator, TripletCollator):
         _check_padding(core, collator)
-        _check_size(core, collator.processor.image_processor)
     collator = core.objective.prepare_collator(collator)
     collator = collator_with_draws(core.objective, collator, train_dataset, args)
     if isinstance(collator, TripletCollator):
@@ -195,20 +193,6 @@ def _check_padding(core: TripletMixin, collator: TripletCollator) -> None:
         f"{type(collator.processor).__name__} is for others: put the image processor and the tokenizer that belong to "
         f"the model into a `{wanted}`."
     )
-
-
-def _check_size(core: TripletMixin, image_processor: Any) -> None:
-    """Check that the image processor makes pictures of the size that the image tower takes."""
-    size = core.image_size
-    if size is None or core.takes_any_size:
-        return
-    blank = Image.new("RGB", (size, size))
-    *_, height, width = image_processor(images=[blank], return_tensors="pt")["pixel_values"].shape
-    if (height, width) != (size, size):
-        raise ValueError(
-            f"The image processor makes pictures of {width} x {height} pixels, and the image tower takes {size} x "
-            f"{size}: use the processor that belongs to the model (`--processor_name_or_path`), or correct its `size`."
-        )
 
 
 def _undecoded(dataset: Any) -> Any:

@@ -17,15 +17,13 @@ from transformers import (
     BertConfig,
     BertModel,
     CLIPModel,
-    SiglipConfig,
     SiglipModel,
-    SiglipProcessor,
 )
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from hf_tripletclip.data import build_processor, train_tokenizer
+from hf_tripletclip.data import build_processor
 from hf_tripletclip.generation.checks.clip import PAIRS, ClipScores
 from tests.checkpoints import small_processor, write_published
+from tests.families import LENGTH, write_family
 from tests.tiny import tiny_config
 
 CAPTIONS = ["a red cat", "a blue cat", "a red dog", "a blue dog"]
@@ -63,17 +61,7 @@ def clip(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("siglip")
-    tokenizer = train_tokenizer(CAPTIONS, model_max_length=16)
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = SiglipConfig(
-        text_config={**tower, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32},
-        vision_config={**tower, "image_size": 16, "patch_size": 8},
-    )
-    torch.manual_seed(0)
-    SiglipModel(config).save_pretrained(folder)
-    SiglipProcessor(SiglipImageProcessorPil(size={"height": 16, "width": 16}), tokenizer).save_pretrained(folder)
-    return str(folder)
+    return str(write_family("siglip", tmp_path_factory.mktemp("siglip"), CAPTIONS))
 
 
 def by_hand(model, processor, rows: dict[str, list], **padding) -> dict[str, list[float]]:
@@ -113,7 +101,7 @@ def test_siglip_with_captions_padded_as_it_was_trained(siglip):
     made = ClipScores(model=siglip)(rows)
     model, processor = SiglipModel.from_pretrained(siglip).eval(), AutoProcessor.from_pretrained(siglip)
     processor.tokenizer.model_input_names = ["input_ids"]  # as that of the published checkpoints: no mask of padding
-    expected = by_hand(model, processor, rows, padding="max_length", max_length=16)
+    expected = by_hand(model, processor, rows, padding="max_length", max_length=LENGTH)
     for name, values in expected.items():
         assert made[name] == pytest.approx(values, abs=1e-5), name
 
