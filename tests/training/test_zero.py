@@ -21,7 +21,7 @@ from transformers import AutoModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 
 from hf_tripletclip import AutoTripletModel, TripletCLIPModel, TripletCLIPTrainingArguments
-from hf_tripletclip.training import zero
+from hf_tripletclip.training import resume_settings, zero
 from hf_tripletclip.training.callbacks import ClampLogitScale
 from hf_tripletclip.training.trainer_setup import choose_precision
 from hf_tripletclip.training.zero import (
@@ -185,6 +185,17 @@ def test_what_does_not_work_is_refused(monkeypatch, changed, said):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_what_is_not_refused(monkeypatch, stage):
     check_zero(trainer_like(monkeypatch, stage))
+
+
+def test_the_stage_is_a_setting_of_a_run_that_a_launcher_started(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    assert resume_settings.settings_of(trainer)["deepspeed"] is None
+    trainer.is_deepspeed_enabled = True
+    monkeypatch.setattr(resume_settings, "stage_of", lambda _: 3)
+    settings = resume_settings.settings_of(trainer)
+    assert settings["deepspeed"] == "ZeRO-3"
+    (difference,), _ = resume_settings.differences(settings, {**settings, "deepspeed": None})
+    assert difference.name == "deepspeed"
 
 
 # ---- In two processes ----

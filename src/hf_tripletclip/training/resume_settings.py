@@ -20,6 +20,7 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hf_tripletclip.data.contents import contents
 from hf_tripletclip.data.schema import PARAPHRASE
+from hf_tripletclip.training.zero import stage_of
 
 RESUME_FILE = "resume.json"  # in a checkpoint
 
@@ -170,6 +171,8 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     if trainer.is_fsdp_enabled:  # the launcher may have asked for it
         kind = trainer.accelerator.state.fsdp_plugin.state_dict_type
         found |= {"fsdp": True, "state_dict_type": kind.name}  # of which kind the files of the checkpoint are
+    if trainer.is_deepspeed_enabled and not args.deepspeed:
+        found["deepspeed"] = f"ZeRO-{stage_of(trainer)}"
     found["rows_by_process"] = stream or not across or _has_dropout(trainer.model)
     if _has_dropout(trainer.model):
         found["mini_batch_size"] = args.mini_batch_size

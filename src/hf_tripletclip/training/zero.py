@@ -46,6 +46,11 @@ def load_whole_models() -> None:
     unset_hf_deepspeed_config()
 
 
+def stage_of(trainer: Any) -> int:
+    """ZeRO's stage in a trainer with DeepSpeed."""
+    return int(trainer.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"].get("stage", 0))
+
+
 def check_zero(trainer: Any) -> None:
     """
     Check that a trainer can train with DeepSpeed, if it is to.
@@ -71,8 +76,7 @@ def check_zero(trainer: Any) -> None:
             "or leave DeepSpeed out (`--accelerate_config fsdp2` shards on CPUs too)."
         )
     config = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
-    of_zero = config["zero_optimization"]
-    stage = of_zero.get("stage", 0)
+    stage, of_zero = stage_of(trainer), config["zero_optimization"]
     if stage not in (1, 2, 3):
         raise ValueError(f"DeepSpeed's ZeRO stage is {stage}: give 1, 2 or 3 (`zero_stage`), or use DDP.")
     if stage == 3 and of_zero.get("stage3_gather_16bit_weights_on_model_save") is not True:  # "auto" is false
