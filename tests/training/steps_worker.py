@@ -29,6 +29,11 @@ MOVING: dict[str, Any] = {"objective_kwargs": {"teacher_decay": 0.5, "teacher_we
 CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
     "a short last batch": (14, (), OPEN_END),
     "a short last batch, gradient caching": (14, (), {**OPEN_END, "mini_batch_size": 3}),
+    "gradient caching, unused weights looked for": (
+        16,
+        (),
+        {"max_steps": 2, "mini_batch_size": 3, "ddp_find_unused_parameters": True},
+    ),
     "one row for two processes": (9, (), OPEN_END),
     "a process whose rows are all broken": (16, (5, 4, 6, 7, 9), EVALUATED | {"max_steps": 2}),
     "the same, gradient caching": (16, (5, 4, 6, 7, 9), EVALUATED | {"max_steps": 2, "mini_batch_size": 3}),

@@ -161,7 +161,8 @@ def cached_backward(
         last = index == len(mini_batches) - 1
         with contextlib.nullcontext() if last else no_sync():
             with state.restored():
-                found = trained_outputs(model(**mini_batch, **WITHOUT_LOSS))
+                # If DDP looks for unused weights, the logits show it that the scale is none.
+                found = trained_outputs(model(**mini_batch, **(WITHOUT_LOSS | {"return_logits": last})))
             surrogate: Any = sum((found[name] * parts[index]).sum() for name, parts in grads.items())
             if last:
                 for name, value in scale_of(core).items():
