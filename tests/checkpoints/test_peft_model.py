@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import AutoPeftModel, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Trainer, TrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
@@ -133,6 +134,16 @@ def test_copies_keep_it(base, tmp_path):
         assert saved_scale(tmp_path / str(index)) == 2.0
         assert_same(clone, model, small_processor())
     assert not [name for name in model.state_dict() if "scale" in name and not name.endswith("model.logit_scale")]
+
+
+def test_the_base_class_in_its_config_is_that_of_transformers(base, tmp_path):
+    model = adapted(base)
+    model.save_pretrained(tmp_path)
+    mapping = json.loads((tmp_path / "adapter_config.json").read_text())["auto_mapping"]
+    assert mapping == {"base_model_class": "CLIPModel", "parent_library": CLIPModel.__module__}
+    opened = AutoPeftModel.from_pretrained(tmp_path)
+    assert type(opened.get_base_model()) is CLIPModel
+    assert_same(opened.eval(), model, small_processor())
 
 
 def test_a_task_type_does_not_change_the_class(base, tmp_path):

@@ -237,11 +237,13 @@ def test_a_cpu_that_computes_in_bfloat16_does(tmp_path, monkeypatch, width, has_
     assert args.mixed_precision == ("bf16" if expected else "no")
 
 
-def test_a_bias_rests_only_while_the_objective_does_not_use_it(tmp_path):
+def test_a_bias_rests_only_while_the_objective_does_not_use_it(tmp_path, caplog):
     model = AutoTripletModel.from_pretrained(write_family("siglip", tmp_path / "model"))
     for objective, trains in (("clip", False), ("siglip_triplet", True), ("tripletclip", False), ("siglip", True)):
         set_up_model(model, TripletCLIPTrainingArguments(output_dir=str(tmp_path), objective=objective, use_cpu=True))
         assert model.logit_bias.requires_grad is trains
+        assert ("`--objective siglip_triplet` goes on so" in caplog.text) is not trains
+        caplog.clear()
     model.logit_bias.requires_grad_(False)  # a person's choice
     set_up_model(model, TripletCLIPTrainingArguments(output_dir=str(tmp_path), objective="siglip", use_cpu=True))
     assert not model.logit_bias.requires_grad

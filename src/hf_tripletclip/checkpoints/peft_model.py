@@ -116,6 +116,11 @@ class TripletCLIPPeftModel(PeftModel):
             else:
                 (folder / LOGIT_SCALE_FILE).unlink(missing_ok=True)  # of what was saved there before
 
+    def _get_base_model_class(self, is_prompt_tuning: bool = False) -> type:
+        # `adapter_config.json` names it: peft opens that of transformers without this package (`AutoPeftModel`).
+        own: type = super()._get_base_model_class(is_prompt_tuning)
+        return next((kind for kind in own.__mro__ if kind.__module__.startswith("transformers.")), own)
+
     def load_adapter(self, model_id: str | os.PathLike[str], adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         """
         Load an adapter as `peft.PeftModel.load_adapter` does, with the `logit_scale` beside it.

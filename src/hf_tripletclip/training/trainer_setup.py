@@ -80,6 +80,11 @@ def set_up_model(model: nn.Module, args: TripletCLIPTrainingArguments, compute_l
     hold_weights_in(model, args.weights_dtype)
     bias = scale_of(core).get(LOGIT_BIAS)
     core.objective.check_bias(bias)
+    if bias is not None and not core.objective.uses_bias:
+        logger.warning(
+            f"The objective `{core.objective.name}` makes no use of `logit_bias`. A {type(core).__name__} has learned "
+            f"by a sigmoid, with it: `--objective {core.config_class.objective}` goes on so."
+        )
     if bias is not None and not core.objective.uses_bias and bias.requires_grad:
         bias.requires_grad_(False)  # it cancels in a softmax, and would have no gradient
         core.bias_is_idle = True
