@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,12 @@ def trainer_of(case: str, folder: Path, batch: int, **further: Any) -> TripletCL
     return make_trainer(folder / f"run {os.environ.get('WORLD_SIZE', 1)}", model=model, **given, **sizes)
 
 
+OF_ZERO = (  # the cases that DeepSpeed trains too
+    *("clip", "clip, gradients not clipped", "clip, accumulated", "clip, bounded", "clip, LoRA"),
+    *("siglip", "dual encoder", "short last batch", "clip, bf16"),
+)
+
+
 def log_of(trainer: TripletCLIPTrainer) -> list[dict[str, float]]:
     timings = ("runtime", "per_second", "preparation_time")
     return [{k: v for k, v in entry.items() if not k.endswith(timings)} for entry in trainer.state.log_history[:-1]]
@@ -169,6 +175,15 @@ def refused(folder: Path) -> str:
     return "nothing"
 
 
+def run_jobs(jobs: Mapping[str, Callable[[], Any]], folder: Path, wanted: Sequence[str]) -> None:
+    """Run the wanted jobs, or all if none is named, in all processes; the first one writes what they return."""
+    results = {name: job() for name, job in jobs.items() if not wanted or name in wanted}
+    if dist.get_rank() == 0:
+        torch.save({**results, "world_size": dist.get_world_size()}, folder / "results.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     wanted = sys.argv[2:]  # all by default
@@ -178,8 +193,4 @@ if __name__ == "__main__":
         "best": functools.partial(best, folder),
         "refused": functools.partial(refused, folder),
     }
-    results = {name: job() for name, job in jobs.items() if not wanted or name in wanted}
-    if dist.get_rank() == 0:
-        torch.save({**results, "world_size": dist.get_world_size()}, folder / "results.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    run_jobs(jobs, folder, wanted)

@@ -37,12 +37,6 @@ from tests.tiny import tiny_config
 from tests.training import sharded_worker
 from tests.training.test_trainer import make_trainer
 
-NAMES = (
-    *("clip", "clip, gradients not clipped", "clip, accumulated", "clip, bounded", "clip, LoRA"),
-    *("siglip", "dual encoder", "short last batch", "clip, bf16"),
-)
-
-
 # ---- Parameters without dimensions ----
 
 
@@ -229,7 +223,7 @@ def two_processes(request, tmp_path_factory, pytestconfig):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sharded_worker.OF_ZERO)
 def test_two_processes_train_as_one(two_processes, name):
     folder, saved = two_processes
     expected = sharded_worker.run(name, folder, 8)

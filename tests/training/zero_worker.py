@@ -23,13 +23,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from hf_tripletclip import TripletCLIPTrainer
 from hf_tripletclip.layouts.adapters import scale_of
-from tests.training.sharded_worker import log_of, trainer_of
+from tests.training.sharded_worker import OF_ZERO, log_of, run_jobs, trainer_of
 
-NAMES = (
-    *("clip", "clip, gradients not clipped", "clip, accumulated", "clip, bounded", "clip, LoRA"),
-    *("siglip", "dual encoder", "short last batch", "clip, bf16"),
-)
-CASES = [(2, name) for name in NAMES] + [(3, name) for name in NAMES] + [(1, "clip, bounded")]
+CASES = [(stage, name) for stage in (2, 3) for name in OF_ZERO] + [(1, "clip, bounded")]
 
 
 def config(stage: int, *, bf16: bool = False) -> dict[str, Any]:
@@ -154,8 +150,4 @@ if __name__ == "__main__":
             for stage in (2, 3)
         },
     }
-    results = {name: job() for name, job in jobs.items() if not wanted or name in wanted}
-    if dist.get_rank() == 0:
-        torch.save({**results, "world_size": dist.get_world_size()}, folder / "results.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    run_jobs(jobs, folder, wanted)
